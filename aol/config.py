@@ -1,0 +1,200 @@
+"""Everything that can change a number of one run, as frozen standard dataclasses."""
+
+import hashlib
+import json
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+Kind = Literal["patchwise", "fc", "conv", "std"]
+DatasetName = Literal["cifar10", "cifar100", "digits", "digit-pairs"]
+Precision = Literal["float32", "tf32", "bf16"]
+
+CLASSES: dict[str, int] = {"cifar10": 10, "cifar100": 100, "digits": 10, "digit-pairs": 100}
+TRAIN_IMAGES: dict[str, int] = {
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "digits": 1_442,
+    "digit-pairs": 2_500,
+}
+
+
+def _above_zero(**values: float | None) -> list[str]:
+    return [
+        f"{name}: must be positive and finite, got {value}"
+        for name, value in values.items()
+        if value is not None and not 0 < value < math.inf
+    ]
+
+
+def _refuse(problems: list[str]) -> None:
+    """Raise all problems of one section as one ValueError, a line each, `field: what`."""
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One of the paper's architectures and how large it is.
+
+    `size` is the paper's size parameter (channels kept before the dense part of "patchwise",
+    base width of "conv"); "fc" and "std" ignore it. `width` multiplies every width of the
+    architecture, `size` included; the paper's models have 1.
+    """
+
+    kind: Kind
+    size: int = 16
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        _refuse(_above_zero(size=self.size, width=self.width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images a run sees. The limits keep the first images of a fixed shuffled order."""
+
+    name: DatasetName
+    train_limit: int | None = None
+    test_limit: int | None = None
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        _refuse(_above_zero(train_limit=self.train_limit, test_limit=self.test_limit))
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of the dataset."""
+        return CLASSES[self.name]
+
+    @property
+    def train_images(self) -> int:
+        """How many images an epoch has."""
+        return min(self.train_limit or TRAIN_IMAGES[self.name], TRAIN_IMAGES[self.name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The two numbers of the offset cross-entropy, in units of the network's scores."""
+
+    offset: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        problems = _above_zero(temperature=self.temperature)
+        if not 0 <= self.offset < math.inf:
+            problems.append(f"offset: must be finite and not negative, got {self.offset}")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """SGD as the authors ran it.
+
+    `l2` is Keras's factor: `l2 * sum(w**2)` is added to the loss for every raw kernel (not
+    the biases), which is torch's `weight_decay=2 * l2`. The learning rate is divided by
+    `drop_factor` at the first epoch that starts at or after each fraction of the run in
+    `drops`; for 1000 epochs the paper's fractions are its epochs 900, 990 and 999.
+    """
+
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    nesterov: bool = True
+    l2: float = 5e-4
+    drops: tuple[float, ...] = (0.9, 0.99, 0.999)
+    drop_factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        problems = _above_zero(learning_rate=self.learning_rate, drop_factor=self.drop_factor)
+        if not 0 <= self.momentum < 1:
+            problems.append(f"momentum: must be in [0, 1), got {self.momentum}")
+        if self.nesterov and self.momentum == 0:
+            problems.append("nesterov: needs a momentum above 0")
+        if not 0 <= self.l2 < math.inf:
+            problems.append(f"l2: must be finite and not negative, got {self.l2}")
+        if not all(0 < drop < 1 for drop in self.drops):
+            problems.append(f"drops: each is a fraction in (0, 1), got {list(self.drops)}")
+        _refuse(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that can change the numbers of one run.
+
+    Give a new field a default that keeps the old behaviour, and never change a default: the
+    digest leaves out what stands at its default, so finished runs stay finished.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    epochs: int = 1000
+    batch_size: int = 250
+    seed: int = 0
+    precision: Precision = "float32"
+    eval_every: int = 1
+
+    def __post_init__(self) -> None:
+        problems = _above_zero(
+            epochs=self.epochs, batch_size=self.batch_size, eval_every=self.eval_every
+        )
+        if not 0 <= self.seed < 2**63:
+            problems.append(f"seed: must be in [0, 2**63), got {self.seed}")
+        _refuse(problems)
+
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name these settings, the seed left out."""
+        settings = _off_default(self)
+        settings.pop("seed", None)
+        text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def learning_rate(self, epoch: int) -> float:
+        """The rate of the 0-based `epoch`."""
+        rounding = 1e-9  # 0.999 * 1000 is not exactly 999 in binary
+        drops = sum(epoch + rounding >= fraction * self.epochs for fraction in self.optimizer.drops)
+        return self.optimizer.learning_rate / self.optimizer.drop_factor**drops
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether the test set is looked at after the 0-based `epoch`; always after the last."""
+        return (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
+
+
+def _off_default(config: Any) -> dict[str, Any]:
+    """Nested settings of a dataclass that differ from their defaults."""
+    found: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        default = item.default
+        if item.default_factory is not MISSING:
+            default = item.default_factory()
+        if value == default:
+            continue
+        found[item.name] = _off_default(value) if is_dataclass(value) else value
+    return found
+
+
+def flatten(config: TrainConfig) -> dict[str, Any]:
+    """The settings with dotted names, `{"model.kind": "patchwise", ..., "epochs": 1000}`."""
+    flat: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def from_dict(settings: dict[str, Any]) -> TrainConfig:
+    """The config that `dataclasses.asdict` took apart, also after a trip through JSON."""
+    parts = dict(settings)
+    optimizer = dict(parts["optimizer"])
+    optimizer["drops"] = tuple(optimizer["drops"])
+    return TrainConfig(
+        model=ModelConfig(**parts.pop("model")),
+        data=DataConfig(**parts.pop("data")),
+        loss=LossConfig(**parts.pop("loss")),
+        optimizer=OptimizerConfig(**optimizer),
+        **{name: value for name, value in parts.items() if name != "optimizer"},
+    )

@@ -1,0 +1,192 @@
+"""The layers of the paper's networks; images are (N, C, H, W), kept channels-last in memory.
+
+Source: `layers/` of the authors' code. Its kernels are (K, L, I, O), ours (O, I, K, L).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aol.rescale import rescale_conv, rescale_dense
+
+Initialiser = Callable[[Tensor, torch.Generator], None]
+
+
+def identity_(matrix: Tensor, generator: torch.Generator) -> None:
+    """Fill (outputs, inputs) with the identity; `generator` is not used."""
+    nn.init.eye_(matrix)
+
+
+def repeated_orthogonal_(matrix: Tensor, generator: torch.Generator) -> None:
+    """Fill (outputs, inputs) so that the map is orthogonal, or shares directions if it narrows.
+
+    With inputs <= outputs the columns are orthonormal. Otherwise each input's column is drawn
+    with replacement from an orthonormal basis of the outputs and divided by the square root
+    of how often that basis vector was drawn, so the rescaling leaves it as it is.
+    """
+    outputs, inputs = matrix.shape
+    if inputs <= outputs:
+        nn.init.orthogonal_(matrix, generator=generator)
+        return
+    basis = torch.empty(outputs, outputs, dtype=matrix.dtype)
+    nn.init.orthogonal_(basis, generator=generator)
+    drawn = torch.randint(outputs, (inputs,), generator=generator)
+    counts = torch.bincount(drawn, minlength=outputs)
+    with torch.no_grad():
+        matrix.copy_(basis[:, drawn] / counts[drawn].sqrt())
+
+
+class _Rescaled(nn.Module):
+    """A layer whose raw parameter is trained and whose rescaled weight is used."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    _rescale: Callable[[Tensor], Tensor]
+    _kept: Tensor | None = None
+
+    def rescaled(self) -> Tensor:
+        """The weight the layer applies, of the raw parameter's shape."""
+        return self._rescale(self.weight) if self._kept is None else self._kept
+
+
+@contextmanager
+def rescaled_once(model: nn.Module) -> Iterator[None]:
+    """Inside the block every layer keeps its rescaled weight, without gradients to the raw one.
+
+    For evaluation in several batches. Do not change weights inside.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _Rescaled)]
+    try:
+        for layer in layers:
+            layer._kept = layer._rescale(layer.weight.detach())
+        yield
+    finally:
+        for layer in layers:
+            layer._kept = None
+
+
+class AOLLinear(_Rescaled):
+    """A dense layer that is 1-Lipschitz in L2 whatever its raw parameter.
+
+    Shapes: (N, inputs) -> (N, outputs). Source: `layers/` of the authors' code, AOLDense.
+    """
+
+    _rescale = staticmethod(rescale_dense)
+
+    def __init__(
+        self, inputs: int, outputs: int, *, initialiser: Initialiser = repeated_orthogonal_
+    ) -> None:
+        super().__init__()
+        self.initialiser = initialiser
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill the weight with the layer's initialiser and the bias with zeros."""
+        self.initialiser(self.weight.data, generator)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.rescaled(), self.bias)
+
+
+class AOLConv2d(_Rescaled):
+    """A stride-1 convolution that is 1-Lipschitz in L2 whatever its raw parameter.
+
+    Zero padding "same" (an even kernel pads one more below and to the right) or "valid". There
+    is no stride: use `ConcatenationPooling`. Other paddings are not covered by the theorem.
+
+    Shapes: (N, inputs, H, W) -> (N, outputs, H', W').
+    Source: `layers/` of the authors' code, AOLConv2D.
+    """
+
+    _rescale = staticmethod(rescale_conv)
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        initialiser: Initialiser = repeated_orthogonal_,
+        padding: Literal["same", "valid"] = "same",
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        if padding not in ("same", "valid"):
+            raise ValueError(
+                f"padding is 'same' or 'valid', got {padding!r}: the bound is proven for zero "
+                "padding; reflected or repeated borders exceed it"
+            )
+        size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        self.padding: Literal["same", "valid"] = padding
+        self.dilation = dilation
+        self.initialiser = initialiser
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs, *size))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill the kernel's spatial centre and set everything else to zero."""
+        rows, columns = self.weight.shape[2:]
+        centre = torch.empty(self.weight.shape[:2])
+        self.initialiser(centre, generator)
+        with torch.no_grad():
+            self.weight.zero_()
+            self.weight[:, :, (rows - 1) // 2, (columns - 1) // 2] = centre
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.rescaled(), self.bias, padding=self.padding, dilation=self.dilation)
+
+
+class MaxMin(nn.Module):
+    """Each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller); an isometry a.e.
+
+    Shapes: (N, C, ...) -> the same, C even. At a tie the gradient is halved between both.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.movedim(1, -1).unflatten(-1, (-1, 2)).unbind(-1)  # keeps channels last
+        larger_smaller = torch.stack((torch.maximum(a, b), torch.minimum(a, b)), -1)
+        return larger_smaller.flatten(-2).movedim(-1, 1)
+
+
+class ConcatenationPooling(nn.Module):
+    """Each patch of pixels as the channels of one pixel, in the order row, column, channel.
+
+    Rows and columns that fill no patch are dropped. An isometry otherwise.
+    Shapes: (N, C, H, W) -> (N, rows * columns * C, H // rows, W // columns).
+    """
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2] // self.rows, x.shape[3] // self.columns
+        x = x[:, :, : height * self.rows, : width * self.columns]
+        tiles = x.permute(0, 2, 3, 1).unflatten(1, (height, self.rows))
+        patches: Tensor = tiles.unflatten(3, (width, self.columns)).transpose(2, 3)
+        return patches.flatten(3).permute(0, 3, 1, 2)
+
+
+class FirstChannels(nn.Module):
+    """The first `channels` channels. Shapes: (N, C, ...) -> (N, channels, ...)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, : self.channels]
+
+
+class Flatten(nn.Module):
+    """All values of an image, channels fastest. Shapes: (N, C, H, W) -> (N, H * W * C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)

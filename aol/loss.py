@@ -1,0 +1,18 @@
+"""The loss the paper trains with. Source: `metrics/` of the authors' code, OffsetXent."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def offset_cross_entropy(
+    scores: Tensor, labels: Tensor, *, offset: float, temperature: float
+) -> Tensor:
+    """Each row's cross-entropy after `offset` is taken from its true class's score.
+
+    Scores are divided by `temperature` before the softmax and the loss is multiplied by it.
+    Shapes: scores (N, C), labels (N,) int64 -> (N,).
+    """
+    handicap = F.one_hot(labels, scores.shape[1]) * offset
+    return (
+        F.cross_entropy((scores - handicap) / temperature, labels, reduction="none") * temperature
+    )

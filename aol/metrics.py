@@ -1,0 +1,47 @@
+"""What the paper's tables report, one value per row of scores, and the margins behind it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+RADII: dict[str, float] = {
+    "cra_36": 36 / 255,
+    "cra_72": 72 / 255,
+    "cra_108": 108 / 255,
+    "cra_1": 1.0,
+}
+
+
+def correct(scores: Tensor, labels: Tensor) -> Tensor:
+    """Which rows are classified correctly; among equal scores the lowest class counts.
+
+    Shapes: scores (N, C), labels (N,) int64 -> (N,) bool.
+    """
+    return scores.argmax(1) == labels
+
+
+def certified(scores: Tensor, labels: Tensor, radius: float) -> Tensor:
+    """Which rows no L2 change of the input up to `radius` can flip, for a 1-Lipschitz network.
+
+    The row is still classified correctly after sqrt(2) * radius is taken from its true class's
+    score, the paper's definition of certified robust accuracy (CRA). `radius` is in units of
+    the input, pixels in [0, 1].
+
+    Shapes: scores (N, C), labels (N,) int64 -> (N,) bool.
+    Source: `metrics/` of the authors' code: arg max after the subtraction in the scores' own
+        precision, so that ties fall as theirs do (no comparison of margins matches them).
+    """
+    price = torch.zeros_like(scores)
+    price.scatter_(1, labels[:, None], math.sqrt(2) * radius)
+    return correct(scores - price, labels)
+
+
+def margins(scores: Tensor, labels: Tensor) -> Tensor:
+    """Each row's true-class score minus its best other score; negative where it is wrong.
+
+    Shapes: scores (N, C), labels (N,) int64 -> (N,), of the scores' type.
+    """
+    true = scores.gather(1, labels[:, None])[:, 0]
+    others = scores.scatter(1, labels[:, None], -math.inf)
+    return true - others.amax(1)

@@ -1,0 +1,160 @@
+"""The paper's four architectures, each as a plain `nn.Sequential` from images to scores.
+
+Source: `models/` of the authors' code; layer counts and widths as in the paper's section on
+architectures. Input is (N, 3, 32, 32) in [0, 1]; output is (N, classes).
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from aol.config import ModelConfig, TrainConfig
+from aol.layers import (
+    AOLConv2d,
+    AOLLinear,
+    ConcatenationPooling,
+    FirstChannels,
+    Flatten,
+    MaxMin,
+    identity_,
+)
+
+IMAGE_SIZE = 32
+IMAGE_CHANNELS = 3
+PATCHWISE_CHANNELS = 192
+FC_WIDTH = 4096
+STD_WIDTH = 32
+
+
+def build_model(config: ModelConfig, classes: int, generator: torch.Generator) -> nn.Sequential:
+    """The network of `config`, initialised as in the paper with a CPU `generator`.
+
+    Raises: ValueError if the widths cannot hold the classes or pair up for MaxMin.
+    """
+    model = architecture(config, classes)
+    for layer in model:
+        if isinstance(layer, AOLConv2d | AOLLinear):
+            layer.initialise(generator)
+    return model.to(memory_format=torch.channels_last)
+
+
+def architecture(config: ModelConfig, classes: int) -> nn.Sequential:
+    """The network of `config` with all parameters zero. Raises: as `build_model`."""
+
+    def scaled(width: int) -> int:
+        return round(width * config.width)
+
+    match config.kind:
+        case "patchwise":
+            model = patchwise(scaled(config.size), classes, channels=scaled(PATCHWISE_CHANNELS))
+        case "fc":
+            model = fully_connected(scaled(FC_WIDTH), classes)
+        case "conv":
+            model = conv(scaled(config.size), classes)
+        case "std":
+            model = std(scaled(STD_WIDTH), classes)
+    _check_widths(model, classes)
+    return model
+
+
+def patchwise(
+    size: int,
+    classes: int,
+    *,
+    channels: int = PATCHWISE_CHANNELS,
+    convolutions: int = 12,
+    dense_layers: int = 14,
+) -> nn.Sequential:
+    """AOL-Small, -Medium and -Large: convolutions on 4 x 4 patches, then dense layers."""
+    patch = 4
+    features = size * (IMAGE_SIZE // patch) ** 2
+    layers: list[nn.Module] = [
+        ConcatenationPooling(patch, patch),
+        AOLConv2d(IMAGE_CHANNELS * patch**2, channels, 1),
+        MaxMin(),
+    ]
+    for _ in range(convolutions):
+        layers += [AOLConv2d(channels, channels, 3, initialiser=identity_), MaxMin()]
+    layers += [AOLConv2d(channels, channels, 1, initialiser=identity_), FirstChannels(size)]
+    layers += [Flatten(), AOLLinear(features, features, initialiser=identity_)]
+    for _ in range(dense_layers - 1):
+        layers += [MaxMin(), AOLLinear(features, features, initialiser=identity_)]
+    return nn.Sequential(*layers, FirstChannels(classes))
+
+
+def fully_connected(width: int, classes: int, *, dense_layers: int = 8) -> nn.Sequential:
+    """AOL-FC: dense layers on the flattened image."""
+    pixels = IMAGE_CHANNELS * IMAGE_SIZE**2
+    layers: list[nn.Module] = [Flatten(), AOLLinear(pixels, width)]
+    for _ in range(dense_layers - 1):
+        layers += [MaxMin(), AOLLinear(width, width, initialiser=identity_)]
+    return nn.Sequential(*layers, FirstChannels(classes))
+
+
+def conv(size: int, classes: int) -> nn.Sequential:
+    """AOL-Conv: five blocks that halve the image; the last two have 1 x 1 kernels."""
+
+    def block(inputs: int, width: int, kernel_size: int) -> list[nn.Module]:
+        layers: list[nn.Module] = [ConcatenationPooling(2, 2), AOLConv2d(4 * inputs, width, 1)]
+        for _ in range(4):
+            layers += [MaxMin(), AOLConv2d(width, width, kernel_size, initialiser=identity_)]
+        return [*layers, MaxMin()]
+
+    last = 64 * size
+    return nn.Sequential(
+        *block(IMAGE_CHANNELS, size, 3),
+        *block(size, 4 * size, 3),
+        *block(4 * size, 16 * size, 3),
+        *block(16 * size, last, 1),
+        AOLConv2d(last, last, 1),
+        FirstChannels(last // 4),
+        *block(last // 4, last, 1),
+        AOLConv2d(last, last, 1, initialiser=identity_),
+        FirstChannels(classes),
+        Flatten(),
+    )
+
+
+def std(width: int, classes: int) -> nn.Sequential:
+    """AOL-STD: a plain convolutional network whose width doubles as the image halves."""
+    layers: list[nn.Module] = [AOLConv2d(IMAGE_CHANNELS, width, 1), MaxMin()]
+    for _ in range(5):
+        for _ in range(4):
+            layers += [AOLConv2d(width, width, 3, initialiser=identity_), MaxMin()]
+        layers += [ConcatenationPooling(2, 2), AOLConv2d(4 * width, 2 * width, 1)]
+        width *= 2
+    layers += [AOLConv2d(width, width, 1, initialiser=identity_)]
+    return nn.Sequential(*layers, FirstChannels(classes), Flatten())
+
+
+def training_flop(config: TrainConfig) -> int:
+    """Floating-point operations of one whole training run, counted on the operations it calls.
+
+    Matrix products and convolutions of the forward and backward pass and of the rescaling, and
+    of the evaluations' forward passes; the test set counts as a fifth of the training set.
+    """
+    with torch.device("meta"):
+        model = architecture(config.model, config.data.classes)
+        batch = torch.empty(config.batch_size, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+        with FlopCounterMode(display=False) as step:
+            model(batch).sum().backward()
+        with FlopCounterMode(display=False) as forward, torch.no_grad():
+            model(batch)
+    steps = math.ceil(config.data.train_images / config.batch_size)
+    evaluations = math.ceil(config.epochs / config.eval_every)
+    return int(
+        config.epochs * steps * step.get_total_flops()
+        + evaluations * steps * forward.get_total_flops() / 5
+    )
+
+
+def _check_widths(model: nn.Sequential, classes: int) -> None:
+    layers = [layer for layer in model if isinstance(layer, AOLConv2d | AOLLinear)]
+    widths = [layer.weight.shape[0] for layer in layers]
+    if widths[-1] < classes:
+        raise ValueError(f"the last layer has {widths[-1]} outputs, {classes} classes need more")
+    odd = sorted({width for width in widths if width % 2})
+    if odd or 0 in widths:
+        raise ValueError(f"MaxMin pairs channels: every width must be even and not 0, got {odd}")

@@ -1,0 +1,247 @@
+"""One training run of the paper: SGD over device-resident images, one record per epoch.
+
+The loop is `for metrics in Trainer(config, ...).epochs()`: watching it is that for-loop,
+stopping it is `break`, and a state taken after any epoch continues it.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aol.augment import augment
+from aol.config import TrainConfig
+from aol.data import load
+from aol.layers import rescaled_once
+from aol.loss import offset_cross_entropy
+from aol.metrics import RADII, certified, correct, margins
+from aol.models import build_model
+
+EVAL_BATCH = 1000
+AUGMENT_STREAM = 1 << 62  # keeps the augmentation's random numbers apart from the initialiser's
+
+
+class DivergedError(Exception):
+    """Training met a loss or score that is not finite."""
+
+    def __init__(self, run: str, epoch: int, step: int | None) -> None:
+        super().__init__(run, epoch, step)
+        self.run, self.epoch, self.step = run, epoch, step
+
+    def __str__(self) -> str:
+        where = "its evaluation" if self.step is None else f"step {self.step}"
+        return f"run {self.run} diverged: the loss is not finite in epoch {self.epoch}, {where}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics:
+    """What one epoch measured; accuracies and CRA are fractions in [0, 1].
+
+    `epoch` counts completed epochs from 1. Losses are means of the offset cross-entropy without
+    the L2 term. Test metrics are None after epochs without an evaluation.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    images_per_s: float
+    seconds: float
+    test_loss: float | None = None
+    accuracy: float | None = None
+    cra_36: float | None = None
+    cra_72: float | None = None
+    cra_108: float | None = None
+    cra_1: float | None = None
+
+    def values(self) -> dict[str, float]:
+        """The measured numbers by name, without the epoch and what was not measured."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None and name != "epoch"
+        }
+
+
+class Trainer:
+    """Owns model, optimiser, images and random numbers; knows nothing about who is watching."""
+
+    def __init__(
+        self, config: TrainConfig, *, data_root: Path, device: torch.device, run: str = "?"
+    ) -> None:
+        """Raises: DataError if the images cannot be had, ValueError if the widths do not fit."""
+        self.config, self.device, self.run = config, device, run
+        self.epoch = 0
+        self.train, self.test = load(config.data, data_root, device)
+        self.order = torch.Generator().manual_seed(config.seed)
+        self.noise = torch.Generator(device).manual_seed(config.seed + AUGMENT_STREAM)
+        model = build_model(config.model, config.data.classes, self.order)
+        self.model: nn.Sequential = model.to(device)
+        self.optimizer = make_optimizer(self.model, config)
+        self._margins: Tensor | None = None
+
+    def epochs(self) -> Iterator[EpochMetrics]:
+        """Train from the current epoch to the last one, yielding after each.
+
+        Raises: DivergedError.
+        """
+        while self.epoch < self.config.epochs:
+            started = time.perf_counter()
+            rate = self.config.learning_rate(self.epoch)
+            set_learning_rate(self.optimizer, rate)
+            loss, accuracy = self._train_epoch()
+            trained = time.perf_counter()
+            evaluates = self.config.evaluates(self.epoch)
+            tested = self._evaluate() if evaluates else {}
+            self.epoch += 1
+            yield EpochMetrics(
+                epoch=self.epoch,
+                learning_rate=rate,
+                train_loss=loss,
+                train_accuracy=accuracy,
+                images_per_s=len(self.train) / (trained - started),
+                seconds=time.perf_counter() - started,
+                **tested,
+            )
+
+    def margins(self) -> Tensor:
+        """Score margins of the whole test set in its order, (N,) float32 on the CPU.
+
+        True class minus best other; negative where the image is misclassified.
+        """
+        if self._margins is None:
+            self._evaluate()
+        assert self._margins is not None  # noqa: S101 - set by every evaluation
+        return self._margins
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that continues this run: weights, momentum, epoch, random numbers."""
+        return {
+            "digest": self.config.digest(),
+            "seed": self.config.seed,
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "noise": self.noise.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. Raises: ValueError if it belongs to other settings."""
+        mine = (self.config.digest(), self.config.seed)
+        if (state["digest"], state["seed"]) != mine:
+            raise ValueError(
+                f"the state is of settings {state['digest']} with seed {state['seed']}, "
+                f"this run has {mine[0]} with seed {mine[1]}"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.order.set_state(state["order"].cpu())
+        self.noise.set_state(state["noise"].cpu())
+        self.epoch = state["epoch"]
+        self._margins = None
+
+    def _train_epoch(self) -> tuple[float, float]:
+        """One pass over the shuffled images: mean loss and accuracy as they were in passing."""
+        config = self.config
+        use_tf32(config.precision == "tf32")
+        order = torch.randperm(len(self.train), generator=self.order).to(self.device)
+        batches = order.split(config.batch_size)
+        losses = torch.zeros(len(batches), dtype=torch.float64, device=self.device)
+        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.model.train()
+        for step, batch in enumerate(batches):
+            images = scaled(self.train.pixels[batch])
+            labels = self.train.labels[batch]
+            if config.data.augment:
+                images = augment(images, self.noise)
+            with self._autocast():
+                scores = self.model(images)
+            rows = self._loss(scores.float(), labels)
+            self.optimizer.zero_grad()
+            rows.mean().backward()
+            self.optimizer.step()
+            losses[step] = rows.detach().sum()
+            hits += correct(scores.detach(), labels).sum()
+        bad = (~losses.isfinite()).nonzero()  # looked at once an epoch: no wait in the loop
+        if len(bad):
+            raise DivergedError(self.run, self.epoch, int(bad[0, 0]))
+        return float(losses.sum()) / len(self.train), int(hits) / len(self.train)
+
+    @torch.no_grad()
+    def _evaluate(self) -> dict[str, float]:
+        """The test set's metrics in full float32; keeps its margins."""
+        use_tf32(False)
+        self.model.eval()
+        batches = self.test.pixels.split(EVAL_BATCH)
+        with rescaled_once(self.model):
+            scores = torch.cat([self.model(scaled(batch)) for batch in batches])
+        if not bool(scores.isfinite().all()):
+            raise DivergedError(self.run, self.epoch, None)
+        labels = self.test.labels
+        self._margins = margins(scores, labels).cpu()
+        rows = {
+            "test_loss": self._loss(scores, labels),
+            "accuracy": correct(scores, labels),
+            **{name: certified(scores, labels, radius) for name, radius in RADII.items()},
+        }
+        return {name: float(values.double().mean()) for name, values in rows.items()}
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        loss = self.config.loss
+        return offset_cross_entropy(
+            scores, labels, offset=loss.offset, temperature=loss.temperature
+        )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """Pixels as float32 in [0, 1], channels last."""
+    return pixels.contiguous(memory_format=torch.channels_last).float().div_(255)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """SGD that decays the raw kernels and not the biases.
+
+    Keras adds `l2 * sum(w**2)` to the loss, whose gradient is torch's decay of `2 * l2`.
+    """
+    kernels = [parameter for name, parameter in model.named_parameters() if "weight" in name]
+    biases = [parameter for name, parameter in model.named_parameters() if "bias" in name]
+    settings = config.optimizer
+    return torch.optim.SGD(
+        [
+            {"params": kernels, "weight_decay": 2 * settings.l2},
+            {"params": biases, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.SGD, rate: float) -> None:
+    """Change the rate as Keras does, whose velocity carries the rate it was made with."""
+    for group in optimizer.param_groups:
+        if group["lr"] == rate:
+            continue
+        for parameter in group["params"]:
+            momentum = optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                momentum.mul_(group["lr"] / rate)
+        group["lr"] = rate
+
+
+def use_tf32(allowed: bool) -> None:
+    """Whether CUDA may round the inputs of float32 products to TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
