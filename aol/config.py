@@ -17,6 +17,13 @@ TRAIN_IMAGES: dict[str, int] = {
     "digits": 1_442,
     "digit-pairs": 2_500,
 }
+# How to read them: see `aol.data`.
+FINGERPRINTS: dict[str, dict[str, str]] = {
+    "cifar10": {"train": "9d0c0911520be369", "test": "de520a74c6be9798"},
+    "cifar100": {"train": "6fd56549bf1b631f", "test": "90b88e951e4c2eaa"},
+    "digits": {"train": "ddda0fbdddb6cd56", "test": "b0b8e1d499dc517d"},
+    "digit-pairs": {"train": "f6c9693ddf8dafe9", "test": "52bd0b895902b974"},
+}
 
 
 def _above_zero(**values: float | None) -> list[str]:

@@ -8,6 +8,7 @@ blake2b of each image's bytes (rows, columns, RGB) followed by its label byte.
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,18 +20,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from aol.config import TRAIN_IMAGES, DataConfig
+from aol.config import FINGERPRINTS, TRAIN_IMAGES, DataConfig
 from aol.sources import SOURCES, Arrays, Pixels, SourceError
 
 Progress = Callable[[str, float], None]  # what is being done, and how much of it (0 to 1)
 Records = npt.NDArray[np.void]
 
-FINGERPRINTS: dict[str, dict[str, str]] = {
-    "cifar10": {"train": "9d0c0911520be369", "test": "de520a74c6be9798"},
-    "cifar100": {"train": "6fd56549bf1b631f", "test": "90b88e951e4c2eaa"},
-    "digits": {"train": "ddda0fbdddb6cd56", "test": "b0b8e1d499dc517d"},
-    "digit-pairs": {"train": "f6c9693ddf8dafe9", "test": "52bd0b895902b974"},
-}
 RECORD = np.dtype([("image", np.uint8, (32, 32, 3)), ("label", np.uint8)])
 SUBSET_SEED = 1111  # fixes which images a limit keeps
 BY_HAND = """\
@@ -57,10 +52,12 @@ class Images:
 
 
 def default_root() -> Path:
-    """`$AOL_DATA`, or a folder in this user's cache directory."""
+    """`$AOL_DATA`, or `aol` in the platform's cache directory."""
     if chosen := os.environ.get("AOL_DATA"):
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "aol"
+    caches = {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA", "~")}
+    cache = os.environ.get("XDG_CACHE_HOME") or caches.get(sys.platform, "~/.cache")
+    return Path(cache).expanduser() / "aol"
 
 
 def load(config: DataConfig, root: Path, device: torch.device) -> tuple[Images, Images]:

@@ -1,0 +1,1 @@
+"""Schedule, record and report the runs of a YAML file of experiments."""

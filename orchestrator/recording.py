@@ -1,0 +1,47 @@
+"""Writes what happens to runs into the store."""
+
+import time
+from collections.abc import Callable
+
+from orchestrator.events import EpochDone, Event, Finished, Placed, Saved, Started, Tick
+from orchestrator.provenance import Provenance
+from orchestrator.store import Checkpoint, Status, Store
+
+BEAT_S = 5.0
+
+
+class StoreRecorder:
+    """Keeps the store true to the events; deletes checkpoints that newer ones replace."""
+
+    def __init__(
+        self,
+        store: Store,
+        provenances: dict[str, Provenance],
+        discard: Callable[[Checkpoint], None],
+    ) -> None:
+        """`provenances` by dataset; `discard` removes a checkpoint that no run needs."""
+        self.store, self.provenances, self.discard = store, provenances, discard
+        self._beaten = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Write the event; repeating one is harmless."""
+        match event:
+            case Started(run):
+                self.store.start(run, self.provenances[run.train.data.name])
+            case Placed(run, host, device):
+                self.store.place(run.key, host, device)
+            case EpochDone(run, epoch, values):
+                self.store.record(run.key, epoch, values)
+            case Saved(run, checkpoint):
+                self._drop(self.store.saved(run.key, checkpoint))
+            case Finished(run, status, error, margins):
+                self.store.finish(run.key, status, error=error, margins=margins)
+                if status is Status.DONE:
+                    self._drop(self.store.keep_checkpoints(run.key, 1))
+            case Tick(active) if active and time.monotonic() - self._beaten > BEAT_S:
+                self._beaten = time.monotonic()
+                self.store.beat([run.key for run in active])
+
+    def _drop(self, checkpoints: list[Checkpoint]) -> None:
+        for checkpoint in checkpoints:
+            self.discard(checkpoint)

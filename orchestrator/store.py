@@ -1,0 +1,534 @@
+"""The result store: a database that is the truth about every run. Only the driver writes.
+
+SQLite in WAL mode by default, any other SQLAlchemy URL on request. Times are ISO 8601, UTC.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    JSON,
+    ForeignKey,
+    LargeBinary,
+    create_engine,
+    delete,
+    distinct,
+    event,
+    func,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from orchestrator.provenance import Provenance
+from orchestrator.spec import RunSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REVISION = "0001"  # the newest migration
+BUSY_TIMEOUT_S = 30
+CHECKPOINTS_KEPT = 2
+LEASE_S = 60.0  # a driver that has not said it is alive for so long is taken for dead
+
+
+class Status(StrEnum):
+    """What is known of a run."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    INTERRUPTED = "interrupted"
+
+
+class StoreError(Exception):
+    """The database cannot be used: which one, why, and what to do."""
+
+
+class Base(DeclarativeBase):
+    """The schema. A change of it needs a migration in `migrations/versions`."""
+
+
+class RunRow(Base):
+    """One run: what it trains, how it stands, and where its results came from."""
+
+    __tablename__ = "runs"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(index=True)
+    name: Mapped[str]
+    profile: Mapped[str] = mapped_column(index=True)
+    seed: Mapped[int]
+    digest: Mapped[str]
+    config: Mapped[dict[str, Any]] = mapped_column(JSON)
+    epochs: Mapped[int]
+    status: Mapped[str] = mapped_column(index=True)
+    created_at: Mapped[str]
+    started_at: Mapped[str | None]
+    finished_at: Mapped[str | None]
+    host: Mapped[str | None]
+    device: Mapped[str | None]
+    git_commit: Mapped[str | None]
+    packages: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    data_fingerprint: Mapped[str | None]
+    mlflow_run_id: Mapped[str | None]
+    checkpoints: Mapped[list[Any]] = mapped_column(JSON)  # newest first, {"epoch": , "path": }
+    error: Mapped[str | None]
+
+
+class AttemptRow(Base):
+    """One try of a run by one driver; alive while its heartbeat is fresh."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), index=True)
+    from_epoch: Mapped[int]
+    driver: Mapped[str]  # host:process
+    started_at: Mapped[str]
+    heartbeat_at: Mapped[str]
+    finished_at: Mapped[str | None]
+    outcome: Mapped[str | None]
+
+
+class MetricRow(Base):
+    """Tidy metrics: a new metric is a new row, never a migration."""
+
+    __tablename__ = "metrics"
+
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]
+
+
+class MarginRow(Base):
+    """The final score margins of a run's test set: little-endian float32, in its order."""
+
+    __tablename__ = "margins"
+
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
+    count: Mapped[int]
+    values: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved state: how many epochs it has done and where it lies (a path or a URI)."""
+
+    epoch: int
+    path: str
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What the store knows of a run."""
+
+    key: str
+    run_id: int
+    name: str
+    profile: str
+    seed: int
+    digest: str
+    config: Mapping[str, Any]
+    epochs: int
+    status: Status
+    epoch: int  # the last one recorded, 0 before the first
+    recorded: int  # how many are recorded: `epoch` if none is missing
+    checkpoints: tuple[Checkpoint, ...]
+    started_at: str | None
+    finished_at: str | None
+    heartbeat_at: str | None
+    driver: str | None
+    host: str | None
+    device: str | None
+    git_commit: str | None
+    packages: Mapping[str, str] | None
+    data_fingerprint: str | None
+    mlflow_run_id: str | None
+    error: str | None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the driver that says it is running this has lately said so."""
+        if self.status is not Status.RUNNING or not self.heartbeat_at or not self.driver:
+            return False
+        host, _, process = self.driver.rpartition(":")
+        if host == socket.gethostname() and not _process_exists(int(process)):
+            return False
+        silent = datetime.now(UTC) - datetime.fromisoformat(self.heartbeat_at)
+        return silent.total_seconds() < LEASE_S
+
+
+class Store:
+    """The result store at a URL or path. Pickles as its URL; repeating a write is harmless."""
+
+    def __init__(self, location: str | Path) -> None:
+        """Open the database, creating or upgrading it. Raises: StoreError."""
+        self.url = store_url(location)
+        self.engine = _engine(self.url)
+        try:
+            _migrate(self.engine)
+        except (DatabaseError, OSError) as error:
+            raise StoreError(_unusable(self.url, error)) from error
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        return Store, (self.url,)
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with Session(self.engine) as session, session.begin():
+            yield session
+
+    # What is written, in the order of a run's life
+
+    def queue(self, runs: Iterable[RunSpec]) -> None:
+        """Note runs as pending; what is known of them stays."""
+        with self._session() as session:
+            for run in runs:
+                row = session.get(RunRow, run.key)
+                if row is None:
+                    session.add(_new_row(run))
+                elif row.status != Status.DONE:
+                    row.status, row.profile, row.name = Status.PENDING, run.profile, run.name
+
+    def start(self, run: RunSpec, provenance: Provenance) -> None:
+        """Open an attempt that continues the run's last recorded state."""
+        with self._session() as session:
+            row = session.get_one(RunRow, run.key)
+            row.status, row.error, row.finished_at = Status.RUNNING, None, None
+            row.started_at = row.started_at or _now()
+            row.git_commit = provenance.git_commit
+            row.packages = dict(provenance.packages)
+            row.data_fingerprint = provenance.data_fingerprint
+            _close_attempts(session, run.key, Status.INTERRUPTED)
+            session.add(
+                AttemptRow(
+                    key=run.key,
+                    from_epoch=row.checkpoints[0]["epoch"] if row.checkpoints else 0,
+                    driver=_driver(),
+                    started_at=_now(),
+                    heartbeat_at=_now(),
+                )
+            )
+
+    def place(self, key: str, host: str, device: str) -> None:
+        """Note where a run trains."""
+        with self._session() as session:
+            session.execute(
+                update(RunRow).where(RunRow.key == key).values(host=host, device=device)
+            )
+
+    def record(self, key: str, epoch: int, values: Mapping[str, float]) -> None:
+        """Write one epoch. Repeating an epoch, as a resumed run does, overwrites it."""
+        rows = [
+            {"key": key, "epoch": epoch, "name": name, "value": value}
+            for name, value in values.items()
+        ]
+        insert = {"sqlite": sqlite, "postgresql": postgresql}[self.engine.dialect.name].insert
+        statement = insert(MetricRow)
+        statement = statement.on_conflict_do_update(
+            index_elements=["key", "epoch", "name"], set_={"value": statement.excluded.value}
+        )
+        with self._session() as session:
+            session.execute(statement, rows)
+            _beat(session, [key])
+
+    def saved(self, key: str, checkpoint: Checkpoint) -> list[Checkpoint]:
+        """Note a run's new checkpoint; returns those that it makes superfluous."""
+        with self._session() as session:
+            row = session.get_one(RunRow, key)
+            others = [item for item in row.checkpoints if item["path"] != checkpoint.path]
+            row.checkpoints = [asdict(checkpoint), *others]
+        return self.keep_checkpoints(key, CHECKPOINTS_KEPT)
+
+    def keep_checkpoints(self, key: str, count: int) -> list[Checkpoint]:
+        """Keep note of a run's newest checkpoints only; returns the others."""
+        with self._session() as session:
+            row = session.get_one(RunRow, key)
+            dropped = [Checkpoint(**item) for item in row.checkpoints[count:]]
+            row.checkpoints = row.checkpoints[:count]
+            return dropped
+
+    def finish(
+        self, key: str, status: Status, *, error: str | None = None, margins: bytes | None = None
+    ) -> None:
+        """Close a run and its attempt, also one that never started."""
+        with self._session() as session:
+            row = session.get_one(RunRow, key)
+            row.status, row.error = status, error
+            row.finished_at = _now() if status is not Status.PENDING else None
+            if margins is not None:
+                session.merge(MarginRow(key=key, count=len(margins) // 4, values=margins))
+            _close_attempts(session, key, status)
+
+    def beat(self, keys: Iterable[str]) -> None:
+        """Say that this driver is alive and still trains these runs."""
+        with self._session() as session:
+            _beat(session, keys)
+
+    def recover(self) -> list[str]:
+        """Mark runs whose driver is gone as interrupted; returns their keys."""
+        gone = [
+            run
+            for run in self.runs()
+            if run.status in (Status.RUNNING, Status.PENDING) and not run.alive
+        ]
+        for run in gone:
+            self.finish(run.key, Status.INTERRUPTED, error=run.error)
+        return [run.key for run in gone]
+
+    def forget(self, key: str) -> None:
+        """Delete all that is known of a run."""
+        with self._session() as session:
+            for table in (MetricRow, MarginRow, AttemptRow, RunRow):
+                session.execute(delete(table).where(table.key == key))
+
+    def link(self, key: str, mlflow_run_id: str) -> None:
+        """Note which MLflow run shows this run."""
+        with self._session() as session:
+            session.execute(
+                update(RunRow).where(RunRow.key == key).values(mlflow_run_id=mlflow_run_id)
+            )
+
+    # What is read
+
+    def runs(self, keys: Iterable[str] | None = None) -> list[StoredRun]:
+        """All runs, or those of these keys, by run ID and seed."""
+        last_epoch = (
+            select(
+                MetricRow.key,
+                func.max(MetricRow.epoch).label("epoch"),
+                func.count(distinct(MetricRow.epoch)).label("recorded"),
+            )
+            .group_by(MetricRow.key)
+            .subquery()
+        )
+        newest = select(func.max(AttemptRow.id)).group_by(AttemptRow.key)
+        attempt = select(AttemptRow).where(AttemptRow.id.in_(newest)).subquery()
+        query = (
+            select(RunRow, last_epoch.c.epoch, last_epoch.c.recorded)
+            .add_columns(attempt.c.heartbeat_at, attempt.c.driver)
+            .outerjoin(last_epoch, last_epoch.c.key == RunRow.key)
+            .outerjoin(attempt, attempt.c.key == RunRow.key)
+            .order_by(RunRow.run_id, RunRow.seed, RunRow.created_at)
+        )
+        if keys is not None:
+            query = query.where(RunRow.key.in_(list(keys)))
+        with self._session() as session:
+            return [_stored(*row) for row in session.execute(query)]
+
+    def metrics(self, key: str, after: int = 0) -> dict[int, dict[str, float]]:
+        """A run's metrics by epoch, from the epoch after `after` on."""
+        query = (
+            select(MetricRow.epoch, MetricRow.name, MetricRow.value)
+            .where(MetricRow.key == key, MetricRow.epoch > after)
+            .order_by(MetricRow.epoch, MetricRow.name)
+        )
+        epochs: dict[int, dict[str, float]] = {}
+        with self._session() as session:
+            for epoch, name, value in session.execute(query):
+                epochs.setdefault(epoch, {})[name] = value
+        return epochs
+
+    def final(self, keys: Iterable[str]) -> dict[str, dict[str, float]]:
+        """The last epoch's metrics of each finished run among `keys`."""
+        query = (
+            select(MetricRow.key, MetricRow.name, MetricRow.value)
+            .join(RunRow, RunRow.key == MetricRow.key)
+            .where(
+                RunRow.key.in_(list(keys)),
+                RunRow.status == Status.DONE,
+                MetricRow.epoch == RunRow.epochs,
+            )
+        )
+        found: dict[str, dict[str, float]] = {}
+        with self._session() as session:
+            for key, name, value in session.execute(query):
+                found.setdefault(key, {})[name] = value
+        return found
+
+    def margins(self, key: str) -> bytes | None:
+        """A run's final margins as little-endian float32, or None."""
+        with self._session() as session:
+            row = session.get(MarginRow, key)
+            return row.values if row else None
+
+    def frame(self) -> "pd.DataFrame":
+        """Every metric of every run as a tidy frame, one row per run, epoch and metric.
+
+        Columns: key, run_id, name, profile, seed, digest, status, epoch, metric, value.
+        """
+        import pandas as pd
+
+        run = [RunRow.key, RunRow.run_id, RunRow.name, RunRow.profile, RunRow.seed]
+        query = (
+            select(*run, RunRow.digest, RunRow.status, MetricRow.epoch)
+            .add_columns(MetricRow.name.label("metric"), MetricRow.value)
+            .join(MetricRow, MetricRow.key == RunRow.key)
+            .order_by(RunRow.run_id, RunRow.seed, RunRow.key, MetricRow.epoch, MetricRow.name)
+        )
+        with self.engine.connect() as connection:
+            return pd.read_sql(query, connection)
+
+
+def store_url(location: str | Path) -> str:
+    """The SQLAlchemy URL of a path or URL. Raises: StoreError."""
+    if isinstance(location, Path) or "://" not in location:
+        return f"sqlite:///{Path(location).expanduser().absolute()}"
+    try:
+        backend = make_url(location).get_backend_name()
+    except ArgumentError as error:
+        raise StoreError(f"--store {location}: {error}") from error
+    if backend not in ("sqlite", "postgresql"):
+        raise StoreError(f"--store {location}: {backend} is not offered; use sqlite or postgresql")
+    return location
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(url)
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    except (OSError, ModuleNotFoundError, NoSuchModuleError) as error:
+        raise StoreError(_unusable(url, error)) from error
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    return engine
+
+
+def _migrate(engine: Engine) -> None:
+    """Bring the schema to `REVISION`; alembic is imported only if there is something to do."""
+    if inspect(engine).has_table("alembic_version"):
+        with engine.connect() as connection:
+            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        if found == REVISION:
+            return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise StoreError(
+                f"{engine.url}: was written by a newer version of this program ({error}); "
+                "update the program or choose another --store"
+            ) from error
+
+
+def _unusable(url: str, error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    shown = make_url(url).render_as_string(hide_password=True)
+    return f"the store {shown} cannot be used: {cause}; repair it, or choose another with --store"
+
+
+def _new_row(run: RunSpec) -> RunRow:
+    return RunRow(
+        key=run.key,
+        run_id=run.id,
+        name=run.name,
+        profile=run.profile,
+        seed=run.train.seed,
+        digest=run.train.digest(),
+        config=json.loads(json.dumps(asdict(run.train))),
+        epochs=run.train.epochs,
+        status=Status.PENDING,
+        created_at=_now(),
+        checkpoints=[],
+    )
+
+
+def _stored(
+    row: RunRow,
+    epoch: int | None,
+    recorded: int | None,
+    heartbeat: str | None,
+    driver: str | None,
+) -> StoredRun:
+    return StoredRun(
+        key=row.key,
+        run_id=row.run_id,
+        name=row.name,
+        profile=row.profile,
+        seed=row.seed,
+        digest=row.digest,
+        config=row.config,
+        epochs=row.epochs,
+        status=Status(row.status),
+        epoch=epoch or 0,
+        recorded=recorded or 0,
+        checkpoints=tuple(Checkpoint(**item) for item in row.checkpoints),
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        heartbeat_at=heartbeat,
+        driver=driver,
+        host=row.host,
+        device=row.device,
+        git_commit=row.git_commit,
+        packages=row.packages,
+        data_fingerprint=row.data_fingerprint,
+        mlflow_run_id=row.mlflow_run_id,
+        error=row.error,
+    )
+
+
+def _close_attempts(session: Session, key: str, outcome: Status) -> None:
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.key == key, AttemptRow.finished_at.is_(None))
+        .values(finished_at=_now(), outcome=outcome)
+    )
+
+
+def _beat(session: Session, keys: Iterable[str]) -> None:
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.key.in_(list(keys)), AttemptRow.finished_at.is_(None))
+        .values(heartbeat_at=_now())
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _driver() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _process_exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

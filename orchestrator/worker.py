@@ -1,0 +1,143 @@
+"""One run on a worker: train, report every epoch, save by the clock. Knows nothing of Ray."""
+
+import base64
+import os
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from aol.train import Trainer
+
+STATE_FILE = "state.pt"
+OpenState = Callable[[], AbstractContextManager[str]]  # a folder with a saved state
+
+
+class Report(Protocol):
+    """Sends a result to the driver, with a folder to keep if there is one."""
+
+    def __call__(self, result: dict[str, Any], state: Path | None = None) -> None:
+        """Return when the driver has the result."""
+
+
+def train_run(
+    job: Mapping[str, Any],
+    *,
+    report: Report,
+    stopping: Callable[[], bool],
+    states: Sequence[OpenState],
+) -> None:
+    """Train one run from the first of `states` that can be read; its output goes to its log.
+
+    Errors of the run are reported and end it; only the loss of the worker is for others to see.
+    """
+    with output_to(Path(job["log"])):
+        _say(f"run {job['key']} on {socket.gethostname()}, process {os.getpid()}")
+        from aol.train import DivergedError
+
+        try:
+            _train(job, report, stopping, states)
+        except DivergedError as error:
+            _say(str(error))
+            report({"kind": "diverged", "error": str(error)})
+        except Exception:
+            traceback.print_exc()
+            report({"kind": "failed", "error": traceback.format_exc()})
+
+
+def _train(
+    job: Mapping[str, Any],
+    report: Report,
+    stopping: Callable[[], bool],
+    states: Sequence[OpenState],
+) -> None:
+    import torch
+
+    from aol.config import from_dict
+    from aol.train import Trainer
+
+    if stopping():
+        return
+    torch.set_num_threads(max(1, int(job["cpus"])))
+    trainer = Trainer(
+        from_dict(job["train"]),
+        data_root=Path(job["data_root"]),
+        device=torch.device("cuda" if job["gpus"] else "cpu"),
+        run=str(job["id"]),
+    )
+    _continue(trainer, states)
+    device = f"CPU, {torch.get_num_threads()} threads"
+    if job["gpus"]:
+        device = torch.cuda.get_device_name()
+    host = socket.gethostname()
+    report({"kind": "placed", "host": host, "device": device, "epoch": trainer.epoch})
+    saved = time.monotonic()
+    for metrics in trainer.epochs():
+        _say(str(metrics))
+        result = {"kind": "epoch", "epoch": metrics.epoch, "values": metrics.values()}
+        last, stop = trainer.epoch == trainer.config.epochs, stopping()
+        if last or stop or time.monotonic() - saved >= job["checkpoint_seconds"]:
+            with tempfile.TemporaryDirectory() as folder:
+                torch.save(trainer.state_dict(), Path(folder) / STATE_FILE)
+                report(result, Path(folder))
+            saved = time.monotonic()
+        else:
+            report(result)
+        if stop and not last:
+            return
+    margins = trainer.margins().numpy().astype("<f4").tobytes()
+    report({"kind": "done", "margins": base64.b64encode(margins).decode()})
+
+
+def _continue(trainer: "Trainer", states: Sequence[OpenState]) -> None:
+    """Load the newest state that can be read; without one the run starts anew."""
+    import torch
+
+    for open_state in states:
+        try:
+            with open_state() as folder:
+                file = Path(folder) / STATE_FILE
+                state = torch.load(file, map_location=trainer.device, weights_only=True)
+            trainer.load_state_dict(state)
+        except Exception as error:  # a damaged file raises anything; the next one may be whole
+            _say(f"cannot continue from a checkpoint: {error}")
+            continue
+        _say(f"continues after epoch {trainer.epoch}")
+        return
+
+
+def _say(text: str) -> None:
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Send everything this process prints, also from C, to the end of a file.
+
+    On a machine that cannot write there, the output stays where it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError:
+        yield
+        return
+    with ExitStack() as undo:
+        undo.callback(file.close)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number in (1, 2):
+            copy = os.dup(number)
+            undo.callback(os.close, copy)
+            undo.callback(os.dup2, copy, number)
+            os.dup2(file.fileno(), number)
+        for stream in (sys.stdout, sys.stderr):
+            undo.callback(stream.flush)
+        yield

@@ -1,0 +1,241 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from golden_recipe import golden, weight_from_tf, weight_to_tf, worst
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from aol.rescale import EPS, conv_scale, rescale_conv, rescale_dense
+
+RESCALE = golden("rescale")
+CASES = sorted(name.removesuffix("_K") for name in RESCALE.files if name.endswith("_K"))
+SHAPES = st.tuples(*[st.integers(1, 4)] * 4)  # (O, I, K, L): even, non-square, O != I
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def normal(*shape, seed, spread=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def gram_by_loops(kernel):
+    """
+    The paper's V_ij(y, x) at every displacement, as an (I, I, 2K - 1, 2L - 1) array.
+    """
+    outputs, inputs, rows, columns = kernel.shape
+    gram = np.zeros((inputs, inputs, 2 * rows - 1, 2 * columns - 1))
+    for i, j in itertools.product(range(inputs), repeat=2):
+        for y, x in itertools.product(range(1 - rows, rows), range(1 - columns, columns)):
+            for row, column in itertools.product(range(rows), range(columns)):
+                if 0 <= row + y < rows and 0 <= column + x < columns:
+                    taps = kernel[:, i, row, column] * kernel[:, j, row + y, column + x]
+                    gram[i, j, y, x] += taps.sum()
+    return gram
+
+
+def scale_by_loops(kernel):
+    return (np.abs(gram_by_loops(kernel)).sum((1, 2, 3)) + 1e-6) ** -0.5
+
+
+def rescaled_golden(name, dtype):
+    """
+    Our rescaled weight and the gradient of sum(rescaled * G), in TensorFlow's layout.
+    """
+    weight = weight_from_tf(RESCALE[f"{name}_K"], dtype).requires_grad_()
+    upstream = weight_from_tf(RESCALE[f"{name}_G"], dtype)
+    rescaled = (rescale_conv if weight.ndim == 4 else rescale_dense)(weight)
+    (gradient,) = torch.autograd.grad((rescaled * upstream).sum(), weight)
+    return weight_to_tf(rescaled), weight_to_tf(gradient)
+
+
+def test_the_golden_file_has_every_case():
+    convolutions = {name.split("_")[0] for name in CASES if name.startswith("conv")}
+
+    assert len(convolutions) == 14
+    assert len(CASES) == 14 * 2 + 2 * 3 + 8
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float64_equals_the_authors(name):
+    kernel, gradient = rescaled_golden(name, torch.float64)
+
+    assert worst(kernel, RESCALE[f"{name}_f64_kernel"]) <= 1e-10
+    assert worst(gradient, RESCALE[f"{name}_f64_grad"]) <= 1e-10
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32_equals_the_authors(name):
+    """
+    Within 1e-5 of the largest entry, the tiny kernels included (seen: 2e-6).
+
+    An entry of V that rounds to the other side of 0 would move a gradient by 1e-4 or more,
+    in the authors' code as in ours; no golden case has one.
+    """
+    kernel, gradient = rescaled_golden(name, torch.float32)
+
+    assert kernel.dtype == gradient.dtype == np.float32
+    assert worst(kernel, RESCALE[f"{name}_f32_kernel"]) <= 1e-5
+    assert worst(gradient, RESCALE[f"{name}_f32_grad"]) <= 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("conv")])
+def test_the_scale_equals_the_authors_factors(name):
+    scale = conv_scale(weight_from_tf(RESCALE[f"{name}_K"])).numpy()
+
+    assert worst(scale, RESCALE[f"{name}_f64_factors"]) <= 1e-12
+
+
+@given(shape=SHAPES, seed=SEEDS)
+def test_the_scale_is_the_papers_sum(shape, seed):
+    kernel = normal(*shape, seed=seed)
+    expected = torch.from_numpy(scale_by_loops(kernel.numpy()))
+
+    torch.testing.assert_close(conv_scale(kernel), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        rescale_conv(kernel), kernel * expected[None, :, None, None], rtol=1e-12, atol=0
+    )
+
+
+@given(outputs=st.integers(1, 6), inputs=st.integers(1, 6), seed=SEEDS)
+def test_the_dense_scale_is_the_papers_sum(outputs, inputs, seed):
+    matrix = normal(outputs, inputs, seed=seed)
+    expected = torch.empty_like(matrix)
+    for i in range(inputs):
+        total = sum(abs(float(matrix[:, i] @ matrix[:, j])) for j in range(inputs))
+        expected[:, i] = matrix[:, i] * (total + 1e-6) ** -0.5
+
+    torch.testing.assert_close(rescale_dense(matrix), expected, rtol=1e-12, atol=0)
+
+
+@given(shape=SHAPES, seed=SEEDS)
+def test_the_gradient_is_the_difference_quotient(shape, seed):
+    """
+    Away from V = 0, where the absolute value has a kink and there is no derivative.
+    """
+    kernel = normal(*shape, seed=seed)
+    gram = gram_by_loops(kernel.numpy())
+    reachable = np.abs(gram_by_loops(np.ones(shape))) > 0
+    kernel.requires_grad_()
+
+    if np.abs(gram[reachable]).min() > 1e-4:
+        assert gradcheck(rescale_conv, kernel, eps=1e-6, atol=1e-6, rtol=1e-5)
+
+
+def test_the_gradient_of_a_generic_kernel_passes_gradcheck():
+    kernel = normal(3, 2, 2, 3, seed=5)
+    assert np.abs(gram_by_loops(kernel.numpy())).min() > 1e-3
+
+    assert gradcheck(rescale_conv, kernel.requires_grad_(), eps=1e-6, atol=1e-8)
+    assert gradcheck(rescale_dense, normal(5, 3, seed=5).requires_grad_(), eps=1e-6, atol=1e-8)
+
+
+def test_sign_of_zero_is_zero_in_the_gradient():
+    """
+    Orthogonal columns: V_01 = 0 pulls on neither, so only V_ii = 4 counts.
+    """
+    matrix = (2 * torch.eye(2, dtype=torch.float64)).requires_grad_()
+    (gradient,) = torch.autograd.grad(rescale_dense(matrix)[0, 0], matrix)
+
+    r = (4 + EPS) ** -0.5
+    expected = torch.tensor([[r - 4 * r**3, 0], [0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+
+
+def test_a_second_derivative_is_refused():
+    kernel = normal(2, 2, 3, 3, seed=0).requires_grad_()
+    (gradient,) = torch.autograd.grad(rescale_conv(kernel).sum(), kernel, create_graph=True)
+
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@given(shape=SHAPES, seed=SEEDS, data=st.data())
+def test_signs_and_orders_of_channels_pass_through(shape, seed, data):
+    kernel = normal(*shape, seed=seed)
+    outputs = data.draw(st.permutations(range(shape[0])))
+    inputs = data.draw(st.permutations(range(shape[1])))
+    signs = torch.tensor(data.draw(st.lists(st.sampled_from([-1.0, 1.0]), min_size=4)))[:4]
+    out_signs, in_signs = signs[: shape[0], None, None, None], signs[None, : shape[1], None, None]
+
+    def change(weight):
+        return (weight * out_signs * in_signs)[outputs][:, inputs]
+
+    torch.testing.assert_close(rescale_conv(change(kernel)), change(rescale_conv(kernel)))
+
+
+@given(shape=SHAPES, seed=SEEDS)
+def test_mirrored_kernels_are_rescaled_to_mirrored_kernels(shape, seed):
+    kernel = normal(*shape, seed=seed)
+
+    for axes in [(2,), (3,), (2, 3)]:
+        torch.testing.assert_close(rescale_conv(kernel.flip(axes)), rescale_conv(kernel).flip(axes))
+
+
+@given(shape=SHAPES, seed=SEEDS, factor=st.sampled_from([1e2, 1e4, -1e3]))
+def test_the_size_of_a_large_kernel_cancels(shape, seed, factor):
+    """
+    Up to EPS, whose share of a channel's sum is below 1e-6 where the sum is above 1.
+    """
+    kernel = normal(*shape, seed=seed, spread=10.0)
+    kernel[0] += 3.0
+
+    expected = rescale_conv(kernel) * (1 if factor > 0 else -1)
+    torch.testing.assert_close(rescale_conv(kernel * factor), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dead_channels_stay_zero_and_finite(dtype):
+    kernel = normal(4, 3, 3, 3, seed=1).to(dtype)
+    kernel[:, 1] = 0
+    kernel.requires_grad_()
+
+    rescaled = rescale_conv(kernel)
+    (gradient,) = torch.autograd.grad(rescaled.square().sum(), kernel)
+
+    assert (rescaled[:, 1] == 0).all()
+    assert conv_scale(kernel.detach())[1] == pytest.approx(EPS**-0.5)
+    assert rescaled.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+def test_an_all_zero_kernel_has_a_finite_gradient():
+    kernel = torch.zeros(2, 3, 2, 2, requires_grad=True)
+    rescaled = rescale_conv(kernel)
+    (gradient,) = torch.autograd.grad(rescaled.sum(), kernel)
+
+    assert (rescaled == 0).all()
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 1e3))
+
+
+def test_autocast_does_not_lower_the_precision():
+    kernel = normal(4, 3, 3, 3, seed=2).float()
+    plain = rescale_conv(kernel)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = rescale_conv(kernel)
+
+    assert cast.dtype == torch.float32
+    assert torch.equal(cast, plain)
+
+
+def test_the_input_is_not_changed():
+    kernel = normal(3, 4, 3, 2, seed=3)
+    before = kernel.clone()
+    rescale_conv(kernel.requires_grad_()).sum().backward()
+
+    assert torch.equal(kernel.detach(), before)
+
+
+def test_memory_layout_does_not_matter():
+    kernel = normal(4, 3, 3, 3, seed=4)
+    upstream = normal(4, 3, 3, 3, seed=5)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        raw = kernel.clone(memory_format=layout).requires_grad_()
+        rescaled = rescale_conv(raw)
+        results.append((rescaled, *torch.autograd.grad((rescaled * upstream).sum(), raw)))
+
+    torch.testing.assert_close(results[0], results[1])
