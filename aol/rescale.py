@@ -14,6 +14,7 @@ Shape letters: O output channels, I input channels, K x L taps.
 Source: arXiv:2208.03160, theorem for dense layers and for convolutions.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -95,7 +96,11 @@ def rescale_conv(kernel: Tensor) -> Tensor:
     Differentiable once, in the kernel's own precision also under autocast: the scale is the
     certificate. Shapes: (O, I, K, L) -> (O, I, K, L).
     """
-    with torch.autocast(kernel.device.type, enabled=False):
+    device = kernel.device.type
+    autocast_off: AbstractContextManager[object] = nullcontext()
+    if torch.amp.autocast_mode.is_autocast_available(device):
+        autocast_off = torch.autocast(device, enabled=False)
+    with autocast_off:
         rescaled: Tensor = _Rescale.apply(kernel)
     return rescaled
 

@@ -90,10 +90,13 @@ def cluster(address: str, local: Cluster) -> Iterator[Cluster]:
     Raises: PlanError if it cannot be reached.
     """
     environment(address)
+    ray_logger = logging.getLogger("ray")
+    ray_logger.handlers.clear()  # what Ray says goes where everything goes: to the log file
+    ray_logger.propagate = True
     common: dict[str, Any] = {
         "include_dashboard": False,
         "log_to_driver": False,
-        "logging_level": logging.ERROR,
+        "configure_logging": False,  # the invocation has a log file
         "namespace": NAMESPACE,
     }
     folder = None
@@ -150,7 +153,6 @@ def run_all(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Options
             name=datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + str(os.getpid()),
             storage_path=options.storage,
             callbacks=[events],
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             failure_config=tune.FailureConfig(max_failures=options.retries),
             verbose=0,
         ),

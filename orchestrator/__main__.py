@@ -1,0 +1,304 @@
+"""The commands: parse, call, print. Heavy libraries are imported inside the commands."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.spec import Experiment, SpecFile
+    from orchestrator.store import Store
+
+ENVIRONMENT = {  # set before anything imports Ray or MLflow, unless the user did
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would rebuild the environment
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+app = typer.Typer(
+    name="orchestrator",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train the paper's runs, keep every number, print its tables.",
+)
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of experiments.")]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", help="Which profile of SPEC; by default what fits the cluster."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of all runs; repeatable."),
+]
+OnlyOption = Annotated[
+    str | None, typer.Option("--only", metavar="IDS", help="Just these runs, like 0,20-24.")
+]
+SeedsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds", metavar="K", help="Replicates like 0..4; number k trains with seed + 1000 k."
+    ),
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", help="Where results go.  [default: results/ beside SPEC]"),
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Path or SQLAlchemy URL.  [default: store.db in the results]"),
+]
+JobsOption = Annotated[
+    int | None, typer.Option("--jobs", "-j", min=1, help="At most so many runs at once.")
+]
+AddressOption = Annotated[
+    str,
+    typer.Option(
+        "--address", help="The Ray cluster: local starts its own, else auto or HOST:PORT."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and failures.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More about what happens.")]
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    only: OnlyOption = None,
+    seeds: SeedsOption = None,
+    settings: SetOption = None,
+    jobs: JobsOption = None,
+    address: AddressOption = "local",
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Where checkpoints go, a path or URI that every machine of the cluster reaches."
+            "  [default: ray/ in the results]"
+        ),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often a run is tried again when its worker is lost.")
+    ] = 3,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast/--keep-going", help="Stop all when one run fails.")
+    ] = False,
+    rerun: Annotated[
+        str | None,
+        typer.Option(metavar="IDS", help="Forget what the store holds of these runs first."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Print the plan and stop.")
+    ] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train every run of SPEC that the store does not hold yet, then write the tables."""
+    from orchestrator.invocation import Invocation, Request
+
+    request = Request(
+        spec=spec,
+        profile=profile,
+        only=only,
+        seeds=seeds,
+        settings=tuple(settings or ()),
+        jobs=jobs,
+        address=address,
+        results=results,
+        store=store,
+        storage=storage,
+        retries=retries,
+        fail_fast=fail_fast,
+        rerun=rerun,
+        quiet=quiet,
+        verbose=verbose,
+    )
+    with Invocation(request) as invocation:
+        raise typer.Exit(invocation.plan_only() if dry_run else invocation.run())
+
+
+@app.command()
+def plan(
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    only: OnlyOption = None,
+    seeds: SeedsOption = None,
+    settings: SetOption = None,
+    jobs: JobsOption = None,
+    address: AddressOption = "local",
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what `run` would do with each run, and why."""
+    from orchestrator.invocation import Invocation, Request
+
+    request = Request(
+        spec=spec,
+        profile=profile,
+        only=only,
+        seeds=seeds,
+        settings=tuple(settings or ()),
+        jobs=jobs,
+        address=address,
+        results=results,
+        store=store,
+        quiet=as_json,
+    )
+    with Invocation(request) as invocation:
+        raise typer.Exit(invocation.plan_only(as_json=as_json))
+
+
+@app.command()
+def validate(spec: SpecArgument) -> None:
+    """Check SPEC and print every mistake in it, with its line."""
+    from orchestrator.plan import cost
+    from orchestrator.spec import SpecFile
+
+    file = SpecFile(spec)
+    experiments = [file.experiment(profile) for profile in file.profiles]
+    for model in {run.train: run for experiment in experiments for run in experiment.runs}.values():
+        cost(model)  # builds the network, without memory
+    cells = sum(len(row.published) for table in file.file.tables for row in table.rows)
+    typer.echo(
+        f"{spec}: valid: {len(file.file.runs)} runs, profiles {', '.join(file.profiles)}, "
+        f"{len(file.file.tables)} tables with {cells} published cells"
+    )
+
+
+@app.command()
+def data(
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    only: OnlyOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Find, check and keep the images that SPEC needs, before any run does."""
+    from orchestrator.images import data_root, prepare_all
+
+    experiment = _experiment(spec, profile, only, settings)
+    prepare_all(experiment)
+    names = ", ".join(sorted({run.train.data.name for run in experiment.runs}))
+    typer.echo(f"{names}: checked, in {data_root(experiment)}")
+
+
+@app.command()
+def report(
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    settings: SetOption = None,
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    form: Annotated[
+        Literal["md", "csv", "json"], typer.Option("--format", help="What to write and print.")
+    ] = "md",
+) -> None:
+    """Write the paper's tables from the store to results/PROFILE/ and print them."""
+    from orchestrator.report import fill_tables, render, write
+
+    experiment = _experiment(spec, profile, None, settings)
+    tables = fill_tables(experiment, _open(spec, results, store))
+    path = write(experiment, tables, results or spec.parent / "results", form)
+    typer.echo(render(experiment, tables, form))
+    typer.echo(f"written to {path}", err=True)
+
+
+@app.command()
+def status(
+    spec: SpecArgument,
+    profile: Annotated[str | None, typer.Option(help="Only the runs of this profile.")] = None,
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what each run is doing now; from any terminal, also while `run` goes on."""
+    from orchestrator.status import print_status, watch_status
+
+    opened = _open(spec, results, store)
+    if watch:
+        watch_status(opened, profile)
+    print_status(opened, profile, as_json=as_json)
+
+
+@app.command()
+def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption = None) -> None:
+    """Bring MLflow up to what the store holds; a lost MLflow database is made anew."""
+    from orchestrator.spec import SpecFile
+    from orchestrator.tracking import Tracker, tracking_uri
+
+    opened = _open(spec, results, store)
+    tracker = Tracker(tracking_uri(spec.parent), SpecFile(spec).file.name, spec.parent / "mlruns")
+    sent = tracker.send(opened)
+    typer.echo(f"{sent} runs are in MLflow at {tracker.uri}")
+
+
+def _experiment(
+    spec: Path, profile: str | None, only: str | None, settings: list[str] | None
+) -> "Experiment":
+    """One profile of SPEC, with the cluster taken for this machine alone."""
+    from orchestrator.invocation import selected
+    from orchestrator.spec import SpecFile
+
+    file = SpecFile(spec)
+    return selected(file.experiment(profile or _fitting(file), tuple(settings or ())), only, None)
+
+
+def _fitting(file: "SpecFile") -> str:
+    from orchestrator.plan import local_gpus
+
+    return file.default_profile(has_gpu=local_gpus() > 0)
+
+
+def _open(spec: Path, results: Path | None, store: str | None) -> "Store":
+    """An existing store. Raises: StoreError."""
+    from orchestrator.store import Store, StoreError
+
+    location = store or str((results or spec.parent / "results") / "store.db")
+    if "://" not in location and not Path(location).exists():
+        raise StoreError(f"there is no store at {location} yet; `run` makes one")
+    return Store(location)
+
+
+def main() -> None:
+    """Run the command line; our own errors become one line, anything else keeps its traceback."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        app(prog_name="python -m orchestrator")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        for line in str(error).splitlines():
+            typer.secho(f"Error: {line}" if not line.startswith(" ") else line, err=True)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for mistakes in the input, 1 for what failed in the world, None for a bug of ours."""
+    from orchestrator.document import SpecError
+    from orchestrator.plan import PlanError
+    from orchestrator.store import StoreError
+
+    if isinstance(error, SpecError | PlanError):
+        return 2
+    if isinstance(error, StoreError):
+        return 1
+    return 1 if type(error).__name__ in ("DataError", "TrackingError") else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What a person sees while runs train: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from orchestrator.events import EpochDone, Event, Finished, Placed, Tick
+from orchestrator.spec import RunSpec
+from orchestrator.store import Status
+
+PLAIN_INTERVAL_S = 10.0  # between two plain lines of one run
+LOG_TAIL = 12
+MISSING = "–"
+
+
+class Clock:
+    """Estimates the time a run still needs from its epochs in this session."""
+
+    def __init__(self, epoch: int, epochs: int) -> None:
+        self.first, self.epoch, self.epochs = epoch, epoch, epochs
+        self.started = time.monotonic()
+
+    def done(self, epoch: int) -> None:
+        """Note that an epoch is finished."""
+        self.epoch = epoch
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go, None before the first epoch."""
+        done = self.epoch - self.first
+        if not done:
+            return None
+        return (time.monotonic() - self.started) / done * (self.epochs - self.epoch)
+
+
+class _Eta(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        left = task.fields.get("left")
+        return Text(f"ETA {duration(left)}" if left is not None else "", style="cyan")
+
+
+class ConsoleRecorder:
+    """Shows runs on the console: bars where it is a terminal, timestamped lines where not."""
+
+    def __init__(
+        self, console: Console, work: Mapping[str, float], log_folder: Path, *, quiet: bool = False
+    ) -> None:
+        """`work` is each run's share of the whole, by key, in any unit."""
+        self.console, self.work, self.log_folder, self.quiet = console, work, log_folder, quiet
+        self.live = console.is_terminal and not quiet
+        self.clocks: dict[str, Clock] = {}
+        self.finished: dict[str, Status] = {}
+        self.started = time.monotonic()
+        self._last_line: dict[str, float] = {}
+        self._tasks: dict[str, Task] = {}
+        self._runs = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=18),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}"),
+            _Eta(),
+            console=console,
+        )
+        self._all = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=40),
+            TextColumn("{task.fields[values]}"),
+            TimeElapsedColumn(),
+            _Eta(),
+            console=console,
+        )
+        self._whole = self._all.add_task("all runs", total=sum(work.values()) or 1, values="")
+        self._live = Live(Group(self._runs, self._all), console=console, refresh_per_second=4)
+
+    def __enter__(self) -> "ConsoleRecorder":
+        if self.live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case Placed(run, host, device, epoch):
+                self.clocks[run.key] = Clock(epoch, run.train.epochs)
+                continued = f", continues after epoch {epoch}" if epoch else ""
+                self._line(run, f"trains on {host} ({device}){continued}")
+                self._show(run, epoch, "")
+            case EpochDone(run, epoch, values):
+                self._epoch(run, epoch, values)
+            case Finished(run, status, error, _):
+                self._finish(run, status, error)
+            case Tick():
+                pass
+        self._refresh()
+
+    def _epoch(self, run: RunSpec, epoch: int, values: Mapping[str, float]) -> None:
+        clock = self.clocks.setdefault(run.key, Clock(epoch - 1, run.train.epochs))
+        clock.done(epoch)
+        text = summary(values)
+        self._show(run, epoch, text)
+        now = time.monotonic()
+        if now - self._last_line.get(run.key, -PLAIN_INTERVAL_S) >= PLAIN_INTERVAL_S:
+            self._last_line[run.key] = now
+            left = f"  ETA {duration(clock.left_s)}" if clock.left_s is not None else ""
+            self._line(run, f"epoch {epoch}/{run.train.epochs}  {text}{left}")
+
+    def _finish(self, run: RunSpec, status: Status, error: str | None) -> None:
+        self.finished[run.key] = status
+        if task := self._tasks.pop(run.key, None):
+            self._runs.remove_task(task.id)
+        clock = self.clocks.pop(run.key, None)
+        took = f" in {duration(time.monotonic() - clock.started)}" if clock else ""
+        if status is Status.DONE:
+            self._line(run, f"done{took}", always=True)
+        elif status is Status.INTERRUPTED:
+            self._line(run, "interrupted", always=bool(clock))
+        else:
+            self._line(run, f"{status}{took}", always=True)
+            for line in failure_lines(self.log_folder / f"{run.key}.log", error):
+                self.console.print(Text(f"    {line}", style="red"), soft_wrap=True)
+
+    def _show(self, run: RunSpec, epoch: int, values: str) -> None:
+        if run.key not in self._tasks:
+            name = f"{run.id:>3} {run.name} {run.train.data.name}"
+            number = self._runs.add_task(name, total=run.train.epochs, values="", left=None)
+            self._tasks[run.key] = self._runs._tasks[number]
+        clock = self.clocks.get(run.key)
+        self._runs.update(
+            self._tasks[run.key].id,
+            completed=epoch,
+            values=values,
+            left=clock.left_s if clock else None,
+        )
+
+    def _refresh(self) -> None:
+        complete = sum(self.work.get(key, 0.0) for key in self.finished)
+        share = complete + sum(
+            self.work.get(key, 0.0) * clock.epoch / clock.epochs
+            for key, clock in self.clocks.items()
+        )
+        whole = sum(self.work.values()) or 1.0
+        before = sum(
+            self.work.get(key, 0.0) * clock.first / clock.epochs
+            for key, clock in self.clocks.items()
+        )
+        progress = share - before
+        elapsed = time.monotonic() - self.started
+        left = elapsed / progress * (whole - share) if progress > 0.02 * whole else None
+        count = f"{len(self.finished)}/{len(self.work)} runs"
+        self._all.update(self._whole, completed=share, values=count, left=left)
+
+    def _line(self, run: RunSpec, text: str, *, always: bool = False) -> None:
+        """A timestamped line; on a terminal only what stays of interest."""
+        if self.quiet or (self.live and not always):
+            return
+        stamp = datetime.now().astimezone().strftime("%H:%M:%S")
+        name = f"run {run.id} {run.name} ({run.train.data.name}, seed {run.train.seed})"
+        self.console.print(f"{stamp}  {name}: {text}", highlight=False, soft_wrap=True)
+
+
+def summary(values: Mapping[str, float]) -> str:
+    """Loss, accuracy and CRA 36/255 of an epoch, in a few words."""
+    parts = [f"loss {values['train_loss']:.3f}"] if "train_loss" in values else []
+    for name, title in (("accuracy", "acc"), ("cra_36", "CRA 36/255")):
+        shown = f"{100 * values[name]:.1f}%" if name in values else MISSING
+        parts.append(f"{title} {shown}")
+    return "  ".join(parts)
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time as people say it: 8 s, 12 min, 3.5 h, 40 days."""
+    if seconds is None:
+        return MISSING
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
+
+
+def failure_lines(log: Path, error: str | None) -> Iterable[str]:
+    """The end of what a failed run said, from its log or else from its error."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = (error or "").splitlines()
+    return [*lines[-LOG_TAIL:], f"whole log: {log}"]
