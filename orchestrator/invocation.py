@@ -198,15 +198,14 @@ class Invocation:
         from orchestrator import schedule
         from orchestrator.images import data_root
         from orchestrator.progress import ConsoleRecorder
-        from orchestrator.provenance import Provenance, provenance
+        from orchestrator.provenance import provenance
         from orchestrator.recording import StoreRecorder
         from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
 
         request, folder = self.request, self.request.spec.parent
         tracker = Tracker(tracking_uri(folder), self.whole.name, folder / "mlruns")
-        origins: dict[str, Provenance] = {
-            name: provenance(name) for name in {item.run.train.data.name for item in todo}
-        }
+        datasets: set[str] = {item.run.train.data.name for item in todo}
+        origins = {name: provenance(name) for name in datasets}
         tracking = TrackingRecorder(tracker, store)
         screen = ConsoleRecorder(self.console, work, self.results / "logs", quiet=request.quiet)
         jobs = [
@@ -226,11 +225,8 @@ class Invocation:
             retries=request.retries,
             fail_fast=request.fail_fast,
         )
-        recorders: list[Recorder] = [
-            StoreRecorder(store, origins, schedule.discard),
-            tracking,
-            screen,
-        ]
+        keeper = StoreRecorder(store, origins, schedule.discard)
+        recorders: list[Recorder] = [keeper, tracking, screen]
         self._say(f"Starting Ray ({self.cluster}) ...")
         with ExitStack() as stack:
             if request.address == LOCAL:
@@ -274,11 +270,10 @@ class Invocation:
         if any(run.status is not Status.DONE for run in states.values()):
             self._say(f"Not all runs are finished. The same command continues: {_command()}")
             return EXIT_SOME_FAILED
-        spec = _relative(self.request.spec)
-        self._say(
-            f"Next: `mlflow ui` shows every run; `python -m orchestrator report {spec} "
-            f"--profile {self.profile}` prints the tables."
-        )
+        options = "".join(f" --set {text}" for text in self.request.settings)
+        printer = f"python -m orchestrator report {_relative(self.request.spec)}"
+        self._say(f"Print them: {printer} --profile {self.profile}{options}")
+        self._say(f"Every run: `mlflow ui` in {self.request.spec.parent.absolute()}")
         return 0
 
     def _print_plan(self, made: Sequence[PlannedRun]) -> None:

@@ -17,9 +17,9 @@ class StoreRecorder:
         self,
         store: Store,
         provenances: dict[str, Provenance],
-        discard: Callable[[Checkpoint], None],
+        discard: Callable[[str], None],
     ) -> None:
-        """`provenances` by dataset; `discard` removes a checkpoint that no run needs."""
+        """`provenances` by dataset; `discard` removes a folder of checkpoints."""
         self.store, self.provenances, self.discard = store, provenances, discard
         self._beaten = 0.0
 
@@ -33,15 +33,25 @@ class StoreRecorder:
             case EpochDone(run, epoch, values):
                 self.store.record(run.key, epoch, values)
             case Saved(run, checkpoint):
-                self._drop(self.store.saved(run.key, checkpoint))
+                self._drop(run.key, self.store.saved(run.key, checkpoint))
             case Finished(run, status, error, margins):
                 self.store.finish(run.key, status, error=error, margins=margins)
                 if status is Status.DONE:
-                    self._drop(self.store.keep_checkpoints(run.key, 1))
+                    self._drop(run.key, self.store.keep_checkpoints(run.key, 1))
             case Tick(active) if active and time.monotonic() - self._beaten > BEAT_S:
                 self._beaten = time.monotonic()
                 self.store.beat([run.key for run in active])
 
-    def _drop(self, checkpoints: list[Checkpoint]) -> None:
+    def _drop(self, key: str, checkpoints: list[Checkpoint]) -> None:
+        """Discard checkpoints, and with its last one an earlier session's whole folder.
+
+        A driver killed while it saved leaves a checkpoint there that nobody noted.
+        """
+        kept = {_folder(item.path) for run in self.store.runs([key]) for item in run.checkpoints}
         for checkpoint in checkpoints:
-            self.discard(checkpoint)
+            folder = _folder(checkpoint.path)
+            self.discard(checkpoint.path if folder in kept else folder)
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]

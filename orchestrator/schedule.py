@@ -190,13 +190,13 @@ def _payload(job: Job, options: Options) -> dict[str, Any]:
     }
 
 
-def discard(checkpoint: Checkpoint) -> None:
-    """Remove a checkpoint that no run needs; one that is gone already is fine."""
-    target = tune.Checkpoint(checkpoint.path)
+def discard(folder: str) -> None:
+    """Remove a folder of the storage, a path or URI; one that is gone already is fine."""
+    target = tune.Checkpoint(folder)
     try:
         _filesystem(target).delete_dir(target.path)
     except OSError:
-        logger.info("checkpoint %s is gone already", checkpoint.path)
+        logger.info("%s is gone already", folder)
 
 
 # On the driver

@@ -5,18 +5,19 @@ import sys
 import time
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from orchestrator.progress import duration
-from orchestrator.report import shown
+from orchestrator.report import MISSING, shown
 from orchestrator.store import Status, Store, StoredRun
 
 RECENT = 5  # epochs that the speed is taken from
 REFRESH_S = 2.0
+PIPED_WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _status(store: Store, run: StoredRun) -> RunStatus:
     values = recent.get(run.epoch, {})
     state = str(run.status)
     if run.status is Status.RUNNING and not run.alive:
-        state = "lost: its driver is gone or silent; `run` continues it"
+        state = "lost (driver gone)"
     speeds = [item["images_per_s"] for item in recent.values() if "images_per_s" in item]
     seconds = [item["seconds"] for item in recent.values() if "seconds" in item]
     left = fmean(seconds) * (run.epochs - run.epoch) if run.alive and seconds else None
@@ -74,7 +75,8 @@ def print_status(store: Store, profile: str | None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([item.as_dict() for item in found], indent=2))
     else:
-        Console(file=sys.stdout).print(_table(found))
+        width = None if sys.stdout.isatty() else PIPED_WIDTH
+        Console(file=sys.stdout, width=width).print(_table(found))
 
 
 def watch_status(store: Store, profile: str | None) -> None:
@@ -86,11 +88,12 @@ def watch_status(store: Store, profile: str | None) -> None:
 
 
 def _table(found: list[RunStatus]) -> Table:
-    table = Table(box=None)
-    titles = ("run", "name", "dataset", "profile", "seed", "state", "epoch", "loss")
-    for title in (*titles, "acc", "CRA 36/255", "images/s", "ETA"):
-        left = title in ("name", "dataset", "profile", "state")
-        table.add_column(title, justify="left" if left else "right")
+    table = Table(box=None, padding=(0, 1))
+    left = {"name", "dataset", "profile", "state"}
+    titles = ("run", "name", "dataset", "profile", "seed", "epoch", "loss", "acc", "CRA 36/255")
+    for title in (*titles, "images/s", "ETA", "state"):
+        justify: Literal["left", "right"] = "left" if title in left else "right"
+        table.add_column(title, justify=justify, no_wrap=title != "state")
     for item in found:
         run, values = item.run, item.values
         loss = values.get("train_loss")
@@ -100,12 +103,12 @@ def _table(found: list[RunStatus]) -> Table:
             run.config["data"]["name"],
             run.profile,
             str(run.seed),
-            item.state,
             f"{run.epoch}/{run.epochs}",
-            "–" if loss is None else f"{loss:.3f}",
+            MISSING if loss is None else f"{loss:.3f}",
             *(shown(_percent(values.get(name))) for name in ("accuracy", "cra_36")),
-            "–" if item.images_per_s is None else f"{item.images_per_s:,.0f}",
+            MISSING if item.images_per_s is None else f"{item.images_per_s:,.0f}",
             duration(item.left_s),
+            item.state,
         )
     return table
 
