@@ -1,24 +1,16 @@
 """The commands: parse, call, print. Heavy libraries are imported inside the commands."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from orchestrator import environment
+
 if TYPE_CHECKING:
     from orchestrator.spec import Experiment, SpecFile
     from orchestrator.store import Store
-
-ENVIRONMENT = {  # set before anything imports Ray or MLflow, unless the user did
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would rebuild the environment
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "MLFLOW_CONFIGURE_LOGGING": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 app = typer.Typer(
     name="orchestrator",
@@ -272,8 +264,7 @@ def _open(spec: Path, results: Path | None, store: str | None) -> "Store":
 
 def main() -> None:
     """Run the command line; our own errors become one line, anything else keeps its traceback."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    environment.prepare()
     try:
         app(prog_name="python -m orchestrator")
     except KeyboardInterrupt:

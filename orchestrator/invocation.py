@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from orchestrator import plan as planning
 from orchestrator.document import SpecError
+from orchestrator.environment import LOCAL, prepare_ray
 from orchestrator.events import Recorder
 from orchestrator.plan import Action, Cluster, PlannedRun
 from orchestrator.progress import duration
@@ -25,7 +27,6 @@ from orchestrator.report import fill_tables, write
 from orchestrator.spec import Experiment, SpecFile, parse_ids
 from orchestrator.store import Status, Store, StoreError
 
-LOCAL = "local"
 EXIT_SOME_FAILED = 3
 MLFLOW_PATIENCE_S = 60.0
 
@@ -68,6 +69,7 @@ class Invocation:
     def __enter__(self) -> "Invocation":
         """Read SPEC, find the cluster and choose the profile."""
         request = self.request
+        prepare_ray(request.address)
         self.file = SpecFile(request.spec)
         self.cluster = self._find_cluster()
         self.profile = request.profile or self._fitting_profile()
@@ -271,9 +273,9 @@ class Invocation:
             self._say(f"Not all runs are finished. The same command continues: {_command()}")
             return EXIT_SOME_FAILED
         options = "".join(f" --set {text}" for text in self.request.settings)
-        printer = f"python -m orchestrator report {_relative(self.request.spec)}"
+        printer = f"{_program('python')} -m orchestrator report {_relative(self.request.spec)}"
         self._say(f"Print them: {printer} --profile {self.profile}{options}")
-        self._say(f"Every run: `mlflow ui` in {self.request.spec.parent.absolute()}")
+        self._say(f"Every run with its curves: {_program('mlflow')} ui")
         return 0
 
     def _print_plan(self, made: Sequence[PlannedRun]) -> None:
@@ -344,5 +346,11 @@ def _relative(path: Path) -> str:
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
+def _program(name: str) -> str:
+    """How this environment's `name` is called from here."""
+    path = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(path) else _relative(path)
+
+
 def _command() -> str:
-    return " ".join(["python -m orchestrator", *sys.argv[1:]])
+    return " ".join([f"{_program('python')} -m orchestrator", *sys.argv[1:]])

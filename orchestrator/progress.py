@@ -99,6 +99,8 @@ class ConsoleRecorder:
         """Show an event."""
         match event:
             case Placed(run, host, device, epoch):
+                if run.key in self.clocks:
+                    self._line(run, "its worker was lost, another takes over", always=True)
                 self.clocks[run.key] = Clock(epoch, run.train.epochs)
                 continued = f", continues after epoch {epoch}" if epoch else ""
                 self._line(run, f"trains on {host} ({device}){continued}")

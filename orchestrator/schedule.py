@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from orchestrator.environment import LOCAL
 from orchestrator.events import (
     EpochDone,
     Event,
@@ -41,7 +42,6 @@ from orchestrator.worker import train_run
 
 logger = logging.getLogger(__name__)
 
-LOCAL = "local"
 FLAG = "aol-stop"
 NAMESPACE = "aol"
 OBJECT_STORE_BYTES = 100 * 2**20  # no tensors travel through it
@@ -70,26 +70,12 @@ class Options:
     fail_fast: bool = False
 
 
-def environment(address: str) -> None:
-    """Set what Ray reads from the environment, before anything of it starts."""
-    project = str(Path(__file__).parent.parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [project, os.environ.get("PYTHONPATH")])
-    )
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1")  # keeps the longest run first
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours saves first
-    if address == LOCAL:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token in the home directory
-
-
 @contextmanager
 def cluster(address: str, local: Cluster) -> Iterator[Cluster]:
     """A Ray cluster: one of our own on this machine, or the one at `address`.
 
     Raises: PlanError if it cannot be reached.
     """
-    environment(address)
     ray_logger = logging.getLogger("ray")
     ray_logger.handlers.clear()  # what Ray says goes where everything goes: to the log file
     ray_logger.propagate = True
@@ -108,7 +94,7 @@ def cluster(address: str, local: Cluster) -> Iterator[Cluster]:
                 num_cpus=int(local.cpus),
                 num_gpus=int(local.gpus),
                 object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
+                _node_ip_address="127.0.0.1",  # see also `environment.prepare_ray`
                 _temp_dir=folder,
                 **common,
             )
@@ -157,7 +143,8 @@ def run_all(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Options
             verbose=0,
         ),
     )
-    with events.stoppable():
+    log = options.log_folder / "ray.log"  # Ray prints its errors from a thread of its own
+    with log.open("a") as file, redirect_stdout(file), events.stoppable():
         try:
             tuner.fit()
         finally:
