@@ -9,7 +9,8 @@ import typer
 from orchestrator import environment
 
 if TYPE_CHECKING:
-    from orchestrator.spec import Experiment, SpecFile
+    from orchestrator.spec import Experiment
+    from orchestrator.specfile import SpecFile
     from orchestrator.store import Store
 
 app = typer.Typer(
@@ -155,7 +156,7 @@ def plan(
 def validate(spec: SpecArgument) -> None:
     """Check SPEC and print every mistake in it, with its line."""
     from orchestrator.plan import cost
-    from orchestrator.spec import SpecFile
+    from orchestrator.specfile import SpecFile
 
     file = SpecFile(spec)
     experiments = [file.experiment(profile) for profile in file.profiles]
@@ -226,7 +227,7 @@ def status(
 @app.command()
 def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption = None) -> None:
     """Bring MLflow up to what the store holds; a lost MLflow database is made anew."""
-    from orchestrator.spec import SpecFile
+    from orchestrator.specfile import SpecFile
     from orchestrator.tracking import Tracker, tracking_uri
 
     opened = _open(spec, results, store)
@@ -239,11 +240,10 @@ def _experiment(
     spec: Path, profile: str | None, only: str | None, settings: list[str] | None
 ) -> "Experiment":
     """One profile of SPEC, with the cluster taken for this machine alone."""
-    from orchestrator.invocation import selected
-    from orchestrator.spec import SpecFile
+    from orchestrator.specfile import SpecFile
 
     file = SpecFile(spec)
-    return selected(file.experiment(profile or _fitting(file), tuple(settings or ())), only, None)
+    return file.experiment(profile or _fitting(file), tuple(settings or ())).chosen(only, None)
 
 
 def _fitting(file: "SpecFile") -> str:

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 import typer
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator import plan as planning
-from orchestrator.document import SpecError
 from orchestrator.environment import LOCAL, prepare_ray
 from orchestrator.events import Recorder
 from orchestrator.plan import Action, Cluster, PlannedRun
-from orchestrator.progress import duration
+from orchestrator.progress import duration, plan_table
 from orchestrator.report import fill_tables, write
-from orchestrator.spec import Experiment, SpecFile, parse_ids
+from orchestrator.spec import ids_of
+from orchestrator.specfile import SpecFile
 from orchestrator.store import Status, Store, StoreError
 
 EXIT_SOME_FAILED = 3
 MLFLOW_PATIENCE_S = 60.0
+PIPED_WIDTH = 160
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
@@ -74,7 +74,7 @@ class Invocation:
         self.cluster = self._find_cluster()
         self.profile = request.profile or self._fitting_profile()
         self.whole = self.file.experiment(self.profile, request.settings)
-        self.experiment = selected(self.whole, request.only, request.seeds)
+        self.experiment = self.whole.chosen(request.only, request.seeds)
         return self
 
     def __exit__(
@@ -94,7 +94,9 @@ class Invocation:
         if as_json:
             typer.echo(json.dumps(planning.as_rows(made), indent=2))
         else:
-            self._print_plan(made)
+            width = None if sys.stdout.isatty() else PIPED_WIDTH
+            table = plan_table(made, self.experiment.profile)
+            Console(file=sys.stdout, width=width).print(table)
         self._preflight(made)
         return 0
 
@@ -110,7 +112,7 @@ class Invocation:
             self._say(f"Nothing to do: {_counted(made)} in {self._store_location()}.")
             return self._close(store, made, None)
         if not self.request.quiet:
-            self._print_plan(made)
+            self.console.print(plan_table(made, self.experiment.profile))
         costs = self._preflight(made)
         from orchestrator.images import prepare_all
 
@@ -168,7 +170,7 @@ class Invocation:
     def _forget(self, store: Store) -> None:
         if not self.request.rerun:
             return
-        ids = _ids("--rerun", self.request.rerun)
+        ids = ids_of("--rerun", self.request.rerun)
         for run in self.experiment.select(ids).runs:
             store.forget(run.key)
 
@@ -278,26 +280,6 @@ class Invocation:
         self._say(f"Every run with its curves: {_program('mlflow')} ui")
         return 0
 
-    def _print_plan(self, made: Sequence[PlannedRun]) -> None:
-        table = Table(title=f"profile {self.experiment.profile}", title_justify="left", box=None)
-        for title in ("run", "name", "dataset", "seed", "what", "from", "to", "why"):
-            table.add_column(
-                title, justify="right" if title in ("run", "seed", "from", "to") else "left"
-            )
-        for item in made:
-            train = item.run.train
-            table.add_row(
-                str(item.run.id),
-                item.run.name,
-                train.data.name,
-                str(train.seed),
-                item.action,
-                str(item.epoch),
-                str(train.epochs),
-                item.reason,
-            )
-        self.console.print(table)
-
     def _say(self, text: str) -> None:
         if not self.request.quiet:
             self.console.print(text, highlight=False, soft_wrap=True, markup=False)
@@ -316,22 +298,6 @@ class Invocation:
             root.addHandler(logging.StreamHandler(sys.stderr))
         self._stack.callback(root.removeHandler, handler)
         self._stack.callback(handler.close)
-
-
-def selected(experiment: Experiment, only: str | None, seeds: str | None) -> Experiment:
-    """The experiment with the runs and replicates asked for. Raises: SpecError."""
-    if only is not None:
-        experiment = experiment.select(_ids("--only", only))
-    if seeds is not None:
-        experiment = experiment.replicates(_ids("--seeds", seeds))
-    return experiment
-
-
-def _ids(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return parse_ids(text)
-    except ValueError as error:
-        raise SpecError([f"{option} {text}: {error}"]) from None
 
 
 def _counted(made: Sequence[PlannedRun]) -> str:

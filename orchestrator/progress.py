@@ -16,9 +16,11 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from orchestrator.events import EpochDone, Event, Finished, Placed, Tick
+from orchestrator.plan import PlannedRun
 from orchestrator.spec import RunSpec
 from orchestrator.store import Status
 
@@ -176,6 +178,19 @@ class ConsoleRecorder:
         stamp = datetime.now().astimezone().strftime("%H:%M:%S")
         name = f"run {run.id} {run.name} ({run.train.data.name}, seed {run.train.seed})"
         self.console.print(f"{stamp}  {name}: {text}", highlight=False, soft_wrap=True)
+
+
+def plan_table(made: Iterable[PlannedRun], profile: str) -> Table:
+    """What will be done with each run, and why."""
+    table = Table(title=f"profile {profile}", title_justify="left", box=None)
+    for title in ("run", "name", "dataset", "seed", "what", "from", "to", "why"):
+        numeric = title in ("run", "seed", "from", "to")
+        table.add_column(title, justify="right" if numeric else "left", no_wrap=title != "why")
+    for item in made:
+        train = item.run.train
+        start = (str(item.run.id), item.run.name, train.data.name, str(train.seed))
+        table.add_row(*start, item.action, str(item.epoch), str(train.epochs), item.reason)
+    return table
 
 
 def summary(values: Mapping[str, float]) -> str:

@@ -1,25 +1,16 @@
-"""The experiments of a YAML file as validated objects, or every mistake in it at once."""
+"""What an experiment is: runs to train and the paper's tables that they fill."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from aol.config import TrainConfig
-from orchestrator.document import Document, SpecError, read, read_value
-from orchestrator.validation import Layers, dotted_names, nearest, validate
+from orchestrator.document import SpecError
 
 METRICS = ("accuracy", "cra_36", "cra_72", "cra_108", "cra_1")
-RUN_FIELDS = ("id", "name", "resources")  # of a run's entry; the other fields are its training
 REPLICATE_STRIDE = 1000  # replicate k of a run trains with its seed + 1000 k
 CUSTOM = "custom"  # the profile of runs changed on the command line
 
@@ -46,14 +37,13 @@ def parse_ids(value: Any) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-RunProblem = tuple[str, str, str]  # place, run ID, what is wrong
+class Strict(BaseModel):
+    """A value that refuses fields it does not know and changes of those it has."""
 
-
-class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Resources(_Strict):
+class Resources(Strict):
     """What one run occupies; None leaves it to the cluster (a GPU if there is one)."""
 
     cpus: Annotated[FiniteFloat, Field(gt=0)] | None = None
@@ -67,7 +57,7 @@ class Resources(_Strict):
         return gpus
 
 
-class RunSpec(_Strict):
+class RunSpec(Strict):
     """One row of the paper: a stable ID, a printed name and what to train."""
 
     id: Annotated[int, Field(ge=0)]
@@ -87,25 +77,7 @@ class RunSpec(_Strict):
         return f"{self.id}-s{self.train.seed}-{self.train.digest()}"
 
 
-SETTINGS = [*dotted_names(TrainConfig), *(f"resources.{name}" for name in Resources.model_fields)]
-
-
-class Change(_Strict):
-    """Settings that a profile lays over some runs, or over all."""
-
-    runs: Annotated[tuple[int, ...] | None, BeforeValidator(parse_ids)] = None
-    set: dict[str, Any]
-
-
-class Profile(_Strict):
-    """A way to train all runs: the paper's own, or a quick one marked as such by its note."""
-
-    note: str = ""
-    checkpoint_seconds: Annotated[FiniteFloat, Field(gt=0)] = 60.0
-    changes: list[Change] = []
-
-
-class Column(_Strict):
+class Column(Strict):
     """One column of every table: its printed title and the metric under it."""
 
     title: str
@@ -122,7 +94,7 @@ class Column(_Strict):
 Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
 
 
-class Row(_Strict):
+class Row(Strict):
     """One printed row: its label, its run, and the paper's values in percent, by column."""
 
     label: str
@@ -130,27 +102,13 @@ class Row(_Strict):
     published: list[Percent]
 
 
-class Table(_Strict):
+class Table(Strict):
     """One of the paper's tables."""
 
     id: str
     title: str
     header: str = ""
     rows: Annotated[list[Row], Field(min_length=1)]
-
-
-class File(_Strict):
-    """The YAML file as it is written; its runs are checked once they are merged."""
-
-    name: Annotated[str, Field(min_length=1)]
-    source: str = ""
-    data_root: Path | None = None
-    default_profile: dict[str, str] = {}
-    defaults: dict[str, Any] = {}
-    runs: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    profiles: Annotated[dict[str, Profile], Field(min_length=1)]
-    columns: list[Column] = []
-    tables: list[Table] = []
 
 
 @dataclass(frozen=True)
@@ -176,6 +134,15 @@ class Experiment:
             raise SpecError([unknown_ids("--only", unknown, known)])
         return replace(self, runs=tuple(run for run in self.runs if run.id in wanted))
 
+    def chosen(self, only: str | None, seeds: str | None) -> "Experiment":
+        """The runs and replicates named on the command line. Raises: SpecError."""
+        experiment = self
+        if only is not None:
+            experiment = experiment.select(ids_of("--only", only))
+        if seeds is not None:
+            experiment = experiment.replicates(ids_of("--seeds", seeds))
+        return experiment
+
     def replicates(self, numbers: Iterable[int]) -> "Experiment":
         """Every run once per number k, trained with its seed + 1000 k; 0 is the file's own."""
         runs = tuple(
@@ -188,215 +155,15 @@ class Experiment:
         return replace(self, runs=runs)
 
 
-class SpecFile:
-    """A parsed file from which the profiles are taken."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises: SpecError with every mistake of the file, in all its profiles."""
-        self.document = read(path)
-        file, problems = validated_file(self.document)
-        if file:
-            self.file = file
-            problems += self._run_problems()
-        if problems or not file:
-            raise SpecError(problems)
-
-    @property
-    def profiles(self) -> tuple[str, ...]:
-        """The names of the profiles."""
-        return tuple(self.file.profiles)
-
-    def default_profile(self, *, has_gpu: bool) -> str:
-        """The profile that fits the cluster, or the file's first one."""
-        return self.file.default_profile.get("gpu" if has_gpu else "cpu", self.profiles[0])
-
-    def experiment(self, profile: str, overrides: Iterable[str] = ()) -> Experiment:
-        """The runs of one profile, with `key=value` overrides laid over all of them.
-
-        Overrides make another experiment of it: the profile "custom".
-
-        Raises: SpecError.
-        """
-        if profile not in self.file.profiles:
-            there_are = ", ".join(self.profiles)
-            raise SpecError([f"{self.document.path}: no profile {profile!r}, only {there_are}"])
-        chosen = self.file.profiles[profile]
-        overrides = tuple(overrides)
-        note = chosen.note
-        if overrides:
-            note = f"custom: {profile} with {', '.join(overrides)}; not comparable with the paper"
-        return Experiment(
-            path=self.document.path,
-            name=self.file.name,
-            source=self.file.source,
-            profile=CUSTOM if overrides else profile,
-            note=note,
-            checkpoint_seconds=chosen.checkpoint_seconds,
-            data_root=self.file.data_root,
-            runs=self._runs(profile, overrides),
-            columns=tuple(self.file.columns),
-            tables=tuple(self.file.tables),
-        )
-
-    def _runs(self, profile: str, overrides: tuple[str, ...]) -> tuple[RunSpec, ...]:
-        values = _parsed_overrides(overrides)
-        made = [self._run(index, profile, values) for index in range(len(self.file.runs))]
-        problems = [problem for _, found in made for problem in found]
-        if problems:
-            raise SpecError(_grouped(problems))
-        name = CUSTOM if overrides else profile
-        return tuple(run.model_copy(update={"profile": name}) for run, _ in made if run)
-
-    def _run_problems(self) -> list[str]:
-        made = [
-            self._run(index, profile, {})
-            for profile in self.profiles
-            for index in range(len(self.file.runs))
-        ]
-        return _grouped([problem for _, found in made for problem in found])
-
-    def _run(
-        self, index: int, profile: str, overrides: dict[str, Any]
-    ) -> tuple[RunSpec | None, list[RunProblem]]:
-        """A run of a profile, and its mistakes as (place, run ID, what is wrong)."""
-        layers = self._layers(index, profile)
-        for dotted, value in overrides.items():
-            layers.lay(_nested(dotted, value), lambda keys: f"--set {'.'.join(map(str, keys))}")
-        run, found = validate(RunSpec, _as_run(layers.data))
-        run_id = str(self.file.runs[index].get("id", f"number {index + 1}"))
-        problems = []
-        for keys, text in found:
-            path = keys[1:] if keys[:1] == ("train",) else keys
-            problems.append((layers.origin(path), run_id, f"{'.'.join(map(str, path))}: {text}"))
-        return run, problems
-
-    def _layers(self, index: int, profile: str) -> Layers:
-        """A run's entry over the defaults, under the changes of its profile."""
-        entry = self.file.runs[index]
-        layers = Layers()
-
-        def lay(settings: dict[str, Any], *place: str | int) -> None:
-            layers.lay(settings, lambda keys: self.document.where((*place, *keys)))
-
-        lay(self.file.defaults, "defaults")
-        lay(entry, "runs", index)
-        for order, change in enumerate(self.file.profiles[profile].changes):
-            if change.runs is None or entry.get("id") in change.runs:
-                lay(change.set, "profiles", profile, "changes", order, "set")
-        return layers
-
-
-def validated_file(document: Document) -> tuple[File | None, list[str]]:
-    """The file as a model, with the parts that are wrong left out, and what is wrong with it."""
-    file, found = validate(File, document.data)
-    problems = [
-        f"{document.where(keys)}: {'.'.join(map(str, keys))}: {text}" for keys, text in found
-    ]
-    if file is None:
-        wrong = {keys[0] for keys, _ in found}
-        rest = {key: value for key, value in document.data.items() if key not in wrong}
-        file, _ = validate(File, rest)
-    if file:
-        problems += _repeated_ids(document, file)
-        problems += _bad_tables(document, file)
-        problems += _bad_references(document, file)
-    return file, problems
-
-
-def _repeated_ids(document: Document, file: File) -> list[str]:
-    first: dict[Any, int] = {}
-    problems = []
-    for index, run in enumerate(file.runs):
-        if "id" in run and first.setdefault(run["id"], index) != index:
-            earlier = document.where(("runs", first[run["id"]]))
-            where = document.where(("runs", index, "id"))
-            problems.append(f"{where}: run {run['id']}: the ID stands also at {earlier}")
-    return problems
-
-
-def _bad_tables(document: Document, file: File) -> list[str]:
-    known = {run.get("id") for run in file.runs}
-    problems = []
-    for number, table in enumerate(file.tables):
-        for index, row in enumerate(table.rows):
-            where = document.where(("tables", number, "rows", index))
-            if row.run not in known:
-                problems.append(f"{where}: table {table.id}: there is no run {row.run}")
-            if file.columns and len(row.published) != len(file.columns):
-                problems.append(
-                    f"{where}: table {table.id}: run {row.run}: {len(row.published)} published "
-                    f"values for {len(file.columns)} columns"
-                )
-    return problems
-
-
-def _bad_references(document: Document, file: File) -> list[str]:
-    known = {run["id"] for run in file.runs if isinstance(run.get("id"), int)}
-    problems = []
-    for name, profile in file.profiles.items():
-        for order, change in enumerate(profile.changes):
-            if unknown := sorted(set(change.runs or ()) - known):
-                where = document.where(("profiles", name, "changes", order, "runs"))
-                problems.append(f"{where}: {unknown_ids(f'profile {name}', unknown, known)}")
-    for cluster, name in file.default_profile.items():
-        where = document.where(("default_profile", cluster))
-        if cluster not in ("gpu", "cpu"):
-            problems.append(f"{where}: default_profile: got {cluster!r}, allowed: gpu, cpu")
-        if name not in file.profiles:
-            problems.append(
-                f"{where}: default_profile: unknown profile {name!r}"
-                f"{nearest(name, list(file.profiles))}"
-            )
-    if CUSTOM in file.profiles:
-        where = document.where(("profiles", CUSTOM))
-        problems.append(f"{where}: the profile name {CUSTOM!r} is taken for --set; use another")
-    return problems
-
-
 def unknown_ids(where: str, unknown: Iterable[int], known: Iterable[int]) -> str:
     """One line about run IDs that do not exist."""
     named = ", ".join(map(str, unknown))
     return f"{where}: there is no run {named}; the runs are {', '.join(map(str, sorted(known)))}"
 
 
-def _parsed_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """`key=value` texts as dotted names and values. Raises: SpecError with every bad one."""
-    values: dict[str, Any] = {}
-    problems = []
-    for text in overrides:
-        name, equals, value = text.partition("=")
-        if not equals:
-            problems.append(f"--set {text}: write key=value, for example epochs=10")
-        elif name not in SETTINGS:
-            problems.append(f"--set {text}: unknown field{nearest(name, SETTINGS)}")
-        else:
-            values[name] = read_value(value)
-    if problems:
-        raise SpecError(problems)
-    return values
-
-
-def _nested(dotted: str, value: Any) -> dict[str, Any]:
-    outer, dot, inner = dotted.partition(".")
-    return {outer: _nested(inner, value) if dot else value}
-
-
-def _as_run(settings: dict[str, Any]) -> dict[str, Any]:
-    """A merged entry in the shape of `RunSpec`: what is not the run's own is its training."""
-    own = {name: value for name, value in settings.items() if name in RUN_FIELDS}
-    rest = {name: value for name, value in settings.items() if name not in RUN_FIELDS}
-    return own | {"train": rest}
-
-
-def _grouped(problems: list[RunProblem]) -> list[str]:
-    """One line per mistake, however many runs and profiles share it."""
-    runs: dict[tuple[str, str], dict[str, None]] = {}
-    for where, run_id, text in problems:
-        runs.setdefault((where, text), {})[run_id] = None
-    return [f"{where}: {_named(list(ids))}: {text}" for (where, text), ids in runs.items()]
-
-
-def _named(ids: list[str]) -> str:
-    if len(ids) == 1:
-        return f"run {ids[0]}"
-    return f"runs {', '.join(ids)}" if len(ids) < 6 else f"{len(ids)} runs"
+def ids_of(option: str, text: str) -> tuple[int, ...]:
+    """The numbers given to an option of the command line. Raises: SpecError."""
+    try:
+        return parse_ids(text)
+    except ValueError as error:
+        raise SpecError([f"{option} {text}: {error}"]) from None

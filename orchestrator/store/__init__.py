@@ -1,6 +1,7 @@
 """The result store: a database that is the truth about every run. Only the driver writes.
 
-SQLite in WAL mode by default, any other SQLAlchemy URL on request. Times are ISO 8601, UTC.
+SQLite in WAL mode by default, any other SQLAlchemy URL on request. This package alone imports
+SQLAlchemy.
 """
 
 import json
@@ -8,171 +9,36 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import (
-    JSON,
-    ForeignKey,
-    LargeBinary,
-    create_engine,
-    delete,
-    distinct,
-    event,
-    func,
-    inspect,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import delete, distinct, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import Session
 
 from orchestrator.provenance import Provenance
 from orchestrator.spec import RunSpec
+from orchestrator.store.database import StoreError, migrate, open_engine, store_url, unusable
+from orchestrator.store.schema import (
+    AttemptRow,
+    Checkpoint,
+    MarginRow,
+    MetricRow,
+    RunRow,
+    Status,
+    StoredRun,
+    stored,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = "0001"  # the newest migration
-BUSY_TIMEOUT_S = 30
+__all__ = ["CHECKPOINTS_KEPT", "Checkpoint", "Status", "Store", "StoreError", "StoredRun"]
+
 CHECKPOINTS_KEPT = 2
-LEASE_S = 60.0  # a driver that has not said it is alive for so long is taken for dead
-
-
-class Status(StrEnum):
-    """What is known of a run."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    DIVERGED = "diverged"
-    INTERRUPTED = "interrupted"
-
-
-class StoreError(Exception):
-    """The database cannot be used: which one, why, and what to do."""
-
-
-class Base(DeclarativeBase):
-    """The schema. A change of it needs a migration in `migrations/versions`."""
-
-
-class RunRow(Base):
-    """One run: what it trains, how it stands, and where its results came from."""
-
-    __tablename__ = "runs"
-
-    key: Mapped[str] = mapped_column(primary_key=True)
-    run_id: Mapped[int] = mapped_column(index=True)
-    name: Mapped[str]
-    profile: Mapped[str] = mapped_column(index=True)
-    seed: Mapped[int]
-    digest: Mapped[str]
-    config: Mapped[dict[str, Any]] = mapped_column(JSON)
-    epochs: Mapped[int]
-    status: Mapped[str] = mapped_column(index=True)
-    created_at: Mapped[str]
-    started_at: Mapped[str | None]
-    finished_at: Mapped[str | None]
-    host: Mapped[str | None]
-    device: Mapped[str | None]
-    git_commit: Mapped[str | None]
-    packages: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    data_fingerprint: Mapped[str | None]
-    mlflow_run_id: Mapped[str | None]
-    checkpoints: Mapped[list[Any]] = mapped_column(JSON)  # newest first, {"epoch": , "path": }
-    error: Mapped[str | None]
-
-
-class AttemptRow(Base):
-    """One try of a run by one driver; alive while its heartbeat is fresh."""
-
-    __tablename__ = "attempts"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), index=True)
-    from_epoch: Mapped[int]
-    driver: Mapped[str]  # host:process
-    started_at: Mapped[str]
-    heartbeat_at: Mapped[str]
-    finished_at: Mapped[str | None]
-    outcome: Mapped[str | None]
-
-
-class MetricRow(Base):
-    """Tidy metrics: a new metric is a new row, never a migration."""
-
-    __tablename__ = "metrics"
-
-    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
-    epoch: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(primary_key=True)
-    value: Mapped[float]
-
-
-class MarginRow(Base):
-    """The final score margins of a run's test set: little-endian float32, in its order."""
-
-    __tablename__ = "margins"
-
-    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
-    count: Mapped[int]
-    values: Mapped[bytes] = mapped_column(LargeBinary)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A saved state: how many epochs it has done and where it lies (a path or a URI)."""
-
-    epoch: int
-    path: str
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """What the store knows of a run."""
-
-    key: str
-    run_id: int
-    name: str
-    profile: str
-    seed: int
-    digest: str
-    config: Mapping[str, Any]
-    epochs: int
-    status: Status
-    epoch: int  # the last one recorded, 0 before the first
-    recorded: int  # how many are recorded: `epoch` if none is missing
-    checkpoints: tuple[Checkpoint, ...]
-    started_at: str | None
-    finished_at: str | None
-    heartbeat_at: str | None
-    driver: str | None
-    host: str | None
-    device: str | None
-    git_commit: str | None
-    packages: Mapping[str, str] | None
-    data_fingerprint: str | None
-    mlflow_run_id: str | None
-    error: str | None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the driver that says it is running this has lately said so."""
-        if self.status is not Status.RUNNING or not self.heartbeat_at or not self.driver:
-            return False
-        host, _, process = self.driver.rpartition(":")
-        if host == socket.gethostname() and not _process_exists(int(process)):
-            return False
-        silent = datetime.now(UTC) - datetime.fromisoformat(self.heartbeat_at)
-        return silent.total_seconds() < LEASE_S
 
 
 class Store:
@@ -181,11 +47,11 @@ class Store:
     def __init__(self, location: str | Path) -> None:
         """Open the database, creating or upgrading it. Raises: StoreError."""
         self.url = store_url(location)
-        self.engine = _engine(self.url)
+        self.engine = open_engine(self.url)
         try:
-            _migrate(self.engine)
+            migrate(self.engine)
         except (DatabaseError, OSError) as error:
-            raise StoreError(_unusable(self.url, error)) from error
+            raise StoreError(unusable(self.url, error)) from error
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return Store, (self.url,)
@@ -331,7 +197,7 @@ class Store:
         if keys is not None:
             query = query.where(RunRow.key.in_(list(keys)))
         with self._session() as session:
-            return [_stored(*row) for row in session.execute(query)]
+            return [stored(*row) for row in session.execute(query)]
 
     def metrics(self, key: str, after: int = 0) -> dict[int, dict[str, float]]:
         """A run's metrics by epoch, from the epoch after `after` on."""
@@ -387,69 +253,6 @@ class Store:
             return pd.read_sql(query, connection)
 
 
-def store_url(location: str | Path) -> str:
-    """The SQLAlchemy URL of a path or URL. Raises: StoreError."""
-    if isinstance(location, Path) or "://" not in location:
-        return f"sqlite:///{Path(location).expanduser().absolute()}"
-    try:
-        backend = make_url(location).get_backend_name()
-    except ArgumentError as error:
-        raise StoreError(f"--store {location}: {error}") from error
-    if backend not in ("sqlite", "postgresql"):
-        raise StoreError(f"--store {location}: {backend} is not offered; use sqlite or postgresql")
-    return location
-
-
-def _engine(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return create_engine(url)
-        if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-    except (OSError, ModuleNotFoundError, NoSuchModuleError) as error:
-        raise StoreError(_unusable(url, error)) from error
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    return engine
-
-
-def _migrate(engine: Engine) -> None:
-    """Bring the schema to `REVISION`; alembic is imported only if there is something to do."""
-    if inspect(engine).has_table("alembic_version"):
-        with engine.connect() as connection:
-            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-        if found == REVISION:
-            return
-    from alembic import command
-    from alembic.config import Config
-    from alembic.util import CommandError
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except CommandError as error:
-            raise StoreError(
-                f"{engine.url}: was written by a newer version of this program ({error}); "
-                "update the program or choose another --store"
-            ) from error
-
-
-def _unusable(url: str, error: Exception) -> str:
-    cause = getattr(error, "orig", None) or error
-    shown = make_url(url).render_as_string(hide_password=True)
-    return f"the store {shown} cannot be used: {cause}; repair it, or choose another with --store"
-
-
 def _new_row(run: RunSpec) -> RunRow:
     return RunRow(
         key=run.key,
@@ -463,40 +266,6 @@ def _new_row(run: RunSpec) -> RunRow:
         status=Status.PENDING,
         created_at=_now(),
         checkpoints=[],
-    )
-
-
-def _stored(
-    row: RunRow,
-    epoch: int | None,
-    recorded: int | None,
-    heartbeat: str | None,
-    driver: str | None,
-) -> StoredRun:
-    return StoredRun(
-        key=row.key,
-        run_id=row.run_id,
-        name=row.name,
-        profile=row.profile,
-        seed=row.seed,
-        digest=row.digest,
-        config=row.config,
-        epochs=row.epochs,
-        status=Status(row.status),
-        epoch=epoch or 0,
-        recorded=recorded or 0,
-        checkpoints=tuple(Checkpoint(**item) for item in row.checkpoints),
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        heartbeat_at=heartbeat,
-        driver=driver,
-        host=row.host,
-        device=row.device,
-        git_commit=row.git_commit,
-        packages=row.packages,
-        data_fingerprint=row.data_fingerprint,
-        mlflow_run_id=row.mlflow_run_id,
-        error=row.error,
     )
 
 
@@ -522,13 +291,3 @@ def _now() -> str:
 
 def _driver() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _process_exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

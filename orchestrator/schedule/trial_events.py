@@ -1,0 +1,186 @@
+"""Tune's callbacks as events for the recorders; runs on the driver."""
+
+import base64
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from orchestrator.events import (
+    EpochDone,
+    Event,
+    Finished,
+    Placed,
+    Recorder,
+    Saved,
+    Started,
+    Tick,
+)
+from orchestrator.spec import RunSpec
+from orchestrator.store import Checkpoint, Status
+
+logger = logging.getLogger(__name__)
+
+FLAG = "aol-stop"
+
+
+class TrialEvents(tune.Callback):
+    """Turns Tune's callbacks into events. A recorder's failure is logged and stops nothing."""
+
+    def __init__(
+        self, runs: Sequence[RunSpec], recorders: Sequence[Recorder], *, fail_fast: bool = False
+    ) -> None:
+        self.runs = {run.key: run for run in runs}
+        self.recorders, self.fail_fast = list(recorders), fail_fast
+        self.unfinished = dict(self.runs)
+        self.active: dict[str, RunSpec] = {}
+        self.stopping = False
+        self.signal: int | None = None
+        self._flag: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes its callbacks to a file that is never read again."""
+        return {}
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to every recorder."""
+        for recorder in self.recorders:
+            try:
+                recorder(event)
+            except Exception:
+                logger.exception("%s failed on %s", type(recorder).__name__, type(event).__name__)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Inside the block the first SIGINT or SIGTERM saves and stops, the second just stops."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def close(self) -> None:
+        """Say that runs without an end were interrupted."""
+        for run in list(self.unfinished.values()):
+            self._finish(Finished(run, Status.INTERRUPTED))
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own way to stop without waiting
+            return
+        self.signal = number
+        print(
+            "Stopping: each run saves after its current epoch. Interrupt again to stop at once.",
+            file=sys.stderr,
+        )
+        self.stopping = True
+
+    def _finish(self, event: Finished) -> None:
+        self.active.pop(event.run.key, None)
+        if self.unfinished.pop(event.run.key, None):
+            self.tell(event)
+
+    # Tune's hooks
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """Start the flag that tells workers to stop."""
+        self._flag = StopFlag.options(name=FLAG, num_cpus=0, lifetime=None).remote()  # type: ignore[attr-defined]
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """A trial got its resources."""
+        run = self.runs[trial_key(trial)]
+        self.active[run.key] = run
+        self.tell(Started(run))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        """A worker reported."""
+        run = self.runs[trial_key(trial)]
+        match result.get("kind"):
+            case "placed":
+                self.tell(Placed(run, result["host"], result["device"], result["epoch"]))
+            case "epoch":
+                self.tell(EpochDone(run, result["epoch"], result["values"]))
+            case "done":
+                margins = base64.b64decode(result["margins"])
+                self._finish(Finished(run, Status.DONE, margins=margins))
+            case "failed" | "diverged" as status:
+                self._finish(Finished(run, Status(status), error=result["error"]))
+                self.stopping = self.stopping or self.fail_fast
+
+    def on_checkpoint(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        checkpoint: tune.Checkpoint,
+        **_: Any,
+    ) -> None:
+        """A checkpoint is in the storage."""
+        try:
+            epoch = int(checkpoint.get_metadata()["epoch"])
+        except Exception:
+            logger.exception("checkpoint %s cannot be read back", checkpoint)
+            return
+        path = _location(checkpoint)
+        self.tell(Saved(self.runs[trial_key(trial)], Checkpoint(epoch, path)))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """A worker was lost more often than it may be."""
+        cause = trial.get_error() or "its worker was lost"
+        run = self.runs[trial_key(trial)]
+        self._finish(Finished(run, Status.FAILED, error=f"{type(cause).__name__}: {cause}"))
+        self.stopping = self.stopping or self.fail_fast
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
+        """Called about ten times a second."""
+        self.tell(Tick(tuple(self.active.values())))
+        if self.stopping and self._flag is not None:
+            self._flag.raise_.remote()
+            self._flag = None
+        if self.stopping and not any(trial.status == Trial.RUNNING for trial in trials):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def filesystem(checkpoint: tune.Checkpoint) -> Any:
+    """The pyarrow filesystem that a checkpoint lies on."""
+    return checkpoint.filesystem
+
+
+def _location(checkpoint: tune.Checkpoint) -> str:
+    """A path or URI from which the checkpoint can be opened again."""
+    scheme = filesystem(checkpoint).type_name
+    return checkpoint.path if scheme == "local" else f"{scheme}://{checkpoint.path}"
+
+
+@ray.remote
+class StopFlag:
+    """Whether workers shall save and stop after their current epoch."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def raise_(self) -> None:
+        """Ask the workers to stop."""
+        self.raised = True
+
+    def is_raised(self) -> bool:
+        """Whether they shall stop."""
+        return self.raised
+
+
+def trial_key(trial: Trial) -> str:
+    """The key of the run that a trial trains."""
+    return str(trial.config["job"]["key"])

@@ -1,0 +1,188 @@
+"""The tables of the result store, and what is read from them as plain values.
+
+Times are ISO 8601, UTC.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, LargeBinary
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+LEASE_S = 60.0  # a driver that has not said it is alive for so long is taken for dead
+
+
+class Status(StrEnum):
+    """What is known of a run."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    INTERRUPTED = "interrupted"
+
+
+class Base(DeclarativeBase):
+    """The schema. A change of it needs a migration in `migrations/versions`."""
+
+
+class RunRow(Base):
+    """One run: what it trains, how it stands, and where its results came from."""
+
+    __tablename__ = "runs"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(index=True)
+    name: Mapped[str]
+    profile: Mapped[str] = mapped_column(index=True)
+    seed: Mapped[int]
+    digest: Mapped[str]
+    config: Mapped[dict[str, Any]] = mapped_column(JSON)
+    epochs: Mapped[int]
+    status: Mapped[str] = mapped_column(index=True)
+    created_at: Mapped[str]
+    started_at: Mapped[str | None]
+    finished_at: Mapped[str | None]
+    host: Mapped[str | None]
+    device: Mapped[str | None]
+    git_commit: Mapped[str | None]
+    packages: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    data_fingerprint: Mapped[str | None]
+    mlflow_run_id: Mapped[str | None]
+    checkpoints: Mapped[list[Any]] = mapped_column(JSON)  # newest first, {"epoch": , "path": }
+    error: Mapped[str | None]
+
+
+class AttemptRow(Base):
+    """One try of a run by one driver; alive while its heartbeat is fresh."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), index=True)
+    from_epoch: Mapped[int]
+    driver: Mapped[str]  # host:process
+    started_at: Mapped[str]
+    heartbeat_at: Mapped[str]
+    finished_at: Mapped[str | None]
+    outcome: Mapped[str | None]
+
+
+class MetricRow(Base):
+    """Tidy metrics: a new metric is a new row, never a migration."""
+
+    __tablename__ = "metrics"
+
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]
+
+
+class MarginRow(Base):
+    """The final score margins of a run's test set: little-endian float32, in its order."""
+
+    __tablename__ = "margins"
+
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
+    count: Mapped[int]
+    values: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved state: how many epochs it has done and where it lies (a path or a URI)."""
+
+    epoch: int
+    path: str
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What the store knows of a run."""
+
+    key: str
+    run_id: int
+    name: str
+    profile: str
+    seed: int
+    digest: str
+    config: Mapping[str, Any]
+    epochs: int
+    status: Status
+    epoch: int  # the last one recorded, 0 before the first
+    recorded: int  # how many are recorded: `epoch` if none is missing
+    checkpoints: tuple[Checkpoint, ...]
+    started_at: str | None
+    finished_at: str | None
+    heartbeat_at: str | None
+    driver: str | None
+    host: str | None
+    device: str | None
+    git_commit: str | None
+    packages: Mapping[str, str] | None
+    data_fingerprint: str | None
+    mlflow_run_id: str | None
+    error: str | None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the driver that says it is running this has lately said so."""
+        if self.status is not Status.RUNNING or not self.heartbeat_at or not self.driver:
+            return False
+        host, _, process = self.driver.rpartition(":")
+        if host == socket.gethostname() and not _process_exists(int(process)):
+            return False
+        silent = datetime.now(UTC) - datetime.fromisoformat(self.heartbeat_at)
+        return silent.total_seconds() < LEASE_S
+
+
+def stored(
+    row: RunRow,
+    epoch: int | None,
+    recorded: int | None,
+    heartbeat: str | None,
+    driver: str | None,
+) -> StoredRun:
+    """A run's row, its last and its count of recorded epochs and its newest attempt."""
+    return StoredRun(
+        key=row.key,
+        run_id=row.run_id,
+        name=row.name,
+        profile=row.profile,
+        seed=row.seed,
+        digest=row.digest,
+        config=row.config,
+        epochs=row.epochs,
+        status=Status(row.status),
+        epoch=epoch or 0,
+        recorded=recorded or 0,
+        checkpoints=tuple(Checkpoint(**item) for item in row.checkpoints),
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        heartbeat_at=heartbeat,
+        driver=driver,
+        host=row.host,
+        device=row.device,
+        git_commit=row.git_commit,
+        packages=row.packages,
+        data_fingerprint=row.data_fingerprint,
+        mlflow_run_id=row.mlflow_run_id,
+        error=row.error,
+    )
+
+
+def _process_exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,161 @@
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+
+# Who may import what of ours: the rooms of the house and the doors between them.
+DOORS = {
+    "aol": set(),
+    "aol.config": set(),
+    "aol.rescale": set(),
+    "aol.loss": set(),
+    "aol.metrics": set(),
+    "aol.augment": set(),
+    "aol.sources": set(),
+    "aol.layers": {"aol.rescale"},
+    "aol.models": {"aol.config", "aol.layers"},
+    "aol.data": {"aol.config", "aol.sources"},
+    "aol.train": {
+        "aol.augment",
+        "aol.config",
+        "aol.data",
+        "aol.layers",
+        "aol.loss",
+        "aol.metrics",
+        "aol.models",
+    },
+    "orchestrator": set(),
+    "orchestrator.environment": set(),
+    "orchestrator.document": set(),
+    "orchestrator.validation": {"orchestrator.document"},
+    "orchestrator.spec": {"aol.config", "orchestrator.document"},
+    "orchestrator.specfile": {
+        "aol.config",
+        "orchestrator.document",
+        "orchestrator.spec",
+        "orchestrator.validation",
+    },
+    "orchestrator.provenance": {"aol.config"},
+    "orchestrator.store": {
+        "orchestrator.provenance",
+        "orchestrator.spec",
+        "orchestrator.store.database",
+        "orchestrator.store.schema",
+    },
+    "orchestrator.store.database": set(),
+    "orchestrator.store.schema": set(),
+    "orchestrator.plan": {"aol.config", "aol.models", "orchestrator.spec", "orchestrator.store"},
+    "orchestrator.events": {"orchestrator.spec", "orchestrator.store"},
+    "orchestrator.recording": {
+        "orchestrator.events",
+        "orchestrator.provenance",
+        "orchestrator.store",
+    },
+    "orchestrator.progress": {
+        "orchestrator.events",
+        "orchestrator.plan",
+        "orchestrator.spec",
+        "orchestrator.store",
+    },
+    "orchestrator.tracking": {"aol.config", "orchestrator.events", "orchestrator.store"},
+    "orchestrator.report": {"orchestrator.spec", "orchestrator.store"},
+    "orchestrator.status": {
+        "orchestrator.progress",
+        "orchestrator.report",
+        "orchestrator.store",
+    },
+    "orchestrator.images": {"aol.data", "orchestrator.spec"},
+    "orchestrator.worker": {"aol.config", "aol.train"},
+    "orchestrator.schedule": {
+        "orchestrator.environment",
+        "orchestrator.events",
+        "orchestrator.plan",
+        "orchestrator.schedule.trial_events",
+        "orchestrator.spec",
+        "orchestrator.store",
+        "orchestrator.worker",
+    },
+    "orchestrator.schedule.trial_events": {
+        "orchestrator.events",
+        "orchestrator.spec",
+        "orchestrator.store",
+    },
+}
+INTRODUCERS = {"orchestrator.invocation", "orchestrator.__main__"}  # they know everybody
+
+# Who alone may speak to a library.
+SPEAKERS = {
+    "ray": {"orchestrator.schedule"},
+    "sqlalchemy": {"orchestrator.store"},
+    "mlflow": {"orchestrator.tracking"},
+    "pydantic": {"orchestrator.spec", "orchestrator.specfile", "orchestrator.validation"},
+    "ruamel": {"orchestrator.document"},
+    "typer": INTRODUCERS,
+}
+AOL_LIBRARIES = {"torch", "numpy", "filelock"}  # filelock is torch's own requirement
+SOURCES_LIBRARIES = AOL_LIBRARIES | {"PIL", "sklearn", "torchvision"}
+
+
+def modules():
+    return list(_modules())
+
+
+def _modules():
+    for package in ("aol", "orchestrator"):
+        for path in sorted((PROJECT / package).rglob("*.py")):
+            parts = path.relative_to(PROJECT).with_suffix("").parts
+            if "migrations" not in parts:
+                yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module in ("aol", "orchestrator"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(("name", "path"), modules())
+def test_modules_use_only_their_doors(name, path):
+    ours = {item for item in imports(path) if item.split(".")[0] in ("aol", "orchestrator")}
+    ours -= {"orchestrator", "aol"}
+
+    if name not in INTRODUCERS:
+        assert ours <= DOORS[name]
+
+
+@pytest.mark.parametrize(("name", "path"), modules())
+def test_each_library_has_one_speaker(name, path):
+    for library in {item.split(".")[0] for item in imports(path)} & set(SPEAKERS):
+        speakers = SPEAKERS[library]
+        assert any(name == speaker or name.startswith(f"{speaker}.") for speaker in speakers)
+
+
+@pytest.mark.parametrize(("name", "path"), [item for item in modules() if item[0][:3] == "aol"])
+def test_the_core_needs_torch_and_the_standard_library_only(name, path):
+    """
+    Only where images come from may other libraries be asked.
+    """
+    allowed = SOURCES_LIBRARIES if name == "aol.sources" else AOL_LIBRARIES
+    foreign = {item.split(".")[0] for item in imports(path)} - set(sys.stdlib_module_names)
+
+    assert foreign - {"aol"} <= allowed
+
+
+def test_no_module_is_a_drawer_without_a_name():
+    names = {path.stem for _, path in modules()}
+
+    assert not names & {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
+
+
+def test_no_module_is_two():
+    lengths = {path.name: len(path.read_text().splitlines()) for _, path in modules()}
+
+    assert {name: length for name, length in lengths.items() if length > 350} == {}

@@ -1,0 +1,293 @@
+import json
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli import PROJECT, Shell
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def documented_commands():
+    """
+    Every line of the README's shell blocks, continuations joined.
+    """
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_root):
+    """
+    A folder in which `run` has trained the tiny experiment once.
+    """
+    shell = Shell(tmp_path_factory.mktemp("finished"), data_root)
+    shell.first = shell("run", "experiments.yaml", "--profile", "demo")
+    assert shell.first.returncode == 0, shell.first.stderr
+    return shell
+
+
+def test_a_run_leaves_a_store_an_mlflow_database_logs_and_tables(finished):
+    names = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*")}
+
+    assert {"results/store.db", "mlflow.db", "results/demo/tables.md"} <= names
+    assert len([name for name in names if re.match(r"results/logs/\d+-s\d+-\w+\.log", name)]) == 2
+
+
+def test_a_run_says_what_it_does_on_stderr_and_nothing_alarming(finished):
+    text = finished.first.stderr
+
+    assert finished.first.stdout == ""
+    assert "2 done." in text
+    assert "results/demo/tables.md" in text
+    assert not re.search(r"warn|error|traceback|deprecat", text, re.IGNORECASE), text
+
+
+def test_every_epoch_is_in_the_store_once(finished):
+    database = sqlite3.connect(finished.folder / "results/store.db")
+    rows = database.execute(
+        "SELECT key, group_concat(DISTINCT epoch) FROM metrics GROUP BY key"
+    ).fetchall()
+    database.close()
+
+    assert [sorted(epochs.split(",")) for _, epochs in rows] == [["1", "2", "3"]] * 2
+
+
+def test_margins_of_every_test_image_are_kept(finished):
+    database = sqlite3.connect(finished.folder / "results/store.db")
+    rows = database.execute('SELECT count, length("values") FROM margins').fetchall()
+    database.close()
+
+    assert rows == [(100, 400), (100, 400)]
+
+
+def test_mlflow_shows_each_run_with_every_epoch_once(finished):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = client.search_runs([experiment.experiment_id])
+
+    assert sorted(run.data.tags["run_id"] for run in runs) == ["0", "11"]
+    for run in runs:
+        history = client.get_metric_history(run.info.run_id, "accuracy")
+        assert sorted(item.step for item in history) == [1, 2, 3]
+        assert run.info.status == "FINISHED"
+        assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["tables"]
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    again = finished("run", "experiments.yaml", "--profile", "demo")
+
+    assert again.returncode == 0
+    assert "Nothing to do: 2 runs are done" in again.stderr
+    assert "Starting Ray" not in again.stderr
+
+
+def test_plan_and_dry_run_print_the_same(finished):
+    plan = finished("plan", "experiments.yaml", "--profile", "demo")
+    dry = finished("run", "experiments.yaml", "--profile", "demo", "--dry-run")
+
+    assert plan.returncode == dry.returncode == 0
+    assert plan.stdout == dry.stdout
+    assert plan.stdout.count(" done ") == 2
+
+
+def test_a_changed_setting_is_planned_as_changed_with_its_reason(finished, tmp_path, data_root):
+    yaml = (finished.folder / "experiments.yaml").read_text().replace("epochs: 3", "epochs: 5")
+    other = Shell(tmp_path, data_root, yaml)
+
+    plan = other("plan", "experiments.yaml", "--results", finished.folder / "results", "--json")
+
+    assert [item["action"] for item in json.loads(plan.stdout)] == ["changed", "changed"]
+    assert json.loads(plan.stdout)[0]["reason"] == "epochs 3 → 5"
+
+
+def test_a_plan_writes_nothing(tmp_path, data_root):
+    shell = Shell(tmp_path, data_root)
+
+    assert shell("plan", "experiments.yaml").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["experiments.yaml"]
+
+
+def test_status_as_json_is_json_only(finished):
+    status = finished("status", "experiments.yaml", "--json")
+
+    assert [
+        (item["run_id"], item["state"], item["epoch"]) for item in json.loads(status.stdout)
+    ] == [
+        (0, "done", 3),
+        (11, "done", 3),
+    ]
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "json"])
+def test_report_prints_and_writes_every_format(finished, form):
+    report = finished("report", "experiments.yaml", "--profile", "demo", "--format", form)
+
+    written = (finished.folder / "results" / "demo" / f"tables.{form}").read_text()
+    assert report.returncode == 0
+    assert report.stdout.strip() == written.strip()
+    assert "70.3" in written
+
+
+def test_a_report_of_another_profile_shows_none_of_these_runs(finished):
+    report = finished("report", "experiments.yaml", "--profile", "paper", "--format", "json")
+
+    assert {cell["measured"] for cell in json.loads(report.stdout)["cells"]} == {None}
+
+
+def test_sync_rebuilds_a_lost_mlflow_database(finished, tmp_path, data_root):
+    other = Shell(tmp_path, data_root)
+
+    done = other("sync", "experiments.yaml", "--store", finished.folder / "results/store.db")
+
+    database = sqlite3.connect(tmp_path / "mlflow.db")
+    count = database.execute("SELECT count(*) FROM runs").fetchone()
+    database.close()
+    assert done.returncode == 0
+    assert count == (2,)
+
+
+def test_without_a_profile_a_machine_without_gpu_says_so_and_runs_the_demo(tmp_path, data_root):
+    yaml = (PROJECT / "experiments.yaml").read_text(encoding="utf-8")
+    shell = Shell(tmp_path, data_root, yaml)
+
+    plan = shell("plan", "experiments.yaml")
+
+    assert re.search(r"No GPU here: the profile `paper` would take about \d+ days", plan.stderr)
+    assert "digit-pairs" in plan.stdout
+
+
+def test_data_prepares_the_images_and_says_where(finished):
+    done = finished("data", "experiments.yaml", "--profile", "demo")
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("digits: checked, in ")
+
+
+def test_no_source_of_cifar_is_one_message_and_exit_1(tmp_path):
+    shell = Shell(tmp_path, tmp_path / "empty")
+    shell.environment["PATH"] = "/nowhere"
+    done = shell("data", "experiments.yaml", "--set", "data.name=cifar100")
+
+    assert done.returncode == 1
+    assert "no source has cifar100" in done.stderr
+    assert "cifar100.npz" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate", "missing.yaml"], "missing.yaml: no such file"),
+        (["validate", "."], "is a directory"),
+        (["run", "experiments.yaml", "--only", "7"], "there is no run 7; the runs are 0, 11"),
+        (["run", "experiments.yaml", "--only", "a-b"], "'a-b' is no number or range"),
+        (["run", "experiments.yaml", "--set", "epoch=1"], "did you mean `epochs`?"),
+        (["run", "experiments.yaml", "--set", "epochs=-1"], "epochs: must be positive"),
+        (["run", "experiments.yaml", "--profile", "dmo"], "no profile 'dmo'"),
+        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "asks for 1 CPUs and 1 GPUs"),
+        (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "asks for 4000 CPUs"),
+        (["plan", "experiments.yaml", "--set", "model.width=0.14"], "MaxMin pairs channels"),
+        (["report", "experiments.yaml", "--format", "pdf"], "pdf"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_mistake_of_the_user_is_a_clear_line_and_exit_2(tmp_path, data_root, arguments, message):
+    done = Shell(tmp_path, data_root)(*arguments)
+
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results" / "ray").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "report", "sync"])
+def test_without_a_store_the_reading_commands_say_so(tmp_path, data_root, command):
+    done = Shell(tmp_path, data_root)(command, "experiments.yaml")
+
+    assert done.returncode == 1
+    assert "there is no store at results/store.db yet" in done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_a_clear_error(tmp_path, data_root):
+    done = Shell(tmp_path, data_root)("plan", "experiments.yaml", "--address", "127.0.0.1:1")
+
+    assert done.returncode == 2
+    assert "no Ray cluster at 127.0.0.1:1" in done.stderr
+
+
+def test_a_second_driver_is_refused(finished):
+    from filelock import FileLock
+
+    with FileLock(finished.folder / "results" / "store.db.lock"):
+        done = finished("run", "experiments.yaml", "--profile", "demo")
+
+    assert done.returncode == 1
+    assert "another `run` is writing" in done.stderr
+
+
+def test_help_names_every_command_without_heavy_imports():
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['orchestrator', '--help']\n"
+        "try: runpy.run_module('orchestrator', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'sqlalchemy', 'pandas', 'pydantic', 'numpy'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+
+    assert "HEAVY []" in done.stdout
+    for command in ("run", "plan", "validate", "data", "report", "status", "sync"):
+        assert re.search(rf"^\s+{command}\s", done.stdout, re.MULTILINE)
+
+
+def test_every_command_of_the_readme_works(finished, data_root, tmp_path):
+    """
+    Each documented orchestrator command is executed; those that train, as dry runs.
+    """
+    yaml = (PROJECT / "experiments.yaml").read_text(encoding="utf-8")
+    real = Shell(tmp_path, data_root, yaml)
+    commands = [line for line in documented_commands() if "-m orchestrator" in line]
+    assert len(commands) >= 8
+    for line in commands:
+        arguments = shlex.split(line)[3:]
+        shell = real
+        if arguments[0] == "run":
+            arguments.append("--dry-run")
+        if arguments[0] in ("status", "sync", "report"):
+            arguments += ["--store", str(finished.folder / "results/store.db")]
+        if arguments[0] == "data":
+            arguments += ["--set", "data.name=digits"]
+        if "--watch" in arguments or "--address" in arguments:
+            arguments = [arguments[0], "--help"]
+        done = shell(*arguments)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_every_make_target_of_the_readme_exists():
+    targets = [line.split()[1] for line in documented_commands() if line.startswith("make ")]
+    known = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+
+    assert {"run", "test"} <= set(targets) <= set(known)
+
+
+def test_the_lock_names_no_index_and_pins_every_dependency():
+    import tomllib
+
+    lock = (PROJECT / "requirements.lock").read_text()
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = [re.match(r"[\w.-]+", item).group().lower() for item in wanted]
+
+    assert "://" not in lock
+    assert all(re.search(rf"^{re.escape(name)}==", lock, re.MULTILINE) for name in names)
