@@ -113,3 +113,19 @@ def rescale_dense(matrix: Tensor) -> Tensor:
 def conv_scale(kernel: Tensor) -> Tensor:
     """The scale of each input channel of a convolution. Shapes: (O, I, K, L) -> (I,)."""
     return _scale(_gram(kernel.permute(2, 3, 0, 1).contiguous()))
+
+
+def rescale_flop(kernel: Tensor) -> int:
+    """Floating-point operations of the products of one rescaling with its backward.
+
+    Shapes: (O, I, K, L), or (O, I) for a dense layer.
+    """
+    outputs, inputs, rows, columns = (*kernel.shape, 1, 1)[:4]
+    meeting = [
+        (rows - y) * (columns - abs(x))
+        for y in range(rows)
+        for x in range(-columns + 1, columns)
+        if (y, x) > (0, 0)
+    ]
+    products = 2 * rows * columns + 3 * sum(meeting)  # forward, and one or two backward
+    return 2 * inputs**2 * outputs * products

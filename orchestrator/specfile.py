@@ -223,7 +223,7 @@ def _bad_references(document: Document, file: File) -> list[str]:
 
 def _parsed_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     """`key=value` texts as dotted names and values. Raises: SpecError with every bad one."""
-    values: dict[str, Any] = Field(default_factory=dict)
+    values: dict[str, Any] = {}
     problems = []
     for text in overrides:
         name, equals, value = text.partition("=")

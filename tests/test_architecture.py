@@ -16,7 +16,7 @@ DOORS = {
     "aol.augment": set(),
     "aol.sources": set(),
     "aol.layers": {"aol.rescale"},
-    "aol.models": {"aol.config", "aol.layers"},
+    "aol.models": {"aol.config", "aol.layers", "aol.rescale"},
     "aol.data": {"aol.config", "aol.sources"},
     "aol.train": {
         "aol.augment",

@@ -8,6 +8,7 @@ events for the recorders; a worker only trains, reports and saves.
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -30,6 +31,7 @@ from orchestrator.worker import train_run
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "aol"
+CONNECT_S = 5.0
 OBJECT_STORE_BYTES = 100 * 2**20  # no tensors travel through it
 SHIPPED = ("aol", "orchestrator")  # packages that nodes of a cluster get from the driver
 
@@ -73,6 +75,7 @@ def cluster(address: str, local: Cluster) -> Iterator[Cluster]:
     }
     folder = None
     try:
+        _check_reachable(address)
         if address == LOCAL:
             folder = tempfile.mkdtemp(prefix="aol-ray-")
             ray.init(
@@ -89,7 +92,7 @@ def cluster(address: str, local: Cluster) -> Iterator[Cluster]:
             shipped = [str(project / package) for package in SHIPPED]
             common.pop("include_dashboard")
             ray.init(address=address, runtime_env={"py_modules": shipped}, **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise PlanError(f"no Ray cluster at {address}: {error}") from error
     try:
         yield _nodes()
@@ -97,6 +100,13 @@ def cluster(address: str, local: Cluster) -> Iterator[Cluster]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray tries an address for minutes before it gives up. Raises: OSError, ValueError."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _nodes() -> Cluster:
