@@ -120,7 +120,8 @@ def rescale_flop(kernel: Tensor) -> int:
 
     Shapes: (O, I, K, L), or (O, I) for a dense layer.
     """
-    outputs, inputs, rows, columns = (*kernel.shape, 1, 1)[:4]
+    outputs, inputs = kernel.shape[:2]
+    rows, columns = kernel.shape[2:] or (1, 1)
     meeting = [
         (rows - y) * (columns - abs(x))
         for y in range(rows)
@@ -128,4 +129,4 @@ def rescale_flop(kernel: Tensor) -> int:
         if (y, x) > (0, 0)
     ]
     products = 2 * rows * columns + 3 * sum(meeting)  # forward, and one or two backward
-    return 2 * inputs**2 * outputs * products
+    return int(2 * inputs**2 * outputs * products)

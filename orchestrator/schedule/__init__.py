@@ -23,7 +23,7 @@ from ray import tune
 from orchestrator.environment import LOCAL
 from orchestrator.events import Recorder
 from orchestrator.plan import Cluster, Node, PlanError, Request
-from orchestrator.schedule.trial_events import FLAG, TrialEvents, filesystem, trial_key
+from orchestrator.schedule.trial_events import TrialEvents, filesystem, trial_key
 from orchestrator.spec import RunSpec
 from orchestrator.store import Checkpoint
 from orchestrator.worker import train_run
@@ -123,7 +123,9 @@ def run_all(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Options
     options.log_folder.mkdir(parents=True, exist_ok=True)
     tuner = tune.Tuner(
         tune.with_resources(train_trial, _resources),
-        param_space={"job": tune.grid_search([_payload(job, options) for job in jobs])},
+        param_space={
+            "job": tune.grid_search([_payload(job, options, events.flag_name) for job in jobs])
+        },
         tune_config=tune.TuneConfig(
             num_samples=1,
             max_concurrent_trials=options.jobs,
@@ -154,7 +156,7 @@ def _resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([bundle])
 
 
-def _payload(job: Job, options: Options) -> dict[str, Any]:
+def _payload(job: Job, options: Options, flag: str) -> dict[str, Any]:
     """A job as plain values: Tune copies and prints them."""
     return {
         "key": job.run.key,
@@ -166,6 +168,7 @@ def _payload(job: Job, options: Options) -> dict[str, Any]:
         "data_root": str(options.data_root),
         "log": str(options.log_folder / f"{job.run.key}.log"),
         "checkpoint_seconds": options.checkpoint_seconds,
+        "flag": flag,
     }
 
 
@@ -183,7 +186,8 @@ def discard(folder: str) -> None:
 
 def train_trial(config: dict[str, Any]) -> None:
     """Train one run in a Ray worker."""
-    flag = ray.get_actor(FLAG)
+    job = config["job"]
+    flag = ray.get_actor(job["flag"])
 
     def report(result: dict[str, Any], state: Path | None = None) -> None:
         if state is None:
@@ -193,7 +197,6 @@ def train_trial(config: dict[str, Any]) -> None:
         checkpoint.set_metadata({"epoch": result["epoch"]})
         tune.report(result, checkpoint=checkpoint)
 
-    job = config["job"]
     mine = tune.get_checkpoint()  # after a retry
     earlier = [mine] if mine else []
     earlier += [tune.Checkpoint(path) for path in job["checkpoints"]]

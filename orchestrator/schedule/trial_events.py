@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray import tune
@@ -29,7 +30,7 @@ from orchestrator.store import Checkpoint, Status
 
 logger = logging.getLogger(__name__)
 
-FLAG = "aol-stop"
+FLAG_PREFIX = "aol-stop-"
 
 
 class TrialEvents(tune.Callback):
@@ -44,7 +45,9 @@ class TrialEvents(tune.Callback):
         self.active: dict[str, RunSpec] = {}
         self.stopping = False
         self.signal: int | None = None
+        self.flag_name = FLAG_PREFIX + uuid4().hex  # one per driver: clusters are shared
         self._flag: Any = None
+        self._raised = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune writes its callbacks to a file that is never read again."""
@@ -71,7 +74,9 @@ class TrialEvents(tune.Callback):
                 signal.signal(number, handler)
 
     def close(self) -> None:
-        """Say that runs without an end were interrupted."""
+        """Say that runs without an end were interrupted; the flag is no longer needed."""
+        if self._flag is not None:
+            ray.kill(self._flag)
         for run in list(self.unfinished.values()):
             self._finish(Finished(run, Status.INTERRUPTED))
 
@@ -95,7 +100,7 @@ class TrialEvents(tune.Callback):
 
     def setup(self, *_: Any, **__: Any) -> None:
         """Start the flag that tells workers to stop."""
-        self._flag = StopFlag.options(name=FLAG, num_cpus=0, lifetime=None).remote()  # type: ignore[attr-defined]
+        self._flag = StopFlag.options(name=self.flag_name, num_cpus=0, lifetime=None).remote()  # type: ignore[attr-defined]
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A trial got its resources."""
@@ -147,9 +152,9 @@ class TrialEvents(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """Called about ten times a second."""
         self.tell(Tick(tuple(self.active.values())))
-        if self.stopping and self._flag is not None:
+        if self.stopping and not self._raised:
+            self._raised = True
             self._flag.raise_.remote()
-            self._flag = None
         if self.stopping and not any(trial.status == Trial.RUNNING for trial in trials):
             os.kill(os.getpid(), signal.SIGUSR1)
 

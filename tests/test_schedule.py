@@ -1,0 +1,231 @@
+import logging
+from dataclasses import replace
+
+import pytest
+
+from orchestrator import environment
+from orchestrator.plan import Cluster, Node, PlanError, Request
+from orchestrator.specfile import SpecFile
+from orchestrator.store import Checkpoint, Status
+from tests.cli import TINY
+
+environment.prepare()
+environment.prepare_ray("local")
+
+from orchestrator import schedule  # noqa: E402 - Ray reads the environment when it is imported
+from orchestrator.events import EpochDone, Finished, Placed, Saved, Started, Tick  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_ray():
+    """
+    Ray's own sockets, deprecations and unclosed files are not ours to mend.
+    """
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """
+    One private cluster for all tests here, with two GPUs that are there in name only.
+    """
+    with schedule.cluster("local", Cluster((Node(2.0, 2.0),))) as found:
+        yield found
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """
+    The runs of the tiny experiment, changed by the settings given.
+    """
+    (tmp_path / "experiments.yaml").write_text(TINY, encoding="utf-8")
+
+    def make(*settings):
+        return SpecFile(tmp_path / "experiments.yaml").experiment("demo", settings).runs
+
+    return make
+
+
+@pytest.fixture
+def options(tmp_path, data_root):
+    return schedule.Options(
+        storage=str(tmp_path / "ray"),
+        data_root=data_root,
+        log_folder=tmp_path / "logs",
+        checkpoint_seconds=0.01,
+    )
+
+
+class Heard:
+    def __init__(self):
+        self.events = []
+
+    def __call__(self, event):
+        if not isinstance(event, Tick):
+            self.events.append(event)
+
+    def of(self, kind, run=None):
+        chosen = [event for event in self.events if isinstance(event, kind)]
+        return [event for event in chosen if run is None or event.run.key == run.key]
+
+
+CPU = Request(1.0, 0.0)
+
+
+def test_the_cluster_is_what_was_asked_for_and_listens_on_the_loopback(cluster):
+    import psutil
+
+    assert (cluster.cpus, cluster.gpus) == (2.0, 2.0)
+    listening = {
+        connection.laddr.ip
+        for child in psutil.Process().children(recursive=True)
+        for connection in _connections(child)
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def _connections(process):
+    import psutil
+
+    try:
+        return process.net_connections(kind="tcp")
+    except psutil.Error:
+        return []
+
+
+def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(cluster, runs, options):
+    heard = Heard()
+    (run, _) = runs()
+
+    stopped = schedule.run_all([schedule.Job(run, CPU)], [heard], options)
+
+    assert stopped is None
+    kinds = [type(event) for event in heard.events]
+    assert kinds[:2] == [Started, Placed]
+    assert kinds[-1] is Finished
+    assert [event.epoch for event in heard.of(EpochDone)] == [1, 2, 3]
+    assert heard.of(Saved)[-1].checkpoint.epoch == 3
+    (end,) = heard.of(Finished)
+    assert (end.status, len(end.margins)) == (Status.DONE, 4 * 100)
+    assert heard.of(EpochDone)[0].values["accuracy"] <= 1
+
+
+def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, runs, options):
+    heard, again = Heard(), Heard()
+    (run, _) = runs()
+    schedule.run_all([schedule.Job(run, CPU)], [heard], options)
+    second = next(item.checkpoint for item in heard.of(Saved) if item.checkpoint.epoch == 2)
+
+    schedule.run_all([schedule.Job(run, CPU, (second,))], [again], options)
+
+    assert [event.epoch for event in again.of(EpochDone)] == [3]
+    assert again.of(Finished)[0].margins == heard.of(Finished)[0].margins
+
+
+def test_a_diverged_and_a_broken_run_are_told_once_and_others_go_on(
+    cluster, runs, options, tmp_path
+):
+    diverging = runs("optimizer.learning_rate=1e30")[0]
+    broken = replace_data(runs()[1])
+    fine = runs()[0]
+    heard = Heard()
+
+    jobs = [schedule.Job(run, CPU) for run in (diverging, broken, fine)]
+    schedule.run_all(jobs, [heard], options)
+
+    ends = {event.run.key: event for event in heard.of(Finished)}
+    assert ends[diverging.key].status is Status.DIVERGED
+    assert "not finite in epoch" in ends[diverging.key].error
+    assert ends[broken.key].status is Status.FAILED
+    assert "no source has cifar100" in ends[broken.key].error
+    assert ends[fine.key].status is Status.DONE
+    assert len(heard.of(Started, broken)) == 1
+    assert "no source has cifar100" in (tmp_path / "logs" / f"{broken.key}.log").read_text()
+
+
+def replace_data(run):
+    data = replace(run.train.data, name="cifar100")
+    return run.model_copy(update={"train": replace(run.train, data=data)})
+
+
+def test_fail_fast_stops_the_others_as_interrupted(cluster, runs, options):
+    diverging = runs("optimizer.learning_rate=1e30")[0]
+    waiting = [run for run in runs("epochs=200") if run.id == 11]
+    heard = Heard()
+
+    jobs = [schedule.Job(run, Request(2.0, 0.0)) for run in (diverging, *waiting)]
+    schedule.run_all(jobs, [heard], replace(options, fail_fast=True))
+
+    ends = {event.run.key: event.status for event in heard.of(Finished)}
+    assert ends == {diverging.key: Status.DIVERGED, waiting[0].key: Status.INTERRUPTED}
+
+
+def test_a_recorder_that_raises_stops_nothing_and_is_logged(cluster, runs, options, caplog):
+    class Broken:
+        def __call__(self, event):
+            raise RuntimeError("disk on fire")
+
+    heard = Heard()
+    with caplog.at_level(logging.ERROR):
+        schedule.run_all([schedule.Job(runs()[1], CPU)], [Broken(), heard], options)
+
+    assert heard.of(Finished)[0].status is Status.DONE
+    assert "Broken failed on EpochDone" in caplog.text
+
+
+def test_recorders_are_told_on_the_driver_so_they_need_not_pickle(cluster, runs, options):
+    class Unpicklable(Heard):
+        def __reduce__(self):
+            raise TypeError("never pickle me")
+
+    heard = Unpicklable()
+    schedule.run_all([schedule.Job(runs()[1], CPU)], [heard], options)
+
+    assert heard.of(Finished)[0].status is Status.DONE
+
+
+def test_fractions_of_a_gpu_share_one(cluster, runs, options):
+    """
+    The GPUs exist in name only, so training on them fails; that both got one is what counts.
+    """
+    heard = Heard()
+    jobs = [schedule.Job(run, Request(0.5, 0.5)) for run in runs()]
+
+    schedule.run_all(jobs, [heard], replace(options, retries=0))
+
+    assert len(heard.of(Started)) == 2
+    assert {event.status for event in heard.of(Finished)} == {Status.FAILED}
+    assert all("cuda" in event.error.lower() for event in heard.of(Finished))
+
+
+def test_discarding_what_is_gone_already_is_fine(tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    schedule.discard(str(folder))
+    schedule.discard(str(folder))
+
+    assert not folder.exists()
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once():
+    with (
+        pytest.raises(PlanError, match=r"no Ray cluster at 127\.0\.0\.1:1"),
+        schedule.cluster("127.0.0.1:1", Cluster(())),
+    ):
+        pass
+
+
+def test_checkpoints_may_lie_at_a_uri(cluster, runs, options, tmp_path):
+    heard = Heard()
+    at_uri = replace(options, storage=(tmp_path / "uri").as_uri())
+
+    schedule.run_all([schedule.Job(runs()[1], CPU)], [heard], at_uri)
+
+    last = heard.of(Saved)[-1].checkpoint
+    assert isinstance(last, Checkpoint)
+    assert last.path.startswith(str(tmp_path / "uri"))
