@@ -159,7 +159,7 @@ class TrainConfig:
 
     def learning_rate(self, epoch: int) -> float:
         """The rate of the 0-based `epoch`."""
-        rounding = 1e-9  # 0.999 * 1000 is not exactly 999 in binary
+        rounding = 1e-9  # 0.55 * 100 is a little above 55 in binary
         drops = sum(epoch + rounding >= fraction * self.epochs for fraction in self.optimizer.drops)
         return self.optimizer.learning_rate / self.optimizer.drop_factor**drops
 
@@ -178,7 +178,10 @@ def _off_default(config: Any) -> dict[str, Any]:
             default = item.default_factory()
         if value == default:
             continue
-        found[item.name] = _off_default(value) if is_dataclass(value) else value
+        if is_dataclass(value):
+            found[item.name] = _off_default(value)
+        else:
+            found[item.name] = float(value) if item.type is float else value  # 4 is 4.0
     return found
 
 

@@ -114,9 +114,9 @@ def _open_kept(name: str, path: Path, progress: Progress) -> dict[str, Records] 
     """The kept records if they are whole and the right ones, else None."""
     try:
         records = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+    except Exception:  # numpy raises a dozen types on a damaged file
         return None
-    if records.dtype != RECORD:
+    if not isinstance(records, np.memmap) or records.dtype != RECORD:
         return None
     train, test = np.split(records, [TRAIN_IMAGES[name]])
     wrong = _wrong_fingerprint(
@@ -169,11 +169,17 @@ def _wrong_fingerprint(name: str, arrays: Arrays, progress: Progress) -> str | N
             return f"{part} images are {images.dtype} {images.shape}, not uint8 (N, 32, 32, 3)"
         if labels.shape != images.shape[:1]:
             return f"{part} has {len(images)} images and labels of shape {labels.shape}"
+        if not (np.issubdtype(labels.dtype, np.integer) and _are_bytes(labels)):
+            return f"labels of {part} are {labels.dtype} and not all whole numbers from 0 to 255"
         found = fingerprint(images, labels, partial(progress, f"checking {name} {part}"))
         expected = FINGERPRINTS[name][part]
         if found != expected:
             return f"fingerprint of {part} is {found}, expected {expected}"
     return None
+
+
+def _are_bytes(labels: Pixels) -> bool:
+    return not len(labels) or bool(labels.min() >= 0 and labels.max() <= 255)
 
 
 def fingerprint(

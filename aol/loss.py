@@ -12,7 +12,7 @@ def offset_cross_entropy(
     Scores are divided by `temperature` before the softmax and the loss is multiplied by it.
     Shapes: scores (N, C), labels (N,) int64 -> (N,).
     """
-    handicap = F.one_hot(labels, scores.shape[1]) * offset
+    handicap = F.one_hot(labels, scores.shape[1]).to(scores.dtype) * offset
     return (
         F.cross_entropy((scores - handicap) / temperature, labels, reduction="none") * temperature
     )

@@ -67,8 +67,13 @@ def patchwise(
     convolutions: int = 12,
     dense_layers: int = 14,
 ) -> nn.Sequential:
-    """AOL-Small, -Medium and -Large: convolutions on 4 x 4 patches, then dense layers."""
+    """AOL-Small, -Medium and -Large: convolutions on 4 x 4 patches, then dense layers.
+
+    Raises: ValueError if `size` exceeds `channels`.
+    """
     patch = 4
+    if size > channels:
+        raise ValueError(f"size {size} keeps more channels than the convolutions have, {channels}")
     features = size * (IMAGE_SIZE // patch) ** 2
     layers: list[nn.Module] = [
         ConcatenationPooling(patch, patch),
@@ -161,6 +166,6 @@ def _check_widths(model: nn.Sequential, classes: int) -> None:
     widths = [layer.weight.shape[0] for layer in layers]
     if widths[-1] < classes:
         raise ValueError(f"the last layer has {widths[-1]} outputs, {classes} classes need more")
-    odd = sorted({width for width in widths if width % 2})
-    if odd or 0 in widths:
+    odd = sorted({width for width in widths if width % 2 or width == 0})
+    if odd:
         raise ValueError(f"MaxMin pairs channels: every width must be even and not 0, got {odd}")

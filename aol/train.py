@@ -7,6 +7,7 @@ stopping it is `break`, and a state taken after any epoch continues it.
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ class Trainer:
             started = time.perf_counter()
             rate = self.config.learning_rate(self.epoch)
             set_learning_rate(self.optimizer, rate)
+            self._margins = None
             loss, accuracy = self._train_epoch()
             trained = time.perf_counter()
             evaluates = self.config.evaluates(self.epoch)
@@ -120,7 +122,10 @@ class Trainer:
         return self._margins
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that continues this run: weights, momentum, epoch, random numbers."""
+        """Everything that continues this run: weights, momentum, epoch, random numbers.
+
+        The tensors are the live ones: save or copy them before training goes on.
+        """
         return {
             "digest": self.config.digest(),
             "seed": self.config.seed,
@@ -140,7 +145,7 @@ class Trainer:
                 f"this run has {mine[0]} with seed {mine[1]}"
             )
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # else buffers are shared
         self.order.set_state(state["order"].cpu())
         self.noise.set_state(state["noise"].cpu())
         self.epoch = state["epoch"]

@@ -169,7 +169,8 @@ def request(run: RunSpec, cluster: Cluster, parallel: int) -> Request:
         gpus = 1.0 if cluster.gpus else 0.0
     cpus = run.resources.cpus
     if cpus is None and gpus:
-        per_gpu = min(node.cpus / node.gpus for node in cluster.nodes if node.gpus)
+        shares = [node.cpus / node.gpus for node in cluster.nodes if node.gpus]
+        per_gpu = min(shares, default=1.0)
         cpus = max(1.0, min(CPUS_PER_GPU, per_gpu) * min(gpus, 1.0))
     elif cpus is None:
         largest = max(node.cpus for node in cluster.nodes)
