@@ -111,8 +111,8 @@ def _plain(yaml: YAML, node: Node, keys: Keys, lines: dict[Keys, int], problems:
         if not isinstance(key_node, ScalarNode):
             problems.append(f"{line}: a key must be a word or a number")
             continue
-        key = yaml.constructor.construct_object(key_node)
-        inner = (*keys, str(key))
+        key = str(yaml.constructor.construct_object(key_node))
+        inner = (*keys, key)
         if key in data:
             problems.append(f"{line}: `{key}` stands here and in line {lines[inner]}; keep one")
             continue

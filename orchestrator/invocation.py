@@ -171,7 +171,7 @@ class Invocation:
         if not self.request.rerun:
             return
         ids = ids_of("--rerun", self.request.rerun)
-        for run in self.experiment.select(ids).runs:
+        for run in self.experiment.select(ids, "--rerun").runs:
             store.forget(run.key)
 
     def _preflight(self, made: Sequence[PlannedRun]) -> dict[str, planning.Cost]:

@@ -114,6 +114,9 @@ def _planned(run: RunSpec, known: Mapping[str, StoredRun]) -> PlannedRun:
         return PlannedRun(
             run, Action.CONTINUE, f"{was} after epoch {stored.epoch}", usable[0].epoch, usable
         )
+    if stored.recorded != stored.epoch:
+        missing = stored.epoch - stored.recorded
+        return PlannedRun(run, Action.NEW, f"{was}, and {missing} epochs are not recorded")
     if stored.epoch:
         return PlannedRun(run, Action.NEW, f"{was} before its first checkpoint")
     return PlannedRun(run, Action.NEW, str(was) if was is not Status.PENDING else "never started")

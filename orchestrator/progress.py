@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -70,17 +71,17 @@ class ConsoleRecorder:
         self._last_line: dict[str, float] = {}
         self._tasks: dict[str, Task] = {}
         self._runs = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=18),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("{task.fields[values]}", markup=False),
             _Eta(),
             console=console,
         )
         self._all = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=40),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("{task.fields[values]}", markup=False),
             TimeElapsedColumn(),
             _Eta(),
             console=console,
@@ -177,7 +178,9 @@ class ConsoleRecorder:
             return
         stamp = datetime.now().astimezone().strftime("%H:%M:%S")
         name = f"run {run.id} {run.name} ({run.train.data.name}, seed {run.train.seed})"
-        self.console.print(f"{stamp}  {name}: {text}", highlight=False, soft_wrap=True)
+        self.console.print(
+            f"{stamp}  {name}: {text}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def plan_table(made: Iterable[PlannedRun], profile: str) -> Table:
@@ -188,8 +191,8 @@ def plan_table(made: Iterable[PlannedRun], profile: str) -> Table:
         table.add_column(title, justify="right" if numeric else "left", no_wrap=title != "why")
     for item in made:
         train = item.run.train
-        start = (str(item.run.id), item.run.name, train.data.name, str(train.seed))
-        table.add_row(*start, item.action, str(item.epoch), str(train.epochs), item.reason)
+        start = (str(item.run.id), escape(item.run.name), train.data.name, str(train.seed))
+        table.add_row(*start, item.action, str(item.epoch), str(train.epochs), escape(item.reason))
     return table
 
 

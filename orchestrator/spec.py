@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from aol.config import TrainConfig
 from orchestrator.document import SpecError
 
-METRICS = ("accuracy", "cra_36", "cra_72", "cra_108", "cra_1")
+Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
 REPLICATE_STRIDE = 1000  # replicate k of a run trains with its seed + 1000 k
 CUSTOM = "custom"  # the profile of runs changed on the command line
 
@@ -60,7 +60,7 @@ class Resources(Strict):
 class RunSpec(Strict):
     """One row of the paper: a stable ID, a printed name and what to train."""
 
-    id: Annotated[int, Field(ge=0)]
+    id: Annotated[int, Field(ge=0, strict=True)]
     name: Annotated[str, Field(min_length=1)]
     resources: Resources = Resources()
     train: TrainConfig
@@ -81,14 +81,7 @@ class Column(Strict):
     """One column of every table: its printed title and the metric under it."""
 
     title: str
-    metric: str
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, metric: str) -> str:
-        if metric not in METRICS:
-            raise ValueError(f"unknown metric; allowed: {', '.join(METRICS)}")
-        return metric
+    metric: Metric
 
 
 Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
@@ -126,12 +119,12 @@ class Experiment:
     columns: tuple[Column, ...]
     tables: tuple[Table, ...]
 
-    def select(self, ids: Iterable[int]) -> "Experiment":
+    def select(self, ids: Iterable[int], option: str = "--only") -> "Experiment":
         """The same experiment with these runs only. Raises: SpecError for an unknown ID."""
         wanted = set(ids)
         known = {run.id for run in self.runs}
         if unknown := sorted(wanted - known):
-            raise SpecError([unknown_ids("--only", unknown, known)])
+            raise SpecError([unknown_ids(option, unknown, known)])
         return replace(self, runs=tuple(run for run in self.runs if run.id in wanted))
 
     def chosen(self, only: str | None, seeds: str | None) -> "Experiment":

@@ -42,6 +42,9 @@ class Profile(Strict):
     changes: list[Change] = Field(default_factory=list)
 
 
+MaybeEmpty = Annotated[Profile, BeforeValidator(lambda given: {} if given is None else given)]
+
+
 class File(Strict):
     """The YAML file as it is written; its runs are checked once they are merged."""
 
@@ -51,7 +54,7 @@ class File(Strict):
     default_profile: dict[str, str] = Field(default_factory=dict)
     defaults: dict[str, Any] = Field(default_factory=dict)
     runs: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    profiles: Annotated[dict[str, Profile], Field(min_length=1)]
+    profiles: Annotated[dict[str, MaybeEmpty], Field(min_length=1)]
     columns: list[Column] = Field(default_factory=list)
     tables: list[Table] = Field(default_factory=list)
 
@@ -129,7 +132,11 @@ class SpecFile:
         """A run of a profile, and its mistakes as (place, run ID, what is wrong)."""
         layers = self._layers(index, profile)
         for dotted, value in overrides.items():
-            layers.lay(_nested(dotted, value), lambda keys: f"--set {'.'.join(map(str, keys))}")
+            layers.lay(
+                _nested(dotted, value),
+                lambda keys: f"--set {'.'.join(map(str, keys))}",
+                home=False,
+            )
         run, found = validate(RunSpec, _as_run(layers.data))
         run_id = str(self.file.runs[index].get("id", f"number {index + 1}"))
         problems = []
@@ -143,14 +150,14 @@ class SpecFile:
         entry = self.file.runs[index]
         layers = Layers()
 
-        def lay(settings: dict[str, Any], *place: str | int) -> None:
-            layers.lay(settings, lambda keys: self.document.where((*place, *keys)))
+        def lay(settings: dict[str, Any], *place: str | int, home: bool = True) -> None:
+            layers.lay(settings, lambda keys: self.document.where((*place, *keys)), home=home)
 
         lay(self.file.defaults, "defaults")
         lay(entry, "runs", index)
         for order, change in enumerate(self.file.profiles[profile].changes):
             if change.runs is None or entry.get("id") in change.runs:
-                lay(change.set, "profiles", profile, "changes", order, "set")
+                lay(change.set, "profiles", profile, "changes", order, "set", home=False)
         return layers
 
 
@@ -175,15 +182,16 @@ def _repeated_ids(document: Document, file: File) -> list[str]:
     first: dict[Any, int] = {}
     problems = []
     for index, run in enumerate(file.runs):
-        if "id" in run and first.setdefault(run["id"], index) != index:
-            earlier = document.where(("runs", first[run["id"]]))
+        name = str(run.get("id", f"number {index}"))
+        if first.setdefault(name, index) != index:
+            earlier = document.where(("runs", first[name]))
             where = document.where(("runs", index, "id"))
             problems.append(f"{where}: run {run['id']}: the ID stands also at {earlier}")
     return problems
 
 
 def _bad_tables(document: Document, file: File) -> list[str]:
-    known = {run.get("id") for run in file.runs}
+    known = _run_ids(file)
     problems = []
     for number, table in enumerate(file.tables):
         for index, row in enumerate(table.rows):
@@ -198,8 +206,12 @@ def _bad_tables(document: Document, file: File) -> list[str]:
     return problems
 
 
+def _run_ids(file: File) -> set[int]:
+    return {run["id"] for run in file.runs if isinstance(run.get("id"), int)}
+
+
 def _bad_references(document: Document, file: File) -> list[str]:
-    known = {run["id"] for run in file.runs if isinstance(run.get("id"), int)}
+    known = _run_ids(file)
     problems = []
     for name, profile in file.profiles.items():
         for order, change in enumerate(profile.changes):
@@ -232,7 +244,10 @@ def _parsed_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         elif name not in SETTINGS:
             problems.append(f"--set {text}: unknown field{nearest(name, SETTINGS)}")
         else:
-            values[name] = read_value(value)
+            try:
+                values[name] = read_value(value)
+            except ValueError as error:
+                problems.append(f"--set {text}: {error}")
     if problems:
         raise SpecError(problems)
     return values

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.progress import duration
@@ -99,9 +100,9 @@ def _table(found: list[RunStatus]) -> Table:
         loss = values.get("train_loss")
         table.add_row(
             str(run.run_id),
-            run.name,
+            escape(run.name),
             run.config["data"]["name"],
-            run.profile,
+            escape(run.profile),
             str(run.seed),
             f"{run.epoch}/{run.epochs}",
             MISSING if loss is None else f"{loss:.3f}",

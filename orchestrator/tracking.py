@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEY_TAG = "aol.key"
+CREATED_TAG = "aol.created"  # a run that is trained anew is another run in MLflow
 BATCH = 900  # metrics a call; MLflow refuses more than 1000
 MLFLOW_STATUS = {
     Status.PENDING: "SCHEDULED",
@@ -57,8 +58,8 @@ class Tracker:
 
         Repeating it sends nothing twice. Raises: TrackingError.
         """
-        runs = store.runs(keys)
         try:
+            runs = store.runs(keys)
             client = self._connected()
             for run in runs:
                 self._send(client, store, run)
@@ -130,7 +131,9 @@ class Tracker:
                 if noted.info.lifecycle_stage == "active":
                     return run.mlflow_run_id
         known = client.search_runs(
-            [self._experiment_id], f"tags.`{KEY_TAG}` = '{run.key}'", max_results=1
+            [self._experiment_id],
+            f"tags.`{KEY_TAG}` = '{run.key}' and tags.`{CREATED_TAG}` = '{run.created_at}'",
+            max_results=1,
         )
         if known:
             run_id = str(known[0].info.run_id)
@@ -147,6 +150,7 @@ class Tracker:
 def _tags(run: StoredRun) -> dict[str, str]:
     tags = {
         KEY_TAG: run.key,
+        CREATED_TAG: run.created_at,
         "run_id": str(run.run_id),
         "model": run.name,
         "dataset": run.config["data"]["name"],

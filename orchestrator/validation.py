@@ -43,9 +43,14 @@ class Layers:
         self.data: dict[str, Any] = {}
         self._origins: dict[Keys, str] = {}
 
-    def lay(self, settings: Mapping[str, Any], where: Callable[[Keys], str]) -> None:
-        """Put `settings` over what is there; `where` names the place of a path in them."""
-        self._lay(self.data, settings, (), where)
+    def lay(
+        self, settings: Mapping[str, Any], where: Callable[[Keys], str], *, home: bool = True
+    ) -> None:
+        """Put `settings` over what is there; `where` names the place of a path in them.
+
+        A layer that is not `home` changes values only: what is missing is missing elsewhere.
+        """
+        self._lay(self.data, settings, (), where, home)
 
     def origin(self, keys: Keys) -> str:
         """Where the value at `keys`, or the innermost mapping around it, came from."""
@@ -59,17 +64,24 @@ class Layers:
         settings: Mapping[str, Any],
         prefix: Keys,
         where: Callable[[Keys], str],
+        home: bool,
     ) -> None:
-        self._origins[prefix] = where(prefix)
+        if home or prefix not in self._origins:
+            self._origins[prefix] = where(prefix)
         for key, value in settings.items():
             keys = (*prefix, str(key))
             if isinstance(value, Mapping):
                 inner = target.get(key)
                 target[key] = dict(inner) if isinstance(inner, Mapping) else {}
-                self._lay(target[key], value, keys, where)
+                self._lay(target[key], value, keys, where, home)
             else:
-                target[key] = number(value)
+                target[key] = numbers(value)
                 self._origins[keys] = where(keys)
+
+
+def numbers(value: Any) -> Any:
+    """The value with numbers written as in the paper as floats, also inside lists."""
+    return [numbers(item) for item in value] if isinstance(value, list) else number(value)
 
 
 def validate(model: type[Model], data: Mapping[str, Any]) -> tuple[Model | None, list[Problem]]:
@@ -86,7 +98,7 @@ def validate(model: type[Model], data: Mapping[str, Any]) -> tuple[Model | None,
             return model.model_validate(mended), problems
         except ValidationError as error:
             found = [one for detail in error.errors() for one in _problems(model, detail)]
-        fresh = [one for one in found if not _below(one[0], problems)]
+        fresh = [one for one in found if not _known(one[0], problems)]
         if not fresh:
             return None, problems
         problems += fresh
@@ -124,6 +136,8 @@ def _problems(model: type[BaseModel], detail: ErrorDetails) -> list[Problem]:
             parts = [line.partition(": ") for line in text.splitlines()]
             return [((*keys, field), message) for field, _, message in parts]
         return [(keys, f"got {detail['input']!r}: {text}")]
+    if kind in ("string_too_short", "too_short"):
+        return [(keys, "must not be empty")]
     if kind in TYPE_NAMES:
         return [(keys, f"must be {TYPE_NAMES[kind]}, got {_shown(detail['input'])}")]
     message = detail["msg"].removeprefix("Input should be ")
@@ -135,8 +149,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _below(keys: Keys, problems: list[Problem]) -> bool:
-    return any(keys[: len(known)] == known for known, _ in problems)
+def _known(keys: Keys, problems: list[Problem]) -> bool:
+    """Whether there is a problem already at these keys, above or below them."""
+    return any(keys[: len(known)] == known or known[: len(keys)] == keys for known, _ in problems)
 
 
 def _mended(model: type[BaseModel], data: Mapping[str, Any], problems: list[Problem]) -> Any:
@@ -163,7 +178,7 @@ def _default(annotation: Any, name: str | int) -> bool:
         own = {field.name: field for field in dataclasses.fields(annotation)}.get(str(name))
         missing = dataclasses.MISSING
         return own is None or own.default is not missing or own.default_factory is not missing
-    return get_origin(annotation) is dict
+    return False
 
 
 def _harmless(annotation: Any) -> Any:
@@ -181,6 +196,14 @@ def _misplaced_booleans(annotation: Any, data: Any, keys: Keys = ()) -> list[Pro
             problem
             for key, inner, value in pairs
             for problem in _misplaced_booleans(inner, value, (*keys, key))
+        ]
+    if isinstance(data, list):
+        return [
+            problem
+            for index, value in enumerate(data)
+            for problem in _misplaced_booleans(
+                _descend(annotation, (index,)), value, (*keys, index)
+            )
         ]
     if isinstance(data, bool) and annotation in (int, float):
         return [(keys, f"must be {TYPE_NAMES[annotation.__name__ + '_type']}, got {data}")]
@@ -207,7 +230,7 @@ def _descend(annotation: Any, keys: Keys) -> Any:
         return _descend(field.annotation, rest) if field else None
     if dataclasses.is_dataclass(annotation):
         return _descend(get_type_hints(annotation).get(str(key)), rest)
-    arguments = get_args(annotation)
+    arguments = [item for item in get_args(annotation) if item is not Ellipsis]
     return _descend(arguments[-1], rest) if arguments else None
 
 

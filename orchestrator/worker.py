@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,13 +67,10 @@ def _train(
     if stopping():
         return
     torch.set_num_threads(max(1, int(job["cpus"])))
-    trainer = Trainer(
-        from_dict(job["train"]),
-        data_root=Path(job["data_root"]),
-        device=torch.device("cuda" if job["gpus"] else "cpu"),
-        run=str(job["id"]),
-    )
-    _continue(trainer, states)
+    config = from_dict(job["train"])
+    root, place = Path(job["data_root"]), torch.device("cuda" if job["gpus"] else "cpu")
+    make = partial(Trainer, config, data_root=root, device=place, run=str(job["id"]))
+    trainer = _continued(make, states)
     device = f"CPU, {torch.get_num_threads()} threads"
     if job["gpus"]:
         device = torch.cuda.get_device_name()
@@ -96,11 +94,12 @@ def _train(
     report({"kind": "done", "margins": base64.b64encode(margins).decode()})
 
 
-def _continue(trainer: "Trainer", states: Sequence[OpenState]) -> None:
-    """Load the newest state that can be read; without one the run starts anew."""
+def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState]) -> "Trainer":
+    """A trainer with the newest state that can be read; without one it starts anew."""
     import torch
 
     for open_state in states:
+        trainer = make()  # a state that fits in part leaves its marks
         try:
             with open_state() as folder:
                 file = Path(folder) / STATE_FILE
@@ -110,7 +109,8 @@ def _continue(trainer: "Trainer", states: Sequence[OpenState]) -> None:
             _say(f"cannot continue from a checkpoint: {error}")
             continue
         _say(f"continues after epoch {trainer.epoch}")
-        return
+        return trainer
+    return make()
 
 
 def _say(text: str) -> None:

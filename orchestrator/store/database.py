@@ -1,5 +1,6 @@
 """Opens the database of the result store and brings its schema up to date."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ def store_url(location: str | Path) -> str:
     """The SQLAlchemy URL of a path or URL. Raises: StoreError."""
     if isinstance(location, Path) or "://" not in location:
         return f"sqlite:///{Path(location).expanduser().absolute()}"
+    hidden = re.sub(r"(?<=:)[^:@/]+(?=@)", "***", location)  # no password in a message
     try:
         backend = make_url(location).get_backend_name()
-    except ArgumentError as error:
-        raise StoreError(f"--store {location}: {error}") from error
+    except (ArgumentError, ValueError) as error:
+        reason = str(error).replace(location, hidden)
+        raise StoreError(f"--store {hidden}: is no database URL: {reason}") from error
     if backend not in ("sqlite", "postgresql"):
-        raise StoreError(f"--store {location}: {backend} is not offered; use sqlite or postgresql")
+        raise StoreError(f"--store {hidden}: {backend} is not offered; use sqlite or postgresql")
     return location
 
 

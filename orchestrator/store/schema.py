@@ -3,7 +3,6 @@
 Times are ISO 8601, UTC.
 """
 
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, LargeBinary
+import psutil
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 LEASE_S = 60.0  # a driver that has not said it is alive for so long is taken for dead
@@ -41,7 +41,7 @@ class RunRow(Base):
     run_id: Mapped[int] = mapped_column(index=True)
     name: Mapped[str]
     profile: Mapped[str] = mapped_column(index=True)
-    seed: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigInteger)
     digest: Mapped[str]
     config: Mapped[dict[str, Any]] = mapped_column(JSON)
     epochs: Mapped[int]
@@ -82,7 +82,7 @@ class MetricRow(Base):
     key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
-    value: Mapped[float]
+    value: Mapped[float] = mapped_column(Double)
 
 
 class MarginRow(Base):
@@ -119,6 +119,7 @@ class StoredRun:
     epoch: int  # the last one recorded, 0 before the first
     recorded: int  # how many are recorded: `epoch` if none is missing
     checkpoints: tuple[Checkpoint, ...]
+    created_at: str
     started_at: str | None
     finished_at: str | None
     heartbeat_at: str | None
@@ -164,6 +165,7 @@ def stored(
         epoch=epoch or 0,
         recorded=recorded or 0,
         checkpoints=tuple(Checkpoint(**item) for item in row.checkpoints),
+        created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
         heartbeat_at=heartbeat,
@@ -180,9 +182,6 @@ def stored(
 
 def _process_exists(process: int) -> bool:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        pass
-    return True

@@ -48,7 +48,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(), sa.ForeignKey("runs.key"), primary_key=True),
         sa.Column("epoch", sa.Integer(), primary_key=True),
         sa.Column("name", sa.String(), primary_key=True),
-        sa.Column("value", sa.Float(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=False),
     )
     op.create_table(
         "margins",

@@ -1,0 +1,323 @@
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.provenance import Provenance
+from orchestrator.report import as_records, fill_tables, markdown, render, shown, write
+from orchestrator.spec import Column, Experiment, Row, Table
+from orchestrator.store import Status, Store
+
+ORIGIN = Provenance("abc", {}, "d")
+NOTE = "demo: not comparable with the paper (few epochs)"
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store.db")
+    yield store
+    store.engine.dispose()
+
+
+@pytest.fixture
+def experiment(make_run):
+    return Experiment(
+        path=Path("x.yaml"),
+        name="tiny",
+        source="A paper",
+        profile="demo",
+        note="",
+        checkpoint_seconds=60,
+        data_root=None,
+        runs=(make_run(0), make_run(22)),
+        columns=(
+            Column(title="Std Acc", metric="accuracy"),
+            Column(title="CRA 36/255", metric="cra_36"),
+        ),
+        tables=(
+            Table(
+                id="one",
+                title="One",
+                rows=[
+                    Row(label="AOL-Small", run=0, published=[70.3, 62.9]),
+                    Row(label="again", run=22, published=[70.6, 62.8]),
+                ],
+            ),
+            Table(
+                id="two",
+                title="Two",
+                header="Loss offset",
+                rows=[Row(label="√2", run=22, published=[70.6, 62.8])],
+            ),
+        ),
+    )
+
+
+def finish(store, run, accuracy, cra_36, *, status=Status.DONE):
+    """
+    Put a run into the store; its second epoch was its best.
+    """
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.record(run.key, 1, {"accuracy": 0.0, "cra_36": 0.0})
+    store.record(run.key, 2, {"accuracy": 0.999, "cra_36": 0.999})
+    store.record(run.key, 3, {"accuracy": accuracy, "cra_36": cra_36, "train_loss": 1.0})
+    store.finish(run.key, status)
+
+
+def measured(experiment, store):
+    """
+    The measured values of each run of the first table, in percent.
+    """
+    table = fill_tables(experiment, store)[0]
+    return {row[0].run: [cell.measured for cell in row] for row in table.cells}
+
+
+def replicate(run, number):
+    return run.model_copy(update={"train": replace(run.train, seed=run.train.seed + 1000 * number)})
+
+
+def test_markdown_is_the_papers_tables_and_the_comparison(experiment, store):
+    finish(store, experiment.runs[0], 0.7131, 0.62949)
+
+    assert (
+        markdown(experiment, fill_tables(experiment, store))
+        == """\
+# tiny: results of the profile `demo`
+
+Source of the published values: A paper.
+
+Percent of the test images after the last epoch. CRA ε: certified robust accuracy, the
+share of images that no change of L2 norm ε can turn wrong (pixels in [0, 1]). –: not there yet.
+
+## As the paper prints them
+
+### One
+
+|           |   Std Acc |   CRA 36/255 |   Run ID |
+|:----------|----------:|-------------:|---------:|
+| AOL-Small |      71.3 |         62.9 |        0 |
+| again     |         – |            – |       22 |
+
+### Two
+
+| Loss offset   |   Std Acc |   CRA 36/255 |   Run ID |
+|:--------------|----------:|-------------:|---------:|
+| √2            |         – |            – |       22 |
+
+## Beside the published values
+
+measured / published (difference)
+
+### One
+
+|           |            Std Acc |         CRA 36/255 |   Run ID |
+|:----------|-------------------:|-------------------:|---------:|
+| AOL-Small | 71.3 / 70.3 (+1.0) | 62.9 / 62.9 (+0.0) |        0 |
+| again     |           – / 70.6 |           – / 62.8 |       22 |
+
+### Two
+
+| Loss offset   |   Std Acc |   CRA 36/255 |   Run ID |
+|:--------------|----------:|-------------:|---------:|
+| √2            |  – / 70.6 |     – / 62.8 |       22 |
+"""
+    )
+
+
+def test_a_note_stands_at_the_top_and_in_the_title_of_every_table(experiment, store):
+    experiment = replace(experiment, note=NOTE)
+    lines = markdown(experiment, fill_tables(experiment, store)).splitlines()
+
+    assert f"> **{NOTE}**" in lines
+    assert [line for line in lines if line.startswith("###")] == [
+        "### One — demo",
+        "### Two — demo",
+    ] * 2
+
+
+def test_the_note_of_changed_settings_marks_every_table_too(experiment, store):
+    experiment = replace(experiment, note="custom: paper with epochs=3; not comparable")
+    text = markdown(experiment, fill_tables(experiment, store))
+
+    assert text.count(" — custom\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0.0"),
+        (100.0, "100.0"),
+        (70.349, "70.3"),
+        (70.351, "70.4"),
+        (0.04, "0.0"),
+        (9.96, "10.0"),
+    ],
+)
+def test_percentages_have_one_decimal(value, text):
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.26, "+0.3"), (-0.26, "-0.3"), (0.0, "+0.0"), (None, "–")]
+)
+def test_differences_have_a_sign(value, text):
+    assert shown(value, signed=True) == text
+
+
+def test_the_last_epoch_counts_not_the_best(experiment, store):
+    finish(store, experiment.runs[0], 0.5, 0.25)
+
+    assert measured(experiment, store)[0] == [50, 25]
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.INTERRUPTED, Status.DIVERGED])
+def test_an_unfinished_run_has_no_number(experiment, store, status):
+    finish(store, experiment.runs[0], 0.5, 0.25, status=status)
+
+    assert measured(experiment, store) == {0: [None, None], 22: [None, None]}
+
+
+def test_runs_0_and_22_are_told_apart_though_they_share_their_settings(experiment, store):
+    finish(store, experiment.runs[0], 0.5, 0.25)
+    finish(store, experiment.runs[1], 0.75, 0.125)
+
+    assert experiment.runs[0].train.digest() == experiment.runs[1].train.digest()
+    assert measured(experiment, store) == {0: [50, 25], 22: [75, 12.5]}
+
+
+def test_only_runs_with_exactly_the_profiles_settings_count(experiment, store):
+    """
+    Another profile's result, or one from before a setting changed, must not slip in.
+    """
+    run = experiment.runs[0]
+    other = run.model_copy(update={"train": replace(run.train, batch_size=51)})
+    finish(store, other, 0.9, 0.9)
+    before = measured(experiment, store)
+    finish(store, run, 0.5, 0.25)
+
+    assert before[0] == [None, None]
+    assert measured(experiment, store)[0] == [50, 25]
+
+
+def test_the_profiles_name_does_not_count_its_settings_do(experiment, store):
+    finish(store, experiment.runs[0].model_copy(update={"profile": "custom"}), 0.5, 0.25)
+
+    assert measured(experiment, store)[0] == [50, 25]
+
+
+def test_replicates_are_averaged_and_counted(experiment, store):
+    run = experiment.runs[0]
+    finish(store, run, 0.70, 0.60)
+    finish(store, replicate(run, 1), 0.71, 0.64)
+    finish(store, replicate(run, 2), 0.9, 0.9, status=Status.FAILED)
+    tables = fill_tables(experiment, store)
+    cell = tables[0].cells[0][0]
+
+    assert cell.measured == pytest.approx(70.5)
+    assert cell.difference == pytest.approx(0.2)
+    assert cell.seeds == 2
+    assert "70.5 / 70.3 (+0.2, 2 seeds)" in markdown(experiment, tables)
+
+
+def test_a_metric_that_was_not_measured_is_missing_alone(experiment, store):
+    run = experiment.runs[0]
+    store.queue([run])
+    store.record(run.key, 3, {"accuracy": 0.5})
+    store.finish(run.key, Status.DONE)
+
+    assert measured(experiment, store)[0] == [50, None]
+
+
+def test_a_row_of_a_run_that_was_not_chosen_stays_empty(experiment, store):
+    finish(store, experiment.runs[0], 0.5, 0.25)
+
+    assert measured(experiment.select([22]), store) == {0: [None, None], 22: [None, None]}
+
+
+def test_records_have_everything_about_a_cell(experiment, store):
+    finish(store, experiment.runs[0], 0.5, 0.25)
+    first, *rest = as_records(fill_tables(experiment, store))
+
+    assert first == {
+        "table": "one",
+        "row": "AOL-Small",
+        "run_id": 0,
+        "column": "Std Acc",
+        "metric": "accuracy",
+        "published": 70.3,
+        "measured": 50.0,
+        "difference": pytest.approx(-20.3),
+        "seeds": 1,
+    }
+    assert len(rest) == 5
+    assert (rest[1]["measured"], rest[1]["difference"], rest[1]["seeds"]) == (None, None, 0)
+
+
+def test_json_carries_the_note_and_every_cell(experiment, store):
+    experiment = replace(experiment, note=NOTE)
+    tables = fill_tables(experiment, store)
+    text = render(experiment, tables, "json")
+
+    assert json.loads(text) == {
+        "experiment": "tiny",
+        "profile": "demo",
+        "note": NOTE,
+        "cells": as_records(tables),
+    }
+    assert "√2" in text
+
+
+def test_csv_is_a_line_per_cell_with_nothing_where_nothing_is(experiment, store):
+    finish(store, experiment.runs[0], 0.5, 0.25)
+    rows = list(
+        csv.DictReader(io.StringIO(render(experiment, fill_tables(experiment, store), "csv")))
+    )
+
+    assert len(rows) == 6
+    assert (rows[0]["run_id"], rows[0]["published"], rows[0]["measured"]) == ("0", "70.3", "50.0")
+    assert (rows[2]["run_id"], rows[2]["measured"], rows[2]["seeds"]) == ("22", "", "0")
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "json"])
+def test_the_file_holds_what_is_rendered_and_nothing_stays_beside_it(
+    experiment, store, tmp_path, form
+):
+    tables = fill_tables(experiment, store)
+    path = write(experiment, tables, tmp_path / "out", form)
+
+    assert path == tmp_path / "out" / "demo" / f"tables.{form}"
+    assert path.read_text(encoding="utf-8") == render(experiment, tables, form)
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+def test_a_report_that_cannot_be_made_leaves_the_earlier_one_whole(experiment, store, tmp_path):
+    """
+    The disk fills up half-way, or the process is killed: no half a table replaces a whole one.
+    """
+    tables = fill_tables(experiment, store)
+    path = write(experiment, tables, tmp_path, "md")
+    before = path.read_text(encoding="utf-8")
+    unwritable = replace(experiment, source="\ud800")
+
+    with pytest.raises(UnicodeEncodeError):
+        write(unwritable, tables, tmp_path, "md")
+    assert path.read_text(encoding="utf-8") == before
+
+
+def test_a_report_is_read_whole_while_it_is_written_again(experiment, store, tmp_path):
+    """
+    Who has the file open keeps the old one: it is replaced, not overwritten.
+    """
+    tables = fill_tables(experiment, store)
+    path = write(experiment, tables, tmp_path, "md")
+    with path.open(encoding="utf-8") as reader:
+        write(replace(experiment, name="other"), tables, tmp_path, "md")
+        seen = reader.read()
+
+    assert seen.startswith("# tiny:")
+    assert path.read_text(encoding="utf-8").startswith("# other:")
