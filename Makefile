@@ -14,15 +14,15 @@ run: $(READY) ## train the demo: fourteen runs in about two minutes, then the pa
 	@$(BIN)/python -m orchestrator run experiments.yaml --profile demo
 
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(READY) ## format, lint, types, tests with coverage: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
-lock: $(VENV)/uv ## write requirements.lock anew from pyproject.toml
+lock: | $(VENV)/uv ## write requirements.lock anew from pyproject.toml
 	$(VENV)/uv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
 		--custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
 

@@ -82,6 +82,9 @@ def test_the_demo_survives_the_loss_of_a_worker_and_of_the_driver(tmp_path, data
 
 
 def test_a_killed_driver_is_seen_by_status_and_leaves_no_process(tmp_path, data_root):
+    """
+    Ray's own agents look for their parent once in a while only, and end a little later.
+    """
     import psutil
 
     shell = Shell(tmp_path, data_root, LONGER)
@@ -89,18 +92,24 @@ def test_a_killed_driver_is_seen_by_status_and_leaves_no_process(tmp_path, data_
     try:
         wait_for(driver, r"epoch \d+/12")
         children = psutil.Process(driver.pid).children(recursive=True)
+        workers = [child for child in children if "Agent" not in child.name()]
         os.kill(driver.pid, signal.SIGKILL)
         status = shell("status", "experiments.yaml")
-        _, alive = psutil.wait_procs(children, timeout=30)
+        _, alive = psutil.wait_procs(workers, timeout=30)
     finally:
         stop(driver)
 
     assert "lost (driver gone)" in status.stdout
+    assert len(workers) >= 3
     assert alive == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_the_same_command_continues(tmp_path, data_root, number, code):
+@pytest.mark.parametrize(
+    ("number", "code", "continued"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)]
+)
+def test_a_signal_saves_and_the_same_command_continues(
+    tmp_path, data_root, number, code, continued
+):
     yaml = LONGER.replace("checkpoint_seconds: 0.2", "checkpoint_seconds: 1000")
     shell = Shell(tmp_path, data_root, yaml)
     arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
@@ -118,9 +127,13 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path, data_root, numb
     assert stopped_at < 12
 
     plan = shell("plan", "experiments.yaml", "--profile", "demo", "--only", "11")
+    assert f"interrupted after epoch {stopped_at}" in plan.stdout
+
+    if not continued:
+        return
+
     again = shell(*arguments)
 
-    assert f"interrupted after epoch {stopped_at}" in plan.stdout
     assert again.returncode == 0
     assert f"continues after epoch {stopped_at}" in again.stderr
     (epochs,) = epochs_of(tmp_path).values()

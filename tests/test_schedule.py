@@ -6,7 +6,7 @@ import pytest
 from orchestrator import environment
 from orchestrator.plan import Cluster, Node, PlanError, Request
 from orchestrator.specfile import SpecFile
-from orchestrator.store import Checkpoint, Status
+from orchestrator.store import Status
 from tests.cli import TINY
 
 environment.prepare()
@@ -98,11 +98,17 @@ def _connections(process):
         return []
 
 
-def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(cluster, runs, options):
+def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(
+    cluster, runs, options, tmp_path
+):
+    """
+    Its checkpoints lie where the storage says, here a URI.
+    """
     heard = Heard()
     (run, _) = runs()
+    at_uri = replace(options, storage=(tmp_path / "uri").as_uri())
 
-    stopped = schedule.run_all([schedule.Job(run, CPU)], [heard], options)
+    stopped = schedule.run_all([schedule.Job(run, CPU)], [heard], at_uri)
 
     assert stopped is None
     kinds = [type(event) for event in heard.events]
@@ -110,6 +116,7 @@ def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(cluster, runs
     assert kinds[-1] is Finished
     assert [event.epoch for event in heard.of(EpochDone)] == [1, 2, 3]
     assert heard.of(Saved)[-1].checkpoint.epoch == 3
+    assert heard.of(Saved)[-1].checkpoint.path.startswith(str(tmp_path / "uri"))
     (end,) = heard.of(Finished)
     assert (end.status, len(end.margins)) == (Status.DONE, 4 * 100)
     assert heard.of(EpochDone)[0].values["accuracy"] <= 1
@@ -165,10 +172,17 @@ def test_fail_fast_stops_the_others_as_interrupted(cluster, runs, options):
     assert ends == {diverging.key: Status.DIVERGED, waiting[0].key: Status.INTERRUPTED}
 
 
-def test_a_recorder_that_raises_stops_nothing_and_is_logged(cluster, runs, options, caplog):
+def test_a_recorder_that_raises_or_cannot_be_pickled_stops_nothing(cluster, runs, options, caplog):
+    """
+    Recorders live on the driver: Tune pickles its callbacks, not them.
+    """
+
     class Broken:
         def __call__(self, event):
             raise RuntimeError("disk on fire")
+
+        def __reduce__(self):
+            raise TypeError("never pickle me")
 
     heard = Heard()
     with caplog.at_level(logging.ERROR):
@@ -176,17 +190,6 @@ def test_a_recorder_that_raises_stops_nothing_and_is_logged(cluster, runs, optio
 
     assert heard.of(Finished)[0].status is Status.DONE
     assert "Broken failed on EpochDone" in caplog.text
-
-
-def test_recorders_are_told_on_the_driver_so_they_need_not_pickle(cluster, runs, options):
-    class Unpicklable(Heard):
-        def __reduce__(self):
-            raise TypeError("never pickle me")
-
-    heard = Unpicklable()
-    schedule.run_all([schedule.Job(runs()[1], CPU)], [heard], options)
-
-    assert heard.of(Finished)[0].status is Status.DONE
 
 
 def test_fractions_of_a_gpu_share_one(cluster, runs, options):
@@ -218,14 +221,3 @@ def test_an_address_where_nothing_listens_is_refused_at_once():
         schedule.cluster("127.0.0.1:1", Cluster(())),
     ):
         pass
-
-
-def test_checkpoints_may_lie_at_a_uri(cluster, runs, options, tmp_path):
-    heard = Heard()
-    at_uri = replace(options, storage=(tmp_path / "uri").as_uri())
-
-    schedule.run_all([schedule.Job(runs()[1], CPU)], [heard], at_uri)
-
-    last = heard.of(Saved)[-1].checkpoint
-    assert isinstance(last, Checkpoint)
-    assert last.path.startswith(str(tmp_path / "uri"))

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray import tune
 
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "aol"
 CONNECT_S = 5.0
+TEMPORARY = "aol-ray-"  # and the driver's process ID
 OBJECT_STORE_BYTES = 100 * 2**20  # no tensors travel through it
 SHIPPED = ("aol", "orchestrator")  # packages that nodes of a cluster get from the driver
 
@@ -77,7 +79,8 @@ def cluster(address: str, local: Cluster) -> Iterator[Cluster]:
     try:
         _check_reachable(address)
         if address == LOCAL:
-            folder = tempfile.mkdtemp(prefix="aol-ray-")
+            _sweep_abandoned()
+            folder = tempfile.mkdtemp(prefix=f"{TEMPORARY}{os.getpid()}-")
             ray.init(
                 address=LOCAL,
                 num_cpus=int(local.cpus),
@@ -107,6 +110,14 @@ def _check_reachable(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+
+def _sweep_abandoned() -> None:
+    """Remove the temporary folders of drivers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        process = folder.name.removeprefix(TEMPORARY).partition("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _nodes() -> Cluster:
