@@ -39,6 +39,8 @@ TORCHVISION_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-
 class DataError(Exception):
     """No usable source of a dataset: what was tried, and what to do."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Images:

@@ -180,7 +180,7 @@ def data(
     from orchestrator.images import data_root, prepare_all
 
     experiment = _experiment(spec, profile, only, settings)
-    prepare_all(experiment)
+    prepare_all(experiment, experiment.runs)
     names = ", ".join(sorted({run.train.data.name for run in experiment.runs}))
     typer.echo(f"{names}: checked, in {data_root(experiment)}")
 
@@ -263,32 +263,22 @@ def _open(spec: Path, results: Path | None, store: str | None) -> "Store":
 
 
 def main() -> None:
-    """Run the command line; our own errors become one line, anything else keeps its traceback."""
+    """Run the command line; our own errors become one line, anything else keeps its traceback.
+
+    Our errors say their exit code: 2 for mistakes in the input, 1 for what failed in the world.
+    """
     environment.prepare()
     try:
         app(prog_name="python -m orchestrator")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        code = _exit_code(error)
+        code = getattr(error, "exit_code", None)
         if code is None:
             raise
         for line in str(error).splitlines():
             typer.secho(f"Error: {line}" if not line.startswith(" ") else line, err=True)
         sys.exit(code)
-
-
-def _exit_code(error: Exception) -> int | None:
-    """2 for mistakes in the input, 1 for what failed in the world, None for a bug of ours."""
-    from orchestrator.document import SpecError
-    from orchestrator.plan import PlanError
-    from orchestrator.store import StoreError
-
-    if isinstance(error, SpecError | PlanError):
-        return 2
-    if isinstance(error, StoreError):
-        return 1
-    return 1 if type(error).__name__ in ("DataError", "TrackingError") else None
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ NUMBER = re.compile(r"(?P<factor>\d+)?(?:√(?P<root>\d+))?(?:/(?P<divisor>\d+))
 class SpecError(Exception):
     """All that is wrong with the user's input, one line per mistake."""
 
+    exit_code = 2
+
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
@@ -90,6 +92,8 @@ def _parse(text: str, path: Path) -> tuple[Document, list[str]]:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         raise SpecError([f"{path}{line}: {error.problem or error.context}"]) from error
+    except RecursionError:
+        raise SpecError([f"{path}: an anchor refers to itself"]) from None
     except (YAMLError, ValueError) as error:
         raise SpecError([f"{path}: {str(error).splitlines()[0]}"]) from error
     return Document(path, data, lines), [f"{path}:{problem}" for problem in problems]

@@ -90,7 +90,7 @@ class Invocation:
         location = self._store_location()
         exists = "://" in location or Path(location).exists()
         stored = Store(location).runs() if exists else []
-        made = planning.make_plan(self.experiment, stored)
+        made = planning.make_plan(self.experiment, stored, self._rerun())
         if as_json:
             typer.echo(json.dumps(planning.as_rows(made), indent=2))
         else:
@@ -105,8 +105,7 @@ class Invocation:
         self._log_to_file()
         store = self._locked_store()
         store.recover()
-        self._forget(store)
-        made = planning.make_plan(self.experiment, store.runs())
+        made = planning.make_plan(self.experiment, store.runs(), self._rerun())
         todo = [item for item in made if item.todo]
         if not todo:
             self._say(f"Nothing to do: {_counted(made)} in {self._store_location()}.")
@@ -116,7 +115,8 @@ class Invocation:
         costs = self._preflight(made)
         from orchestrator.images import prepare_all
 
-        prepare_all(self.experiment)
+        prepare_all(self.experiment, [item.run for item in todo])
+        self._forget(store, todo)
         store.queue(item.run for item in todo)
         work = {
             item.run.key: costs[item.run.key].flop * (1 - item.epoch / item.run.train.epochs)
@@ -167,12 +167,23 @@ class Invocation:
             ) from None
         return store
 
-    def _forget(self, store: Store) -> None:
+    def _rerun(self) -> tuple[int, ...]:
+        """The IDs of the runs to train anew. Raises: SpecError."""
         if not self.request.rerun:
-            return
+            return ()
         ids = ids_of("--rerun", self.request.rerun)
-        for run in self.experiment.select(ids, "--rerun").runs:
-            store.forget(run.key)
+        self.experiment.select(ids, "--rerun")
+        return ids
+
+    def _forget(self, store: Store, todo: Sequence[PlannedRun]) -> None:
+        """Drop what the store and the storage hold of the runs to train anew."""
+        from orchestrator.schedule import discard
+
+        anew = {item.run.key for item in todo if item.run.id in self._rerun()}
+        for stored in store.runs(anew):
+            for checkpoint in stored.checkpoints:
+                discard(checkpoint.path)
+            store.forget(stored.key)
 
     def _preflight(self, made: Sequence[PlannedRun]) -> dict[str, planning.Cost]:
         """Costs by key of what would train. Raises: PlanError if it cannot."""
@@ -200,7 +211,7 @@ class Invocation:
     ) -> int | None:
         """Train the runs on the cluster; returns the signal that stopped it."""
         from orchestrator import schedule
-        from orchestrator.images import data_root
+        from orchestrator.images import chosen_root
         from orchestrator.progress import ConsoleRecorder
         from orchestrator.provenance import provenance
         from orchestrator.recording import StoreRecorder
@@ -222,7 +233,7 @@ class Invocation:
         ]
         options = schedule.Options(
             storage=self._storage(),
-            data_root=data_root(self.experiment),
+            data_root=chosen_root(self.experiment),
             log_folder=self.results / "logs",
             checkpoint_seconds=self.whole.checkpoint_seconds,
             jobs=request.jobs,
@@ -241,7 +252,9 @@ class Invocation:
         if problem is None:
             problem = self._attach_tables(tracker, store, todo)
         if problem:
-            self._say(f"{problem}\nThe store has everything; `sync` sends it to MLflow.")
+            self._say(
+                f"{problem}\nThe store has everything; `sync` sends it to MLflow.", always=True
+            )
         return stopped
 
     def _attach_tables(
@@ -269,7 +282,9 @@ class Invocation:
         broken = [run for run in states.values() if run.status in (Status.FAILED, Status.DIVERGED)]
         if broken:
             named = ", ".join(f"{run.run_id} ({run.status})" for run in broken)
-            self._say(f"Not finished: {named}. Logs: {_relative(self.results / 'logs')}/")
+            self._say(
+                f"Not finished: {named}. Logs: {_relative(self.results / 'logs')}/", always=True
+            )
             return EXIT_SOME_FAILED
         if any(run.status is not Status.DONE for run in states.values()):
             self._say(f"Not all runs are finished. The same command continues: {_command()}")
@@ -280,8 +295,8 @@ class Invocation:
         self._say(f"Every run with its curves: {_program('mlflow')} ui")
         return 0
 
-    def _say(self, text: str) -> None:
-        if not self.request.quiet:
+    def _say(self, text: str, *, always: bool = False) -> None:
+        if always or not self.request.quiet:
             self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _log_to_file(self) -> None:

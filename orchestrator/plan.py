@@ -21,6 +21,8 @@ CPU_EFFICIENCY = 0.5  # of the matrix product's rate, as measured for AOL-Small
 class PlanError(Exception):
     """What was asked for cannot be done on this cluster or disk, a line per reason."""
 
+    exit_code = 2
+
 
 class Action(StrEnum):
     """What becomes of a run."""
@@ -28,6 +30,7 @@ class Action(StrEnum):
     NEW = "new"
     CONTINUE = "continue"
     CHANGED = "changed"
+    RUNNING = "running"
     DONE = "done"
     DIVERGED = "diverged"
 
@@ -45,7 +48,7 @@ class PlannedRun:
     @property
     def todo(self) -> bool:
         """Whether the run trains."""
-        return self.action not in (Action.DONE, Action.DIVERGED)
+        return self.action in (Action.NEW, Action.CONTINUE, Action.CHANGED)
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,30 @@ class Cost:
     checkpoint_bytes: int
 
 
-def make_plan(experiment: Experiment, stored: Iterable[StoredRun]) -> list[PlannedRun]:
-    """What to do with each run of the experiment, given what the store holds, in its order."""
+def make_plan(
+    experiment: Experiment, stored: Iterable[StoredRun], rerun: Iterable[int] = ()
+) -> list[PlannedRun]:
+    """What to do with each run of the experiment, given what the store holds, in its order.
+
+    Runs of the IDs in `rerun` start anew whatever the store holds.
+    """
     known = {run.key: run for run in stored}
-    return [_planned(run, known) for run in experiment.runs]
+    anew = set(rerun)
+    return [
+        PlannedRun(run, Action.NEW, "asked for by --rerun")
+        if run.id in anew
+        else _planned(run, known)
+        for run in experiment.runs
+    ]
 
 
 def _planned(run: RunSpec, known: Mapping[str, StoredRun]) -> PlannedRun:
     stored = known.get(run.key)
     if stored is None:
         return _without_history(run, known.values())
-    if stored.status is Status.DONE:
+    if stored.alive:
+        return PlannedRun(run, Action.RUNNING, f"driver {stored.driver}", stored.epoch)
+    if stored.status is Status.DONE and stored.recorded == stored.epochs:
         return PlannedRun(run, Action.DONE, f"all {stored.epochs} epochs", stored.epochs)
     if stored.status is Status.DIVERGED:
         reason = f"diverged in epoch {stored.epoch}; change its settings or --rerun {run.id}"

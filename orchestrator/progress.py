@@ -1,5 +1,6 @@
 """What a person sees while runs train: a live table on a terminal, plain lines elsewhere."""
 
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -42,6 +43,11 @@ class Clock:
         self.epoch = epoch
 
     @property
+    def share(self) -> float:
+        """How much is done of what there was to do when it started here, 0 to 1."""
+        return (self.epoch - self.first) / max(1, self.epochs - self.first)
+
+    @property
     def left_s(self) -> float | None:
         """Seconds to go, None before the first epoch."""
         done = self.epoch - self.first
@@ -62,7 +68,7 @@ class ConsoleRecorder:
     def __init__(
         self, console: Console, work: Mapping[str, float], log_folder: Path, *, quiet: bool = False
     ) -> None:
-        """`work` is each run's share of the whole, by key, in any unit."""
+        """`work` is what is left to do of each run, by key, in any unit."""
         self.console, self.work, self.log_folder, self.quiet = console, work, log_folder, quiet
         self.live = console.is_terminal and not quiet
         self.clocks: dict[str, Clock] = {}
@@ -103,10 +109,13 @@ class ConsoleRecorder:
         match event:
             case Placed(run, host, device, epoch):
                 if run.key in self.clocks:
-                    self._line(run, "its worker was lost, another takes over", always=True)
+                    self._line(
+                        run, "its worker was lost, another takes over", always=not self.quiet
+                    )
                 self.clocks[run.key] = Clock(epoch, run.train.epochs)
                 continued = f", continues after epoch {epoch}" if epoch else ""
-                self._line(run, f"trains on {host} ({device}){continued}")
+                there = f"{host}, " if host != socket.gethostname() else ""
+                self._line(run, f"trains on {there}{device}{continued}")
                 self._show(run, epoch, "")
             case EpochDone(run, epoch, values):
                 self._epoch(run, epoch, values)
@@ -134,9 +143,9 @@ class ConsoleRecorder:
         clock = self.clocks.pop(run.key, None)
         took = f" in {duration(time.monotonic() - clock.started)}" if clock else ""
         if status is Status.DONE:
-            self._line(run, f"done{took}", always=True)
+            self._line(run, f"done{took}", always=not self.quiet)
         elif status is Status.INTERRUPTED:
-            self._line(run, "interrupted", always=bool(clock))
+            self._line(run, "interrupted", always=bool(clock) and not self.quiet)
         else:
             self._line(run, f"{status}{took}", always=True)
             for line in failure_lines(self.log_folder / f"{run.key}.log", error):
@@ -158,23 +167,17 @@ class ConsoleRecorder:
     def _refresh(self) -> None:
         complete = sum(self.work.get(key, 0.0) for key in self.finished)
         share = complete + sum(
-            self.work.get(key, 0.0) * clock.epoch / clock.epochs
-            for key, clock in self.clocks.items()
+            self.work.get(key, 0.0) * clock.share for key, clock in self.clocks.items()
         )
         whole = sum(self.work.values()) or 1.0
-        before = sum(
-            self.work.get(key, 0.0) * clock.first / clock.epochs
-            for key, clock in self.clocks.items()
-        )
-        progress = share - before
         elapsed = time.monotonic() - self.started
-        left = elapsed / progress * (whole - share) if progress > 0.02 * whole else None
+        left = elapsed / share * (whole - share) if share > 0.02 * whole else None
         count = f"{len(self.finished)}/{len(self.work)} runs"
         self._all.update(self._whole, completed=share, values=count, left=left)
 
     def _line(self, run: RunSpec, text: str, *, always: bool = False) -> None:
         """A timestamped line; on a terminal only what stays of interest."""
-        if self.quiet or (self.live and not always):
+        if (self.quiet or self.live) and not always:
             return
         stamp = datetime.now().astimezone().strftime("%H:%M:%S")
         name = f"run {run.id} {run.name} ({run.train.data.name}, seed {run.train.seed})"

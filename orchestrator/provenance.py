@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aol.config import FINGERPRINTS
 
+CODE = (":(top)", ":(top,exclude)results")  # generated tables change no result
 PACKAGES = ("torch", "torchvision", "numpy", "ray", "mlflow", "sqlalchemy", "pandas")
 
 
@@ -35,7 +36,7 @@ def git_commit() -> str | None:
     folder = Path(__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}+changes" if changed else commit

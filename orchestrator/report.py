@@ -46,12 +46,14 @@ class FilledTable:
 def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
     """Every table with the last epoch of the profile's finished runs.
 
-    A run counts if it was trained with exactly the profile's settings, whatever its seed.
+    A run counts if it was trained with exactly the profile's settings: with the seed of the
+    file, or as one of its replicates.
     """
-    settings = {run.id: run.train.digest() for run in experiment.runs}
-    keys: dict[int, list[str]] = {run_id: [] for run_id in settings}
+    wanted = {run.id: run for run in experiment.runs}
+    keys: dict[int, list[str]] = {run_id: [] for run_id in wanted}
     for stored in store.runs():
-        if settings.get(stored.run_id) == stored.digest:
+        run = wanted.get(stored.run_id)
+        if run and stored.digest == run.train.digest() and run.is_replicate(stored.seed):
             keys[stored.run_id].append(stored.key)
     final = store.final([key for found in keys.values() for key in found])
     measured = {

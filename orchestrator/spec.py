@@ -11,6 +11,7 @@ from aol.config import TrainConfig
 from orchestrator.document import SpecError
 
 Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
+LARGEST_ID = 1_000_000
 REPLICATE_STRIDE = 1000  # replicate k of a run trains with its seed + 1000 k
 CUSTOM = "custom"  # the profile of runs changed on the command line
 
@@ -31,6 +32,8 @@ def parse_ids(value: Any) -> tuple[int, ...]:
             raise ValueError(
                 f"{part.strip()!r} is no number or range; write for example 0,20-24"
             ) from None
+        if high > LARGEST_ID:
+            raise ValueError(f"{high} is larger than {LARGEST_ID}")
         if high < low:
             raise ValueError(f"the range {part.strip()} is empty")
         numbers |= dict.fromkeys(range(low, high + 1))
@@ -75,6 +78,10 @@ class RunSpec(Strict):
         settings and must not share a checkpoint.
         """
         return f"{self.id}-s{self.train.seed}-{self.train.digest()}"
+
+    def is_replicate(self, seed: int) -> bool:
+        """Whether `seed` is this run's own or that of one of its replicates."""
+        return seed >= self.train.seed and (seed - self.train.seed) % REPLICATE_STRIDE == 0
 
 
 class Column(Strict):

@@ -1,5 +1,6 @@
 """The YAML file of experiments: its profiles as experiments, or every mistake in it at once."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from orchestrator.spec import (
 )
 from orchestrator.validation import Layers, dotted_names, nearest, validate
 
+PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 RUN_FIELDS = ("id", "name", "resources")  # of a run's entry; the other fields are its training
 
 RunProblem = tuple[str, str, str]  # place, run ID, what is wrong
@@ -84,7 +86,7 @@ class SpecFile:
     def experiment(self, profile: str, overrides: Iterable[str] = ()) -> Experiment:
         """The runs of one profile, with `key=value` overrides laid over all of them.
 
-        Overrides make another experiment of it: the profile "custom".
+        Overrides that can change a number make another experiment of it: the profile "custom".
 
         Raises: SpecError.
         """
@@ -94,13 +96,13 @@ class SpecFile:
         chosen = self.file.profiles[profile]
         overrides = tuple(overrides)
         note = chosen.note
-        if overrides:
+        if _is_custom(overrides):
             note = f"custom: {profile} with {', '.join(overrides)}; not comparable with the paper"
         return Experiment(
             path=self.document.path,
             name=self.file.name,
             source=self.file.source,
-            profile=CUSTOM if overrides else profile,
+            profile=CUSTOM if _is_custom(overrides) else profile,
             note=note,
             checkpoint_seconds=chosen.checkpoint_seconds,
             data_root=self.file.data_root,
@@ -115,7 +117,7 @@ class SpecFile:
         problems = [problem for _, found in made for problem in found]
         if problems:
             raise SpecError(_grouped(problems))
-        name = CUSTOM if overrides else profile
+        name = CUSTOM if _is_custom(overrides) else profile
         return tuple(run.model_copy(update={"profile": name}) for run, _ in made if run)
 
     def _run_problems(self) -> list[str]:
@@ -175,6 +177,7 @@ def validated_file(document: Document) -> tuple[File | None, list[str]]:
         problems += _repeated_ids(document, file)
         problems += _bad_tables(document, file)
         problems += _bad_references(document, file)
+        problems += _bad_names(document, file)
     return file, problems
 
 
@@ -227,10 +230,29 @@ def _bad_references(document: Document, file: File) -> list[str]:
                 f"{where}: default_profile: unknown profile {name!r}"
                 f"{nearest(name, list(file.profiles))}"
             )
-    if CUSTOM in file.profiles:
-        where = document.where(("profiles", CUSTOM))
-        problems.append(f"{where}: the profile name {CUSTOM!r} is taken for --set; use another")
     return problems
+
+
+def _bad_names(document: Document, file: File) -> list[str]:
+    problems = []
+    for name in file.profiles:
+        where = document.where(("profiles", name))
+        if name == CUSTOM:
+            problems.append(f"{where}: the profile name {CUSTOM!r} is taken for --set; use another")
+        elif not PROFILE_NAME.fullmatch(name) or name in ("ray", "logs"):
+            problems.append(
+                f"{where}: profile {name!r} names a folder of the results: use letters, digits, "
+                "- and _, not ray or logs"
+            )
+    if "id" in file.defaults:
+        where = document.where(("defaults", "id"))
+        problems.append(f"{where}: defaults.id: every run has an ID of its own")
+    return problems
+
+
+def _is_custom(overrides: Iterable[str]) -> bool:
+    """Whether overrides change more than where runs are placed."""
+    return any(not text.startswith("resources.") for text in overrides)
 
 
 def _parsed_overrides(overrides: Iterable[str]) -> dict[str, Any]:

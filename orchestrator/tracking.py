@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ MLFLOW_STATUS = {
 
 class TrackingError(Exception):
     """MLflow cannot be reached or refuses; the store has everything."""
+
+    exit_code = 1
 
 
 def tracking_uri(folder: Path) -> str:
@@ -115,7 +118,10 @@ class Tracker:
             client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         status = MLFLOW_STATUS[run.status]
         if shown.info.status != status:
-            client.update_run(run_id, status=status)
+            if run.finished_at:
+                client.set_terminated(run_id, status, _milliseconds(run.finished_at))
+            else:
+                client.update_run(run_id, status=status)
 
     def _open(self, client: "MlflowClient", store: Store, run: StoredRun) -> str:
         """The MLflow run of a stored run: the one noted, else found by its tag, else a new one."""
@@ -139,12 +145,18 @@ class Tracker:
             run_id = str(known[0].info.run_id)
         else:
             name = f"{run.run_id} {run.name} ({run.config['data']['name']}, seed {run.seed})"
-            created = client.create_run(self._experiment_id, tags=_tags(run), run_name=name)
+            created = client.create_run(
+                self._experiment_id, _milliseconds(run.created_at), _tags(run), name
+            )
             run_id = str(created.info.run_id)
             settings = flatten(from_dict(dict(run.config)))
             client.log_batch(run_id, params=[Param(k, str(v)) for k, v in settings.items()])
         store.link(run.key, run_id)
         return run_id
+
+
+def _milliseconds(stamp: str) -> int:
+    return int(datetime.fromisoformat(stamp).timestamp() * 1000)
 
 
 def _tags(run: StoredRun) -> dict[str, str]:

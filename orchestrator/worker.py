@@ -62,13 +62,15 @@ def _train(
     import torch
 
     from aol.config import from_dict
+    from aol.data import default_root
     from aol.train import Trainer
 
     if stopping():
         return
     torch.set_num_threads(max(1, int(job["cpus"])))
     config = from_dict(job["train"])
-    root, place = Path(job["data_root"]), torch.device("cuda" if job["gpus"] else "cpu")
+    root = Path(job["data_root"]) if job["data_root"] else default_root()
+    place = torch.device("cuda" if job["gpus"] else "cpu")
     make = partial(Trainer, config, data_root=root, device=place, run=str(job["id"]))
     trainer = _continued(make, states)
     device = f"CPU, {torch.get_num_threads()} threads"

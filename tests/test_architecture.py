@@ -68,7 +68,7 @@ DOORS = {
         "orchestrator.store",
     },
     "orchestrator.images": {"aol.data", "orchestrator.spec"},
-    "orchestrator.worker": {"aol.config", "aol.train"},
+    "orchestrator.worker": {"aol.config", "aol.data", "aol.train"},
     "orchestrator.schedule": {
         "orchestrator.environment",
         "orchestrator.events",

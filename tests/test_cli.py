@@ -274,6 +274,33 @@ def test_every_command_of_the_readme_works(finished, data_root, tmp_path):
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 
+def test_a_rerun_trains_anew_and_shows_as_a_new_mlflow_run(tmp_path, data_root):
+    from mlflow import MlflowClient
+
+    shell = Shell(tmp_path, data_root)
+    arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
+    assert shell(*arguments).returncode == 0
+
+    again = shell(*arguments, "--rerun", "11")
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = client.search_runs([experiment.experiment_id])
+    assert again.returncode == 0, again.stderr
+    assert "asked for by --rerun" in again.stderr
+    assert [len(client.get_metric_history(run.info.run_id, "accuracy")) for run in runs] == [3, 3]
+    assert all(run.info.end_time for run in runs)
+    assert len(list((tmp_path / "results" / "ray").rglob("state.pt"))) == 1
+
+
+def test_the_readme_shows_a_table_as_the_demo_made_it():
+    made = (PROJECT / "results" / "demo" / "tables.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- demo table -->\n(.*?)<!-- end", README, re.DOTALL).group(1)
+
+    assert shown.count("\n") >= 5
+    assert shown in made
+
+
 def test_every_make_target_of_the_readme_exists():
     targets = [line.split()[1] for line in documented_commands() if line.startswith("make ")]
     known = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)

@@ -229,7 +229,8 @@ def test_the_plan_keeps_the_experiments_order(make_run):
         columns=(),
         tables=(),
     )
-    plan = make_plan(experiment, [stored(runs[2], Status.DONE)])
+    done = stored(runs[2], Status.DONE, epoch=runs[2].train.epochs)
+    plan = make_plan(experiment, [done])
 
     assert [item.run.id for item in plan] == [3, 1, 2]
     assert [item.todo for item in plan] == [True, True, False]
@@ -432,3 +433,53 @@ def test_cluster_counts_its_machines():
     assert str(LAPTOP) == "1 machine, 4 CPUs, 0 GPUs"
     assert str(TWO_MACHINES) == "2 machines, 12 CPUs, 1 GPUs"
     assert (TWO_MACHINES.cpus, TWO_MACHINES.gpus) == (12, 1)
+
+
+def test_a_done_run_with_a_missing_epoch_is_trained_again(run):
+    known = stored(run, Status.DONE, epoch=10, recorded=9, checkpoints=(10,))
+
+    action, epoch, reason, _ = planned(run, known)
+
+    assert (action, epoch) == (Action.NEW, 0)
+    assert "1 epochs are not recorded" in reason
+
+
+def test_a_run_of_a_living_driver_is_left_to_it(run):
+    import os
+    import socket
+    from datetime import UTC, datetime
+
+    known = stored(
+        run,
+        Status.RUNNING,
+        epoch=4,
+        driver=f"{socket.gethostname()}:{os.getpid()}",
+        heartbeat_at=datetime.now(UTC).isoformat(),
+    )
+
+    action, epoch, reason, _ = planned(run, known)
+
+    assert (action, epoch) == (Action.RUNNING, 4)
+    assert reason == f"driver {socket.gethostname()}:{os.getpid()}"
+
+
+def test_a_rerun_starts_anew_whatever_the_store_holds(make_run):
+    runs = (make_run(1), make_run(2))
+    experiment = Experiment(
+        path=None,
+        name="x",
+        source="",
+        profile="demo",
+        note="",
+        checkpoint_seconds=60,
+        data_root=None,
+        runs=runs,
+        columns=(),
+        tables=(),
+    )
+    done = [stored(run, Status.DONE, epoch=run.train.epochs) for run in runs]
+
+    plan = make_plan(experiment, done, rerun=[2])
+
+    assert [(item.action, item.reason) for item in plan][1] == (Action.NEW, "asked for by --rerun")
+    assert plan[0].action is Action.DONE

@@ -78,7 +78,7 @@ def test_a_life_in_plain_lines(tmp_path, run, clock):
         tell(Finished(run, Status.DONE))
 
     assert screen.lines == [
-        f"{NAME}: trains on host (CPU, 2 threads)",
+        f"{NAME}: trains on host, CPU, 2 threads",
         f"{NAME}: epoch 1/10  loss 0.512  acc 70.3%  CRA 36/255 62.9%  ETA 27 s",
         f"{NAME}: done in 2 min",
     ]
@@ -88,7 +88,7 @@ def test_a_continued_run_says_from_where(tmp_path, run):
     screen = Screen(tmp_path, run)
     screen.recorder(Placed(run, "host", "CPU", 4))
 
-    assert screen.lines == [f"{NAME}: trains on host (CPU), continues after epoch 4"]
+    assert screen.lines == [f"{NAME}: trains on host, CPU, continues after epoch 4"]
 
 
 def test_the_eta_of_a_continued_run_counts_this_sessions_epochs_only(tmp_path, run, clock):
@@ -107,7 +107,7 @@ def test_a_lost_worker_is_told(tmp_path, run):
 
     assert screen.lines[1:] == [
         f"{NAME}: its worker was lost, another takes over",
-        f"{NAME}: trains on other (CPU), continues after epoch 2",
+        f"{NAME}: trains on other, CPU, continues after epoch 2",
     ]
 
 
@@ -215,7 +215,7 @@ def test_a_name_with_brackets_is_printed_as_it_is(tmp_path, make_run):
     screen = Screen(tmp_path, run)
     screen.recorder(Placed(run, "host", "GPU [0]", 0))
 
-    assert screen.lines == ["run 7 AOL [small] (digits, seed 7): trains on host (GPU [0])"]
+    assert screen.lines == ["run 7 AOL [small] (digits, seed 7): trains on host, GPU [0]"]
 
 
 # On a terminal

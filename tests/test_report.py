@@ -321,3 +321,14 @@ def test_a_report_is_read_whole_while_it_is_written_again(experiment, store, tmp
 
     assert seen.startswith("# tiny:")
     assert path.read_text(encoding="utf-8").startswith("# other:")
+
+
+def test_a_seed_that_is_neither_the_runs_own_nor_a_replicates_does_not_count(experiment, store):
+    run = experiment.runs[0]
+    finish(store, run, 0.7, 0.6)
+    other = run.model_copy(update={"train": replace(run.train, seed=run.train.seed + 5)})
+    finish(store, other, 0.5, 0.4)
+
+    first = as_records(fill_tables(experiment, store))[0]
+
+    assert (first["measured"], first["seeds"]) == (70.0, 1)

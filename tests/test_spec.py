@@ -757,3 +757,28 @@ def test_no_demo_run_is_taken_for_a_run_of_the_paper(demo, paper):
     digests = {run.train.digest() for run in paper.runs}
 
     assert not digests & {run.train.digest() for run in demo.runs}
+
+
+def test_an_override_of_resources_alone_stays_in_its_profile(spec_file):
+    file = spec_file()
+    name = file.profiles[0]
+
+    placed = file.experiment(name, ["resources.gpus=0"])
+
+    assert (placed.profile, placed.note) == (name, file.experiment(name).note)
+    assert {run.profile for run in placed.runs} == {name}
+    assert {run.resources.gpus for run in placed.runs} == {0}
+    assert file.experiment(name, ["epochs=2", "resources.gpus=0"]).profile == "custom"
+
+
+@pytest.mark.parametrize("name", ["../evil", "ray", "logs", "a b", "custom"])
+def test_a_profile_that_would_be_another_folder_is_refused(problems_in, name):
+    (problem,) = problems_in(("  quick:", f"  {name}:"), text=GOOD)
+
+    assert "profile" in problem
+
+
+def test_an_id_among_the_defaults_is_refused(problems_in):
+    found = problems_in(("defaults:\n", "defaults:\n  id: 5\n"))
+
+    assert found == ["x.yaml:3: defaults.id: every run has an ID of its own"]

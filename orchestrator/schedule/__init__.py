@@ -52,7 +52,7 @@ class Options:
     """How an invocation trains its jobs."""
 
     storage: str  # a path or URI for checkpoints
-    data_root: Path
+    data_root: Path | None  # None: each machine's own default
     log_folder: Path
     checkpoint_seconds: float
     jobs: int | None = None  # at most so many at once
@@ -176,7 +176,7 @@ def _payload(job: Job, options: Options, flag: str) -> dict[str, Any]:
         "cpus": job.request.cpus,
         "gpus": job.request.gpus,
         "checkpoints": [item.path for item in job.checkpoints],
-        "data_root": str(options.data_root),
+        "data_root": str(options.data_root) if options.data_root else None,
         "log": str(options.log_folder / f"{job.run.key}.log"),
         "checkpoint_seconds": options.checkpoint_seconds,
         "flag": flag,
@@ -214,6 +214,13 @@ def train_trial(config: dict[str, Any]) -> None:
     train_run(
         job,
         report=report,
-        stopping=lambda: bool(ray.get(flag.is_raised.remote())),
+        stopping=lambda: _is_raised(flag),
         states=[checkpoint.as_directory for checkpoint in earlier],
     )
+
+
+def _is_raised(flag: Any) -> bool:
+    try:
+        return bool(ray.get(flag.is_raised.remote()))
+    except ray.exceptions.RayError:
+        return False  # no flag, no stop: the run is worth more

@@ -14,6 +14,7 @@ from uuid import uuid4
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.events import (
     EpochDone,
@@ -31,6 +32,7 @@ from orchestrator.store import Checkpoint, Status
 logger = logging.getLogger(__name__)
 
 FLAG_PREFIX = "aol-stop-"
+STOPPING = b"Stopping: each run saves after its current epoch. Interrupt again to stop at once.\n"
 
 
 class TrialEvents(tune.Callback):
@@ -48,6 +50,7 @@ class TrialEvents(tune.Callback):
         self.flag_name = FLAG_PREFIX + uuid4().hex  # one per driver: clusters are shared
         self._flag: Any = None
         self._raised = False
+        self.failing: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune writes its callbacks to a file that is never read again."""
@@ -59,12 +62,17 @@ class TrialEvents(tune.Callback):
             try:
                 recorder(event)
             except Exception:
-                logger.exception("%s failed on %s", type(recorder).__name__, type(event).__name__)
+                name = type(recorder).__name__
+                logger.exception("%s failed on %s", name, type(event).__name__)
+                if name not in self.failing:
+                    self.failing.add(name)
+                    print(f"{name} fails, see driver.log in the logs", file=sys.stderr)
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
         """Inside the block the first SIGINT or SIGTERM saves and stops, the second just stops."""
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has its own handler
         for number in before:
             signal.signal(number, self._on_signal)
         try:
@@ -74,22 +82,18 @@ class TrialEvents(tune.Callback):
                 signal.signal(number, handler)
 
     def close(self) -> None:
-        """Say that runs without an end were interrupted; the flag is no longer needed."""
-        if self._flag is not None:
-            ray.kill(self._flag)
+        """Say that runs without an end were interrupted; take the flag down."""
         for run in list(self.unfinished.values()):
             self._finish(Finished(run, Status.INTERRUPTED))
+        if self._flag is not None:
+            ray.kill(self._flag)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own way to stop without waiting
             return
-        self.signal = number
-        print(
-            "Stopping: each run saves after its current epoch. Interrupt again to stop at once.",
-            file=sys.stderr,
-        )
-        self.stopping = True
+        self.signal, self.stopping = number, True
+        os.write(2, STOPPING)  # print may be interrupted in the middle of itself
 
     def _finish(self, event: Finished) -> None:
         self.active.pop(event.run.key, None)
@@ -100,7 +104,11 @@ class TrialEvents(tune.Callback):
 
     def setup(self, *_: Any, **__: Any) -> None:
         """Start the flag that tells workers to stop."""
-        self._flag = StopFlag.options(name=self.flag_name, num_cpus=0, lifetime=None).remote()  # type: ignore[attr-defined]
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        options = StopFlag.options(  # type: ignore[attr-defined]
+            name=self.flag_name, num_cpus=0, scheduling_strategy=here
+        )
+        self._flag = options.remote()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A trial got its resources."""
@@ -144,9 +152,10 @@ class TrialEvents(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A worker was lost more often than it may be."""
-        cause = trial.get_error() or "its worker was lost"
+        cause = trial.get_error()
+        text = f"{type(cause).__name__}: {cause}" if cause else "its worker was lost"
         run = self.runs[trial_key(trial)]
-        self._finish(Finished(run, Status.FAILED, error=f"{type(cause).__name__}: {cause}"))
+        self._finish(Finished(run, Status.FAILED, error=text))
         self.stopping = self.stopping or self.fail_fast
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:

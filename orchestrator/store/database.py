@@ -15,6 +15,8 @@ BUSY_TIMEOUT_S = 30
 class StoreError(Exception):
     """The database cannot be used: which one, why, and what to do."""
 
+    exit_code = 1
+
 
 def store_url(location: str | Path) -> str:
     """The SQLAlchemy URL of a path or URL. Raises: StoreError."""
