@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: help run test check lock clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## train the demo: fourteen runs in about two minutes, then the paper's tables
 	@$(BIN)/python -m orchestrator run experiments.yaml --profile demo

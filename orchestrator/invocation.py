@@ -193,7 +193,7 @@ class Invocation:
             for key, run in todo.items()
         }
         planning.check_requests(requests, self.cluster)
-        costs = {key: planning.cost(run) for key, run in todo.items()}
+        costs = planning.costs(todo.values())
         storage = self._storage()
         if "://" not in storage:
             planning.check_disk(costs.values(), Path(storage))

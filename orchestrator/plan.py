@@ -218,10 +218,24 @@ def cost(run: RunSpec) -> Cost:
 
         with torch.device("meta"):
             model = architecture(run.train.model, run.train.data.classes)
-    except ValueError as error:
-        raise PlanError(f"run {run.id}: {error}") from error
+    except (ValueError, OverflowError, RuntimeError) as error:  # torch raises all three
+        reason = str(error).splitlines()[0]
+        raise PlanError(f"run {run.id}: model.size or model.width: {reason}") from error
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(training_flop(run.train), parameters * BYTES_PER_PARAMETER)
+
+
+def costs(runs: Iterable[RunSpec]) -> dict[str, Cost]:
+    """What each run takes, by key. Raises: PlanError with every model that cannot be built."""
+    found, reasons = {}, []
+    for run in runs:
+        try:
+            found[run.key] = cost(run)
+        except PlanError as error:
+            reasons.append(str(error))
+    if reasons:
+        raise PlanError("\n".join(reasons))
+    return found
 
 
 def check_disk(costs: Iterable[Cost], storage: Path) -> int:

@@ -15,6 +15,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -75,7 +76,7 @@ class ConsoleRecorder:
         self.finished: dict[str, Status] = {}
         self.started = time.monotonic()
         self._last_line: dict[str, float] = {}
-        self._tasks: dict[str, Task] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._runs = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=18),
@@ -138,8 +139,8 @@ class ConsoleRecorder:
 
     def _finish(self, run: RunSpec, status: Status, error: str | None) -> None:
         self.finished[run.key] = status
-        if task := self._tasks.pop(run.key, None):
-            self._runs.remove_task(task.id)
+        if (task := self._tasks.pop(run.key, None)) is not None:
+            self._runs.remove_task(task)
         clock = self.clocks.pop(run.key, None)
         took = f" in {duration(time.monotonic() - clock.started)}" if clock else ""
         if status is Status.DONE:
@@ -154,11 +155,11 @@ class ConsoleRecorder:
     def _show(self, run: RunSpec, epoch: int, values: str) -> None:
         if run.key not in self._tasks:
             name = f"{run.id:>3} {run.name} {run.train.data.name}"
-            number = self._runs.add_task(name, total=run.train.epochs, values="", left=None)
-            self._tasks[run.key] = self._runs._tasks[number]
+            task = self._runs.add_task(name, total=run.train.epochs, values="", left=None)
+            self._tasks[run.key] = task
         clock = self.clocks.get(run.key)
         self._runs.update(
-            self._tasks[run.key].id,
+            self._tasks[run.key],
             completed=epoch,
             values=values,
             left=clock.left_s if clock else None,
