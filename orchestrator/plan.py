@@ -218,7 +218,7 @@ def cost(run: RunSpec) -> Cost:
 
         with torch.device("meta"):
             model = architecture(run.train.model, run.train.data.classes)
-    except (ValueError, OverflowError, RuntimeError) as error:  # torch raises all three
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # torch raises all
         reason = str(error).splitlines()[0]
         raise PlanError(f"run {run.id}: model.size or model.width: {reason}") from error
     parameters = sum(parameter.numel() for parameter in model.parameters())
