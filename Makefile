@@ -3,44 +3,58 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# an installed uv, or one in a small environment of its own: nothing outside is touched
+UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/uv/bin/uv)
+
+# a module's tests stay together, for its fixtures; see tests/conftest.py
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock clean
+.PHONY: help run test test-slow check lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## train the demo: fourteen runs in about two minutes, then the paper's tables
 	@$(BIN)/python -m orchestrator run experiments.yaml --profile demo
 
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q $(PARALLEL)
+
+test-slow: $(READY) ## run the tests that take minutes each: the largest networks against the authors'
+	@$(BIN)/python -m pytest -q -m slow
 
 check: $(READY) ## format, lint, types, tests with coverage: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -q $(PARALLEL) --cov --cov-report=term --cov-fail-under=90
 
-lock: | $(VENV)/uv ## write requirements.lock anew from pyproject.toml
-	$(VENV)/uv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+lock: | $(UV) ## write requirements.lock anew from pyproject.toml
+	$(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
 		--custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
 
 clean: ## remove the environment, not the results
 	rm -rf $(VENV)
 
-# uv in a small environment of its own, so that nothing outside the project is touched
-$(VENV)/uv:
+$(VENV)/uv/bin/uv:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install Python 3.11 or later, or make PYTHON=..." >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) -V) is too old: make PYTHON=python3.11 or later" >&2; exit 2; }
 	@mkdir -p $(VENV)
-	@$(PYTHON) -m venv $@.part && $@.part/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@mv $@.part $@
+	@rm -rf $(VENV)/uv $(VENV)/uv.part
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+		$(PYTHON) -m venv $(VENV)/uv.part && $(VENV)/uv.part/bin/python -m pip install --quiet --disable-pip-version-check uv; \
+	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+		$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(VENV)/uv.part uv; \
+	else \
+		echo "make: $(PYTHON) has neither venv nor pip: install python3-venv or uv" >&2; exit 2; \
+	fi
+	@mv $(VENV)/uv.part $(VENV)/uv
 
 # made again when the lock or the project's metadata changes
-$(READY): requirements.lock pyproject.toml | $(VENV)/uv
+$(READY): requirements.lock pyproject.toml | $(UV)
 	@echo "Making the environment in $(VENV) (about 6 GB with torch for CUDA; once) ..."
-	@$(VENV)/uv/bin/python -m uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	@$(VENV)/uv/bin/python -m uv pip sync --quiet --python $(BIN)/python requirements.lock
-	@$(VENV)/uv/bin/python -m uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@

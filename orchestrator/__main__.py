@@ -1,6 +1,7 @@
 """The commands: parse, call, print. Heavy libraries are imported inside the commands."""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,8 +10,7 @@ import typer
 from orchestrator import environment
 
 if TYPE_CHECKING:
-    from orchestrator.spec import Experiment
-    from orchestrator.specfile import SpecFile
+    from orchestrator.invocation import Request
     from orchestrator.store import Store
 
 app = typer.Typer(
@@ -64,6 +64,7 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More about
 
 @app.command()
 def run(
+    context: typer.Context,
     spec: SpecArgument,
     profile: ProfileOption = None,
     only: OnlyOption = None,
@@ -97,31 +98,16 @@ def run(
     verbose: VerboseOption = False,
 ) -> None:
     """Train every run of SPEC that the store does not hold yet, then write the tables."""
-    from orchestrator.invocation import Invocation, Request
+    from orchestrator.invocation import Invocation
+    from orchestrator.training import run as train
 
-    request = Request(
-        spec=spec,
-        profile=profile,
-        only=only,
-        seeds=seeds,
-        settings=tuple(settings or ()),
-        jobs=jobs,
-        address=address,
-        results=results,
-        store=store,
-        storage=storage,
-        retries=retries,
-        fail_fast=fail_fast,
-        rerun=rerun,
-        quiet=quiet,
-        verbose=verbose,
-    )
-    with Invocation(request) as invocation:
-        raise typer.Exit(invocation.plan_only() if dry_run else invocation.run())
+    with Invocation(_request(context)) as invocation:
+        raise typer.Exit(invocation.print_plan() if dry_run else train(invocation))
 
 
 @app.command()
 def plan(
+    context: typer.Context,
     spec: SpecArgument,
     profile: ProfileOption = None,
     only: OnlyOption = None,
@@ -134,22 +120,10 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Print what `run` would do with each run, and why."""
-    from orchestrator.invocation import Invocation, Request
+    from orchestrator.invocation import Invocation
 
-    request = Request(
-        spec=spec,
-        profile=profile,
-        only=only,
-        seeds=seeds,
-        settings=tuple(settings or ()),
-        jobs=jobs,
-        address=address,
-        results=results,
-        store=store,
-        quiet=as_json,
-    )
-    with Invocation(request) as invocation:
-        raise typer.Exit(invocation.plan_only(as_json=as_json))
+    with Invocation(_request(context, quiet=as_json)) as invocation:
+        raise typer.Exit(invocation.print_plan(as_json=as_json))
 
 
 @app.command()
@@ -171,23 +145,28 @@ def validate(spec: SpecArgument) -> None:
 @app.command()
 def data(
     spec: SpecArgument,
-    profile: ProfileOption = None,
+    profile: Annotated[str | None, typer.Option(help="Just this profile.")] = None,
     only: OnlyOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Find, check and keep the images that SPEC needs, before any run does."""
+    """Find, check and keep the images that SPEC needs, in all profiles or in one."""
     from orchestrator.images import data_root, prepare_all
+    from orchestrator.specfile import SpecFile
 
-    experiment = _experiment(spec, profile, only, settings)
-    prepare_all(experiment, experiment.runs)
-    names = ", ".join(sorted({run.train.data.name for run in experiment.runs}))
-    typer.echo(f"{names}: checked, in {data_root(experiment)}")
+    file = SpecFile(spec)
+    chosen = [profile] if profile else file.profiles
+    experiments = [file.experiment(name, settings or ()).chosen(only, None) for name in chosen]
+    datasets = {run.train.data.name for experiment in experiments for run in experiment.runs}
+    prepare_all(experiments[0], datasets)
+    typer.echo(f"{', '.join(sorted(datasets))}: checked, in {data_root(experiments[0])}")
 
 
 @app.command()
 def report(
     spec: SpecArgument,
-    profile: ProfileOption = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Which profile of SPEC; by default the one trained last.")
+    ] = None,
     settings: SetOption = None,
     results: ResultsOption = None,
     store: StoreOption = None,
@@ -196,10 +175,13 @@ def report(
     ] = "md",
 ) -> None:
     """Write the paper's tables from the store to results/PROFILE/ and print them."""
-    from orchestrator.report import fill_tables, render, write
+    from orchestrator.report import fill_tables, newest_profile, render, write
+    from orchestrator.specfile import SpecFile
 
-    experiment = _experiment(spec, profile, None, settings)
-    tables = fill_tables(experiment, _open(spec, results, store))
+    file = SpecFile(spec)
+    opened = _open(spec, results, store)
+    experiment = file.experiment(profile or newest_profile(opened, file.profiles), settings or ())
+    tables = fill_tables(experiment, opened)
     path = write(experiment, tables, results or spec.parent / "results", form)
     typer.echo(render(experiment, tables, form))
     typer.echo(f"written to {path}", err=True)
@@ -217,6 +199,8 @@ def status(
     """Print what each run is doing now; from any terminal, also while `run` goes on."""
     from orchestrator.status import print_status, watch_status
 
+    if watch and as_json:
+        raise typer.BadParameter("--watch draws a table; for JSON call again without it")
     opened = _open(spec, results, store)
     if watch:
         watch_status(opened, profile)
@@ -235,20 +219,14 @@ def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption =
     typer.echo(f"{sent} runs are in MLflow at {tracker.uri}")
 
 
-def _experiment(
-    spec: Path, profile: str | None, only: str | None, settings: list[str] | None
-) -> "Experiment":
-    """One profile of SPEC, with the cluster taken for this machine alone."""
-    from orchestrator.specfile import SpecFile
+def _request(context: typer.Context, **changes: bool) -> "Request":
+    """The options of `run` or `plan`, which bear the names of the request's fields."""
+    from orchestrator.invocation import Request
 
-    file = SpecFile(spec)
-    return file.experiment(profile or _fitting(file), tuple(settings or ())).chosen(only, None)
-
-
-def _fitting(file: "SpecFile") -> str:
-    from orchestrator.plan import local_gpus
-
-    return file.default_profile(has_gpu=local_gpus() > 0)
+    names = {field.name for field in fields(Request)}
+    given = {name: value for name, value in context.params.items() if name in names}
+    given["settings"] = tuple(given["settings"] or ())
+    return Request(**given | changes)
 
 
 def _open(spec: Path, results: Path | None, store: str | None) -> "Store":

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from aol.data import default_root, prepare
-from orchestrator.spec import Experiment, RunSpec
+from aol.data import DataError, default_root, prepare
+from orchestrator.spec import Experiment
 
 
 def data_root(experiment: Experiment) -> Path:
@@ -24,12 +24,13 @@ def chosen_root(experiment: Experiment) -> Path | None:
     return (experiment.path.parent / experiment.data_root.expanduser()).absolute()
 
 
-def prepare_all(experiment: Experiment, runs: Iterable[RunSpec]) -> None:
-    """Have the images of these runs checked and kept. Raises: DataError."""
+def prepare_all(experiment: Experiment, datasets: Iterable[str]) -> None:
+    """Have these images checked and kept. Raises: DataError with every dataset that has none."""
     root = data_root(experiment)
     console = Console(file=sys.stderr)
+    problems = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for name in dict.fromkeys(run.train.data.name for run in runs):
+        for name in sorted(datasets):
             stages: dict[str, TaskID] = {}
 
             def show(stage: str, share: float, stages: dict[str, TaskID] = stages) -> None:
@@ -37,4 +38,9 @@ def prepare_all(experiment: Experiment, runs: Iterable[RunSpec]) -> None:
                     stages[stage] = progress.add_task(stage, total=1.0)
                 progress.update(stages[stage], completed=share)
 
-            prepare(name, root, show)
+            try:
+                prepare(name, root, show)
+            except DataError as error:
+                problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))

@@ -122,7 +122,7 @@ def _planned(run: RunSpec, known: Mapping[str, StoredRun]) -> PlannedRun:
     if stored.status is Status.DONE and stored.recorded == stored.epochs:
         return PlannedRun(run, Action.DONE, f"all {stored.epochs} epochs", stored.epochs)
     if stored.status is Status.DIVERGED:
-        reason = f"diverged in epoch {stored.epoch}; change its settings or --rerun {run.id}"
+        reason = f"diverged after epoch {stored.epoch}; change its settings or --rerun {run.id}"
         return PlannedRun(run, Action.DIVERGED, reason, stored.epoch)
     usable = usable_checkpoints(stored)
     was = stored.status if stored.status is not Status.RUNNING else Status.INTERRUPTED
@@ -197,13 +197,13 @@ def request(run: RunSpec, cluster: Cluster, parallel: int) -> Request:
     return Request(cpus, gpus)
 
 
-def check_requests(runs: Mapping[str, tuple[RunSpec, Request]], cluster: Cluster) -> None:
-    """Refuse what would wait for ever. Raises: PlanError."""
+def check_requests(requests: Iterable[tuple[RunSpec, Request]], cluster: Cluster) -> None:
+    """Refuse what would wait for ever. Raises: PlanError with a line per run."""
     reasons = [
-        f"run {run.id} asks for {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs, and no machine of "
+        f"run {run.id} asks for {asked.cpus:g} CPUs and {asked.gpus:g} GPUs, and no machine of "
         f"the cluster has them ({cluster}); lower `resources:` or --set resources.gpus=0"
-        for run, wanted in runs.values()
-        if not any(wanted.cpus <= node.cpus and wanted.gpus <= node.gpus for node in cluster.nodes)
+        for run, asked in requests
+        if not any(asked.cpus <= node.cpus and asked.gpus <= node.gpus for node in cluster.nodes)
     ]
     if reasons:
         raise PlanError("\n".join(reasons))
@@ -270,6 +270,7 @@ def as_rows(plan: Iterable[PlannedRun]) -> list[dict[str, object]]:
         {
             "id": item.run.id,
             "name": item.run.name,
+            "profile": item.run.profile,
             "dataset": item.run.train.data.name,
             "seed": item.run.train.seed,
             "action": str(item.action),

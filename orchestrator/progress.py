@@ -33,7 +33,7 @@ MISSING = "–"
 
 
 class Clock:
-    """Estimates the time a run still needs from its epochs in this session."""
+    """Estimates the time a run still needs from its epochs in this invocation."""
 
     def __init__(self, epoch: int, epochs: int) -> None:
         self.first, self.epoch, self.epochs = epoch, epoch, epochs

@@ -35,6 +35,7 @@ def git_commit() -> str | None:
     """The commit of this program's checkout, with "+changes" if files differ; None outside git."""
     folder = Path(__file__).parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)  # not just around us
         commit = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
     except (OSError, subprocess.SubprocessError):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from orchestrator.events import EpochDone, Event, Finished, Placed, Saved, Started, Tick
+from orchestrator.location import parent
 from orchestrator.provenance import Provenance
 from orchestrator.store import Checkpoint, Status, Store
 
@@ -43,15 +44,11 @@ class StoreRecorder:
                 self.store.beat([run.key for run in active])
 
     def _drop(self, key: str, checkpoints: list[Checkpoint]) -> None:
-        """Discard checkpoints, and with its last one an earlier session's whole folder.
+        """Discard checkpoints, and with its last one an earlier invocation's whole folder.
 
         A driver killed while it saved leaves a checkpoint there that nobody noted.
         """
-        kept = {_folder(item.path) for run in self.store.runs([key]) for item in run.checkpoints}
+        kept = {parent(item.path) for run in self.store.runs([key]) for item in run.checkpoints}
         for checkpoint in checkpoints:
-            folder = _folder(checkpoint.path)
+            folder = parent(checkpoint.path)
             self.discard(checkpoint.path if folder in kept else folder)
-
-
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0]

@@ -72,6 +72,13 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
     ]
 
 
+def newest_profile(store: Store, profiles: Sequence[str]) -> str:
+    """The one of the profiles that was trained last, the first of them if none was."""
+    known = [run for run in store.runs() if run.profile in profiles]
+    newest = max(known, key=lambda run: run.created_at, default=None)
+    return newest.profile if newest else profiles[0]
+
+
 def _cells(
     table: Table, row: Row, columns: Sequence[Column], results: Sequence[Mapping[str, float]]
 ) -> tuple[Cell, ...]:

@@ -21,11 +21,19 @@ STATE_FILE = "state.pt"
 OpenState = Callable[[], AbstractContextManager[str]]  # a folder with a saved state
 
 
+class CheckpointError(Exception):
+    """Training got further before, and nothing of it can be read."""
+
+
+class ReportError(Exception):
+    """The driver or the storage did not take a result; the run itself is well."""
+
+
 class Report(Protocol):
     """Sends a result to the driver, with a folder to keep if there is one."""
 
     def __call__(self, result: dict[str, Any], state: Path | None = None) -> None:
-        """Return when the driver has the result."""
+        """Return when the driver has the result. Raises: ReportError."""
 
 
 def train_run(
@@ -37,7 +45,7 @@ def train_run(
 ) -> None:
     """Train one run from the first of `states` that can be read; its output goes to its log.
 
-    Errors of the run are reported and end it; only the loss of the worker is for others to see.
+    Errors of the run are reported and end it. Raises: ReportError, as if the worker were lost.
     """
     with output_to(Path(job["log"])):
         _say(f"run {job['key']} on {socket.gethostname()}, process {os.getpid()}")
@@ -45,9 +53,15 @@ def train_run(
 
         try:
             _train(job, report, stopping, states)
+        except ReportError:
+            traceback.print_exc()
+            raise
         except DivergedError as error:
             _say(str(error))
             report({"kind": "diverged", "error": str(error)})
+        except CheckpointError as error:
+            _say(str(error))
+            report({"kind": "failed", "error": str(error)})
         except Exception:
             traceback.print_exc()
             report({"kind": "failed", "error": traceback.format_exc()})
@@ -72,7 +86,7 @@ def _train(
     root = Path(job["data_root"]) if job["data_root"] else default_root()
     place = torch.device("cuda" if job["gpus"] else "cpu")
     make = partial(Trainer, config, data_root=root, device=place, run=str(job["id"]))
-    trainer = _continued(make, states)
+    trainer = _continued(make, states, job["id"])
     device = f"CPU, {torch.get_num_threads()} threads"
     if job["gpus"]:
         device = torch.cuda.get_device_name()
@@ -96,10 +110,15 @@ def _train(
     report({"kind": "done", "margins": base64.b64encode(margins).decode()})
 
 
-def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState]) -> "Trainer":
-    """A trainer with the newest state that can be read; without one it starts anew."""
+def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState], run: int) -> "Trainer":
+    """A trainer with the newest state that can be read, a fresh one if there never was any.
+
+    Raises: CheckpointError. Training from the start would hide that the storage is away, and
+    would replace what is there once it is back.
+    """
     import torch
 
+    reasons = []
     for open_state in states:
         trainer = make()  # a state that fits in part leaves its marks
         try:
@@ -108,10 +127,16 @@ def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState]) -> "T
                 state = torch.load(file, map_location=trainer.device, weights_only=True)
             trainer.load_state_dict(state)
         except Exception as error:  # a damaged file raises anything; the next one may be whole
-            _say(f"cannot continue from a checkpoint: {error}")
+            reasons.append(f"  {type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+            _say(f"cannot continue from a checkpoint:\n{reasons[-1]}")
             continue
         _say(f"continues after epoch {trainer.epoch}")
         return trainer
+    if reasons:
+        raise CheckpointError(
+            "\n".join([f"none of its {len(reasons)} checkpoints can be read:", *reasons])
+            + f"\nmend the storage and run again, or train from the start with --rerun {run}"
+        )
     return make()
 
 

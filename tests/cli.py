@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -101,3 +102,29 @@ def workers_of(process):
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+def stop(process):
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def epochs_of(folder):
+    """
+    Per run: how many metric rows there are, and the epochs they belong to.
+    """
+    database = sqlite3.connect(folder / "results" / "store.db")
+    rows = database.execute("SELECT key, epoch, name FROM metrics").fetchall()
+    database.close()
+    found = {}
+    for key, epoch, name in rows:
+        found.setdefault(key, {}).setdefault(epoch, []).append(name)
+    return found
+
+
+def statuses_of(folder):
+    database = sqlite3.connect(folder / "results" / "store.db")
+    rows = database.execute("SELECT run_id, status FROM runs ORDER BY run_id").fetchall()
+    database.close()
+    return dict(rows)

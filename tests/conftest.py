@@ -6,9 +6,26 @@ import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("fixed")
+
+
+LONG = ("test_demo", "test_schedule", "test_cli")  # share a fixture, minutes each
+
+
+def pytest_collection_modifyitems(items):
+    """
+    For parallel runs: a module is one piece of work, but each test of what breaks is one of its
+    own; long pieces go first.
+    """
+    for item in items:
+        if item.path.stem != "test_faults":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    order = [*LONG, "test_faults"]
+    items.sort(key=lambda item: (*order, item.path.stem).index(item.path.stem))
 
 
 @pytest.fixture(scope="session")

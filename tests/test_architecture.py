@@ -27,8 +27,11 @@ DOORS = {
         "aol.metrics",
         "aol.models",
     },
+    "aol.folder": {"aol.config", "aol.train"},
+    "aol.__main__": {"aol.data", "aol.folder"},
     "orchestrator": set(),
     "orchestrator.environment": set(),
+    "orchestrator.location": set(),
     "orchestrator.document": set(),
     "orchestrator.validation": {"orchestrator.document"},
     "orchestrator.spec": {"aol.config", "orchestrator.document"},
@@ -51,6 +54,7 @@ DOORS = {
     "orchestrator.events": {"orchestrator.spec", "orchestrator.store"},
     "orchestrator.recording": {
         "orchestrator.events",
+        "orchestrator.location",
         "orchestrator.provenance",
         "orchestrator.store",
     },
@@ -70,21 +74,39 @@ DOORS = {
     "orchestrator.images": {"aol.data", "orchestrator.spec"},
     "orchestrator.worker": {"aol.config", "aol.data", "aol.train"},
     "orchestrator.schedule": {
+        "orchestrator.schedule.machines",
+        "orchestrator.schedule.trials",
+    },
+    "orchestrator.schedule.board": {"orchestrator.store"},
+    "orchestrator.schedule.machines": {
+        "aol.data",
         "orchestrator.environment",
+        "orchestrator.location",
+        "orchestrator.plan",
+    },
+    "orchestrator.schedule.trial_events": {
+        "orchestrator.events",
+        "orchestrator.location",
+        "orchestrator.schedule.board",
+        "orchestrator.spec",
+        "orchestrator.store",
+    },
+    "orchestrator.schedule.trials": {
         "orchestrator.events",
         "orchestrator.plan",
+        "orchestrator.schedule.board",
+        "orchestrator.schedule.machines",
         "orchestrator.schedule.trial_events",
         "orchestrator.spec",
         "orchestrator.store",
         "orchestrator.worker",
     },
-    "orchestrator.schedule.trial_events": {
-        "orchestrator.events",
-        "orchestrator.spec",
-        "orchestrator.store",
-    },
 }
-INTRODUCERS = {"orchestrator.invocation", "orchestrator.__main__"}  # they know everybody
+INTRODUCERS = {  # they know everybody
+    "orchestrator.invocation",
+    "orchestrator.training",
+    "orchestrator.__main__",
+}
 
 # Who alone may speak to a library.
 SPEAKERS = {

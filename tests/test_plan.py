@@ -107,7 +107,7 @@ def test_a_diverged_run_is_left_alone_and_told_how_to_repeat(run):
     assert planned(run, known) == (
         Action.DIVERGED,
         4,
-        "diverged in epoch 4; change its settings or --rerun 7",
+        "diverged after epoch 4; change its settings or --rerun 7",
         [],
     )
 
@@ -238,6 +238,7 @@ def test_the_plan_keeps_the_experiments_order(make_run):
     assert rows[2] == {
         "id": 2,
         "name": "AOL-Small",
+        "profile": "demo",
         "dataset": "digits",
         "seed": 2,
         "action": "done",
@@ -300,7 +301,7 @@ def test_a_gpu_asked_for_where_there_is_none_is_refused_with_advice(make_run):
     run = make_run(7, gpus=1)
 
     with pytest.raises(PlanError) as caught:
-        check_requests({run.key: (run, Request(1, 1))}, LAPTOP)
+        check_requests([(run, Request(1, 1))], LAPTOP)
     assert str(caught.value) == (
         "run 7 asks for 1 CPUs and 1 GPUs, and no machine of the cluster has them "
         "(1 machine, 4 CPUs, 0 GPUs); lower `resources:` or --set resources.gpus=0"
@@ -314,18 +315,15 @@ def test_a_request_for_gpus_on_a_cpu_machine_reaches_the_check(make_run):
     run = make_run(7, gpus=1)
 
     with pytest.raises(PlanError, match="run 7 asks for"):
-        check_requests({run.key: (run, request(run, LAPTOP, 1))}, LAPTOP)
+        check_requests([(run, request(run, LAPTOP, 1))], LAPTOP)
 
 
 def test_what_fits_the_sum_but_no_single_machine_is_refused(make_run):
     runs = [make_run(number) for number in range(3)]
     wanted = [Request(10, 0), Request(6, 1), Request(8, 0)]
-    requests = {
-        run.key: pair for run, pair in zip(runs, zip(runs, wanted, strict=True), strict=True)
-    }
 
     with pytest.raises(PlanError) as caught:
-        check_requests(requests, TWO_MACHINES)
+        check_requests(zip(runs, wanted, strict=True), TWO_MACHINES)
     lines = str(caught.value).splitlines()
     assert [line.split(" asks ")[0] for line in lines] == ["run 0", "run 1"]
     assert "(2 machines, 12 CPUs, 1 GPUs)" in lines[0]
@@ -334,8 +332,8 @@ def test_what_fits_the_sum_but_no_single_machine_is_refused(make_run):
 def test_what_fits_is_not_refused(make_run):
     run = make_run()
 
-    check_requests({run.key: (run, Request(4, 1))}, TWO_MACHINES)
-    check_requests({}, TWO_MACHINES)
+    check_requests([(run, Request(4, 1))], TWO_MACHINES)
+    check_requests([], TWO_MACHINES)
 
 
 def test_this_machine_has_the_cpus_this_process_may_use():

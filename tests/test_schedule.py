@@ -1,5 +1,9 @@
 import logging
+import re
+import tempfile
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +18,7 @@ environment.prepare_ray("local")
 
 from orchestrator import schedule  # noqa: E402 - Ray reads the environment when it is imported
 from orchestrator.events import EpochDone, Finished, Placed, Saved, Started, Tick  # noqa: E402
+from orchestrator.schedule import machines  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,7 +121,7 @@ def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(
     assert kinds[-1] is Finished
     assert [event.epoch for event in heard.of(EpochDone)] == [1, 2, 3]
     assert heard.of(Saved)[-1].checkpoint.epoch == 3
-    assert heard.of(Saved)[-1].checkpoint.path.startswith(str(tmp_path / "uri"))
+    assert heard.of(Saved)[-1].checkpoint.path.startswith((tmp_path / "uri").as_uri())
     (end,) = heard.of(Finished)
     assert (end.status, len(end.margins)) == (Status.DONE, 4 * 100)
     assert heard.of(EpochDone)[0].values["accuracy"] <= 1
@@ -132,6 +137,63 @@ def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, runs, options)
 
     assert [event.epoch for event in again.of(EpochDone)] == [3]
     assert again.of(Finished)[0].margins == heard.of(Finished)[0].margins
+
+
+def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_whole_checkpoint(
+    cluster, runs, options
+):
+    """
+    Its worker dies, and the newest checkpoint of this very invocation turns out damaged.
+    """
+    heard = Heard()
+    run = runs("epochs=6")[0]
+
+    def kill_once(event):
+        saved = heard.of(Saved)
+        if isinstance(event, Saved) and len(saved) == 3:
+            newest = Path(saved[-1].checkpoint.path)
+            (newest / "state.pt").write_bytes(b"damaged")
+            kill_workers()
+
+    schedule.run_all([schedule.Job(run, CPU)], [heard, kill_once], options)
+
+    placed = heard.of(Placed)
+    assert len(placed) == 2
+    assert placed[1].epoch == heard.of(Saved)[1].checkpoint.epoch
+    assert heard.of(Finished)[0].status is Status.DONE
+    assert {event.epoch for event in heard.of(EpochDone)} == set(range(1, 7))
+
+
+def kill_workers():
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any("ImplicitFunc" in part for part in child.cmdline()):
+                child.kill()
+
+
+def test_a_storage_that_fails_for_good_is_tried_again_and_then_named(
+    cluster, runs, options, tmp_path
+):
+    """
+    The storage turns into a file in the middle of a run; the second worker finds nothing there.
+    """
+    heard = Heard()
+    run = runs("epochs=50")[1]
+
+    def break_storage(event):
+        if isinstance(event, Saved) and Path(options.storage).is_dir():
+            Path(options.storage).rename(tmp_path / "away")
+            Path(options.storage).write_text("no folder")
+
+    schedule.run_all([schedule.Job(run, CPU)], [heard, break_storage], replace(options, retries=1))
+
+    (end,) = heard.of(Finished)
+    assert end.status is Status.FAILED
+    assert "does not exist on storage anymore" in end.error
+    assert len(heard.of(Started)) == 2
+    assert "could not be reported" in (tmp_path / "logs" / f"{run.key}.log").read_text()
 
 
 def test_a_diverged_and_a_broken_run_are_told_once_and_others_go_on(
@@ -215,9 +277,58 @@ def test_discarding_what_is_gone_already_is_fine(tmp_path):
     assert not folder.exists()
 
 
-def test_an_address_where_nothing_listens_is_refused_at_once():
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1"),
+        ("host:port", "no Ray cluster at host:port"),
+        ("ray://127.0.0.1:10001", "Ray Tune does not work through ray://"),
+    ],
+)
+def test_an_address_that_cannot_work_is_refused_at_once(address, message):
     with (
-        pytest.raises(PlanError, match=r"no Ray cluster at 127\.0\.0\.1:1"),
-        schedule.cluster("127.0.0.1:1", Cluster(())),
+        pytest.raises(PlanError, match=re.escape(message)),
+        schedule.cluster(address, Cluster(())),
     ):
         pass
+
+
+def test_folders_of_killed_drivers_are_removed_and_those_in_use_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(machines, "LONGEST_TEMPORARY", 1000)
+    with machines._temporary_folder() as mine:
+        abandoned = tmp_path / "aol-ray-abandoned"
+        abandoned.mkdir()
+        (abandoned / machines.LOCK).touch()
+        with machines._temporary_folder() as other:
+            assert mine.is_dir()
+            assert other.is_dir()
+            assert not abandoned.exists()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_temporary_folder_is_not_used_for_sockets(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 10)))
+
+    with machines._temporary_folder() as folder:
+        assert len(str(folder)) < 30
+
+
+def test_a_machine_says_what_keeps_it_from_training(tmp_path):
+    """
+    It sees another folder where the driver has its storage, and it has no images.
+    """
+    problems = machines.problems_here(
+        ["cifar100"], tmp_path / "no-images", str(tmp_path), str(tmp_path / ".seen-1")
+    )
+
+    assert len(problems) == 2
+    assert "does not see the driver's storage" in problems[0]
+    assert "no source has cifar100" in problems[1]
+
+
+def test_a_machine_with_images_and_storage_has_no_problem(tmp_path, data_root):
+    (tmp_path / ".seen-1").touch()
+
+    assert machines.problems_here(["digits"], data_root, str(tmp_path), f"{tmp_path}/.seen-1") == []

@@ -16,7 +16,7 @@ import torch
 
 from aol.config import LossConfig, ModelConfig, OptimizerConfig
 from aol.train import Trainer
-from orchestrator.worker import STATE_FILE, output_to, train_run
+from orchestrator.worker import STATE_FILE, ReportError, output_to, train_run
 
 MEASURED = {"train_loss", "train_accuracy", "test_loss", "accuracy", "cra_36", "cra_1"}
 
@@ -259,37 +259,44 @@ def test_a_state_that_is_lost_in_the_storage_gives_way_to_the_older_one(work):
     assert second.kinds[0] == ("placed", 1)
 
 
-def test_without_a_readable_state_a_run_starts_anew(work, straight):
+def test_a_run_of_which_no_state_can_be_read_fails_instead_of_starting_anew(work):
+    """
+    The storage may be away for the moment only, and training anew would replace what it holds.
+    """
     first, _ = work(stop_at=1)
     emptied(first.states[1])
-    second, _ = work(states=[first.states[1]])
+    second, log = work(states=[first.states[1], first.folder / "lost"])
 
-    assert second.kinds[0] == ("placed", 0)
-    assert second.measured == straight[0]
+    assert second.kinds == [("failed", None)]
+    error = second.results[0]["error"]
+    assert error.startswith("none of its 2 checkpoints can be read:\n")
+    assert "FileNotFoundError" in error
+    assert error.endswith("train from the start with --rerun 7")
+    assert error in log
 
 
 def test_a_state_of_other_settings_is_not_continued(work):
     first, _ = work(stop_at=1, loss=LossConfig(offset=1.0, temperature=1.0))
-    second, log = work(states=[first.states[1]])
+    second, _ = work(states=[first.states[1]])
 
-    assert second.kinds[0] == ("placed", 0)
-    assert "the state is of settings" in log
+    assert second.kinds == [("failed", None)]
+    assert "the state is of settings" in second.results[0]["error"]
 
 
 def test_a_state_that_fits_only_in_part_leaves_nothing_of_itself(work, straight):
     """
-    Weights load, then the optimizer's state turns out damaged: the run must not start anew from
-    another run's weights.
+    Weights load, then the optimizer's state turns out damaged: the run must not continue the
+    older state with the newer one's weights.
     """
-    first, _ = work(stop_at=1)
-    file = first.states[1] / STATE_FILE
+    first, _ = work(checkpoint_seconds=0.0)
+    file = first.states[2] / STATE_FILE
     state = torch.load(file, weights_only=True)
     state["optimizer"] = {"state": {}, "param_groups": []}
     torch.save(state, file)
-    second, _ = work(states=[first.states[1]])
+    second, _ = work(states=[first.states[2], first.states[1]])
 
-    assert second.kinds[0] == ("placed", 0)
-    assert second.measured == straight[0]
+    assert second.kinds[0] == ("placed", 1)
+    assert second.measured == {epoch: straight[0][epoch] for epoch in (2, 3)}
 
 
 def test_a_run_that_was_trained_but_not_done_only_ends(work):
@@ -316,22 +323,24 @@ def test_a_failure_is_reported_with_its_traceback_not_raised(work):
     assert "Traceback" in log
 
 
-def test_an_error_of_the_driver_ends_the_run_too(work, tmp_path):
+def test_a_storage_that_takes_no_state_is_no_failure_of_the_run(work, tmp_path):
     """
-    A full storage makes the report itself fail.
+    Ray tries it again, as after the loss of a worker; the log says why.
     """
 
     class FullStorage(Reports):
         def __call__(self, result, state=None):
             if state is not None:
-                raise OSError("no space left")
+                raise ReportError("no space left")
             super().__call__(result)
 
-    reports, log = work(report=FullStorage(tmp_path))
+    reports = FullStorage(tmp_path)
+    with pytest.raises(ReportError):
+        work(report=reports)
 
-    assert reports.kinds[-1] == ("failed", None)
-    assert "no space left" in reports.results[-1]["error"]
-    assert "no space left" in log
+    assert ("failed", None) not in reports.kinds
+    (log,) = (tmp_path / "logs").iterdir()
+    assert "no space left" in log.read_text()
 
 
 def test_no_state_stays_behind_on_the_worker(work, tmp_path, monkeypatch):
@@ -399,7 +408,7 @@ def test_what_was_printed_before_and_not_yet_written_stays_outside(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from orchestrator.worker import output_to
+from orchestrator.worker import ReportError, output_to
 print("before")
 with output_to(Path(sys.argv[1])):
     print("inside")

@@ -7,14 +7,12 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from types import FrameType
 from typing import Any
-from uuid import uuid4
 
-import ray
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.events import (
     EpochDone,
@@ -26,12 +24,13 @@ from orchestrator.events import (
     Started,
     Tick,
 )
+from orchestrator.location import below
+from orchestrator.schedule.board import Board
 from orchestrator.spec import RunSpec
 from orchestrator.store import Checkpoint, Status
 
 logger = logging.getLogger(__name__)
 
-FLAG_PREFIX = "aol-stop-"
 STOPPING = b"Stopping: each run saves after its current epoch. Interrupt again to stop at once.\n"
 
 
@@ -39,18 +38,23 @@ class TrialEvents(tune.Callback):
     """Turns Tune's callbacks into events. A recorder's failure is logged and stops nothing."""
 
     def __init__(
-        self, runs: Sequence[RunSpec], recorders: Sequence[Recorder], *, fail_fast: bool = False
+        self,
+        runs: Sequence[RunSpec],
+        recorders: Sequence[Recorder],
+        *,
+        board: Board,
+        storage: str,
+        fail_fast: bool = False,
     ) -> None:
         self.runs = {run.key: run for run in runs}
-        self.recorders, self.fail_fast = list(recorders), fail_fast
+        self.recorders, self.board, self.storage = list(recorders), board, storage
+        self.fail_fast = fail_fast
         self.unfinished = dict(self.runs)
         self.active: dict[str, RunSpec] = {}
         self.stopping = False
         self.signal: int | None = None
-        self.flag_name = FLAG_PREFIX + uuid4().hex  # one per driver: clusters are shared
-        self._flag: Any = None
-        self._raised = False
         self.failing: set[str] = set()
+        self._told_to_stop = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune writes its callbacks to a file that is never read again."""
@@ -82,11 +86,10 @@ class TrialEvents(tune.Callback):
                 signal.signal(number, handler)
 
     def close(self) -> None:
-        """Say that runs without an end were interrupted; take the flag down."""
+        """Say that runs without an end were interrupted; take the board down."""
         for run in list(self.unfinished.values()):
             self._finish(Finished(run, Status.INTERRUPTED))
-        if self._flag is not None:
-            ray.kill(self._flag)
+        self.board.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
@@ -103,12 +106,8 @@ class TrialEvents(tune.Callback):
     # Tune's hooks
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """Start the flag that tells workers to stop."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        options = StopFlag.options(  # type: ignore[attr-defined]
-            name=self.flag_name, num_cpus=0, scheduling_strategy=here
-        )
-        self._flag = options.remote()
+        """Tune is ready: the first worker will look for the board."""
+        self.board.open()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A trial got its resources."""
@@ -144,11 +143,13 @@ class TrialEvents(tune.Callback):
         """A checkpoint is in the storage."""
         try:
             epoch = int(checkpoint.get_metadata()["epoch"])
+            place = location(checkpoint, self.storage)
         except Exception:
             logger.exception("checkpoint %s cannot be read back", checkpoint)
             return
-        path = _location(checkpoint)
-        self.tell(Saved(self.runs[trial_key(trial)], Checkpoint(epoch, path)))
+        run = self.runs[trial_key(trial)]
+        self.board.saved(run.key, place)
+        self.tell(Saved(run, Checkpoint(epoch, place)))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A worker was lost more often than it may be."""
@@ -161,38 +162,17 @@ class TrialEvents(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """Called about ten times a second."""
         self.tell(Tick(tuple(self.active.values())))
-        if self.stopping and not self._raised:
-            self._raised = True
-            self._flag.raise_.remote()
+        if self.stopping and not self._told_to_stop:
+            self._told_to_stop = True
+            self.board.stop_all()
         if self.stopping and not any(trial.status == Trial.RUNNING for trial in trials):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def filesystem(checkpoint: tune.Checkpoint) -> Any:
-    """The pyarrow filesystem that a checkpoint lies on."""
-    return checkpoint.filesystem
-
-
-def _location(checkpoint: tune.Checkpoint) -> str:
-    """A path or URI from which the checkpoint can be opened again."""
-    scheme = filesystem(checkpoint).type_name
-    return checkpoint.path if scheme == "local" else f"{scheme}://{checkpoint.path}"
-
-
-@ray.remote
-class StopFlag:
-    """Whether workers shall save and stop after their current epoch."""
-
-    def __init__(self) -> None:
-        self.raised = False
-
-    def raise_(self) -> None:
-        """Ask the workers to stop."""
-        self.raised = True
-
-    def is_raised(self) -> bool:
-        """Whether they shall stop."""
-        return self.raised
+def location(checkpoint: tune.Checkpoint, storage: str) -> str:
+    """Where in the storage a checkpoint lies, so that it can be opened again by this alone."""
+    root = tune.Checkpoint(storage).path
+    return below(storage, str(PurePosixPath(checkpoint.path).relative_to(root)))
 
 
 def trial_key(trial: Trial) -> str:

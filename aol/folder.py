@@ -1,0 +1,251 @@
+"""A run in a folder of plain files: what a machine without the orchestrator leaves behind.
+
+    run.json          key, ID, name, profile and settings of the run
+    environment.json  machine, versions, commit, fingerprints of the images
+    metrics.jsonl     a line per epoch, on the disk before the next epoch starts
+    state-<n>.pt      the newest two states, after n epochs
+    margins.f32       score margins of the test set after the last epoch, little-endian float32
+    end.json          how the run ended: done or diverged, and when
+
+Everything but metrics.jsonl is written aside and renamed.
+"""
+
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aol.config import FINGERPRINTS, TrainConfig, from_dict
+from aol.train import DivergedError, Trainer
+
+STATES_KEPT = 2
+COMMIT_FILE = Path(__file__).parent / "COMMIT"  # in source that was packed without its history
+
+
+class Outcome(StrEnum):
+    """What became of a run."""
+
+    DONE = "done"
+    DIVERGED = "diverged"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as `orchestrator plan --json` describes it."""
+
+    key: str
+    id: int
+    name: str
+    profile: str
+    config: TrainConfig
+
+    @classmethod
+    def from_plan(cls, row: dict[str, Any]) -> "Run":
+        """A row of the plan. Raises: KeyError, TypeError, ValueError."""
+        config = from_dict(row["settings"])
+        return cls(row["key"], row["id"], row["name"], row["profile"], config)
+
+
+class RunFolder:
+    """Trains a run in its folder, from where the folder stands."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics_file = path / "metrics.jsonl"
+        self.end_file = path / "end.json"
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the run ended, None if it has not."""
+        if not self.end_file.exists():
+            return None
+        return Outcome(json.loads(self.end_file.read_text(encoding="utf-8"))["outcome"])
+
+    def train(
+        self,
+        run: Run,
+        *,
+        data_root: Path,
+        device: torch.device,
+        must_stop: Callable[[float], bool],
+        save_every_s: float = 60.0,
+        say: Callable[[str], None] = print,
+    ) -> Outcome:
+        """Train the run to its end, or until `must_stop`, asked after every epoch.
+
+        `must_stop` gets the seconds that the longest epoch and a save took here.
+
+        Raises: DataError without images, ValueError if the folder is another run's.
+        """
+        if self.outcome:
+            return self.outcome
+        self._describe(run, device)
+        trainer = self._continued(run, data_root, device, say)
+        saved, longest, saving = time.monotonic(), 0.0, 0.0
+        try:
+            with self._metrics_after(trainer.epoch).open("a", encoding="utf-8") as file:
+                for metrics in trainer.epochs():
+                    line = {"epoch": metrics.epoch, "time": _now(), "values": metrics.values()}
+                    file.write(json.dumps(line) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                    say(f"run {run.id}: {metrics}")
+                    longest = max(longest, metrics.seconds)
+                    last = trainer.epoch == run.config.epochs
+                    stop = not last and must_stop(longest + saving)
+                    if last or stop or time.monotonic() - saved >= save_every_s:
+                        started = time.monotonic()
+                        self._save(trainer)
+                        saved = time.monotonic()
+                        saving = saved - started
+                    if stop:
+                        return Outcome.STOPPED
+            margins = trainer.margins().numpy().astype("<f4").tobytes()
+        except DivergedError as error:
+            self._end(Outcome.DIVERGED, error=str(error))
+            return Outcome.DIVERGED
+        _write(self.path / "margins.f32", margins)
+        self._end(Outcome.DONE)
+        return Outcome.DONE
+
+    def _describe(self, run: Run, device: torch.device) -> None:
+        described = json.dumps(
+            {
+                "key": run.key,
+                "id": run.id,
+                "name": run.name,
+                "profile": run.profile,
+                "settings": asdict(run.config),
+            },
+            indent=1,
+        ).encode()
+        file = self.path / "run.json"
+        if file.exists() and file.read_bytes() != described:
+            raise ValueError(f"{file} describes another run; use another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(file, described)
+        if not (self.path / "environment.json").exists():
+            facts = environment(device, run.config.data.name)
+            _write(self.path / "environment.json", json.dumps(facts, indent=1).encode())
+
+    def _continued(
+        self, run: Run, data_root: Path, device: torch.device, say: Callable[[str], None]
+    ) -> Trainer:
+        """A trainer with the newest whole state; a fresh one if there is no state at all.
+
+        Raises: ValueError if there are states and none can be read.
+        """
+        reasons = []
+        for file in self._states():
+            trainer = Trainer(run.config, data_root=data_root, device=device, run=str(run.id))
+            try:
+                trainer.load_state_dict(torch.load(file, map_location=device, weights_only=True))
+            except Exception as error:  # a damaged file raises anything
+                reasons.append(f"{file}: {error}")
+                continue
+            say(f"run {run.id}: continues after epoch {trainer.epoch}")
+            return trainer
+        if reasons:
+            raise ValueError("\n".join([*reasons, "remove these files to train from the start"]))
+        return Trainer(run.config, data_root=data_root, device=device, run=str(run.id))
+
+    def _states(self) -> list[Path]:
+        """The states, newest first."""
+        found = {
+            int(match[1]): file
+            for file in self.path.glob("state-*.pt")
+            if (match := re.fullmatch(r"state-(\d+)\.pt", file.name))
+        }
+        return [found[epoch] for epoch in sorted(found, reverse=True)]
+
+    def _save(self, trainer: Trainer) -> None:
+        file = self.path / f"state-{trainer.epoch}.pt"
+        aside = file.with_suffix(".part")
+        torch.save(trainer.state_dict(), aside)
+        aside.replace(file)
+        for old in self._states()[STATES_KEPT:]:
+            old.unlink()
+
+    def _metrics_after(self, epoch: int) -> Path:
+        """The file of metrics, cut to the epochs that the trainer has done."""
+        file = self.metrics_file
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        kept = [line for line in lines if _epoch(line) <= epoch]
+        _write(file, "".join(f"{line}\n" for line in kept).encode())
+        return file
+
+    def _end(self, outcome: Outcome, error: str | None = None) -> None:
+        ended = {"outcome": outcome, "time": _now(), "error": error}
+        _write(self.end_file, json.dumps(ended).encode())
+
+
+def _epoch(line: str) -> float:
+    """The epoch of a line of metrics; a torn line belongs to none."""
+    try:
+        return int(json.loads(line)["epoch"])
+    except ValueError:
+        return float("inf")
+
+
+def environment(device: torch.device, dataset: str) -> dict[str, Any]:
+    """The machine, versions, commit and images that results come from."""
+    facts: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "packages": {"torch": torch.__version__},
+        "cuda": torch.version.cuda,
+        "device": str(device),
+        "commit": commit(),
+        "fingerprints": FINGERPRINTS[dataset],
+        "time": _now(),
+    }
+    if device.type == "cuda":
+        facts["device"] = torch.cuda.get_device_name(device)
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        facts["driver"] = _printed(query)
+    return facts
+
+
+def commit() -> str | None:
+    """The commit of this source: as it was packed, or git's, "+changes" if files differ."""
+    if COMMIT_FILE.exists():
+        return COMMIT_FILE.read_text(encoding="utf-8").strip()
+    here = ["git", "-C", str(Path(__file__).parent)]
+    if not _printed([*here, "ls-files", Path(__file__).name]):
+        return None
+    changed = _printed([*here, "status", "--porcelain", "--untracked-files=no", "--", "."])
+    head = _printed([*here, "rev-parse", "HEAD"])
+    return f"{head}+changes" if changed else head
+
+
+def _printed(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(path.name + ".part")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,147 @@
+"""Runs as trials of Ray Tune: one fresh Tuner over the jobs of an invocation."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from orchestrator.events import Recorder
+from orchestrator.plan import Request
+from orchestrator.schedule.board import Board, BoardReader
+from orchestrator.schedule.machines import open_location
+from orchestrator.schedule.trial_events import TrialEvents, trial_key
+from orchestrator.spec import RunSpec
+from orchestrator.store import Checkpoint
+from orchestrator.worker import OpenState, ReportError, train_run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run for Ray: what it trains, occupies and continues from."""
+
+    run: RunSpec
+    request: Request
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an invocation trains its jobs."""
+
+    storage: str  # a path or URI for checkpoints
+    data_root: Path | None  # None: each machine's own default
+    log_folder: Path
+    checkpoint_seconds: float
+    jobs: int | None = None  # at most so many at once
+    retries: int = 3  # per run, when its worker is lost
+    fail_fast: bool = False
+
+
+def run_all(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Options) -> int | None:
+    """Train the jobs in their order on the connected cluster, telling the recorders.
+
+    Returns the signal that stopped it, or None. What became of each run is in the events.
+    """
+    board = Board({job.run.key: [item.path for item in job.checkpoints] for job in jobs})
+    events = TrialEvents(
+        [job.run for job in jobs],
+        recorders,
+        board=board,
+        storage=options.storage,
+        fail_fast=options.fail_fast,
+    )
+    options.log_folder.mkdir(parents=True, exist_ok=True)
+    tuner = tune.Tuner(
+        tune.with_resources(train_trial, _resources),
+        param_space={"job": tune.grid_search([_payload(job, options, board.name) for job in jobs])},
+        tune_config=tune.TuneConfig(
+            num_samples=1,
+            max_concurrent_trials=options.jobs,
+            reuse_actors=True,
+            trial_name_creator=trial_key,
+            trial_dirname_creator=trial_key,
+        ),
+        run_config=tune.RunConfig(
+            name=datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + str(os.getpid()),
+            storage_path=options.storage,
+            callbacks=[events],
+            failure_config=tune.FailureConfig(max_failures=options.retries),
+            verbose=0,
+        ),
+    )
+    log = options.log_folder / "ray.log"  # Ray prints its errors from a thread of its own
+    with log.open("a") as file, redirect_stdout(file), events.stoppable():
+        try:
+            tuner.fit()
+        finally:
+            events.close()
+    return events.signal
+
+
+def _resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    job = config["job"]
+    bundle = {"CPU": job["cpus"]} | ({"GPU": job["gpus"]} if job["gpus"] else {})
+    return tune.PlacementGroupFactory([bundle])
+
+
+def _payload(job: Job, options: Options, board: str) -> dict[str, Any]:
+    """A job as plain values: Tune copies and prints them."""
+    return {
+        "key": job.run.key,
+        "id": job.run.id,
+        "train": asdict(job.run.train),
+        "cpus": job.request.cpus,
+        "gpus": job.request.gpus,
+        "data_root": str(options.data_root) if options.data_root else None,
+        "log": str(options.log_folder / f"{job.run.key}.log"),
+        "checkpoint_seconds": options.checkpoint_seconds,
+        "board": board,
+    }
+
+
+def discard(folder: str) -> None:
+    """Remove a folder of the storage, a path or URI; one that is gone already is fine."""
+    try:
+        system, path = open_location(folder)
+        system.delete_dir(path)
+    except OSError:
+        logger.info("%s is gone already", folder)
+
+
+# On a worker
+
+
+def train_trial(config: dict[str, Any]) -> None:
+    """Train one run in a Ray worker."""
+    job = config["job"]
+    board = BoardReader(job["board"])
+    train_run(
+        job,
+        report=_report,
+        stopping=board.stopping,
+        states=[_opened(place) for place in board.checkpoints(job["key"])],
+    )
+
+
+def _report(result: dict[str, Any], state: Path | None = None) -> None:
+    try:
+        if state is None:
+            tune.report(result)
+            return
+        checkpoint = tune.Checkpoint.from_directory(state)
+        checkpoint.set_metadata({"epoch": result["epoch"]})
+        tune.report(result, checkpoint=checkpoint)
+    except Exception as error:
+        raise ReportError(f"{result['kind']} could not be reported: {error}") from error
+
+
+def _opened(place: str) -> OpenState:
+    return lambda: tune.Checkpoint(place).as_directory()

@@ -1,0 +1,212 @@
+"""`run`: trains what is to be trained, and tells what became of it."""
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from orchestrator import plan as planning
+from orchestrator.environment import LOCAL
+from orchestrator.invocation import Invocation
+from orchestrator.location import parent
+from orchestrator.plan import Action, PlannedRun
+from orchestrator.progress import plan_table
+from orchestrator.report import fill_tables, write
+from orchestrator.store import Status, Store, StoreError
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import Tracker
+
+EXIT_SOME_FAILED = 3
+MLFLOW_PATIENCE_S = 60.0
+
+
+def run(invocation: Invocation) -> int:
+    """Train what the store does not hold, write the tables; returns the exit code."""
+    invocation.log_to_file()
+    store = _locked_store(invocation)
+    store.recover()
+    _sweep(invocation, store)
+    made = invocation.plan(store.runs())
+    todo = [item for item in made if item.todo]
+    if not todo:
+        invocation.say(f"Nothing to do: {_counted(made)} in {invocation.store_location}.")
+        return _close(invocation, store, made, None)
+    if not invocation.request.quiet:
+        invocation.console.print(plan_table(made, invocation.experiment.profile))
+    requests = invocation.preflight(made)
+    from orchestrator.images import prepare_all
+
+    prepare_all(invocation.experiment, {item.run.train.data.name for item in todo})
+    _forget(invocation, store, todo)
+    store.queue(item.run for item in todo)
+    stopped = _train(invocation, store, todo, requests)
+    return _close(invocation, store, made, stopped)
+
+
+def _locked_store(invocation: Invocation) -> Store:
+    """The store, with a lock that keeps a second driver away. Raises: StoreError."""
+    store = Store(invocation.store_location)
+    invocation.results.mkdir(parents=True, exist_ok=True)
+    path = invocation.results / "driver.lock"
+    if store.engine.url.get_backend_name() == "sqlite" and store.engine.url.database:
+        path = Path(f"{store.engine.url.database}.lock")
+    lock = FileLock(path, timeout=0)
+    try:
+        invocation.stack.enter_context(lock)
+    except Timeout:
+        raise StoreError(
+            f"another `run` is writing to {invocation.store_location}; wait for it (`status` "
+            "shows it), or choose another --store"
+        ) from None
+    return store
+
+
+def _sweep(invocation: Invocation, store: Store) -> None:
+    """Remove Ray's folders of earlier invocations without a checkpoint that the store names.
+
+    Only where nobody else keeps checkpoints: in the default storage of the default store.
+    """
+    if invocation.request.storage or invocation.request.store:
+        return
+    kept = {Path(item.path).parents[1] for run in store.runs() for item in run.checkpoints}
+    for folder in Path(invocation.storage).glob("*-*-*"):
+        if folder not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forget(invocation: Invocation, store: Store, todo: Sequence[PlannedRun]) -> None:
+    """Drop what the store and the storage hold of the runs to train anew."""
+    from orchestrator.schedule import discard
+
+    ids = invocation.rerun()
+    for stored in store.runs({item.run.key for item in todo if item.run.id in ids}):
+        for folder in {parent(checkpoint.path) for checkpoint in stored.checkpoints}:
+            discard(folder)
+        store.forget(stored.key)
+
+
+def _train(
+    invocation: Invocation,
+    store: Store,
+    todo: Sequence[PlannedRun],
+    requests: Mapping[str, planning.Request],
+) -> int | None:
+    """Train the runs on the cluster, longest first; returns the signal that stopped it."""
+    from orchestrator import schedule
+    from orchestrator.images import chosen_root
+    from orchestrator.progress import ConsoleRecorder
+    from orchestrator.provenance import provenance
+    from orchestrator.recording import StoreRecorder
+    from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
+
+    request, folder = invocation.request, invocation.request.spec.parent
+    work = _work(todo)
+    datasets = sorted({item.run.train.data.name for item in todo})
+    tracker = Tracker(tracking_uri(folder), invocation.whole.name, folder / "mlruns")
+    tracking = TrackingRecorder(tracker, store)
+    screen = ConsoleRecorder(invocation.console, work, invocation.logs, quiet=request.quiet)
+    keeper = StoreRecorder(store, {name: provenance(name) for name in datasets}, schedule.discard)
+    jobs = [
+        schedule.Job(item.run, requests[item.run.key], item.checkpoints)
+        for item in sorted(todo, key=lambda item: -work[item.run.key])
+    ]
+    options = schedule.Options(
+        storage=invocation.storage,
+        data_root=chosen_root(invocation.experiment),
+        log_folder=invocation.logs,
+        checkpoint_seconds=invocation.whole.checkpoint_seconds,
+        jobs=request.jobs,
+        retries=request.retries,
+        fail_fast=request.fail_fast,
+    )
+    invocation.say(f"Starting Ray ({invocation.cluster}) ...")
+    with ExitStack() as stack:
+        if request.address == LOCAL:
+            stack.enter_context(schedule.cluster(LOCAL, invocation.cluster))
+        schedule.prepare_machines(datasets, options.data_root, options.storage)
+        with screen:
+            stopped = schedule.run_all(jobs, [keeper, tracking, screen], options)
+    problem = tracking.close(MLFLOW_PATIENCE_S)
+    if problem is None:
+        problem = _attach_tables(invocation, tracker, store, todo)
+    if problem:
+        invocation.say(
+            f"{problem}\nThe store has everything; `sync` sends it to MLflow.", always=True
+        )
+    return stopped
+
+
+def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
+    """Floating-point operations that each run still takes, by key."""
+    return {
+        item.run.key: planning.cost(item.run).flop * (1 - item.epoch / item.run.train.epochs)
+        for item in todo
+    }
+
+
+def _attach_tables(
+    invocation: Invocation, tracker: "Tracker", store: Store, todo: Sequence[PlannedRun]
+) -> str | None:
+    from orchestrator.tracking import TrackingError
+
+    path = write(invocation.whole, fill_tables(invocation.whole, store), invocation.results, "md")
+    try:
+        tracker.attach(store, [item.run.key for item in todo], [path])
+    except TrackingError as error:
+        return str(error)
+    return None
+
+
+def _close(
+    invocation: Invocation, store: Store, made: Sequence[PlannedRun], stopped: int | None
+) -> int:
+    """Write the tables, say where they are and what to do next; the exit code."""
+    say, request = invocation.say, invocation.request
+    path = write(invocation.whole, fill_tables(invocation.whole, store), invocation.results, "md")
+    runs = store.runs([item.run.key for item in made])
+    counts = Counter(str(run.status) for run in runs)
+    say(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + ".")
+    say(f"Tables: {_relative(path)}")
+    if stopped is not None:
+        say(f"Stopped. The same command continues: {_command()}")
+        return 128 + stopped
+    broken = [run for run in runs if run.status in (Status.FAILED, Status.DIVERGED)]
+    if broken:
+        named = ", ".join(f"{run.run_id} ({run.status})" for run in broken)
+        say(f"Not finished: {named}. Logs: {_relative(invocation.logs)}/", always=True)
+        return EXIT_SOME_FAILED
+    if any(run.status is not Status.DONE for run in runs):
+        say(f"Not all runs are finished. The same command continues: {_command()}")
+        return EXIT_SOME_FAILED
+    options = "".join(f" --set {text}" for text in request.settings)
+    printer = f"{_program('python')} -m orchestrator report {_relative(request.spec)}"
+    say(f"Print them: {printer} --profile {invocation.profile}{options}")
+    say(f"Every run with its curves: {_program('mlflow')} ui")
+    return 0
+
+
+def _counted(made: Sequence[PlannedRun]) -> str:
+    done = sum(item.action is Action.DONE for item in made)
+    diverged = sum(item.action is Action.DIVERGED for item in made)
+    return f"{done} runs are done" + (f", {diverged} diverged" if diverged else "")
+
+
+def _relative(path: Path) -> str:
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+
+
+def _program(name: str) -> str:
+    """How this environment's `name` is called from here."""
+    path = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(path) else _relative(path)
+
+
+def _command() -> str:
+    return " ".join([f"{_program('python')} -m orchestrator", *sys.argv[1:]])
