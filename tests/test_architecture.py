@@ -16,7 +16,8 @@ DOORS = {
     "aol.augment": set(),
     "aol.sources": set(),
     "aol.layers": {"aol.rescale"},
-    "aol.models": {"aol.config", "aol.layers", "aol.rescale"},
+    "aol.models": {"aol.config", "aol.layers", "aol.rescale", "aol.widths"},
+    "aol.widths": {"aol.config"},
     "aol.data": {"aol.config", "aol.sources"},
     "aol.train": {
         "aol.augment",
