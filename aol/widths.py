@@ -2,9 +2,10 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from typing import Literal
 
 from aol.config import ModelConfig
@@ -14,7 +15,10 @@ FC_WIDTH = 4096
 STD_WIDTH = 32
 PATCHES = 8 * 8  # of 4 x 4 pixels
 MOST_CHANNELS = 2**20  # a dense layer between so many has 4 TiB of weights
-REACH = 1000  # how far to look for a value that fits, in steps of one channel
+REACH = 1024  # how far to look for a value that fits, in steps of one channel
+
+Model = tuple[ModelConfig, int]  # and the classes it has to tell apart
+Field = Literal["size", "width"]
 
 
 @dataclass(frozen=True)
@@ -57,29 +61,45 @@ def misfit(config: ModelConfig, classes: int) -> str | None:
     return None
 
 
-def neighbours(
-    config: ModelConfig, classes: int, field: Literal["size", "width"]
-) -> list[Fraction]:
-    """The values of `field` next to the one that does not fit: below and above, where they are."""
-    unit = Fraction(1, _base(config)) if field == "width" else Fraction(1)
+def neighbours(models: Collection[Model], field: Field) -> list[Fraction]:
+    """The values of `field` nearest to the models' common one that fit all of them.
 
-    def at(step: int) -> ModelConfig:
-        value = step * unit
-        return replace(config, **{field: float(value) if field == "width" else int(value)})
+    One below and one above, where there are any.
+    """
+    value = min(getattr(next(iter(models))[0], field), 2.0**63)
+    unit = Fraction(1, max(_base(config) for config, _ in models)) if field == "width" else 1
+
+    def at(step: int) -> list[Model]:
+        return [(_with(config, field, step * unit), classes) for config, classes in models]
 
     steps = range(1, MOST_CHANNELS + 1)
-    low = 1 + bisect_left(steps, True, key=lambda n: widths_of(at(n)).outputs >= classes)
-    high = bisect_left(steps, True, key=lambda n: _too_wide(widths_of(at(n))))
-    now = min(getattr(config, field), 2.0**63) / unit
-    start = min(max(math.floor(now), low), high)
+    low = 1 + bisect_left(steps, True, key=lambda step: all(map(_wide_enough, at(step))))
+    high = bisect_left(steps, True, key=lambda step: any(map(_too_wide, at(step))))
+    start = min(max(math.floor(value / unit), low), high)
 
-    def first(candidates: Iterable[int]) -> list[int]:
-        return next(([n] for n in candidates if misfit(at(n), classes) is None), [])
+    def first(candidates: Iterable[int]) -> list[Fraction]:
+        fitting = (n for n in candidates if not any(misfit(*model) for model in at(n)))
+        return [Fraction(n * unit) for n in islice(fitting, 1)]
 
     found = first(range(start, max(low, start - REACH) - 1, -1))
     found += first(range(start + 1, min(high, start + REACH) + 1))
-    sides = ([n for n in found if n < now][-1:], [n for n in found if n > now][:1])
-    return [n * unit for side in sides for n in side]
+    return [n for n in found if n < value][-1:] + [n for n in found if n > value][:1]
+
+
+def _with(config: ModelConfig, field: Field, value: Fraction | int) -> ModelConfig:
+    if field == "size":
+        return replace(config, size=int(value))
+    return replace(config, width=float(value))
+
+
+def _wide_enough(model: Model) -> bool:
+    config, classes = model
+    return widths_of(config).outputs >= classes
+
+
+def _too_wide(model: Model) -> bool:
+    widths = widths_of(model[0])
+    return max(widths.channels, widths.outputs) > MOST_CHANNELS or widths.kept > widths.channels
 
 
 def _base(config: ModelConfig) -> int:
@@ -100,7 +120,3 @@ def _scaled(base: int, width: float) -> int:
         return round(base * width)
     except OverflowError:  # beyond all floats
         return MOST_CHANNELS + 1
-
-
-def _too_wide(widths: Widths) -> bool:
-    return max(widths.channels, widths.outputs) > MOST_CHANNELS or widths.kept > widths.channels

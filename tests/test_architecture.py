@@ -33,9 +33,28 @@ DOORS = {
     "orchestrator.document": set(),
     "orchestrator.validation": {"orchestrator.document"},
     "orchestrator.spec": {"aol.config", "orchestrator.document"},
-    "orchestrator.specfile": {
+    "orchestrator.sections": {
+        "orchestrator.document",
+        "orchestrator.spec",
+        "orchestrator.validation",
+    },
+    "orchestrator.settings": {
         "aol.config",
         "orchestrator.document",
+        "orchestrator.spec",
+        "orchestrator.validation",
+    },
+    "orchestrator.fitting": {
+        "aol.config",
+        "aol.widths",
+        "orchestrator.document",
+        "orchestrator.settings",
+    },
+    "orchestrator.specfile": {
+        "orchestrator.document",
+        "orchestrator.fitting",
+        "orchestrator.sections",
+        "orchestrator.settings",
         "orchestrator.spec",
         "orchestrator.validation",
     },
@@ -92,7 +111,7 @@ SPEAKERS = {
     "ray": {"orchestrator.schedule"},
     "sqlalchemy": {"orchestrator.store"},
     "mlflow": {"orchestrator.tracking"},
-    "pydantic": {"orchestrator.spec", "orchestrator.specfile", "orchestrator.validation"},
+    "pydantic": {"orchestrator.sections", "orchestrator.spec", "orchestrator.validation"},
     "ruamel": {"orchestrator.document"},
     "typer": INTRODUCERS,
 }

@@ -104,7 +104,9 @@ def test_neighbouring_widths_are_the_nearest_that_fit(kind, size, now, classes):
     above = [n for n in fitting if n > now][:1]
 
     if misfit(config, classes):
-        assert neighbours(config, classes, "width") == [Fraction(n, unit) for n in below + above]
+        assert neighbours([(config, classes)], "width") == [
+            Fraction(n, unit) for n in below + above
+        ]
 
 
 @pytest.mark.parametrize(
@@ -122,4 +124,24 @@ def test_neighbouring_widths_are_the_nearest_that_fit(kind, size, now, classes):
     ],
 )
 def test_neighbours_are_below_and_above_where_there_are_any(config, field, values):
-    assert neighbours(ModelConfig(**config), 10, field) == values
+    assert neighbours([(ModelConfig(**config), 10)], field) == values
+
+
+def test_neighbours_of_several_networks_fit_them_all():
+    """
+    0.14 makes 27 channels in AOL-Small, 573 in AOL-FC, and 2 in AOL-Conv, which fits already.
+    """
+    kinds = ("patchwise", "fc", "conv")
+    models = [(ModelConfig(kind=kind, width=0.14), 10) for kind in kinds]
+    below, above = neighbours(models, "width")
+
+    assert 0.137 < below < 0.14 < above < 0.15
+    for kind in kinds:
+        for value in (below, above):
+            assert misfit(ModelConfig(kind=kind, width=float(value)), 10) is None
+
+
+def test_networks_with_nothing_in_common_have_no_neighbours():
+    models = [(ModelConfig(kind=kind, width=1e9), 10) for kind in ("fc", "conv")]
+
+    assert neighbours(models, "size") == []
