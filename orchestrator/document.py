@@ -1,6 +1,8 @@
 """A YAML file as plain data that still knows where each value stands."""
 
+import math
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 Keys = tuple[str | int, ...]  # a path through nested mappings and lists
 
 NUMBER = re.compile(r"(?P<factor>\d+)?(?:√(?P<root>\d+))?(?:/(?P<divisor>\d+))?")
-MERGE, INTEGER = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:int"
+MERGE = "tag:yaml.org,2002:merge"
 DEEPEST = 50  # levels
 TOO_DEEP = f"is nested too deeply; {DEEPEST} levels are allowed"
 MOST_VALUES = 100_000  # a few lines of aliases inside aliases can mean billions
@@ -55,9 +57,12 @@ class Mistake:
 
 
 def refusal(mistakes: Iterable[Mistake]) -> SpecError:
-    """The error that tells each mistake once: the file's by line, then those of options."""
-    ordered = sorted(mistakes, key=lambda one: (one.place.line is None, one.place.line or 0))
-    return SpecError([str(one) for one in dict.fromkeys(ordered)])
+    """The error that tells each mistake once: the file's by line, then those of options.
+
+    Those of one line, or of options, are in alphabetical order.
+    """
+    ordered = sorted(set(mistakes), key=lambda one: (one.place.line or math.inf, str(one)))
+    return SpecError([str(one) for one in ordered])
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,15 @@ def _parsed(text: str, source: str) -> "_Walk":
     """The walk through a text, with at least one mistake if it is no YAML."""
     walk = _Walk(source)
     try:
-        node = walk.yaml.compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML takes the latest
+            node = walk.yaml.compose(text)
         walk.data = None if node is None else walk.value(node, ())
     except _EndlessError:
         pass  # noted
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = str(error.problem or error.context)
+        problem = " ".join(str(error.problem or error.context).split())
         if r"'\t'" in problem:
             problem = "there is a tab; YAML wants spaces"
         walk.note(mark.line + 1 if mark else None, problem)
@@ -139,8 +146,10 @@ def _parsed(text: str, source: str) -> "_Walk":
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         walk.note(line, f"the character #x{error.character:04x} is not allowed")
-    except YAMLError as error:
-        walk.note(None, str(error).splitlines()[0])
+    except LookupError:
+        walk.note(None, "%YAML names a version that is not known")
+    except OverflowError:
+        walk.note(None, r"a character written as \U... does not exist")
     return walk
 
 
@@ -205,16 +214,15 @@ class _Walk:
         return []
 
     def _scalar(self, node: ScalarNode) -> Any:
+        shown = node.value if len(node.value) <= 30 else f"{node.value[:30]}..."
         try:
             value = self.yaml.constructor.construct_object(node)
-        except ValueError as error:
-            if node.tag != INTEGER:  # a day that no month has
-                self.note(_line(node), f"{error}, got {node.value}")
-                return None
-            value = LARGEST + 1  # more digits than Python reads
+        except (ValueError, LookupError):  # no such day, more digits than Python reads, !!int x
+            value = None
+            kind = str(node.tag).rpartition(":")[2]
+            self.note(_line(node), f"cannot be read as {kind}, got {shown!r}")
         if isinstance(value, int) and abs(value) > LARGEST:
-            start = node.value if len(node.value) <= 30 else f"{node.value[:30]}..."
-            self.note(_line(node), f"whole numbers stay below 2**63, got {start}")
+            self.note(_line(node), f"whole numbers stay below 2**63, got {shown}")
         return value
 
     @contextmanager
