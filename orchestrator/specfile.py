@@ -12,6 +12,7 @@ from orchestrator.spec import CUSTOM, Experiment, RunSpec
 from orchestrator.validation import validate
 
 RUN_FIELDS = ("id", "name", "resources")  # of a run's entry; the other fields are its training
+UNFIT = (("data",), ("data", "name"))  # a mistake there leaves open how many classes there are
 
 
 class SpecFile:
@@ -88,14 +89,14 @@ class SpecFile:
             for dotted, value in overrides.items():
                 lay_override(layers, dotted, value)
             run, found = validate(RunSpec, _as_run(layers.data))
-            paths = [(keys[1:] if keys[0] == "train" else keys, text) for keys, text in found]
+            paths = [(keys[1:] if keys[:1] == ("train",) else keys, text) for keys, text in found]
             mistakes += [
                 (name, Mistake(layers.origin(path), f"{'.'.join(map(str, path))}: {text}"))
                 for path, text in paths
             ]
             if run:
                 runs.append(run)
-                if not any(path[0] in ("model", "data") for path, _ in paths):
+                if not any(path[:1] == ("model",) or path in UNFIT for path, _ in paths):
                     fitted.append(Fitted(name, run.train, layers))
         return runs, mistakes + misfits(fitted, overrides)
 

@@ -48,12 +48,13 @@ def test_a_width_of_a_profile_has_the_profiles_line(problems_in):
 def test_misfits_are_told_with_all_other_mistakes(problems_in):
     found = problems_in(
         ("epochs: 4", "epochs: x"),
+        ("{name: digits}", "{name: digits, augmnt: true}"),
         ("conv}", "conv, size: 3}"),
         (CHANGE, "[]"),
         ("run: 0", "run: 9"),
     )
 
-    assert [line.split(":")[1] for line in found] == ["3", "8", "17"]
+    assert [line.split(":")[1] for line in found] == ["3", "4", "8", "17"]
 
 
 @pytest.mark.parametrize("wrong", ["kind: cnv, size: 3", "kind: conv, size: 3, width: x"])
@@ -61,6 +62,12 @@ def test_a_wrong_model_is_not_called_a_misfit_too(problems_in, wrong):
     (problem,) = problems_in(("kind: conv", wrong), (CHANGE, "[]"))
 
     assert "MaxMin" not in problem
+
+
+def test_without_a_dataset_nothing_is_said_about_widths(problems_in):
+    (problem,) = problems_in(("digits", "digit"), ("conv}", "conv, size: 3}"), (CHANGE, "[]"))
+
+    assert problem.startswith("x.yaml:4: runs 0, 1: data.name: ")
 
 
 def test_values_that_fit_are_those_of_all_runs_that_share_the_place(spec_file, problems_of_set):
