@@ -20,18 +20,16 @@ from aol.layers import (
     identity_,
 )
 from aol.rescale import rescale_flop
+from aol.widths import PATCHWISE_CHANNELS, misfit, widths_of
 
 IMAGE_SIZE = 32
 IMAGE_CHANNELS = 3
-PATCHWISE_CHANNELS = 192
-FC_WIDTH = 4096
-STD_WIDTH = 32
 
 
 def build_model(config: ModelConfig, classes: int, generator: torch.Generator) -> nn.Sequential:
     """The network of `config`, initialised as in the paper with a CPU `generator`.
 
-    Raises: ValueError if the widths cannot hold the classes or pair up for MaxMin.
+    Raises: ValueError if no network has these widths (see `aol.widths.misfit`).
     """
     model = architecture(config, classes)
     for layer in model:
@@ -42,21 +40,18 @@ def build_model(config: ModelConfig, classes: int, generator: torch.Generator) -
 
 def architecture(config: ModelConfig, classes: int) -> nn.Sequential:
     """The network of `config` with all parameters zero. Raises: as `build_model`."""
-
-    def scaled(width: int) -> int:
-        return round(width * config.width)
-
+    if reason := misfit(config, classes):
+        raise ValueError(reason)
+    widths = widths_of(config)
     match config.kind:
         case "patchwise":
-            model = patchwise(scaled(config.size), classes, channels=scaled(PATCHWISE_CHANNELS))
+            return patchwise(widths.kept, classes, channels=widths.channels)
         case "fc":
-            model = fully_connected(scaled(FC_WIDTH), classes)
+            return fully_connected(widths.channels, classes)
         case "conv":
-            model = conv(scaled(config.size), classes)
+            return conv(widths.channels, classes)
         case "std":
-            model = std(scaled(STD_WIDTH), classes)
-    _check_widths(model, classes)
-    return model
+            return std(widths.channels, classes)
 
 
 def patchwise(
@@ -69,11 +64,9 @@ def patchwise(
 ) -> nn.Sequential:
     """AOL-Small, -Medium and -Large: convolutions on 4 x 4 patches, then dense layers.
 
-    Raises: ValueError if `size` exceeds `channels`.
+    The dense layers see the first `size` of the convolutions' `channels`.
     """
     patch = 4
-    if size > channels:
-        raise ValueError(f"size {size} keeps more channels than the convolutions have, {channels}")
     features = size * (IMAGE_SIZE // patch) ** 2
     layers: list[nn.Module] = [
         ConcatenationPooling(patch, patch),
@@ -159,13 +152,3 @@ def training_flop(config: TrainConfig) -> float:
     evaluations = math.ceil(config.epochs / config.eval_every)
     passes = 3 * config.epochs + evaluations / 5
     return passes * images * forward + steps * rescale
-
-
-def _check_widths(model: nn.Sequential, classes: int) -> None:
-    layers = [layer for layer in model if isinstance(layer, AOLConv2d | AOLLinear)]
-    widths = [layer.weight.shape[0] for layer in layers]
-    if widths[-1] < classes:
-        raise ValueError(f"the last layer has {widths[-1]} outputs, {classes} classes need more")
-    odd = sorted({width for width in widths if width % 2 or width == 0})
-    if odd:
-        raise ValueError(f"MaxMin pairs channels: every width must be even and not 0, got {odd}")

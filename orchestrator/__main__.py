@@ -129,12 +129,9 @@ def plan(
 @app.command()
 def validate(spec: SpecArgument) -> None:
     """Check SPEC and print every mistake in it, with its line."""
-    from orchestrator.plan import costs
     from orchestrator.specfile import SpecFile
 
     file = SpecFile(spec)
-    experiments = [file.experiment(profile) for profile in file.profiles]
-    costs(run for experiment in experiments for run in experiment.runs)  # builds every network
     cells = sum(len(row.published) for table in file.file.tables for row in table.rows)
     typer.echo(
         f"{spec}: valid: {len(file.file.runs)} runs, profiles {', '.join(file.profiles)}, "

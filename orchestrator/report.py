@@ -104,7 +104,7 @@ def shown(value: float | None, *, signed: bool = False) -> str:
     """A percentage as the paper prints it, – where there is none."""
     if value is None:
         return MISSING
-    return f"{value:+.{DECIMALS}f}" if signed else f"{value:.{DECIMALS}f}"
+    return f"{value:{'+' if signed else ''}z.{DECIMALS}f}"  # z: no -0.0
 
 
 def markdown(experiment: Experiment, tables: Sequence[FilledTable]) -> str:

@@ -13,6 +13,7 @@ from orchestrator.document import SpecError
 Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
 LARGEST_ID = 1_000_000
 REPLICATE_STRIDE = 1000  # replicate k of a run trains with its seed + 1000 k
+SMALLEST_SHARE = 0.0001  # of a CPU or GPU that Ray can give
 CUSTOM = "custom"  # the profile of runs changed on the command line
 
 
@@ -49,21 +50,24 @@ class Strict(BaseModel):
 class Resources(Strict):
     """What one run occupies; None leaves it to the cluster (a GPU if there is one)."""
 
-    cpus: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    cpus: Annotated[FiniteFloat, Field(ge=SMALLEST_SHARE)] | None = None
     gpus: Annotated[FiniteFloat, Field(ge=0)] | None = None
 
     @field_validator("gpus")
     @classmethod
-    def _whole_above_one(cls, gpus: float | None) -> float | None:
-        if gpus is not None and gpus > 1 and gpus != int(gpus):
-            raise ValueError("above 1, GPUs are whole; a fraction shares one GPU")
+    def _one_at_most(cls, gpus: float | None) -> float | None:
+        if gpus is not None and (gpus > 1 or 0 < gpus < SMALLEST_SHARE):
+            raise ValueError(
+                "a run trains on one GPU at most; allowed: 0, 1, or a share of one from "
+                f"{SMALLEST_SHARE}"
+            )
         return gpus
 
 
 class RunSpec(Strict):
     """One row of the paper: a stable ID, a printed name and what to train."""
 
-    id: Annotated[int, Field(ge=0, strict=True)]
+    id: Annotated[int, Field(ge=0, le=LARGEST_ID, strict=True)]
     name: Annotated[str, Field(min_length=1)]
     resources: Resources = Resources()
     train: TrainConfig

@@ -4,13 +4,13 @@ import copy
 import dataclasses
 import difflib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from orchestrator.document import Keys, number
+from orchestrator.document import Keys
 
 Model = TypeVar("Model", bound=BaseModel)
 Problem = tuple[Keys, str]
@@ -19,6 +19,7 @@ TYPE_NAMES = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number below 2**63",
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
@@ -34,54 +35,6 @@ TYPE_NAMES = {
 }
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 MISSING = {"missing", "missing_keyword_only_argument", "missing_argument"}
-
-
-class Layers:
-    """Settings laid over each other; remembers where each value came from."""
-
-    def __init__(self) -> None:
-        self.data: dict[str, Any] = {}
-        self._origins: dict[Keys, str] = {}
-
-    def lay(
-        self, settings: Mapping[str, Any], where: Callable[[Keys], str], *, home: bool = True
-    ) -> None:
-        """Put `settings` over what is there; `where` names the place of a path in them.
-
-        A layer that is not `home` changes values only: what is missing is missing elsewhere.
-        """
-        self._lay(self.data, settings, (), where, home)
-
-    def origin(self, keys: Keys) -> str:
-        """Where the value at `keys`, or the innermost mapping around it, came from."""
-        while keys and keys not in self._origins:
-            keys = keys[:-1]
-        return self._origins.get(keys, "")
-
-    def _lay(
-        self,
-        target: dict[str, Any],
-        settings: Mapping[str, Any],
-        prefix: Keys,
-        where: Callable[[Keys], str],
-        home: bool,
-    ) -> None:
-        if home or prefix not in self._origins:
-            self._origins[prefix] = where(prefix)
-        for key, value in settings.items():
-            keys = (*prefix, str(key))
-            if isinstance(value, Mapping):
-                inner = target.get(key)
-                target[key] = dict(inner) if isinstance(inner, Mapping) else {}
-                self._lay(target[key], value, keys, where, home)
-            else:
-                target[key] = numbers(value)
-                self._origins[keys] = where(keys)
-
-
-def numbers(value: Any) -> Any:
-    """The value with numbers written as in the paper as floats, also inside lists."""
-    return [numbers(item) for item in value] if isinstance(value, list) else number(value)
 
 
 def validate(model: type[Model], data: Mapping[str, Any]) -> tuple[Model | None, list[Problem]]:

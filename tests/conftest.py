@@ -1,8 +1,13 @@
 import os
+import textwrap
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from orchestrator.document import SpecError
+from orchestrator.specfile import SpecFile
+from tests.specs import GOOD
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -62,3 +67,48 @@ def make_run():
         )
 
     return make
+
+
+@pytest.fixture
+def spec_file(tmp_path):
+    """
+    Writes the good file, with replacements (old, new), and opens it.
+    """
+
+    def make(*replacements, text=GOOD):
+        for old, new in replacements:
+            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the file"
+            text = text.replace(old, new)
+        path = tmp_path / "x.yaml"
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return SpecFile(path)
+
+    return make
+
+
+@pytest.fixture
+def problems_in(spec_file, tmp_path):
+    """
+    The problems of the good file with replacements, the folder left out.
+    """
+
+    def find(*replacements, text=GOOD):
+        with pytest.raises(SpecError) as caught:
+            spec_file(*replacements, text=text)
+        return [line.replace(f"{tmp_path}/", "") for line in caught.value.problems]
+
+    return find
+
+
+@pytest.fixture
+def problems_of_set(spec_file, tmp_path):
+    """
+    The problems of --set texts over the good file.
+    """
+
+    def find(*texts):
+        with pytest.raises(SpecError) as caught:
+            spec_file().experiment("quick", texts)
+        return [line.replace(f"{tmp_path}/", "") for line in caught.value.problems]
+
+    return find

@@ -16,7 +16,8 @@ DOORS = {
     "aol.augment": set(),
     "aol.sources": set(),
     "aol.layers": {"aol.rescale"},
-    "aol.models": {"aol.config", "aol.layers", "aol.rescale"},
+    "aol.models": {"aol.config", "aol.layers", "aol.rescale", "aol.widths"},
+    "aol.widths": {"aol.config"},
     "aol.data": {"aol.config", "aol.sources"},
     "aol.train": {
         "aol.augment",
@@ -35,9 +36,28 @@ DOORS = {
     "orchestrator.document": set(),
     "orchestrator.validation": {"orchestrator.document"},
     "orchestrator.spec": {"aol.config", "orchestrator.document"},
-    "orchestrator.specfile": {
+    "orchestrator.sections": {
+        "orchestrator.document",
+        "orchestrator.spec",
+        "orchestrator.validation",
+    },
+    "orchestrator.settings": {
         "aol.config",
         "orchestrator.document",
+        "orchestrator.spec",
+        "orchestrator.validation",
+    },
+    "orchestrator.fitting": {
+        "aol.config",
+        "aol.widths",
+        "orchestrator.document",
+        "orchestrator.settings",
+    },
+    "orchestrator.specfile": {
+        "orchestrator.document",
+        "orchestrator.fitting",
+        "orchestrator.sections",
+        "orchestrator.settings",
         "orchestrator.spec",
         "orchestrator.validation",
     },
@@ -113,7 +133,7 @@ SPEAKERS = {
     "ray": {"orchestrator.schedule"},
     "sqlalchemy": {"orchestrator.store"},
     "mlflow": {"orchestrator.tracking"},
-    "pydantic": {"orchestrator.spec", "orchestrator.specfile", "orchestrator.validation"},
+    "pydantic": {"orchestrator.sections", "orchestrator.spec", "orchestrator.validation"},
     "ruamel": {"orchestrator.document"},
     "typer": INTRODUCERS,
 }

@@ -1,9 +1,30 @@
 import math
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from orchestrator.document import Document, SpecError, number, read, read_value
+from orchestrator.document import (
+    Document,
+    Mistake,
+    Place,
+    SpecError,
+    number,
+    read,
+    read_value,
+    refusal,
+)
+
+MERGE = "`<<` merges mappings: write `<<: *anchor` or `<<: [*one, *two]`"
+PIECES = [
+    *("a", "b: ", "- ", "? ", "\n", "  ", "\t", "\0", "{", "}", "[", "]", ",", "'", '"', "#", "| "),
+    *("&x ", "*x", "<<: ", "<<", "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!set ", "!x "),
+    *("%YAML 9.9\n", "---", "...", "0x1f", "1:30", "2001-99-01", "yes", ".nan", "\\UFFFFFFFF"),
+]
+DEEP = "is nested too deeply; 50 levels are allowed"
 
 
 def problems_of(path):
@@ -53,23 +74,75 @@ def test_every_nested_value_knows_its_line(written):
 def test_lines_of_a_multi_line_flow_mapping_are_the_keys_own(written):
     document = read(written("a: {\n  b: 1,\n  c:\n    2\n}\n"))
 
-    assert document.where(("a", "c")).endswith(":3")
+    assert document.where(("a", "c")).line == 3
 
 
 def test_what_is_missing_is_placed_at_the_innermost_part_that_is_there(written):
     path = written("name: x\nruns:\n  - id: 0\n    model:\n      kind: fc\n")
     document = read(path)
 
-    assert document.where(("runs", 0, "model", "size")) == f"{path}:4"
-    assert document.where(("runs", 7)) == f"{path}:2"
-    assert document.where(("nowhere",)) == f"{path}:1"
-    assert Document(path, {}, {}).where(("a",)) == f"{path}:1"
+    assert str(document.where(("runs", 0, "model", "size"))) == f"{path}:4"
+    assert document.where(("runs", 7)).line == 2
+    assert document.where(("nowhere",)).line == 1
+    assert Document(path, {}, {}).where(("a",)).line == 1
 
 
-def test_an_alias_is_the_same_data(written):
-    document = read(written("a: &x {b: 1}\nc: *x\n"))
+@pytest.mark.parametrize(
+    "text", [b"a: 1\r\nb:\r\n  - c: 1\r\n", b"\xef\xbb\xbfa: 1\nb:\n  - c: 1\n"]
+)
+def test_windows_line_ends_and_byte_order_marks_are_read(written, text):
+    document = read(written(text))
 
-    assert document.data == {"a": {"b": 1}, "c": {"b": 1}}
+    assert document.data == {"a": 1, "b": [{"c": 1}]}
+    assert document.where(("b", 0, "c")).line == 3
+
+
+# Anchors
+
+
+def test_an_alias_is_the_same_data_and_stands_where_its_anchor_is(written):
+    document = read(written("a: &x\n  b: 1\nc:\n  *x\nd: [*x]\n"))
+
+    assert document.data == {"a": {"b": 1}, "c": {"b": 1}, "d": [{"b": 1}]}
+    assert [document.where(keys).line for keys in (("c",), ("c", "b"), ("d", 0, "b"))] == [3, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "merge",
+    ["<<: *one\n  c: 9", "c: 9\n  <<: *one", "<<: [*two, *one]\n  c: 9", "<<: *both\n  c: 9"],
+)
+def test_merged_keys_lie_under_a_mappings_own_and_stand_where_their_anchor_is(written, merge):
+    """
+    Of several merged mappings the first that has a key gives it.
+    """
+    anchors = "one: &one\n  b: 1\n  c: 2\ntwo: &two\n  c: 3\nboth: &both {<<: [*one, *two]}\n"
+    document = read(written(f"{anchors}d:\n  {merge}\n"))
+
+    assert document.data["d"] == {"b": 1, "c": 9}
+    assert document.where(("d", "b")).line == 2
+    assert document.where(("d", "c")).line in (8, 9)
+
+
+def test_the_first_of_merged_mappings_wins(written):
+    document = read(written("a: &a {x: 1}\nb: &b {x: 2, y: 3}\nc: {<<: [*a, *b]}\n"))
+
+    assert document.data["c"] == {"x": 1, "y": 3}
+
+
+def test_an_anchor_that_is_there_twice_means_the_latest(written):
+    assert read(written("a: &x 1\nb: *x\nc: &x 2\nd: *x\n")).data == {
+        "a": 1,
+        "b": 1,
+        "c": 2,
+        "d": 2,
+    }
+
+
+def test_a_quoted_merge_key_is_a_word(written):
+    assert read(written("'<<': 1\n")).data == {"<<": 1}
+
+
+# Mistakes
 
 
 def test_all_repeated_keys_are_reported_at_once_with_both_lines(written):
@@ -101,22 +174,86 @@ def test_a_key_that_is_a_list_is_refused_and_the_rest_still_read(written):
         (b"name: caf\xe9\n", "file: byte 9 is not UTF-8; save it as UTF-8"),
         ("a: [1\nb: 2\n", "file:2: expected ',' or ']', but got ':'"),
         ("a: 1\nb: *nowhere\n", "file:2: found undefined alias 'nowhere'"),
-        ("a:\n\t- 1\n", "file:2: found character '\\t' that cannot start any token"),
+        ("a:\n\t- 1\n", "file:2: there is a tab; YAML wants spaces"),
+        ("a: 1\nb: x\x07\n", "file:2: the character #x0007 is not allowed"),
+        ("a: 1\nb: 2020-13-45\n", "file:2: cannot be read as timestamp, got '2020-13-45'"),
+        ("a: 1\nb: !!int x\n", "file:2: cannot be read as int, got 'x'"),
+        ("a: 1\nb: !!bool ''\n", "file:2: cannot be read as bool, got ''"),
+        ("a:\n%YAML 9.9\n", "file: %YAML names a version that is not known"),
+        ('a: "\\UFFFFFFFF"\n', r"file: a character written as \U... does not exist"),
+        ("a: 1\nb: [&x [*x]]\n", "file:2: an anchor refers to itself"),
+        ("a: 1\nb: &x {<<: *x}\n", "file:2: an anchor refers to itself"),
+        ("a: 1\nb: {<<: 3}\n", f"file:2: {MERGE}"),
+        ("a: 1\nb: {<<: [3]}\n", f"file:2: {MERGE}"),
+        (f"a: 1\nb: {51 * '['}{51 * ']'}\n", f"file:2: {DEEP}"),
+        (f"a: {500 * '['}{500 * ']'}\n", f"file: {DEEP}"),
+        (f"a: {500 * '{b: '}{500 * '}'}\n", f"file: {DEEP}"),
+        (f"a: 1\nb: {2**63}\n", f"file:2: whole numbers stay below 2**63, got {2**63}"),
+        (f"a: 1\nb: {5000 * '9'}\n", f"file:2: cannot be read as int, got '{30 * '9'}...'"),
     ],
 )
-def test_what_is_no_yaml_mapping_is_one_clear_line(written, content, problem):
+def test_what_cannot_be_read_is_one_clear_line(written, content, problem):
     assert problems_of(written(content)) == [problem]
 
 
-@pytest.mark.parametrize(
-    "content", ["a: \x07\n", "a: 2020-13-45\n", "a: 1\n---\nb: 2\n", "a: !!python/name:os.x 1\n"]
-)
+@pytest.mark.parametrize("bomb", ["[{}]", "{{<<: [{}]}}"])
+def test_an_alias_bomb_is_one_line(written, bomb):
+    """
+    Nine levels of nine aliases: a few lines that mean 400 million values.
+    """
+    lines = ["x0: &x0 {a: 1, b: 2}\n"]
+    for level in range(1, 10):
+        aliases = ", ".join([f"*x{level - 1}"] * 9)
+        lines.append(f"x{level}: &x{level} {bomb.format(aliases)}\n")
+    (problem,) = problems_of(written("".join(lines)))
+
+    assert problem.endswith("there are more than 100000 values, those of aliases counted each time")
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_whatever_is_written_is_data_or_a_spec_error_of_single_lines(text):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.yaml"
+        path.write_text(text, encoding="utf-8")
+        try:
+            problems = []
+            read(path)
+        except SpecError as error:
+            problems = error.problems
+
+    assert not [line for line in problems if "\n" in line or not line.startswith(str(path))]
+
+
+@pytest.mark.parametrize("content", ["a: 1\n---\nb: 2\n", "a: !!python/name:os.x 1\n"])
 def test_other_broken_yaml_is_one_line_that_names_the_file(written, content):
     (problem,) = problems_of(written(content))
 
     assert problem.startswith("file:")
     assert "\n" not in problem
     assert len(problem) > len("file: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e400", math.inf),
+        ("-.inf", -math.inf),
+        ("[]", []),
+        ("{}", {}),
+        (str(2**63 - 1), 2**63 - 1),
+    ],
+)
+def test_extreme_values_are_read_as_they_are(written, text, value):
+    assert read(written(f"a: {text}\n")).data == {"a": value}
+    assert math.isnan(read(written("a: .nan\n")).data["a"])
+
+
+def test_mistakes_are_told_once_by_line_and_options_last():
+    line = Mistake(Place("file", 10), "b")
+    mistakes = [Mistake(Place("--set a"), "x"), line, Mistake(Place("file", 9), "c"), line]
+
+    assert refusal(mistakes).problems == ["file:9: c", "file:10: b", "--set a: x"]
 
 
 def test_missing_file_is_one_line(tmp_path):
@@ -154,9 +291,12 @@ def test_value_of_the_command_line_is_yaml(text, value):
     assert read_value(text) == value
 
 
-def test_broken_value_of_the_command_line_is_a_value_error():
-    with pytest.raises(ValueError, match="expected"):
-        read_value("[1")
+@pytest.mark.parametrize(
+    ("text", "problem"), [("[1", "expected"), ("{a: 1, a: 2}", "keep one"), ("\t[", "tab")]
+)
+def test_broken_value_of_the_command_line_is_a_value_error(text, problem):
+    with pytest.raises(ValueError, match=problem):
+        read_value(text)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +327,7 @@ def test_numbers_are_written_as_in_the_paper(text, value):
         "/4",
         "√",
         "1/0",
+        "1/00",
         "√2/0",
         "2√",
         "√2/√2",

@@ -163,7 +163,8 @@ def test_percentages_have_one_decimal(value, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.26, "+0.3"), (-0.26, "-0.3"), (0.0, "+0.0"), (None, "–")]
+    ("value", "text"),
+    [(0.26, "+0.3"), (-0.26, "-0.3"), (0.0, "+0.0"), (-0.04, "+0.0"), (None, "–")],
 )
 def test_differences_have_a_sign(value, text):
     assert shown(value, signed=True) == text

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from orchestrator.validation import Layers, dotted_names, nearest, validate
+from orchestrator.validation import dotted_names, nearest, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,52 +209,3 @@ def test_dotted_names_are_the_leaves():
         "body.extras",
         "price",
     ]
-
-
-def place(name):
-    return lambda keys: f"{name}:{'.'.join(map(str, keys))}"
-
-
-def test_later_layers_win_and_mappings_are_merged():
-    layers = Layers()
-    layers.lay({"epochs": 3, "model": {"kind": "fc", "size": 1}}, place("defaults"))
-    layers.lay({"model": {"size": 2}, "seed": 1}, place("run"))
-
-    assert layers.data == {"epochs": 3, "model": {"kind": "fc", "size": 2}, "seed": 1}
-
-
-def test_layers_remember_where_each_value_came_from():
-    layers = Layers()
-    layers.lay({"epochs": 3, "model": {"kind": "fc", "size": 1}}, place("defaults"))
-    layers.lay({"model": {"size": 2}}, place("run"))
-
-    assert layers.origin(("epochs",)) == "defaults:epochs"
-    assert layers.origin(("model", "kind")) == "defaults:model.kind"
-    assert layers.origin(("model", "size")) == "run:model.size"
-    assert layers.origin(("model", "nothing")) == "run:model"
-    assert layers.origin(("nothing",)) == "run:"
-    assert Layers().origin(("nothing",)) == ""
-
-
-def test_laying_changes_no_layer_that_was_given():
-    defaults = {"model": {"kind": "fc"}}
-    layers = Layers()
-    layers.lay(defaults, place("defaults"))
-    layers.lay({"model": {"kind": "conv"}}, place("run"))
-
-    assert defaults == {"model": {"kind": "fc"}}
-
-
-def test_a_value_replaces_a_mapping_and_a_mapping_a_value():
-    layers = Layers()
-    layers.lay({"a": {"b": 1}, "c": 1}, place("one"))
-    layers.lay({"a": 2, "c": {"d": 3}}, place("two"))
-
-    assert layers.data == {"a": 2, "c": {"d": 3}}
-
-
-def test_layers_read_numbers_as_the_paper_writes_them():
-    layers = Layers()
-    layers.lay({"loss": {"offset": "√2/2", "temperature": "1/64"}}, place("run"))
-
-    assert layers.data == {"loss": {"offset": 2**0.5 / 2, "temperature": 1 / 64}}
