@@ -1,46 +1,66 @@
 """
-A cluster that is there already: two more machines in name, joined by their address.
+A cluster that is there already, joined by its address: several Ray nodes on this machine.
 """
+
+import subprocess
+import sys
 
 import pytest
 
-from orchestrator import environment
-from tests.cli import TINY, Shell, epochs_of, statuses_of, stop, wait_for
+from tests.cli import PROJECT, TINY, Shell, epochs_of, statuses_of, stop, wait_for
 
-environment.prepare()
-environment.prepare_ray("local")
+
+class Machines:
+    def __init__(self, environment):
+        self.process = subprocess.Popen(
+            [sys.executable, PROJECT / "tests" / "machines.py"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.address = self.process.stdout.readline().strip()
+
+    def __call__(self, command):
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
 
 
 @pytest.fixture
-def machines():
+def shell(tmp_path, data_root):
     """
-    A head and another machine, with two CPUs each; torn down whatever happens.
+    A second run that is large enough for the machine with two CPUs only.
     """
-    from ray.cluster_utils import Cluster
+    yaml = TINY.replace("epochs: 3", "epochs: 40")
+    yaml = yaml.replace("seed: 11,", "seed: 11, resources: {cpus: 2},")
+    return Shell(tmp_path, data_root, yaml)
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+
+@pytest.fixture
+def machines(shell):
+    """
+    A head with one CPU; all is torn down whatever happens.
+    """
+    started = Machines(shell.environment | {"RAY_USAGE_STATS_ENABLED": "0"})
     try:
-        yield cluster
+        yield started
     finally:
-        cluster.shutdown()
+        started.process.communicate(timeout=60)
 
 
-def test_runs_survive_the_loss_of_a_machine(tmp_path, data_root, machines):
+def test_runs_survive_the_loss_of_a_machine(tmp_path, shell, machines):
     """
-    Images and storage are looked at on every machine first; the second run is large enough for
-    the other machine only, and ends on the machine that replaces it.
+    The machine that trains the larger run is killed, and another takes its place.
     """
-    yaml = TINY.replace("epochs: 3", "epochs: 40").replace(
-        "seed: 11,", "seed: 11, resources: {cpus: 2},"
-    )
-    shell = Shell(tmp_path, data_root, yaml)
-    lost = machines.add_node(num_cpus=2)
+    machines("add 2")
     arguments = ("run", "experiments.yaml", "--profile", "demo", "--address", machines.address)
     driver = shell.start(*arguments)
     try:
         seen = wait_for(driver, r"run 11 .*: epoch \d+/40")
-        machines.remove_node(lost, allow_graceful=False)
-        machines.add_node(num_cpus=2)
+        machines("kill")
+        machines("add 2")
         _, err = driver.communicate(timeout=180)
     finally:
         stop(driver)
