@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import typer
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from orchestrator import plan as planning
@@ -24,7 +23,7 @@ from orchestrator.progress import duration, plan_table
 from orchestrator.report import fill_tables, write
 from orchestrator.spec import ids_of
 from orchestrator.specfile import SpecFile
-from orchestrator.store import Status, Store, StoreError
+from orchestrator.store import Status, Store
 
 EXIT_SOME_FAILED = 3
 MLFLOW_PATIENCE_S = 60.0
@@ -151,20 +150,9 @@ class Invocation:
         return self.request.store or str(self.results / "store.db")
 
     def _locked_store(self) -> Store:
-        """The store, with a lock that keeps a second driver away. Raises: StoreError."""
-        store = Store(self._store_location())
-        self.results.mkdir(parents=True, exist_ok=True)
-        path = self.results / "driver.lock"
-        if store.engine.url.get_backend_name() == "sqlite" and store.engine.url.database:
-            path = Path(f"{store.engine.url.database}.lock")
-        lock = FileLock(path, timeout=0)
-        try:
-            self._stack.enter_context(lock)
-        except Timeout:
-            raise StoreError(
-                f"another `run` is writing to {self._store_location()}; wait for it (`status` "
-                "shows it), or choose another --store"
-            ) from None
+        """The store, with other drivers kept away. Raises: StoreError."""
+        store = Store(self._store_location(), exclusive=True)
+        self._stack.callback(store.close)
         return store
 
     def _rerun(self) -> tuple[int, ...]:

@@ -40,13 +40,24 @@ DOORS = {
     },
     "orchestrator.provenance": {"aol.config"},
     "orchestrator.store": {
-        "orchestrator.provenance",
-        "orchestrator.spec",
         "orchestrator.store.database",
         "orchestrator.store.schema",
+        "orchestrator.store.writing",
     },
     "orchestrator.store.database": set(),
+    "orchestrator.store.lock": {"orchestrator.store.database"},
     "orchestrator.store.schema": set(),
+    "orchestrator.store.reading": {
+        "orchestrator.store.database",
+        "orchestrator.store.lock",
+        "orchestrator.store.schema",
+    },
+    "orchestrator.store.writing": {
+        "orchestrator.provenance",
+        "orchestrator.spec",
+        "orchestrator.store.reading",
+        "orchestrator.store.schema",
+    },
     "orchestrator.plan": {"aol.config", "aol.models", "orchestrator.spec", "orchestrator.store"},
     "orchestrator.events": {"orchestrator.spec", "orchestrator.store"},
     "orchestrator.recording": {

@@ -73,7 +73,7 @@ def run(make_run, store):
 def start(store, run):
     store.queue([run])
     store.start(run, ORIGIN)
-    store.place(run.key, "host", "CPU")
+    store.place(run.key, "host", "CPU", 0)
 
 
 def record(store, run, *epochs):
