@@ -238,21 +238,19 @@ class Invocation:
                 stopped = schedule.run_all(jobs, recorders, options)
         problem = tracking.close(MLFLOW_PATIENCE_S)
         if problem is None:
-            problem = self._attach_tables(tracker, store, todo)
+            problem = self._attach_tables(tracker, store)
         if problem:
             self._say(
                 f"{problem}\nThe store has everything; `sync` sends it to MLflow.", always=True
             )
         return stopped
 
-    def _attach_tables(
-        self, tracker: "Tracker", store: Store, todo: Sequence[PlannedRun]
-    ) -> str | None:
+    def _attach_tables(self, tracker: "Tracker", store: Store) -> str | None:
+        from orchestrator.publishing import publish
         from orchestrator.tracking import TrackingError
 
-        path = write(self.whole, fill_tables(self.whole, store), self.results, "md")
         try:
-            tracker.attach(store, [item.run.key for item in todo], [path])
+            publish(tracker, store, self.whole)
         except TrackingError as error:
             return str(error)
         return None

@@ -71,7 +71,24 @@ DOORS = {
         "orchestrator.spec",
         "orchestrator.store",
     },
-    "orchestrator.tracking": {"aol.config", "orchestrator.events", "orchestrator.store"},
+    "orchestrator.tracking": {"orchestrator.tracking.recorder", "orchestrator.tracking.tracker"},
+    "orchestrator.tracking.projection": {"aol.config", "orchestrator.store"},
+    "orchestrator.tracking.recorder": {
+        "orchestrator.events",
+        "orchestrator.store",
+        "orchestrator.tracking.tracker",
+    },
+    "orchestrator.tracking.tracker": {
+        "orchestrator.store",
+        "orchestrator.tracking.projection",
+    },
+    "orchestrator.publishing": {
+        "orchestrator.report",
+        "orchestrator.spec",
+        "orchestrator.specfile",
+        "orchestrator.store",
+        "orchestrator.tracking",
+    },
     "orchestrator.report": {"orchestrator.spec", "orchestrator.store"},
     "orchestrator.status": {
         "orchestrator.progress",
