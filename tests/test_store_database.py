@@ -2,6 +2,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, event, inspect, text
 
 import orchestrator.store
 from orchestrator.store import Status, Store, StoreError, database
-from tests.stores import ORIGIN, spawn
+from orchestrator.store.schema import Base
+from tests.stores import ORIGIN, POSTGRESQL, spawn
 
 VALUES = {"train_loss": 0.5, "accuracy": 0.25}
 NOBODY = 65534
@@ -93,6 +95,34 @@ def test_sqlite_writes_ahead_and_checks_foreign_keys(store):
 )
 def test_another_kind_of_url_is_refused(url, part):
     assert part in unusable(url)
+
+
+class WithoutPsycopg:
+    """
+    Python's finder of modules in an environment that lacks one.
+    """
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "psycopg":
+            raise ModuleNotFoundError("No module named 'psycopg'", name=name)
+
+
+def test_postgresql_without_its_driver_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [WithoutPsycopg(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "psycopg", raising=False)
+
+    assert unusable("postgresql://u:secret@h/db") == (
+        "the store postgresql+psycopg://u:***@h/db cannot be used: No module named 'psycopg'; "
+        'install it: pip install "psycopg[binary]>=3.2"'
+    )
+
+
+@pytest.mark.skipif(not POSTGRESQL, reason="AOL_TEST_POSTGRESQL names no database")
+def test_a_postgresql_server_that_is_not_there_is_one_line():
+    message = unusable("postgresql://u:secret@127.0.0.1:9/db")
+
+    assert "onnection refused" in message
+    assert "secret" not in message
 
 
 def test_a_url_with_a_port_that_is_no_number_is_refused():
@@ -461,6 +491,35 @@ def test_a_disk_that_fills_up_fails_the_write_and_keeps_what_was_there(store, ru
         store.finish(running.key, Status.DONE, margins=bytes(10**6))
     assert only(store).status is Status.RUNNING
     assert store.metrics(running.key) == {1: VALUES}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store, key: store.runs([key]),
+        lambda store, key: store.final([key]),
+        lambda store, key: store.metrics(key, after=1),
+        lambda store, key: store.recorded_at(key),
+    ],
+    ids=["runs", "final", "metrics", "recorded_at"],
+)
+def test_what_is_read_of_one_run_is_found_by_index(store, running, read):
+    """
+    However many others there are: no table is scanned.
+    """
+    statements = []
+    event.listen(
+        store.engine, "before_cursor_execute", lambda *given: statements.append(given[2:4])
+    )
+    read(store, running.key)
+    ((statement, values),) = statements
+    with store.engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+        steps = [row.detail for row in rows]
+
+    tables = tuple(f"SCAN {table}" for table in Base.metadata.tables)
+    assert [step for step in steps if step.startswith("SEARCH")]
+    assert [step for step in steps if step.startswith(tables)] == []
 
 
 # Who uses it at the same time
