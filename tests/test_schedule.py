@@ -114,6 +114,7 @@ def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(
     kinds = [type(event) for event in heard.events]
     assert kinds[:2] == [Started, Placed]
     assert kinds[-1] is Finished
+    assert kinds.index(EpochDone) < kinds.index(Saved)
     assert [event.epoch for event in heard.of(EpochDone)] == [1, 2, 3]
     assert heard.of(Saved)[-1].checkpoint.epoch == 3
     assert heard.of(Saved)[-1].checkpoint.path.startswith(str(tmp_path / "uri"))

@@ -579,8 +579,8 @@ def test_a_runs_life_arrives(tracker, store, run):
     tell(Placed(run, "host", "CPU", 0))
     for epoch in (1, 2):
         record(store, run, epoch)
-        tell(Saved(run, Checkpoint(epoch, f"/c/{epoch}")))
         tell(EpochDone(run, epoch, {}))
+        tell(Saved(run, Checkpoint(epoch, f"/c/{epoch}")))
     tell(Tick((run,)))
     store.finish(run.key, Status.DONE)
     tell(Finished(run, Status.DONE))
@@ -701,23 +701,18 @@ def test_a_server_that_is_back_at_the_end_gets_everything(run):
     assert tracker.sent == [{run.key}]
 
 
-def test_an_epoch_is_sent_once_its_checkpoint_is_safe(run):
-    """
-    Ray tells of an epoch after its checkpoint.
-    """
+def test_an_epoch_waits_for_its_checkpoint(run):
     tracker = FakeTracker()
     tell = TrackingRecorder(tracker, None)
     tell(EpochDone(run, 1, {}))
-    tell(Saved(run, Checkpoint(2, "/c/2")))
     wait_until(tell._moved.empty)
     before = list(tracker.sent)
-    tell(EpochDone(run, 2, {}))
+    tell(Saved(run, Checkpoint(1, "/c/1")))
     wait_until(lambda: tracker.sent)
-    tell(EpochDone(run, 3, {}))
     tell.close(10)
 
     assert before == []
-    assert tracker.sent == [{run.key}, set()]
+    assert tracker.sent[0] == {run.key}
 
 
 def test_ticks_and_places_send_nothing(run):

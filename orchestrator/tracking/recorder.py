@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from orchestrator.events import EpochDone, Event, Finished, Saved, Started
+from orchestrator.events import Event, Finished, Saved, Started
 from orchestrator.store import Store, StoreError
 from orchestrator.tracking.tracker import Tracker, TrackingError
 
@@ -24,21 +24,14 @@ class TrackingRecorder:
         """`clock` counts seconds: a server that failed is tried again every `RETRY_S`."""
         self.tracker, self.store, self._clock = tracker, store, clock
         self.problem: str | None = None
-        self._saved: set[str] = set()
         self._moved: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
     def __call__(self, event: Event) -> None:
         """Note that there is something to send of the event's run."""
-        match event:
-            case Started(run) | Finished(run):
-                self._moved.put(run.key)
-            case Saved(run):
-                self._saved.add(run.key)
-            case EpochDone(run) if run.key in self._saved:  # Ray tells of it after its checkpoint
-                self._saved.remove(run.key)
-                self._moved.put(run.key)
+        if isinstance(event, Started | Saved | Finished):  # an epoch alone waits for a checkpoint
+            self._moved.put(event.run.key)
 
     def close(self, timeout_s: float) -> str | None:
         """Send what is left, for so long at most; returns what went wrong, if anything."""
