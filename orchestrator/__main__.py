@@ -207,12 +207,14 @@ def status(
 @app.command()
 def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption = None) -> None:
     """Bring MLflow up to what the store holds; a lost MLflow database is made anew."""
+    from orchestrator.publishing import publish_all
     from orchestrator.specfile import SpecFile
     from orchestrator.tracking import Tracker, tracking_uri
 
-    opened = _open(spec, results, store)
-    tracker = Tracker(tracking_uri(spec.parent), SpecFile(spec).file.name, spec.parent / "mlruns")
+    opened, file = _open(spec, results, store), SpecFile(spec)
+    tracker = Tracker(tracking_uri(spec.parent), file.file.name, spec.parent / "mlruns")
     sent = tracker.send(opened)
+    publish_all(tracker, opened, file, results or spec.parent / "results")
     typer.echo(f"{sent} runs are in MLflow at {tracker.uri}")
 
 

@@ -29,19 +29,20 @@ class StoreRecorder:
         match event:
             case Started(run):
                 self.store.start(run, self.provenances[run.train.data.name])
-            case Placed(run, host, device):
-                self.store.place(run.key, host, device)
+            case Placed(run, host, device, epoch):
+                self.store.place(run.key, host, device, epoch)
             case EpochDone(run, epoch, values):
-                self.store.record(run.key, epoch, values)
+                for stale in self.store.record(run.key, epoch, values):
+                    self.discard(stale.path)  # not its folder, which may be the one in use
             case Saved(run, checkpoint):
                 self._drop(run.key, self.store.saved(run.key, checkpoint))
             case Finished(run, status, error, margins):
                 self.store.finish(run.key, status, error=error, margins=margins)
                 if status is Status.DONE:
                     self._drop(run.key, self.store.keep_checkpoints(run.key, 1))
-            case Tick(active) if active and time.monotonic() - self._beaten > BEAT_S:
+            case Tick() if time.monotonic() - self._beaten > BEAT_S:
                 self._beaten = time.monotonic()
-                self.store.beat([run.key for run in active])
+                self.store.beat()
 
     def _drop(self, key: str, checkpoints: list[Checkpoint]) -> None:
         """Discard checkpoints, and with its last one an earlier invocation's whole folder.

@@ -19,6 +19,10 @@ from orchestrator.store import Status, Store, StoredRun
 RECENT = 5  # epochs that the speed is taken from
 REFRESH_S = 2.0
 PIPED_WIDTH = 160
+WITHOUT_DRIVER = {
+    Status.PENDING: "pending (driver gone)",
+    Status.RUNNING: "lost (driver gone)",
+}
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,11 @@ def statuses(store: Store, profile: str | None) -> list[RunStatus]:
 def _status(store: Store, run: StoredRun) -> RunStatus:
     recent = store.metrics(run.key, after=run.epoch - RECENT) if run.epoch else {}
     values = recent.get(run.epoch, {})
-    state = str(run.status)
-    if run.status is Status.RUNNING and not run.alive:
-        state = "lost (driver gone)"
+    state = str(run.status) if run.alive else WITHOUT_DRIVER.get(run.status, str(run.status))
     speeds = [item["images_per_s"] for item in recent.values() if "images_per_s" in item]
     seconds = [item["seconds"] for item in recent.values() if "seconds" in item]
-    left = fmean(seconds) * (run.epochs - run.epoch) if run.alive and seconds else None
+    trains = run.alive and run.status is Status.RUNNING
+    left = fmean(seconds) * (run.epochs - run.epoch) if trains and seconds else None
     return RunStatus(run, state, values, fmean(speeds) if speeds else None, left)
 
 

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from orchestrator import plan as planning
 from orchestrator.environment import LOCAL
 from orchestrator.invocation import Invocation
@@ -17,7 +15,7 @@ from orchestrator.location import parent
 from orchestrator.plan import Action, PlannedRun
 from orchestrator.progress import plan_table
 from orchestrator.report import fill_tables, write
-from orchestrator.store import Status, Store, StoreError
+from orchestrator.store import Status, Store
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
@@ -29,7 +27,8 @@ MLFLOW_PATIENCE_S = 60.0
 def run(invocation: Invocation) -> int:
     """Train what the store does not hold, write the tables; returns the exit code."""
     invocation.log_to_file()
-    store = _locked_store(invocation)
+    store = Store(invocation.store_location, exclusive=True)
+    invocation.stack.callback(store.close)
     store.recover()
     _sweep(invocation, store)
     made = invocation.plan(store.runs())
@@ -47,24 +46,6 @@ def run(invocation: Invocation) -> int:
     store.queue(item.run for item in todo)
     stopped = _train(invocation, store, todo, requests)
     return _close(invocation, store, made, stopped)
-
-
-def _locked_store(invocation: Invocation) -> Store:
-    """The store, with a lock that keeps a second driver away. Raises: StoreError."""
-    store = Store(invocation.store_location)
-    invocation.results.mkdir(parents=True, exist_ok=True)
-    path = invocation.results / "driver.lock"
-    if store.engine.url.get_backend_name() == "sqlite" and store.engine.url.database:
-        path = Path(f"{store.engine.url.database}.lock")
-    lock = FileLock(path, timeout=0)
-    try:
-        invocation.stack.enter_context(lock)
-    except Timeout:
-        raise StoreError(
-            f"another `run` is writing to {invocation.store_location}; wait for it (`status` "
-            "shows it), or choose another --store"
-        ) from None
-    return store
 
 
 def _sweep(invocation: Invocation, store: Store) -> None:
@@ -134,7 +115,7 @@ def _train(
             stopped = schedule.run_all(jobs, [keeper, tracking, screen], options)
     problem = tracking.close(MLFLOW_PATIENCE_S)
     if problem is None:
-        problem = _attach_tables(invocation, tracker, store, todo)
+        problem = _attach_tables(invocation, tracker, store)
     if problem:
         invocation.say(
             f"{problem}\nThe store has everything; `sync` sends it to MLflow.", always=True
@@ -150,14 +131,12 @@ def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
     }
 
 
-def _attach_tables(
-    invocation: Invocation, tracker: "Tracker", store: Store, todo: Sequence[PlannedRun]
-) -> str | None:
+def _attach_tables(invocation: Invocation, tracker: "Tracker", store: Store) -> str | None:
+    from orchestrator.publishing import publish
     from orchestrator.tracking import TrackingError
 
-    path = write(invocation.whole, fill_tables(invocation.whole, store), invocation.results, "md")
     try:
-        tracker.attach(store, [item.run.key for item in todo], [path])
+        publish(tracker, store, invocation.whole)
     except TrackingError as error:
         return str(error)
     return None

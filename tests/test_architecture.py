@@ -63,13 +63,24 @@ DOORS = {
     },
     "orchestrator.provenance": {"aol.config"},
     "orchestrator.store": {
-        "orchestrator.provenance",
-        "orchestrator.spec",
         "orchestrator.store.database",
         "orchestrator.store.schema",
+        "orchestrator.store.writing",
     },
     "orchestrator.store.database": set(),
+    "orchestrator.store.lock": {"orchestrator.store.database"},
     "orchestrator.store.schema": set(),
+    "orchestrator.store.reading": {
+        "orchestrator.store.database",
+        "orchestrator.store.lock",
+        "orchestrator.store.schema",
+    },
+    "orchestrator.store.writing": {
+        "orchestrator.provenance",
+        "orchestrator.spec",
+        "orchestrator.store.reading",
+        "orchestrator.store.schema",
+    },
     "orchestrator.plan": {"aol.config", "aol.models", "orchestrator.spec", "orchestrator.store"},
     "orchestrator.events": {"orchestrator.spec", "orchestrator.store"},
     "orchestrator.recording": {
@@ -84,7 +95,24 @@ DOORS = {
         "orchestrator.spec",
         "orchestrator.store",
     },
-    "orchestrator.tracking": {"aol.config", "orchestrator.events", "orchestrator.store"},
+    "orchestrator.tracking": {"orchestrator.tracking.recorder", "orchestrator.tracking.tracker"},
+    "orchestrator.tracking.projection": {"aol.config", "orchestrator.store"},
+    "orchestrator.tracking.recorder": {
+        "orchestrator.events",
+        "orchestrator.store",
+        "orchestrator.tracking.tracker",
+    },
+    "orchestrator.tracking.tracker": {
+        "orchestrator.store",
+        "orchestrator.tracking.projection",
+    },
+    "orchestrator.publishing": {
+        "orchestrator.report",
+        "orchestrator.spec",
+        "orchestrator.specfile",
+        "orchestrator.store",
+        "orchestrator.tracking",
+    },
     "orchestrator.report": {"orchestrator.spec", "orchestrator.store"},
     "orchestrator.status": {
         "orchestrator.progress",

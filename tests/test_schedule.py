@@ -119,6 +119,7 @@ def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(
     kinds = [type(event) for event in heard.events]
     assert kinds[:2] == [Started, Placed]
     assert kinds[-1] is Finished
+    assert kinds.index(EpochDone) < kinds.index(Saved)
     assert [event.epoch for event in heard.of(EpochDone)] == [1, 2, 3]
     assert heard.of(Saved)[-1].checkpoint.epoch == 3
     assert heard.of(Saved)[-1].checkpoint.path.startswith((tmp_path / "uri").as_uri())
@@ -162,6 +163,29 @@ def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_whole_chec
     assert placed[1].epoch == heard.of(Saved)[1].checkpoint.epoch
     assert heard.of(Finished)[0].status is Status.DONE
     assert {event.epoch for event in heard.of(EpochDone)} == set(range(1, 7))
+
+
+def test_a_run_survives_the_loss_of_its_worker_and_of_the_drivers_machine_in_ray(
+    cluster, runs, options
+):
+    """
+    With the driver's node goes the actor that knows the checkpoints.
+    """
+    import ray
+
+    heard = Heard()
+    run = runs("epochs=4")[0]
+
+    def kill_once(event):
+        if isinstance(event, Saved) and len(heard.of(Saved)) == 2:
+            (board,) = [name for name in ray.util.list_named_actors() if "board" in name]
+            ray.kill(ray.get_actor(board))
+            kill_workers()
+
+    schedule.run_all([schedule.Job(run, CPU)], [heard, kill_once], options)
+
+    assert [event.epoch for event in heard.of(Placed)] == [0, 2]
+    assert heard.of(Finished)[0].status is Status.DONE
 
 
 def kill_workers():

@@ -27,7 +27,7 @@ def start(store, run, *, epochs=0, seconds=2.0):
     """
     store.queue([run])
     store.start(run, ORIGIN)
-    store.place(run.key, "host", "CPU, 2 threads")
+    store.place(run.key, "host", "CPU, 2 threads", 0)
     for epoch in range(1, epochs + 1):
         values = {"train_loss": 1 / epoch, "accuracy": 0.5, "cra_36": 0.25}
         store.record(run.key, epoch, values | {"seconds": seconds, "images_per_s": 100.0})
@@ -36,7 +36,7 @@ def start(store, run, *, epochs=0, seconds=2.0):
 def lose_driver(store):
     long_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     with store.engine.begin() as connection:
-        connection.execute(text("UPDATE attempts SET heartbeat_at = :t"), {"t": long_ago})
+        connection.execute(text("UPDATE runs SET heartbeat_at = :t"), {"t": long_ago})
 
 
 def words(line):
@@ -73,6 +73,14 @@ def test_a_run_whose_driver_is_gone_is_lost_not_running(store, make_run):
 
     assert found.state == "lost (driver gone)"
     assert found.left_s is None
+
+
+def test_a_run_whose_driver_is_gone_before_its_turn_says_so(store, make_run):
+    store.queue([make_run()])
+    lose_driver(store)
+    (found,) = statuses(store, None)
+
+    assert found.state == "pending (driver gone)"
 
 
 def test_time_left_is_the_epochs_to_go_at_the_latest_speed(store, make_run):

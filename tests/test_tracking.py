@@ -3,15 +3,21 @@ import shutil
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from aol.config import flatten
-from orchestrator.events import EpochDone, Finished, Placed, Started, Tick
+from aol.config import OptimizerConfig, flatten
+from orchestrator.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.provenance import Provenance
-from orchestrator.store import Status, Store
-from orchestrator.tracking import BATCH, Tracker, TrackingError, TrackingRecorder, tracking_uri
+from orchestrator.publishing import publish_all
+from orchestrator.specfile import SpecFile
+from orchestrator.store import Checkpoint, Status, Store, StoreError
+from orchestrator.tracking import Tracker, TrackingError, TrackingRecorder, tracking_uri
+from orchestrator.tracking.projection import METRICS_PER_CALL, PARAM_LENGTH
+from orchestrator.tracking.recorder import RETRY_S
+from tests.cli import TINY
 
 ORIGIN = Provenance("abc", {}, "d-d")
 DEAD = "http://127.0.0.1:9"
@@ -60,7 +66,7 @@ def tracker(new_tracker):
 def store(tmp_path):
     store = Store(tmp_path / "store.db")
     yield store
-    store.engine.dispose()
+    store.close()
 
 
 @pytest.fixture
@@ -73,12 +79,16 @@ def run(make_run, store):
 def start(store, run):
     store.queue([run])
     store.start(run, ORIGIN)
-    store.place(run.key, "host", "CPU")
+    store.place(run.key, "host", "CPU", 0)
 
 
-def record(store, run, *epochs):
+def record(store, run, *epochs, plus=0):
+    """
+    Record epochs, each with a checkpoint: only what a checkpoint covers is sent.
+    """
     for epoch in epochs:
-        store.record(run.key, epoch, {"train_loss": 1 / epoch, "accuracy": epoch / 10})
+        store.record(run.key, epoch, {"train_loss": 1 / epoch, "accuracy": epoch / 10 + plus})
+        store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
 
 
 def client_of(tracker):
@@ -158,29 +168,145 @@ def test_another_process_sends_what_is_new_only(tracker, store, run):
     assert history(tracker, found.info.run_id, "accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
 
 
-def test_epochs_repeated_by_a_resumed_run_stay_single(tracker, store, run):
+def accuracies(tracker, run):
+    """
+    Every accuracy that MLflow has of a run, by epoch, the values of one epoch in a list.
+    """
+    (found,) = [one for one in shown(tracker) if one.data.tags["aol.key"] == run.key]
+    values = {}
+    for epoch, value in history(tracker, found.info.run_id, "accuracy"):
+        values.setdefault(epoch, []).append(value)
+    return values
+
+
+def test_epochs_that_may_be_trained_again_are_not_sent_yet(tracker, store, run):
+    """
+    Those after the newest checkpoint: MLflow cannot take a value back.
+    """
+    record(store, run, 1, 2)
+    store.record(run.key, 3, {"accuracy": 0.3})
+    tracker.send(store)
+    while_training = accuracies(tracker, run)
+    store.finish(run.key, Status.INTERRUPTED)
+    tracker.send(store)
+    interrupted = accuracies(tracker, run)
+    store.finish(run.key, Status.DONE)
+    tracker.send(store)
+
+    assert while_training == interrupted == {1: [0.1], 2: [0.2]}
+    assert accuracies(tracker, run) == {1: [0.1], 2: [0.2], 3: [0.3]}
+
+
+def test_a_retry_with_other_values_shows_each_epoch_once_with_the_new_one(tracker, store, run):
+    """
+    A GPU does not repeat itself bit by bit: epochs 3 and 4 differ the second time.
+    """
+    record(store, run, 1, 2)
+    for epoch in (3, 4):
+        store.record(run.key, epoch, {"accuracy": epoch / 10})
+        tracker.send(store)
+    store.start(run, ORIGIN)
+    tracker.send(store)
+    record(store, run, 3, 4, plus=0.5)
+    tracker.send(store)
+    store.finish(run.key, Status.DONE)
+    tracker.send(store)
+
+    assert accuracies(tracker, run) == {1: [0.1], 2: [0.2], 3: [0.8], 4: [0.9]}
+
+
+def test_a_retry_from_before_a_lost_checkpoint_replaces_mlflows_run(tracker, store, run):
+    """
+    Its newest checkpoint could not be read, and MLflow has epochs that are trained again.
+    """
     record(store, run, 1, 2, 3)
     tracker.send(store)
+    (before,) = shown(tracker)
     store.start(run, ORIGIN)
-    record(store, run, 2)
+    record(store, run, 2, plus=0.5)
     tracker.send(store)
-    record(store, run, 3, 4)
+    early = accuracies(tracker, run)
+    record(store, run, 3, 4, plus=0.5)
+    tracker.send(store)
+    (after,) = shown(tracker)
+
+    assert early == {1: [0.1], 2: [0.7]}
+    assert accuracies(tracker, run) == {1: [0.1], 2: [0.7], 3: [0.8], 4: [0.9]}
+    assert after.info.run_id == store.runs()[0].mlflow_run_id != before.info.run_id
+
+
+def test_a_retry_is_noticed_also_when_mlflow_was_away_meanwhile(tracker, store, run):
+    record(store, run, 1, 2)
+    tracker.send(store)
+    record(store, run, 1, 2, plus=0.5)
+    store.finish(run.key, Status.DONE)
+    tracker.send(store)
+
+    assert accuracies(tracker, run) == {1: [0.6], 2: [0.7]}
+
+
+def test_a_call_that_was_cut_off_is_completed(tracker, store, run, monkeypatch):
+    """
+    The first part of a long run arrives, then the connection breaks.
+    """
+    for epoch in range(1, 12):
+        record(store, run, epoch)
+        store.record(run.key, epoch, dict.fromkeys(map(str, range(100)), float(epoch)))
+        store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+    client = tracker._connected()
+    log_batch, calls = client.log_batch, []
+
+    def breaking(run_id, metrics=(), params=(), tags=()):
+        calls.append(metrics)
+        if len([call for call in calls if call]) == 2:
+            raise ConnectionError("broken pipe")
+        log_batch(run_id, metrics=metrics, params=params, tags=tags)
+
+    monkeypatch.setattr(client, "log_batch", breaking)
+    with pytest.raises(TrackingError, match="broken pipe"):
+        tracker.send(store)
     tracker.send(store)
     (found,) = shown(tracker)
 
-    assert [step for step, _ in history(tracker, found.info.run_id, "accuracy")] == [1, 2, 3, 4]
+    assert found.info.run_id == store.runs()[0].mlflow_run_id
+    for name in ("0", "99", "epoch"):
+        found_epochs = history(tracker, found.info.run_id, name)
+        assert found_epochs == [(epoch, epoch) for epoch in range(1, 12)]
+
+
+def test_times_are_those_of_the_store(tracker, store, run):
+    """
+    Also after a loss of MLflow's database: its time axis shows when things happened.
+    """
+    record(store, run, 1, 2)
+    store.finish(run.key, Status.DONE)
+    with store.engine.begin() as connection:
+        for epoch in (1, 2):
+            stamp = {"epoch": epoch, "stamp": f"2026-01-01T0{epoch}:00:00.000+00:00"}
+            connection.execute(
+                text("UPDATE epochs SET recorded_at = :stamp WHERE epoch = :epoch"), stamp
+            )
+        connection.execute(text("UPDATE runs SET started_at = '2026-01-01T00:00:00+00:00'"))
+        connection.execute(text("UPDATE runs SET finished_at = '2026-01-01T03:00:00+00:00'"))
+    tracker.send(store)
+    (found,) = shown(tracker)
+    metrics = client_of(tracker).get_metric_history(found.info.run_id, "accuracy")
+    midnight = 1_767_225_600_000
+    hour = 3_600_000
+
+    assert [one.timestamp for one in metrics] == [midnight + hour, midnight + 2 * hour]
+    assert (found.info.start_time, found.info.end_time) == (midnight, midnight + 3 * hour)
 
 
 def test_a_run_trained_again_from_the_start_shows_its_new_numbers(tracker, store, run):
     """
     As after --rerun: the store forgot the run, MLflow did not.
     """
-    store.record(run.key, 1, {"accuracy": 0.1})
-    store.record(run.key, 2, {"accuracy": 0.2})
+    record(store, run, 1, 2)
     tracker.send(store)
     store.forget(run.key)
     start(store, run)
-    store.record(run.key, 1, {"accuracy": 0.7})
+    record(store, run, 1, plus=0.6)
     tracker.send(store)
     run_id = store.runs()[0].mlflow_run_id
 
@@ -191,10 +317,11 @@ def test_more_metrics_than_one_call_takes_all_arrive(tracker, store, run):
     names = [f"metric_{number:03}" for number in range(100)]
     for epoch in range(1, 12):
         store.record(run.key, epoch, dict.fromkeys(names, float(epoch)))
+    store.finish(run.key, Status.DONE)
     tracker.send(store)
     (found,) = shown(tracker)
 
-    assert len(names) * 11 > BATCH
+    assert len(names) * 11 > METRICS_PER_CALL
     assert found.data.metrics == dict.fromkeys([*names, "epoch"], 11.0)
     assert len(history(tracker, found.info.run_id, "metric_050")) == 11
 
@@ -280,34 +407,134 @@ def test_a_run_deleted_in_mlflow_is_made_anew(tracker, store, run):
     assert history(tracker, after.info.run_id, "accuracy") == [(1, 0.1)]
 
 
-def test_files_are_attached_to_the_runs_named(tracker, store, run, make_run, tmp_path):
+# The tables
+
+
+@pytest.fixture
+def published(tracker):
+    """
+    The tables that MLflow shows, by run ID of the experiment.
+    """
+
+    def read():
+        found = {}
+        for one in shown(tracker):
+            if client_of(tracker).list_artifacts(one.info.run_id, "tables"):
+                path = client_of(tracker).download_artifacts(one.info.run_id, "tables/tables.md")
+                found[one.data.tags["run_id"]] = Path(path).read_text(encoding="utf-8")
+        return found
+
+    return read
+
+
+def test_tables_are_artifacts_of_every_run_of_their_profile(
+    tracker, store, run, make_run, published
+):
+    start(store, make_run(8))
+    start(store, make_run(9, profile="paper"))
+    tracker.send(store)
+    tracker.attach(store, "demo", "| a |")
+
+    assert published() == {"7": "| a |", "8": "| a |"}
+
+
+def test_tables_replace_earlier_ones_and_unchanged_ones_are_not_sent(
+    tracker, store, run, make_run, published, monkeypatch
+):
+    tracker.send(store)
+    tracker.attach(store, "demo", "| a |")
     start(store, make_run(8))
     tracker.send(store)
-    table = tmp_path / "tables.md"
-    table.write_text("| a |")
-    tracker.attach(store, [run.key], [table])
-    found = {one.data.tags["run_id"]: one.info.run_id for one in shown(tracker)}
-    client = client_of(tracker)
+    client, sent = tracker._connected(), []
+    log_text = client.log_text
+    monkeypatch.setattr(client, "log_text", lambda *given: sent.append(given) or log_text(*given))
+    tracker.attach(store, "demo", "| a |")
+    to_the_new_one = len(sent)
+    tracker.attach(store, "demo", "| b |")
 
-    assert [one.path for one in client.list_artifacts(found["7"], "tables")] == ["tables/tables.md"]
-    assert client.list_artifacts(found["8"]) == []
-    (copy,) = tracker.artifacts.rglob("tables.md")
-    assert copy.read_text() == "| a |"
+    assert to_the_new_one == 1
+    assert len(sent) == 3
+    assert published() == {"7": "| b |", "8": "| b |"}
 
 
-def test_a_run_that_mlflow_does_not_know_gets_no_files(tracker, store, run, tmp_path):
-    table = tmp_path / "tables.md"
-    table.write_text("| a |")
-    tracker.attach(store, [run.key], [table])
+def test_tables_of_every_profile_that_has_runs_are_published(
+    tracker, store, make_run, published, tmp_path
+):
+    """
+    Those of `--set` cannot be made from the file: they are taken as they were written.
+    """
+    (tmp_path / "experiments.yaml").write_text(TINY, encoding="utf-8")
+    file = SpecFile(tmp_path / "experiments.yaml")
+    for number, profile in enumerate(("demo", "paper", "custom", "gone")):
+        start(store, make_run(number, profile=profile))
+    tracker.send(store)
+    (tmp_path / "results" / "custom").mkdir(parents=True)
+    (tmp_path / "results" / "custom" / "tables.md").write_text("with --set", encoding="utf-8")
+    publish_all(tracker, store, file, tmp_path / "results")
+    found = published()
+
+    assert found.keys() == {"0", "1", "2"}
+    assert "results of the profile `demo`" in found["0"]
+    assert "results of the profile `paper`" in found["1"]
+    assert found["2"] == "with --set"
+
+
+def test_a_run_that_mlflow_does_not_know_gets_no_tables(tracker, store, run):
+    tracker.attach(store, "demo", "| a |")
 
     assert not tracker.artifacts.exists()
 
 
-def test_a_file_that_cannot_be_attached_is_a_tracking_error(tracker, store, run, tmp_path):
+def test_tables_that_cannot_be_attached_are_a_tracking_error(tracker, store, run):
     tracker.send(store)
+    tracker.artifacts.write_text("a file where the folder should be")
 
     with pytest.raises(TrackingError, match=f"MLflow at {tracker.uri}: "):
-        tracker.attach(store, [run.key], [tmp_path / "none"])
+        tracker.attach(store, "demo", "| a |")
+
+
+# MLflow's limits
+
+
+def test_long_names_and_settings_are_cut_instead_of_refused(
+    new_tracker, store, make_run, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")
+    tracker = new_tracker()
+    tracker.experiment = "e" * 1000
+    drops = tuple(1 - 1 / number for number in range(2, 2000))
+    run = make_run(1, name="n" * 9000, optimizer=OptimizerConfig(drops=drops))
+    start(store, run)
+    tracker.send(store)
+    tracker.send(store)
+    (found,) = shown(tracker)
+
+    assert found.info.run_name == ("1 " + "n" * 9000)[:250]
+    assert found.data.tags["model"] == "n" * 8000
+    assert found.data.params["optimizer.drops"] == str(drops)[:PARAM_LENGTH]
+
+
+def test_settings_missing_after_a_broken_start_are_sent_later(tracker, store, run, monkeypatch):
+    client = tracker._connected()
+
+    def broken(*_, **__):
+        raise ConnectionError("broken pipe")
+
+    monkeypatch.setattr(client, "log_batch", broken)
+    with pytest.raises(TrackingError, match="broken pipe"):
+        tracker.send(store)
+    tracker.send(store)
+    (found,) = shown(tracker)
+
+    assert found.data.params["model.kind"] == "patchwise"
+
+
+def test_a_store_that_fails_is_named_not_mlflow(tracker, store, run):
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE epochs RENAME TO lost"))
+
+    with pytest.raises(StoreError, match="the store sqlite:"):
+        tracker.send(store)
 
 
 def test_the_server_of_the_environment_comes_first(tmp_path, monkeypatch):
@@ -339,9 +566,7 @@ def test_a_dead_server_is_one_tracking_error(dead_server, store, run):
 
 def test_a_dead_server_never_raises_and_is_told_at_the_end(dead_server, store, run):
     tell = TrackingRecorder(dead_server, store)
-    for epoch in (1, 2, 3):
-        record(store, run, epoch)
-        tell(EpochDone(run, epoch, {}))
+    tell(Started(run))
     tell(Finished(run, Status.DONE))
     problem = tell.close(30)
 
@@ -355,6 +580,7 @@ def test_a_runs_life_arrives(tracker, store, run):
     for epoch in (1, 2):
         record(store, run, epoch)
         tell(EpochDone(run, epoch, {}))
+        tell(Saved(run, Checkpoint(epoch, f"/c/{epoch}")))
     tell(Tick((run,)))
     store.finish(run.key, Status.DONE)
     tell(Finished(run, Status.DONE))
@@ -374,12 +600,13 @@ class FakeTracker:
     uri = "fake"
 
     def __init__(self, failures=0, *, open_=True):
-        self.failures, self.sent = failures, []
+        self.failures, self.sent, self.tries = failures, [], 0
         self.gate, self.entered = threading.Event(), threading.Event()
         if open_:
             self.gate.set()
 
     def send(self, store, keys):
+        self.tries += 1
         self.entered.set()
         self.gate.wait(10)
         if self.failures:
@@ -392,8 +619,8 @@ def test_a_slow_server_costs_training_nothing(run):
     slow = FakeTracker(open_=False)
     tell = TrackingRecorder(slow, None)
     started = time.monotonic()
-    for epoch in range(1000):
-        tell(EpochDone(run, epoch, {}))
+    for _ in range(1000):
+        tell(Started(run))
     took = time.monotonic() - started
     slow.entered.wait(10)
     late = tell.close(0.05)
@@ -410,9 +637,9 @@ def test_what_moved_meanwhile_is_sent_in_one_go(run, make_run):
     tell = TrackingRecorder(tracker, None)
     tell(Started(run))
     assert tracker.entered.wait(10)
-    for epoch in range(100):
-        tell(EpochDone(run, epoch, {}))
-        tell(EpochDone(other, epoch, {}))
+    for _ in range(100):
+        tell(Finished(run, Status.FAILED))
+        tell(Started(other))
     tracker.gate.set()
     problem = tell.close(10)
 
@@ -422,25 +649,70 @@ def test_what_moved_meanwhile_is_sent_in_one_go(run, make_run):
     assert len(tracker.sent) <= 3
 
 
-def test_a_server_that_is_back_at_the_end_gets_everything(run, make_run):
+class Clock:
     """
-    And is not asked in between: each try may cost a timeout.
+    Seconds that pass when they are told to.
     """
-    other = make_run(8)
-    tracker = FakeTracker(failures=1)
-    tell = TrackingRecorder(tracker, None)
-    tell(Started(run))
-    assert tracker.entered.wait(10)
-    while tell.problem is None:
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def wait_until(true):
+    while not true():
         time.sleep(0.001)
-    tell(Started(other))
-    time.sleep(0.05)
-    in_between = list(tracker.sent)
+
+
+def test_a_server_that_failed_is_tried_again_after_a_minute_and_gets_everything(run, make_run):
+    """
+    And not before: each try may cost a timeout.
+    """
+    early, late = make_run(8), make_run(9)
+    tracker, clock = FakeTracker(failures=1), Clock()
+    tell = TrackingRecorder(tracker, None, clock)
+    tell(Started(run))
+    wait_until(lambda: tell.problem)
+    clock.now += RETRY_S - 1
+    tell(Started(early))
+    wait_until(tell._moved.empty)
+    in_between = tracker.tries
+    clock.now += 1
+    tell(Started(late))
+    wait_until(lambda: tracker.sent)
+    problem = tell.problem
+    tell.close(10)
+
+    assert in_between == 1
+    assert problem is None
+    assert tracker.sent[0] == {run.key, early.key, late.key}
+
+
+def test_a_server_that_is_back_at_the_end_gets_everything(run):
+    tracker = FakeTracker(failures=1)
+    tell = TrackingRecorder(tracker, None, Clock())
+    tell(Started(run))
+    wait_until(lambda: tell.problem)
     problem = tell.close(10)
 
-    assert in_between == []
     assert problem is None
-    assert set.union(*tracker.sent) == {run.key, other.key}
+    assert tracker.sent == [{run.key}]
+
+
+def test_an_epoch_waits_for_its_checkpoint(run):
+    tracker = FakeTracker()
+    tell = TrackingRecorder(tracker, None)
+    tell(EpochDone(run, 1, {}))
+    wait_until(tell._moved.empty)
+    before = list(tracker.sent)
+    tell(Saved(run, Checkpoint(1, "/c/1")))
+    wait_until(lambda: tracker.sent)
+    tell.close(10)
+
+    assert before == []
+    assert tracker.sent[0] == {run.key}
 
 
 def test_ticks_and_places_send_nothing(run):
@@ -458,7 +730,7 @@ def test_a_store_that_cannot_be_read_is_told_at_the_end_like_a_dead_server(track
     The thread must not die of it in silence: MLflow is behind.
     """
     with store.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE metrics RENAME TO lost"))
+        connection.execute(text("ALTER TABLE epochs RENAME TO lost"))
     tell = TrackingRecorder(tracker, store)
     tell(Started(run))
 

@@ -61,19 +61,22 @@ class Board:
 
 
 class BoardReader:
-    """A worker's side. Without the board a run goes on: it is worth more."""
+    """A worker's side. The board may be gone: then a run goes on, it is worth more."""
 
     def __init__(self, name: str) -> None:
-        self._actor = ray.get_actor(name)
+        self._name = name
 
     def stopping(self) -> bool:
         """Whether this worker shall save and stop."""
-        try:
-            return bool(ray.get(self._actor.flag.remote()))
-        except ray.exceptions.RayError:
-            return False
+        return bool(self._asked("flag"))
 
-    def checkpoints(self, key: str) -> list[str]:
-        """Where a run can continue from, newest first. Raises: RayError if the board is gone."""
-        found: list[str] = ray.get(self._actor.of.remote(key))
+    def checkpoints(self, key: str) -> list[str] | None:
+        """Where a run can continue from, newest first; None if that cannot be known."""
+        found: list[str] | None = self._asked("of", key)
         return found
+
+    def _asked(self, method: str, *arguments: str) -> Any:
+        try:
+            return ray.get(getattr(ray.get_actor(self._name), method).remote(*arguments))
+        except (ray.exceptions.RayError, ValueError):  # Ray's word for an actor it does not know
+            return None

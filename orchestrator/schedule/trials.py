@@ -100,6 +100,7 @@ def _payload(job: Job, options: Options, board: str) -> dict[str, Any]:
         "train": asdict(job.run.train),
         "cpus": job.request.cpus,
         "gpus": job.request.gpus,
+        "checkpoints": [item.path for item in job.checkpoints],
         "data_root": str(options.data_root) if options.data_root else None,
         "log": str(options.log_folder / f"{job.run.key}.log"),
         "checkpoint_seconds": options.checkpoint_seconds,
@@ -123,12 +124,17 @@ def train_trial(config: dict[str, Any]) -> None:
     """Train one run in a Ray worker."""
     job = config["job"]
     board = BoardReader(job["board"])
-    train_run(
-        job,
-        report=_report,
-        stopping=board.stopping,
-        states=[_opened(place) for place in board.checkpoints(job["key"])],
-    )
+    train_run(job, report=_report, stopping=board.stopping, states=_states(job, board))
+
+
+def _states(job: Mapping[str, Any], board: BoardReader) -> list[OpenState]:
+    """What the run can continue from; Ray's newest of this invocation if the board is gone."""
+    places = board.checkpoints(job["key"])
+    if places is not None:
+        return [_opened(place) for place in places]
+    if newest := tune.get_checkpoint():
+        return [newest.as_directory]
+    return [_opened(place) for place in job["checkpoints"]]
 
 
 def _report(result: dict[str, Any], state: Path | None = None) -> None:

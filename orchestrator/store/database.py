@@ -1,15 +1,30 @@
 """Opens the database of the result store and brings its schema up to date."""
 
+import os
 import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import create_engine, event, inspect, text
-from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
+from sqlalchemy.pool import NullPool
 
-REVISION = "0001"  # the newest migration
+REVISION = "0002"  # the newest migration
 BUSY_TIMEOUT_S = 30
+DRIVERS = {"postgresql": "postgresql+psycopg"}  # the one that the extra installs
+ADVICE = {
+    "No module named 'psycopg'": 'install it: pip install "psycopg[binary]>=3.2"',
+    "database is locked": "another program holds it: end that one, then try again",
+    "disk is full": "free some space, then try again",
+    "readonly database": "it may only be read here: make it and its folder writable",
+}
+OTHERWISE = "repair it, or choose another with --store"
 
 
 class StoreError(Exception):
@@ -18,29 +33,32 @@ class StoreError(Exception):
     exit_code = 1
 
 
-def store_url(location: str | Path) -> str:
+def store_url(location: str | Path) -> URL:
     """The SQLAlchemy URL of a path or URL. Raises: StoreError."""
     if isinstance(location, Path) or "://" not in location:
-        return f"sqlite:///{Path(location).expanduser().absolute()}"
+        return URL.create("sqlite", database=str(Path(location).expanduser().absolute()))
     hidden = re.sub(r"(?<=:)[^:@/]+(?=@)", "***", location)  # no password in a message
     try:
-        backend = make_url(location).get_backend_name()
+        url = make_url(location)
+        backend = url.get_backend_name()
     except (ArgumentError, ValueError) as error:
         reason = str(error).replace(location, hidden)
         raise StoreError(f"--store {hidden}: is no database URL: {reason}") from error
     if backend not in ("sqlite", "postgresql"):
         raise StoreError(f"--store {hidden}: {backend} is not offered; use sqlite or postgresql")
-    return location
+    return url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
 
 
-def open_engine(url: str) -> Engine:
-    """Connections to the database, SQLite in WAL mode. Raises: StoreError."""
+def open_engine(url: URL) -> Engine:
+    """Connections to the database; a SQLite file in WAL mode. Raises: StoreError."""
+    file = sqlite_file(url)
     try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
+        if url.get_backend_name() != "sqlite":
             return create_engine(url)
-        if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if file and _read_only(file):
+            return create_engine(url, creator=partial(_connect_to_read, file), poolclass=NullPool)
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
     except (OSError, ModuleNotFoundError, NoSuchModuleError) as error:
         raise StoreError(unusable(url, error)) from error
@@ -54,23 +72,58 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
+def sqlite_file(url: URL) -> Path | None:
+    """The file of a SQLite database, None for any other."""
+    in_memory = url.database in (None, "", ":memory:") or "uri" in url.query
+    return None if url.get_backend_name() != "sqlite" or in_memory else Path(url.database or "")
+
+
+def require_writable(url: URL, which: str = "") -> None:
+    """Raises: StoreError, which says `which` database, if it is a file that may only be read."""
+    file = sqlite_file(url)
+    if file and _read_only(file):
+        raise StoreError(unusable(url, OSError(f"readonly database{which}")))
+
+
+def _read_only(file: Path) -> bool:
+    return file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
+
+
+def _connect_to_read(file: Path) -> sqlite3.Connection:
+    """A connection to a file that may only be read.
+
+    WAL mode wants to write beside the database even to read it. Where that is impossible and no
+    log is left over, nobody is writing either: the file is as good as immutable.
+    """
+    log = file.with_name(f"{file.name}-wal")
+    logged = log.exists() and log.stat().st_size > 0
+    how = "mode=ro" if logged or os.access(file.parent, os.W_OK) else "immutable=1"
+    return sqlite3.connect(f"file:{quote(str(file))}?{how}", uri=True, timeout=BUSY_TIMEOUT_S)
+
+
+def outdated(engine: Engine) -> bool:
+    """Whether the schema is not that of `REVISION`."""
+    if not inspect(engine).has_table("alembic_version"):
+        return True
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return bool(found != REVISION)
+
+
 def migrate(engine: Engine) -> None:
-    """Bring the schema to `REVISION`; alembic is imported only if there is something to do.
+    """Bring the schema to `REVISION`, all of it or nothing.
 
     Raises: StoreError if the schema is newer than this program.
     """
-    if inspect(engine).has_table("alembic_version"):
-        with engine.connect() as connection:
-            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-        if found == REVISION:
-            return
-    from alembic import command
+    from alembic import command  # takes half a second, and there is seldom anything to do
     from alembic.config import Config
     from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":  # Python would commit after each table
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
@@ -81,8 +134,19 @@ def migrate(engine: Engine) -> None:
             ) from error
 
 
-def unusable(url: str, error: Exception) -> str:
-    """One line about a database that cannot be used; no password in it."""
-    cause = getattr(error, "orig", None) or error
-    shown = make_url(url).render_as_string(hide_password=True)
-    return f"the store {shown} cannot be used: {cause}; repair it, or choose another with --store"
+@contextmanager
+def told(url: URL) -> Iterator[None]:
+    """Turns what a database raises into one line; broken constraints are mistakes of ours."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DatabaseError, OSError) as error:
+        raise StoreError(unusable(url, error)) from error
+
+
+def unusable(url: URL, error: Exception) -> str:
+    """One line about a database that cannot be used, with advice; no password in it."""
+    cause = " ".join(str(getattr(error, "orig", None) or error).split())
+    advice = next((text for sign, text in ADVICE.items() if sign in cause), OTHERWISE)
+    return f"the store {url.render_as_string(hide_password=True)} cannot be used: {cause}; {advice}"

@@ -49,6 +49,8 @@ class RunRow(Base):
     created_at: Mapped[str]
     started_at: Mapped[str | None]
     finished_at: Mapped[str | None]
+    driver: Mapped[str | None]  # host:process of the one that queued or trains it
+    heartbeat_at: Mapped[str | None]
     host: Mapped[str | None]
     device: Mapped[str | None]
     git_commit: Mapped[str | None]
@@ -60,18 +62,27 @@ class RunRow(Base):
 
 
 class AttemptRow(Base):
-    """One try of a run by one driver; alive while its heartbeat is fresh."""
+    """One try of a run by one driver, continued after `from_epoch` epochs."""
 
     __tablename__ = "attempts"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), index=True)
     from_epoch: Mapped[int]
-    driver: Mapped[str]  # host:process
+    driver: Mapped[str]
     started_at: Mapped[str]
-    heartbeat_at: Mapped[str]
     finished_at: Mapped[str | None]
     outcome: Mapped[str | None]
+
+
+class EpochRow(Base):
+    """An epoch of which the metrics are there, and since when."""
+
+    __tablename__ = "epochs"
+
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    recorded_at: Mapped[str]
 
 
 class MetricRow(Base):
@@ -134,8 +145,9 @@ class StoredRun:
 
     @property
     def alive(self) -> bool:
-        """Whether the driver that says it is running this has lately said so."""
-        if self.status is not Status.RUNNING or not self.heartbeat_at or not self.driver:
+        """Whether the driver that queued or trains this run was there until lately."""
+        waits_or_trains = self.status in (Status.PENDING, Status.RUNNING)
+        if not waits_or_trains or not self.heartbeat_at or not self.driver:
             return False
         host, _, process = self.driver.rpartition(":")
         if host == socket.gethostname() and not _process_exists(int(process)):
@@ -144,14 +156,8 @@ class StoredRun:
         return silent.total_seconds() < LEASE_S
 
 
-def stored(
-    row: RunRow,
-    epoch: int | None,
-    recorded: int | None,
-    heartbeat: str | None,
-    driver: str | None,
-) -> StoredRun:
-    """A run's row, its last and its count of recorded epochs and its newest attempt."""
+def stored(row: RunRow, epoch: int | None, recorded: int | None) -> StoredRun:
+    """A run's row with its last and its count of recorded epochs."""
     return StoredRun(
         key=row.key,
         run_id=row.run_id,
@@ -168,8 +174,8 @@ def stored(
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
-        heartbeat_at=heartbeat,
-        driver=driver,
+        heartbeat_at=row.heartbeat_at,
+        driver=row.driver,
         host=row.host,
         device=row.device,
         git_commit=row.git_commit,

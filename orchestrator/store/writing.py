@@ -1,0 +1,187 @@
+"""What is written into the result store, in the order of a run's life."""
+
+import json
+import math
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from sqlalchemy import delete, insert, update
+from sqlalchemy.orm import Session
+
+from orchestrator.provenance import Provenance
+from orchestrator.spec import RunSpec
+from orchestrator.store.reading import StoreReader
+from orchestrator.store.schema import (
+    AttemptRow,
+    Checkpoint,
+    EpochRow,
+    MarginRow,
+    MetricRow,
+    RunRow,
+    Status,
+)
+
+CHECKPOINTS_KEPT = 2
+
+
+class Store(StoreReader):
+    """The result store at a URL or path; repeating a write is harmless."""
+
+    def queue(self, runs: Iterable[RunSpec]) -> None:
+        """Note runs as pending with this driver; what is known of them stays."""
+        with self._session() as session:
+            for run in runs:
+                row = session.get(RunRow, run.key) or _new_row(run)
+                session.add(row)
+                if row.status != Status.DONE:
+                    row.status, row.profile, row.name = Status.PENDING, run.profile, run.name
+                    row.driver, row.heartbeat_at = _driver(), _now()
+
+    def start(self, run: RunSpec, provenance: Provenance) -> None:
+        """Open an attempt that continues the run's last recorded state."""
+        with self._session() as session:
+            row = session.get_one(RunRow, run.key)
+            row.status, row.error, row.finished_at = Status.RUNNING, None, None
+            row.driver, row.heartbeat_at = _driver(), _now()
+            row.started_at = row.started_at or _now()
+            row.git_commit = provenance.git_commit
+            row.packages = dict(provenance.packages)
+            row.data_fingerprint = provenance.data_fingerprint
+            _close_attempts(session, run.key, Status.INTERRUPTED)
+            session.add(
+                AttemptRow(
+                    key=run.key,
+                    from_epoch=row.checkpoints[0]["epoch"] if row.checkpoints else 0,
+                    driver=_driver(),
+                    started_at=_now(),
+                )
+            )
+
+    def place(self, key: str, host: str, device: str, epoch: int) -> None:
+        """Note where a run trains, and after which epoch it really continues."""
+        with self._session() as session:
+            session.execute(
+                update(RunRow).where(RunRow.key == key).values(host=host, device=device)
+            )
+            session.execute(
+                update(AttemptRow)
+                .where(AttemptRow.key == key, AttemptRow.finished_at.is_(None))
+                .values(from_epoch=epoch)
+            )
+
+    def record(self, key: str, epoch: int, values: Mapping[str, float]) -> list[Checkpoint]:
+        """Write one epoch in place of it and all later ones: a resumed run trains them again.
+
+        Returns the checkpoints of those later ones, which are of no use any more.
+
+        Raises: ValueError if a value is NaN, which databases store in different ways.
+        """
+        if unknown := sorted(name for name, value in values.items() if math.isnan(value)):
+            raise ValueError(f"epoch {epoch} of {key}: {', '.join(unknown)} is not a number")
+        rows = [
+            {"key": key, "epoch": epoch, "name": name, "value": value}
+            for name, value in values.items()
+        ]
+        with self._session() as session:
+            run = session.get_one(RunRow, key)
+            run.heartbeat_at = _now()
+            for table in (MetricRow, EpochRow):
+                session.execute(delete(table).where(table.key == key, table.epoch >= epoch))
+            session.execute(insert(MetricRow), rows)
+            session.add(EpochRow(key=key, epoch=epoch, recorded_at=_now()))
+            return _keep(run, [item for item in run.checkpoints if item["epoch"] <= epoch])
+
+    def saved(self, key: str, checkpoint: Checkpoint) -> list[Checkpoint]:
+        """Note a run's new checkpoint; returns those that it makes superfluous."""
+        with self._session() as session:
+            row = session.get_one(RunRow, key)
+            others = [item for item in row.checkpoints if item["path"] != checkpoint.path]
+            row.checkpoints = [asdict(checkpoint), *others]
+            return _keep(row, row.checkpoints[:CHECKPOINTS_KEPT])
+
+    def keep_checkpoints(self, key: str, count: int) -> list[Checkpoint]:
+        """Keep note of a run's newest checkpoints only; returns the others."""
+        with self._session() as session:
+            row = session.get_one(RunRow, key)
+            return _keep(row, row.checkpoints[:count])
+
+    def finish(
+        self, key: str, status: Status, *, error: str | None = None, margins: bytes | None = None
+    ) -> None:
+        """Close a run and its attempt, also one that never started."""
+        with self._session() as session:
+            row = session.get_one(RunRow, key)
+            row.status, row.error = status, error
+            row.finished_at = _now() if status is not Status.PENDING else None
+            if margins is not None:
+                session.merge(MarginRow(key=key, count=len(margins) // 4, values=margins))
+            _close_attempts(session, key, status)
+
+    def beat(self) -> None:
+        """Say that this driver is alive, for the runs that it trains or still will."""
+        mine = RunRow.driver == _driver()
+        open_ = RunRow.status.in_([Status.PENDING, Status.RUNNING])
+        with self._session() as session:
+            session.execute(update(RunRow).where(mine, open_).values(heartbeat_at=_now()))
+
+    def recover(self) -> None:
+        """Mark runs whose driver is gone as interrupted."""
+        for run in self.runs():
+            if run.status in (Status.RUNNING, Status.PENDING) and not run.alive:
+                self.finish(run.key, Status.INTERRUPTED, error=run.error)
+
+    def forget(self, key: str) -> None:
+        """Delete all that is known of a run."""
+        with self._session() as session:
+            for table in (MetricRow, EpochRow, MarginRow, AttemptRow, RunRow):
+                session.execute(delete(table).where(table.key == key))
+
+    def link(self, key: str, mlflow_run_id: str | None) -> None:
+        """Note which MLflow run shows this run."""
+        with self._session() as session:
+            session.execute(
+                update(RunRow).where(RunRow.key == key).values(mlflow_run_id=mlflow_run_id)
+            )
+
+
+def _new_row(run: RunSpec) -> RunRow:
+    return RunRow(
+        key=run.key,
+        run_id=run.id,
+        name=run.name,
+        profile=run.profile,
+        seed=run.train.seed,
+        digest=run.train.digest(),
+        config=json.loads(json.dumps(asdict(run.train))),
+        epochs=run.train.epochs,
+        status=Status.PENDING,
+        created_at=_now(),
+        checkpoints=[],
+    )
+
+
+def _keep(row: RunRow, kept: list[dict[str, object]]) -> list[Checkpoint]:
+    """Note only these of a run's checkpoints; returns the others."""
+    dropped = [Checkpoint(**item) for item in row.checkpoints if item not in kept]
+    if dropped:
+        row.checkpoints = kept
+    return dropped
+
+
+def _close_attempts(session: Session, key: str, outcome: Status) -> None:
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.key == key, AttemptRow.finished_at.is_(None))
+        .values(finished_at=_now(), outcome=outcome)
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _driver() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
