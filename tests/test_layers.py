@@ -384,17 +384,36 @@ def test_padding_outside_the_theorem_is_refused(padding):
         AOLConv2d(3, 4, 3, padding=padding)
 
 
-def test_reflected_borders_do_exceed_the_bound():
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"stride": 2}, r"stride is 1, got 2: .*ConcatenationPooling"),
+        ({"stride": (1, 1)}, r"stride is 1, got \(1, 1\)"),
+        ({"groups": 2}, "groups is 1, got 2: .*add up all groups"),
+        ({"padding_mode": "reflect"}, "padding_mode is 'zeros', got 'reflect': .*exceed norm 1"),
+        ({"padding_mode": "replicate"}, "padding_mode is 'zeros', got 'replicate'"),
+        ({"padding_mode": "circular"}, "padding_mode is 'zeros', got 'circular'"),
+        ({"stride": 2, "groups": 4, "padding": "reflect"}, "stride is .*; groups is .*; padding"),
+    ],
+)
+def test_options_without_a_proven_bound_are_refused_with_the_reason(option, message):
+    with pytest.raises(ValueError, match=message):
+        AOLConv2d(4, 4, 3, **option)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_borders_that_are_not_zero_do_exceed_the_bound(mode):
     """
     The reason for refusing them, shown on our own rescaled kernel.
     """
     layer = AOLConv2d(1, 1, 3).double()
-    layer.weight.data.fill_(1.0)
+    layer.weight.data = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]).double()[None, None]
     weight = layer.rescaled().detach()
     basis = torch.eye(16, dtype=torch.float64).view(16, 1, 4, 4)
-    reflected = F.conv2d(F.pad(basis, (1, 1, 1, 1), mode="reflect"), weight).flatten(1)
+    padded = F.conv2d(F.pad(basis, (1, 1, 1, 1), mode=mode), weight).flatten(1)
 
-    assert torch.linalg.matrix_norm(reflected, 2) > 1.01
+    assert torch.linalg.matrix_norm(padded, 2) > 1.001
+    assert torch.linalg.matrix_norm(operator(layer, 1, 4, 4), 2) <= 1
 
 
 # --- the start of training ---
