@@ -5,6 +5,7 @@ Source: `layers/` of the authors' code. Its kernels are (K, L, I, O), ours (O, I
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Literal
 
 import torch
@@ -67,6 +68,19 @@ def rescaled_once(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._kept = None
+
+
+def in_float64(model: nn.Module) -> nn.Module:
+    """A float64 copy that applies exactly the weights that `model` applies now, rescaled as there.
+
+    For measuring: training the copy changes nothing.
+    """
+    with rescaled_once(model):
+        copy = deepcopy(model).double()
+    for layer in copy.modules():
+        if isinstance(layer, _Rescaled) and layer._kept is not None:
+            layer._kept = layer._kept.double()
+    return copy
 
 
 class AOLLinear(_Rescaled):

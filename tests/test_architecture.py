@@ -18,11 +18,13 @@ DOORS = {
     "aol.layers": {"aol.rescale"},
     "aol.models": {"aol.config", "aol.layers", "aol.rescale"},
     "aol.data": {"aol.config", "aol.sources"},
+    "aol.lipschitz": {"aol.layers"},
     "aol.train": {
         "aol.augment",
         "aol.config",
         "aol.data",
         "aol.layers",
+        "aol.lipschitz",
         "aol.loss",
         "aol.metrics",
         "aol.models",

@@ -31,7 +31,8 @@ tables:
     rows: [{label: A, run: 0, published: [1.0, 0.5]}]
 """
 TRAINING = (
-    "(allowed: model, data, loss, optimizer, epochs, batch_size, seed, precision, eval_every)"
+    "(allowed: model, data, loss, optimizer, epochs, batch_size, seed, precision, eval_every, "
+    "certify)"
 )
 ROWS = "rows: [{label: A, run: 0, published: [1.0, 0.5]}]"
 NO_RANGE = "no number or range; write for example 0,20-24"
