@@ -221,7 +221,8 @@ def _rounding(weight: Tensor) -> float:
 
 
 def _channel_norms(weight: Tensor) -> Tensor:
-    return weight.double().transpose(0, 1).flatten(1).norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight.double().transpose(0, 1).flatten(1), dim=1)
+    return norms
 
 
 def _with_taps(weight: Tensor) -> Tensor:
@@ -234,8 +235,8 @@ def _normal(shape: torch.Size, generator: torch.Generator, device: torch.device)
 
 def _unit(x: Tensor) -> Tensor:
     """Each row at length 1; zeros stay."""
-    unit: Tensor = F.normalize(x.detach().flatten(1), eps=TINY)
-    return unit.view_as(x)
+    unit: Tensor = F.normalize(x.detach().flatten(1), eps=TINY).view_as(x)
+    return unit
 
 
 def _apply(layer: nn.Module, x: Tensor) -> Tensor:

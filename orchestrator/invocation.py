@@ -279,12 +279,16 @@ class Invocation:
         if stopped is not None:
             self._say(f"Stopped. The same command continues: {_command()}")
             return 128 + stopped
+        unsound = [run for run in states.values() if run.status is Status.UNSOUND]
+        for run in unsound:
+            self._say(f"Unsound, not in the tables: run {run.run_id}, {run.error}", always=True)
         broken = [run for run in states.values() if run.status in (Status.FAILED, Status.DIVERGED)]
         if broken:
             named = ", ".join(f"{run.run_id} ({run.status})" for run in broken)
             self._say(
                 f"Not finished: {named}. Logs: {_relative(self.results / 'logs')}/", always=True
             )
+        if broken or unsound:
             return EXIT_SOME_FAILED
         if any(run.status is not Status.DONE for run in states.values()):
             self._say(f"Not all runs are finished. The same command continues: {_command()}")
@@ -317,8 +321,9 @@ class Invocation:
 
 def _counted(made: Sequence[PlannedRun]) -> str:
     done = sum(item.action is Action.DONE for item in made)
-    diverged = sum(item.action is Action.DIVERGED for item in made)
-    return f"{done} runs are done" + (f", {diverged} diverged" if diverged else "")
+    others = [item.action for item in made if item.action in (Action.DIVERGED, Action.UNSOUND)]
+    named = "".join(f", {count} {action}" for action, count in Counter(others).items())
+    return f"{done} runs are done{named}"
 
 
 def _relative(path: Path) -> str:

@@ -34,9 +34,11 @@ class StoreRecorder:
                 self.store.record(run.key, epoch, values)
             case Saved(run, checkpoint):
                 self._drop(run.key, self.store.saved(run.key, checkpoint))
-            case Finished(run, status, error, margins):
-                self.store.finish(run.key, status, error=error, margins=margins)
-                if status is Status.DONE:
+            case Finished(run, status, error, margins, certificate):
+                self.store.finish(
+                    run.key, status, error=error, margins=margins, certificate=certificate
+                )
+                if status in (Status.DONE, Status.UNSOUND):
                     self._drop(run.key, self.store.keep_checkpoints(run.key, 1))
             case Tick(active) if active and time.monotonic() - self._beaten > BEAT_S:
                 self._beaten = time.monotonic()

@@ -32,6 +32,7 @@ MLFLOW_STATUS = {
     Status.DONE: "FINISHED",
     Status.FAILED: "FAILED",
     Status.DIVERGED: "FAILED",
+    Status.UNSOUND: "FAILED",
     Status.INTERRUPTED: "KILLED",
 }
 
@@ -173,6 +174,8 @@ def _tags(run: StoredRun) -> dict[str, str]:
         "git_commit": run.git_commit or "",
         "host": run.host or "",
         "device": run.device or "",
+        "certified_in": (run.certificate or {}).get("arithmetic", ""),
+        "unsound": (run.error or "") if run.status is Status.UNSOUND else "",
     }
     return {name: value for name, value in tags.items() if value}
 

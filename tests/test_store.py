@@ -307,6 +307,24 @@ def test_final_is_the_last_epoch_of_finished_runs_only(store, make_run):
     assert store.final([]) == {}
 
 
+def test_a_certificate_comes_back_and_stays(store, running):
+    certificate = {"arithmetic": "float64", "layers": [{"upper": 0.1 + 0.2}], "violations": []}
+    before = only(store).certificate
+    store.finish(running.key, Status.DONE, certificate=certificate)
+    store.finish(running.key, Status.DONE)
+
+    assert before is None
+    assert only(store).certificate == certificate
+
+
+def test_an_unsound_run_has_no_final_metrics(store, running):
+    store.record(running.key, 3, {"accuracy": 0.7})
+    store.finish(running.key, Status.UNSOUND, error="layer 1")
+
+    assert store.final([running.key]) == {}
+    assert only(store).error == "layer 1"
+
+
 def test_margins_come_back_as_they_were_and_the_last_ones_win(store, running):
     values = [0.1, -2.5, 3e38, 0.0]
     store.finish(running.key, Status.DONE, margins=struct.pack("<1f", 9.0))
@@ -520,6 +538,22 @@ def test_the_migrations_make_exactly_the_orms_schema(store):
         differences = compare_metadata(MigrationContext.configure(connection), Base.metadata)
 
     assert differences == []
+
+
+def test_a_store_of_the_first_schema_keeps_its_runs(path, store, running):
+    """
+    They have no certificate: they were certified in float32, and nothing was proven.
+    """
+    store.record(running.key, 1, VALUES)
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE runs DROP COLUMN certificate"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    store.engine.dispose()
+    upgraded = Store(path)
+
+    assert (only(upgraded).key, only(upgraded).certificate) == (running.key, None)
+    assert upgraded.metrics(running.key) == {1: VALUES}
+    upgraded.engine.dispose()
 
 
 def test_sqlite_writes_ahead_and_checks_foreign_keys(store):

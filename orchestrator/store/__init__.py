@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, distinct, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -132,13 +132,21 @@ class Store:
             return dropped
 
     def finish(
-        self, key: str, status: Status, *, error: str | None = None, margins: bytes | None = None
+        self,
+        key: str,
+        status: Status,
+        *,
+        error: str | None = None,
+        margins: bytes | None = None,
+        certificate: Mapping[str, Any] | None = None,
     ) -> None:
         """Close a run and its attempt, also one that never started."""
         with self._session() as session:
             row = session.get_one(RunRow, key)
             row.status, row.error = status, error
             row.finished_at = _now() if status is not Status.PENDING else None
+            if certificate is not None:
+                row.certificate = dict(certificate)
             if margins is not None:
                 session.merge(MarginRow(key=key, count=len(margins) // 4, values=margins))
             _close_attempts(session, key, status)

@@ -8,7 +8,7 @@ from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-REVISION = "0001"  # the newest migration
+REVISION = "0002"  # the newest migration
 BUSY_TIMEOUT_S = 30
 
 
