@@ -19,6 +19,7 @@ from aol.layers import (
     repeated_orthogonal_,
     rescaled_once,
 )
+from aol.rescale import conv_scale
 from tests.golden_recipe import (
     golden,
     images_from_tf,
@@ -325,6 +326,31 @@ def test_largest_singular_value_of_a_dense_layer_is_at_most_one(
     norm = torch.linalg.matrix_norm(layer.rescaled().detach(), 2)
 
     assert norm <= 1 + 1e-12
+
+
+@given(
+    channels=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    positive=st.booleans(),
+    seed=SEEDS,
+)
+@settings(max_examples=30)
+def test_the_scales_exceed_the_gram_matrix(channels, kernel, positive, seed):
+    """
+    The theorem itself: diag(d) - P^T P is positive semidefinite, P the operator of the raw kernel
+    and d its channels' sums.
+    """
+    raw = normal(channels[1], channels[0], *kernel, seed=seed)
+    raw *= torch.tensor([1.0, 30.0, 0.01], dtype=torch.float64)[: channels[0], None, None]
+    if positive:
+        raw.abs_()
+    basis = torch.eye(channels[0] * 20, dtype=torch.float64).view(-1, channels[0], 4, 5)
+    padding = (kernel[0] - 1, kernel[1] - 1)
+    images = F.conv2d(basis, raw, padding=padding).flatten(1)
+    sums = (conv_scale(raw) ** -2).repeat_interleave(20)
+
+    rest = torch.linalg.eigvalsh(torch.diag(sums) - images @ images.T)
+    assert rest.min() >= -1e-12 * sums.max()
 
 
 def test_the_bound_is_reached_by_positive_matrices_of_rank_one():
