@@ -127,7 +127,7 @@ def gate(
             lower = largest_stretch(layer, _normal(x.shape, generator, x.device), iterations)
             bounds.append(LayerBound(f"layer {name} ({type(layer).__name__})", upper, lower))
             offset = float(layer.bias.detach().norm()) * math.sqrt(y.shape[2:].numel())
-            rounding = _rounding(layer.rescaled()) * (reach + error) + EPS * offset
+            rounding = _sum_error(layer.rescaled(), reach + error, offset)
             reach, error = upper * reach + offset, upper * error + rounding
         x = y
     ratio = _steepest_pair(chain, shape, restarts=restarts, steps=steps, generator=generator)
@@ -162,11 +162,11 @@ def upper_bound(weight: Tensor, raw: Tensor) -> float:
             after = taps_KLOI[max(0, y) : rows + min(0, y), max(0, x) : columns + min(0, x)]
             gram = before.reshape(-1, inputs).T @ after.reshape(-1, inputs)
             sums += gram.abs() @ q
-    # A sum of n products is wrong by n * EPS times the sum of their sizes at most.
+    # In any order, a sum of n products is off by n * EPS times the sum of their sizes at most.
     sizes_OI = taps_KLOI.abs().sum((0, 1))
     sums += EPS * rows * columns * outputs * (sizes_OI.T @ (sizes_OI @ q))
-    additions = inputs * 4 * rows * columns
-    return float((sums / q).max().mul(1 + EPS * (additions + 8)).sqrt() * (1 + EPS))
+    additions = 4 * rows * columns * (inputs + outputs)
+    return float(((sums / q).max() * (1 + EPS * (additions + 8))).sqrt() * (1 + EPS))
 
 
 def largest_stretch(layer: nn.Module, x: Tensor, iterations: int) -> float:
@@ -213,11 +213,11 @@ def _steepest_pair(
     return float(largest)
 
 
-def _rounding(weight: Tensor) -> float:
-    """How far float64 may be off, per length of the input, in a layer's sums of products."""
+def _sum_error(weight: Tensor, reach: float, offset: float) -> float:
+    """How far (L2) a layer's sums of products may be off: inputs up to `reach`, biases `offset`."""
     sizes = _with_taps(weight).abs()
     largest = sizes.sum((0, 2, 3)).max() * sizes.sum((1, 2, 3)).max()  # squared norm of |weight|
-    return EPS * (weight[0].numel() + 1) * math.sqrt(largest)
+    return EPS * (weight[0].numel() + 1) * (math.sqrt(largest) * reach + offset)
 
 
 def _channel_norms(weight: Tensor) -> Tensor:
