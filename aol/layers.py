@@ -73,10 +73,10 @@ def rescaled_once(model: nn.Module) -> Iterator[None]:
 def in_float64(model: nn.Module) -> nn.Module:
     """A float64 copy that applies exactly the weights that `model` applies now, rescaled as there.
 
-    For measuring: training the copy changes nothing.
+    For measuring: it keeps those weights, and its parameters have no gradients.
     """
     with rescaled_once(model):
-        copy = deepcopy(model).double()
+        copy = deepcopy(model).double().requires_grad_(False)
     for layer in copy.modules():
         if isinstance(layer, _Rescaled) and layer._kept is not None:
             layer._kept = layer._kept.double()

@@ -11,6 +11,8 @@ code than the rescaling, and a bound of its own rounding error is added.
 
 From below, a search: power iteration on each layer as it runs, and gradient ascent over pairs of
 inputs of the whole network. What a search finds is real; what it does not find proves nothing.
+
+Source: arXiv:2208.03160 for the bound; docs/soundness.md has the proof with the numbers q_i.
 """
 
 import math

@@ -32,7 +32,7 @@ class Target:
 
     def __init__(self, model, pixels, labels, margins):
         right = margins > 0
-        self.model = in_float64(model).requires_grad_(False)
+        self.model = in_float64(model)
         self.images = pixels[right].double() / 255
         self.labels = labels[right]
         self.radii = margins[right].double() / math.sqrt(2)

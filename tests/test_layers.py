@@ -16,6 +16,7 @@ from aol.layers import (
     Flatten,
     MaxMin,
     identity_,
+    in_float64,
     repeated_orthogonal_,
     rescaled_once,
 )
@@ -623,6 +624,21 @@ def test_kept_weights_are_rescaled_once_and_then_dropped():
     assert network[0].rescaled() is not kept
     network(x).sum().backward()
     assert network[0].weight.grad.abs().sum() > 0
+
+
+def test_a_float64_copy_applies_the_very_weights_of_the_float32_model():
+    model = nn.Sequential(AOLConv2d(3, 4, 3), Flatten(), AOLLinear(4 * 25, 6))
+    for parameter in model.parameters():
+        parameter.data = normal(*parameter.shape, seed=1).float()
+    copy = in_float64(model)
+
+    for index in (0, 2):
+        assert torch.equal(copy[index].rescaled(), model[index].rescaled().double())
+        assert model[index]._kept is None
+        assert model[index].weight.requires_grad
+    x = normal(2, 3, 5, 5, seed=2)
+    torch.testing.assert_close(copy(x), model(x.float()).double(), rtol=1e-4, atol=1e-4)
+    assert copy(x).dtype == torch.float64
 
 
 def test_kept_weights_are_dropped_after_an_error():
