@@ -16,7 +16,7 @@ from aol.train import Trainer
 
 CONFIG = TrainConfig(
     model=ModelConfig(kind="patchwise", width=1 / 16),
-    data=DataConfig(name="digits", train_limit=600, test_limit=50, augment=False),
+    data=DataConfig(name="digits", train_limit=600, test_limit=30, augment=False),
     loss=LossConfig(offset=math.sqrt(2), temperature=1 / 4),
     optimizer=OptimizerConfig(learning_rate=3e-3),
     epochs=3,
@@ -131,8 +131,8 @@ def carlini_wagner(target, *, steps=60, rounds=3):
 
 
 def test_the_networks_have_something_to_attack(trained, untrained):
-    assert len(untrained.labels) == 50
-    assert len(trained.labels) > 40
+    assert len(untrained.labels) == 30
+    assert len(trained.labels) > 24
     for radius in RADII.values():
         assert (trained.radii > radius).any()
         assert (trained.radii < radius).any()
@@ -148,7 +148,7 @@ def test_projected_gradient_descent_flips_no_certified_image(target, radius):
 def test_projected_gradient_descent_does_flip_uncertified_images(target):
     flipped = pgd(target, 2.0)
 
-    assert flipped.sum() > 5
+    assert flipped.sum() > 3
     assert (target.radii[flipped] < 2).all()
 
 
