@@ -9,6 +9,7 @@ from typing import Any, Literal
 Kind = Literal["patchwise", "fc", "conv", "std"]
 DatasetName = Literal["cifar10", "cifar100", "digits", "digit-pairs"]
 Precision = Literal["float32", "tf32", "bf16"]
+Certify = Literal["float64", "float32"]
 
 CLASSES: dict[str, int] = {"cifar10": 10, "cifar100": 100, "digits": 10, "digit-pairs": 100}
 TRAIN_IMAGES: dict[str, int] = {
@@ -128,6 +129,9 @@ class OptimizerConfig:
 class TrainConfig:
     """Everything that can change the numbers of one run.
 
+    `precision` is the arithmetic of training; `certify` that of the last evaluation, whose
+    accuracy, CRA and margins are the run's result (the others are in float32).
+
     Give a new field a default that keeps the old behaviour, and never change a default: the
     digest leaves out what stands at its default, so finished runs stay finished.
     """
@@ -141,6 +145,7 @@ class TrainConfig:
     seed: int = 0
     precision: Precision = "float32"
     eval_every: int = 1
+    certify: Certify = "float64"
 
     def __post_init__(self) -> None:
         problems = _above_zero(

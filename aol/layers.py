@@ -5,6 +5,7 @@ Source: `layers/` of the authors' code. Its kernels are (K, L, I, O), ours (O, I
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Literal
 
 import torch
@@ -69,6 +70,19 @@ def rescaled_once(model: nn.Module) -> Iterator[None]:
             layer._kept = None
 
 
+def in_float64(model: nn.Module) -> nn.Module:
+    """A float64 copy that applies exactly the weights that `model` applies now, rescaled as there.
+
+    For measuring: it keeps those weights, and its parameters have no gradients.
+    """
+    with rescaled_once(model):
+        copy = deepcopy(model).double().requires_grad_(False)
+    for layer in copy.modules():
+        if isinstance(layer, _Rescaled) and layer._kept is not None:
+            layer._kept = layer._kept.double()
+    return copy
+
+
 class AOLLinear(_Rescaled):
     """A dense layer that is 1-Lipschitz in L2 whatever its raw parameter.
 
@@ -94,13 +108,22 @@ class AOLLinear(_Rescaled):
         return F.linear(x, self.rescaled(), self.bias)
 
 
+# Options of nn.Conv2d: the one value the bound is proven for, and why no other is taken.
+PROVEN: dict[str, tuple[object, str]] = {
+    "stride": (1, "the authors' layer has none; put a ConcatenationPooling before it"),
+    "groups": (1, "the scale would add up all groups, and shrink each for the others"),
+    "padding_mode": ("zeros", "reflected or repeated borders exceed norm 1"),
+}
+
+
 class AOLConv2d(_Rescaled):
     """A stride-1 convolution that is 1-Lipschitz in L2 whatever its raw parameter.
 
-    Zero padding "same" (an even kernel pads one more below and to the right) or "valid". There
-    is no stride: use `ConcatenationPooling`. Other paddings are not covered by the theorem.
+    Zero padding "same" (an even kernel pads one more below and to the right) or "valid".
+    `stride`, `groups` and `padding_mode` are there to be refused with the reason.
 
     Shapes: (N, inputs, H, W) -> (N, outputs, H', W').
+    Raises: ValueError for what the theorem does not cover.
     Source: `layers/` of the authors' code, AOLConv2D.
     """
 
@@ -115,13 +138,12 @@ class AOLConv2d(_Rescaled):
         initialiser: Initialiser = repeated_orthogonal_,
         padding: Literal["same", "valid"] = "same",
         dilation: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
     ) -> None:
         super().__init__()
-        if padding not in ("same", "valid"):
-            raise ValueError(
-                f"padding is 'same' or 'valid', got {padding!r}: the bound is proven for zero "
-                "padding; reflected or repeated borders exceed it"
-            )
+        _refuse_unproven(padding, stride=stride, groups=groups, padding_mode=padding_mode)
         size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         self.padding: Literal["same", "valid"] = padding
         self.dilation = dilation
@@ -141,6 +163,22 @@ class AOLConv2d(_Rescaled):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.rescaled(), self.bias, padding=self.padding, dilation=self.dilation)
+
+
+def _refuse_unproven(padding: str, **options: object) -> None:
+    """Raise one ValueError with every option that has no proven bound."""
+    problems = [
+        f"{name} is {PROVEN[name][0]!r}, got {value!r}: {PROVEN[name][1]}"
+        for name, value in options.items()
+        if value != PROVEN[name][0]
+    ]
+    if padding not in ("same", "valid"):
+        problems.append(
+            f"padding is 'same' or 'valid', got {padding!r}: the bound is proven for zero "
+            "padding; reflected or repeated borders exceed it"
+        )
+    if problems:
+        raise ValueError("AOLConv2d: " + "; ".join(problems))
 
 
 class MaxMin(nn.Module):

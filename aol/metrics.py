@@ -16,6 +16,7 @@ RADII: dict[str, float] = {
 def correct(scores: Tensor, labels: Tensor) -> Tensor:
     """Which rows are classified correctly; among equal scores the lowest class counts.
 
+    A row of NaN "predicts" class 0: who calls this in every step looks at the losses instead.
     Shapes: scores (N, C), labels (N,) int64 -> (N,) bool.
     """
     return scores.argmax(1) == labels
@@ -29,9 +30,11 @@ def certified(scores: Tensor, labels: Tensor, radius: float) -> Tensor:
     the input, pixels in [0, 1].
 
     Shapes: scores (N, C), labels (N,) int64 -> (N,) bool.
+    Raises: ValueError if a score is not finite.
     Source: `metrics/` of the authors' code: arg max after the subtraction in the scores' own
         precision, so that ties fall as theirs do (no comparison of margins matches them).
     """
+    _check_finite(scores)
     price = torch.zeros_like(scores)
     price.scatter_(1, labels[:, None], math.sqrt(2) * radius)
     return correct(scores - price, labels)
@@ -41,7 +44,26 @@ def margins(scores: Tensor, labels: Tensor) -> Tensor:
     """Each row's true-class score minus its best other score; negative where it is wrong.
 
     Shapes: scores (N, C), labels (N,) int64 -> (N,), of the scores' type.
+    Raises: ValueError if a score is not finite.
     """
+    _check_finite(scores)
     true = scores.gather(1, labels[:, None])[:, 0]
     others = scores.scatter(1, labels[:, None], -math.inf)
     return true - others.amax(1)
+
+
+def rounded_down(values: Tensor) -> Tensor:
+    """The largest float32 numbers that are not above the float64 `values`."""
+    nearest = values.float()
+    below = torch.nextafter(nearest, torch.full_like(nearest, -math.inf))
+    return torch.where(nearest.double() > values, below, nearest)
+
+
+def _check_finite(scores: Tensor) -> None:
+    finite = scores.isfinite().all(1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0, 0])
+        raise ValueError(
+            f"scores of row {row} are not finite, and nothing can be certified from them; "
+            "the network diverged or its input is not finite"
+        )

@@ -19,11 +19,13 @@ from aol.augment import augment
 from aol.config import TrainConfig
 from aol.data import load
 from aol.layers import rescaled_once
+from aol.lipschitz import Gate, gate
 from aol.loss import offset_cross_entropy
-from aol.metrics import RADII, certified, correct, margins
+from aol.metrics import RADII, certified, correct, margins, rounded_down
 from aol.models import build_model
 
 EVAL_BATCH = 1000
+CERTIFY_BATCH = 250  # in float64; AOL-STD keeps 65 MB of each layer's outputs
 AUGMENT_STREAM = 1 << 62  # keeps the augmentation's random numbers apart from the initialiser's
 
 
@@ -99,7 +101,8 @@ class Trainer:
             loss, accuracy = self._train_epoch()
             trained = time.perf_counter()
             evaluates = self.config.evaluates(self.epoch)
-            tested = self._evaluate() if evaluates else {}
+            final = self.epoch + 1 == self.config.epochs
+            tested = self._evaluate(final=final) if evaluates else {}
             self.epoch += 1
             yield EpochMetrics(
                 epoch=self.epoch,
@@ -114,12 +117,17 @@ class Trainer:
     def margins(self) -> Tensor:
         """Score margins of the whole test set in its order, (N,) float32 on the CPU.
 
-        True class minus best other; negative where the image is misclassified.
+        True class minus best other; negative where the image is misclassified. After the last
+        epoch they are those of the certified pass, rounded down: none claims more than it found.
         """
         if self._margins is None:
-            self._evaluate()
+            self._evaluate(final=self.epoch == self.config.epochs)
         assert self._margins is not None  # noqa: S101 - set by every evaluation
         return self._margins
+
+    def certificate(self) -> Gate:
+        """The soundness gate of the network as it stands, in the arithmetic that certifies it."""
+        return gate(self._certified_model(), tuple(self.test.pixels.shape[1:]))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continues this run: weights, momentum, epoch, random numbers.
@@ -179,23 +187,32 @@ class Trainer:
         return float(losses.sum()) / len(self.train), int(hits) / len(self.train)
 
     @torch.no_grad()
-    def _evaluate(self) -> dict[str, float]:
-        """The test set's metrics in full float32; keeps its margins."""
+    def _evaluate(self, *, final: bool) -> dict[str, float]:
+        """The test set's metrics in full float32, the final ones as `certify` says.
+
+        Keeps the margins.
+        """
         use_tf32(False)
-        self.model.eval()
-        batches = self.test.pixels.split(EVAL_BATCH)
-        with rescaled_once(self.model):
-            scores = torch.cat([self.model(scaled(batch)) for batch in batches])
+        model = self._certified_model() if final else self.model
+        dtype = next(model.parameters()).dtype
+        model.eval()
+        batches = self.test.pixels.split(EVAL_BATCH if dtype == torch.float32 else CERTIFY_BATCH)
+        with rescaled_once(model):
+            scores = torch.cat([model(scaled(batch, dtype)) for batch in batches])
         if not bool(scores.isfinite().all()):
             raise DivergedError(self.run, self.epoch, None)
         labels = self.test.labels
-        self._margins = margins(scores, labels).cpu()
+        self._margins = rounded_down(margins(scores, labels).double()).cpu()
         rows = {
             "test_loss": self._loss(scores, labels),
             "accuracy": correct(scores, labels),
             **{name: certified(scores, labels, radius) for name, radius in RADII.items()},
         }
         return {name: float(values.double().mean()) for name, values in rows.items()}
+
+    def _certified_model(self) -> nn.Sequential:
+        """The network in the arithmetic that certifies it: what rescales also runs in it."""
+        return self.model if self.config.certify == "float32" else deepcopy(self.model).double()
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         loss = self.config.loss
@@ -209,9 +226,9 @@ class Trainer:
         return nullcontext()
 
 
-def scaled(pixels: Tensor) -> Tensor:
-    """Pixels as float32 in [0, 1], channels last."""
-    return pixels.contiguous(memory_format=torch.channels_last).float().div_(255)
+def scaled(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels as floats in [0, 1], channels last."""
+    return pixels.contiguous(memory_format=torch.channels_last).to(dtype).div_(255)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:

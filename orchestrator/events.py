@@ -1,8 +1,9 @@
 """What happens to runs, as values; a recorder is anything that is called with them."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.spec import RunSpec
 from orchestrator.store import Checkpoint, Status
@@ -50,6 +51,7 @@ class Finished:
     status: Status
     error: str | None = None
     margins: bytes | None = None  # little-endian float32
+    certificate: Mapping[str, Any] | None = None  # `aol.lipschitz.Gate` and its arithmetic
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,18 @@ class Tick:
 
 
 Event = Started | Placed | EpochDone | Saved | Finished | Tick
+
+
+def ended(run: RunSpec, result: Mapping[str, Any]) -> Finished:
+    """What a worker's last report says of its run; the report's kind is the status."""
+    margins = result.get("margins")
+    return Finished(
+        run,
+        Status(result["kind"]),
+        error=result.get("error"),
+        margins=None if margins is None else base64.b64decode(margins),
+        certificate=result.get("certificate"),
+    )
 
 
 class Recorder(Protocol):

@@ -33,6 +33,7 @@ class Action(StrEnum):
     RUNNING = "running"
     DONE = "done"
     DIVERGED = "diverged"
+    UNSOUND = "unsound"
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,8 @@ def _planned(run: RunSpec, known: Mapping[str, StoredRun]) -> PlannedRun:
         return PlannedRun(run, Action.RUNNING, f"driver {stored.driver}", stored.epoch)
     if stored.status is Status.DONE and stored.recorded == stored.epochs:
         return PlannedRun(run, Action.DONE, f"all {stored.epochs} epochs", stored.epochs)
-    if stored.status is Status.DIVERGED:
-        reason = f"diverged after epoch {stored.epoch}; change its settings or --rerun {run.id}"
-        return PlannedRun(run, Action.DIVERGED, reason, stored.epoch)
+    if stored.status in (Status.DIVERGED, Status.UNSOUND):
+        return _given_up(run, stored)
     usable = usable_checkpoints(stored)
     was = stored.status if stored.status is not Status.RUNNING else Status.INTERRUPTED
     if usable:
@@ -136,6 +136,15 @@ def _planned(run: RunSpec, known: Mapping[str, StoredRun]) -> PlannedRun:
     if stored.epoch:
         return PlannedRun(run, Action.NEW, f"{was} before its first checkpoint")
     return PlannedRun(run, Action.NEW, str(was) if was is not Status.PENDING else "never started")
+
+
+def _given_up(run: RunSpec, stored: StoredRun) -> PlannedRun:
+    """A run that would end the same way if it were trained again as it is."""
+    if stored.status is Status.UNSOUND:
+        reason = f"{stored.error}; mend the layer, then --rerun {run.id}"
+        return PlannedRun(run, Action.UNSOUND, reason, stored.epoch)
+    reason = f"diverged after epoch {stored.epoch}; change its settings or --rerun {run.id}"
+    return PlannedRun(run, Action.DIVERGED, reason, stored.epoch)
 
 
 def _without_history(run: RunSpec, known: Iterable[StoredRun]) -> PlannedRun:

@@ -36,9 +36,11 @@ class StoreRecorder:
                     self.discard(stale.path)  # not its folder, which may be the one in use
             case Saved(run, checkpoint):
                 self._drop(run.key, self.store.saved(run.key, checkpoint))
-            case Finished(run, status, error, margins):
-                self.store.finish(run.key, status, error=error, margins=margins)
-                if status is Status.DONE:
+            case Finished(run, status, error, margins, certificate):
+                self.store.finish(
+                    run.key, status, error=error, margins=margins, certificate=certificate
+                )
+                if status in (Status.DONE, Status.UNSOUND):
                     self._drop(run.key, self.store.keep_checkpoints(run.key, 1))
             case Tick() if time.monotonic() - self._beaten > BEAT_S:
                 self._beaten = time.monotonic()

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from orchestrator.spec import Column, Experiment, Row, Table
-from orchestrator.store import Store
+from orchestrator.store import Status, Store
 
 Format = Literal["md", "csv", "json"]
 MISSING = "–"
@@ -41,20 +41,25 @@ class FilledTable:
     table: Table
     columns: tuple[Column, ...]
     cells: tuple[tuple[Cell, ...], ...]  # a tuple per row
+    unsound: tuple[str, ...] = ()  # a line per run that is left out
 
 
 def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
     """Every table with the last epoch of the profile's finished runs.
 
     A run counts if it was trained with exactly the profile's settings: with the seed of the
-    file, or as one of its replicates.
+    file, or as one of its replicates. Runs whose network is not sound are left out and named.
     """
     wanted = {run.id: run for run in experiment.runs}
     keys: dict[int, list[str]] = {run_id: [] for run_id in wanted}
+    unsound: dict[int, list[str]] = {run_id: [] for run_id in wanted}
     for stored in store.runs():
         run = wanted.get(stored.run_id)
         if run and stored.digest == run.train.digest() and run.is_replicate(stored.seed):
             keys[stored.run_id].append(stored.key)
+            if stored.status is Status.UNSOUND:
+                line = f"Run {run.id} with seed {stored.seed} is left out, unsound: {stored.error}"
+                unsound[run.id].append(line)
     final = store.final([key for found in keys.values() for key in found])
     measured = {
         run_id: [final[key] for key in found if key in final] for run_id, found in keys.items()
@@ -67,6 +72,7 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
                 _cells(table, row, experiment.columns, measured.get(row.run, []))
                 for row in table.rows
             ),
+            tuple(line for row in table.rows for line in unsound.get(row.run, [])),
         )
         for table in experiment.tables
     ]
@@ -160,7 +166,8 @@ def _grid(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
         for row, cells in zip(filled.table.rows, texts, strict=True)
     ]
     alignment = ["left", *("right" for _ in headers[1:])]
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+    grid = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+    return "\n\n".join([grid, *filled.unsound])
 
 
 def as_records(tables: Sequence[FilledTable]) -> list[dict[str, Any]]:
@@ -193,6 +200,7 @@ def render(experiment: Experiment, tables: Sequence[FilledTable], form: Format) 
                 "experiment": experiment.name,
                 "profile": experiment.profile,
                 "note": experiment.note,
+                "unsound": sorted({line for filled in tables for line in filled.unsound}),
                 "cells": as_records(tables),
             },
             indent=2,

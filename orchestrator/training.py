@@ -155,10 +155,14 @@ def _close(
     if stopped is not None:
         say(f"Stopped. The same command continues: {_command()}")
         return 128 + stopped
+    unsound = [run for run in runs if run.status is Status.UNSOUND]
+    for run in unsound:
+        say(f"Unsound, not in the tables: run {run.run_id}, {run.error}", always=True)
     broken = [run for run in runs if run.status in (Status.FAILED, Status.DIVERGED)]
     if broken:
         named = ", ".join(f"{run.run_id} ({run.status})" for run in broken)
         say(f"Not finished: {named}. Logs: {_relative(invocation.logs)}/", always=True)
+    if broken or unsound:
         return EXIT_SOME_FAILED
     if any(run.status is not Status.DONE for run in runs):
         say(f"Not all runs are finished. The same command continues: {_command()}")
@@ -172,8 +176,9 @@ def _close(
 
 def _counted(made: Sequence[PlannedRun]) -> str:
     done = sum(item.action is Action.DONE for item in made)
-    diverged = sum(item.action is Action.DIVERGED for item in made)
-    return f"{done} runs are done" + (f", {diverged} diverged" if diverged else "")
+    others = [item.action for item in made if item.action in (Action.DIVERGED, Action.UNSOUND)]
+    named = "".join(f", {count} {action}" for action, count in Counter(others).items())
+    return f"{done} runs are done{named}"
 
 
 def _relative(path: Path) -> str:

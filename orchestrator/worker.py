@@ -106,8 +106,23 @@ def _train(
             report(result)
         if stop and not last:
             return
+    report(_result(trainer))
+
+
+def _result(trainer: "Trainer") -> dict[str, Any]:
+    """A trained run's margins and certificate, and whether they may be used."""
     margins = trainer.margins().numpy().astype("<f4").tobytes()
-    report({"kind": "done", "margins": base64.b64encode(margins).decode()})
+    gate = trainer.certificate()
+    result = {
+        "kind": "unsound" if gate.violations else "done",
+        "margins": base64.b64encode(margins).decode(),
+        "certificate": {"arithmetic": trainer.config.certify, **gate.as_dict()},
+    }
+    if gate.violations:
+        more = len(gate.violations) - 1
+        result["error"] = gate.violations[0] + (f" (and {more} more)" if more else "")
+        _say("unsound:\n" + "\n".join(gate.violations))
+    return result
 
 
 def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState], run: int) -> "Trainer":

@@ -33,6 +33,19 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (*order, item.path.stem).index(item.path.stem))
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """
+    Tiny products are slower in two threads, by far on a busy machine, and their sums differ.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory):
     """

@@ -19,11 +19,13 @@ DOORS = {
     "aol.models": {"aol.config", "aol.layers", "aol.rescale", "aol.widths"},
     "aol.widths": {"aol.config"},
     "aol.data": {"aol.config", "aol.sources"},
+    "aol.lipschitz": {"aol.layers"},
     "aol.train": {
         "aol.augment",
         "aol.config",
         "aol.data",
         "aol.layers",
+        "aol.lipschitz",
         "aol.loss",
         "aol.metrics",
         "aol.models",

@@ -43,6 +43,7 @@ OTHERS = {
     "seed": 7,
     "precision": "tf32",
     "eval_every": 10,
+    "certify": "float32",
 }
 
 

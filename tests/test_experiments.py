@@ -101,6 +101,7 @@ def test_all_runs_train_as_the_paper_trains(paper):
         }
         assert (run.train.epochs, run.train.batch_size) == (1000, 250)
         assert (run.train.precision, run.train.eval_every) == ("float32", 1)
+        assert run.train.certify == "float64"
 
 
 def test_the_rate_drops_at_the_papers_epochs(paper):

@@ -16,9 +16,11 @@ from aol.layers import (
     Flatten,
     MaxMin,
     identity_,
+    in_float64,
     repeated_orthogonal_,
     rescaled_once,
 )
+from aol.rescale import conv_scale
 from tests.golden_recipe import (
     golden,
     images_from_tf,
@@ -327,6 +329,31 @@ def test_largest_singular_value_of_a_dense_layer_is_at_most_one(
     assert norm <= 1 + 1e-12
 
 
+@given(
+    channels=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    positive=st.booleans(),
+    seed=SEEDS,
+)
+@settings(max_examples=30)
+def test_the_scales_exceed_the_gram_matrix(channels, kernel, positive, seed):
+    """
+    The theorem itself: diag(d) - P^T P is positive semidefinite, P the operator of the raw kernel
+    and d its channels' sums.
+    """
+    raw = normal(channels[1], channels[0], *kernel, seed=seed)
+    raw *= torch.tensor([1.0, 30.0, 0.01], dtype=torch.float64)[: channels[0], None, None]
+    if positive:
+        raw.abs_()
+    basis = torch.eye(channels[0] * 20, dtype=torch.float64).view(-1, channels[0], 4, 5)
+    padding = (kernel[0] - 1, kernel[1] - 1)
+    images = F.conv2d(basis, raw, padding=padding).flatten(1)
+    sums = (conv_scale(raw) ** -2).repeat_interleave(20)
+
+    rest = torch.linalg.eigvalsh(torch.diag(sums) - images @ images.T)
+    assert rest.min() >= -1e-12 * sums.max()
+
+
 def test_the_bound_is_reached_by_positive_matrices_of_rank_one():
     layer = AOLLinear(5, 7).double()
     layer.weight.data = torch.arange(1.0, 8).double()[:, None] * torch.ones(5).double()
@@ -384,17 +411,36 @@ def test_padding_outside_the_theorem_is_refused(padding):
         AOLConv2d(3, 4, 3, padding=padding)
 
 
-def test_reflected_borders_do_exceed_the_bound():
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"stride": 2}, r"stride is 1, got 2: .*ConcatenationPooling"),
+        ({"stride": (1, 1)}, r"stride is 1, got \(1, 1\)"),
+        ({"groups": 2}, "groups is 1, got 2: .*add up all groups"),
+        ({"padding_mode": "reflect"}, "padding_mode is 'zeros', got 'reflect': .*exceed norm 1"),
+        ({"padding_mode": "replicate"}, "padding_mode is 'zeros', got 'replicate'"),
+        ({"padding_mode": "circular"}, "padding_mode is 'zeros', got 'circular'"),
+        ({"stride": 2, "groups": 4, "padding": "reflect"}, "stride is .*; groups is .*; padding"),
+    ],
+)
+def test_options_without_a_proven_bound_are_refused_with_the_reason(option, message):
+    with pytest.raises(ValueError, match=message):
+        AOLConv2d(4, 4, 3, **option)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_borders_that_are_not_zero_do_exceed_the_bound(mode):
     """
     The reason for refusing them, shown on our own rescaled kernel.
     """
     layer = AOLConv2d(1, 1, 3).double()
-    layer.weight.data.fill_(1.0)
+    layer.weight.data = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]).double()[None, None]
     weight = layer.rescaled().detach()
     basis = torch.eye(16, dtype=torch.float64).view(16, 1, 4, 4)
-    reflected = F.conv2d(F.pad(basis, (1, 1, 1, 1), mode="reflect"), weight).flatten(1)
+    padded = F.conv2d(F.pad(basis, (1, 1, 1, 1), mode=mode), weight).flatten(1)
 
-    assert torch.linalg.matrix_norm(reflected, 2) > 1.01
+    assert torch.linalg.matrix_norm(padded, 2) > 1.001
+    assert torch.linalg.matrix_norm(operator(layer, 1, 4, 4), 2) <= 1
 
 
 # --- the start of training ---
@@ -578,6 +624,21 @@ def test_kept_weights_are_rescaled_once_and_then_dropped():
     assert network[0].rescaled() is not kept
     network(x).sum().backward()
     assert network[0].weight.grad.abs().sum() > 0
+
+
+def test_a_float64_copy_applies_the_very_weights_of_the_float32_model():
+    model = nn.Sequential(AOLConv2d(3, 4, 3), Flatten(), AOLLinear(4 * 25, 6))
+    for parameter in model.parameters():
+        parameter.data = normal(*parameter.shape, seed=1).float()
+    copy = in_float64(model)
+
+    for index in (0, 2):
+        assert torch.equal(copy[index].rescaled(), model[index].rescaled().double())
+        assert model[index]._kept is None
+        assert model[index].weight.requires_grad
+    x = normal(2, 3, 5, 5, seed=2)
+    torch.testing.assert_close(copy(x), model(x.float()).double(), rtol=1e-4, atol=1e-4)
+    assert copy(x).dtype == torch.float64
 
 
 def test_kept_weights_are_dropped_after_an_error():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aol.metrics import RADII, certified, correct, margins
+from aol.metrics import RADII, certified, correct, margins, rounded_down
 from tests.golden_recipe import golden
 
 GOLDEN = golden("loss_cra")
@@ -137,3 +137,35 @@ def test_inputs_are_not_changed():
 
     assert np.array_equal(scores, SCORES[:7])
     assert np.array_equal(labels, LABELS[:7])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_refused(bad):
+    """
+    The row of NaN would otherwise be correct for class 0, and one of -inf leave any margin.
+    """
+    scores, labels = random_rows(0)
+    scores[17, 3] = bad
+
+    for measure in (margins, lambda *rows: certified(*rows, 1.0)):
+        with pytest.raises(ValueError, match="scores of row 17 are not finite"):
+            measure(scores, labels)
+
+
+@given(value=st.floats(-1e300, 1e300), ulps=st.integers(-3, 3))
+def test_rounding_down_gives_the_largest_float32_not_above(value, ulps):
+    value = float(np.float32(np.clip(value, -1e38, 1e38))) * (1 + ulps * 2.0**-40)
+
+    found = rounded_down(torch.tensor([value], dtype=torch.float64)).numpy()[0]
+    assert found.dtype == np.float32
+    assert float(found) <= value < float(np.nextafter(found, np.float32(np.inf)))
+
+
+def test_margins_rounded_down_never_certify_more():
+    """
+    At each price: the float64 above it, where rounding to the nearest float32 would gain.
+    """
+    prices = torch.tensor([math.sqrt(2) * r for r in RADII.values()], dtype=torch.float64)
+    for margin in (prices, prices - 1e-12, prices + 1e-12):
+        assert ((rounded_down(margin).double() > prices) <= (margin > prices)).all()
+    assert ((prices - 1e-12).float().double() > prices).any()

@@ -113,6 +113,17 @@ def test_a_diverged_run_is_left_alone_and_told_how_to_repeat(run):
     )
 
 
+def test_an_unsound_run_is_left_alone_and_told_why(run):
+    known = stored(run, Status.UNSOUND, epoch=10, checkpoints=[10], error="layer 1: its bound")
+
+    assert planned(run, known) == (
+        Action.UNSOUND,
+        10,
+        "layer 1: its bound; mend the layer, then --rerun 7",
+        [],
+    )
+
+
 @pytest.mark.parametrize("status", [Status.INTERRUPTED, Status.FAILED])
 def test_an_unfinished_run_continues_from_its_newest_checkpoint(run, status):
     known = stored(run, status, epoch=6, checkpoints=[6, 4])
@@ -206,14 +217,12 @@ def test_equal_settings_have_no_changes(run):
     assert changes(json.loads(json.dumps(asdict(run.train))), run.train) == ""
 
 
-def test_done_and_diverged_runs_do_not_train(run):
+def test_done_diverged_and_unsound_runs_do_not_train(run):
     known = {status: stored(run, status, epoch=10) for status in Status}
-    todo = {status: planned(run, one)[0] for status, one in known.items()}
+    actions = {status: planned(run, one)[0] for status, one in known.items()}
 
-    assert {status for status, action in todo.items() if action in ("done", "diverged")} == {
-        Status.DONE,
-        Status.DIVERGED,
-    }
+    idle = {status for status, action in actions.items() if action not in ("new", "continue")}
+    assert idle == {Status.DONE, Status.DIVERGED, Status.UNSOUND}
 
 
 def test_the_plan_keeps_the_experiments_order(make_run):

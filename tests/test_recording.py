@@ -63,8 +63,10 @@ def test_the_end_of_a_run_is_written_with_its_margins_or_its_error(recorder, sto
     recorder(Started(run))
     recorder(Finished(run, Status.FAILED, error="no memory"))
     failed = only(store)
-    recorder(Finished(run, Status.DONE, margins=struct.pack("<2f", 1, 2)))
+    certificate = {"arithmetic": "float64"}
+    recorder(Finished(run, Status.DONE, margins=struct.pack("<2f", 1, 2), certificate=certificate))
 
+    assert only(store).certificate == certificate
     assert (failed.status, failed.error) == (Status.FAILED, "no memory")
     assert (only(store).status, only(store).error) == (Status.DONE, None)
     assert store.margins(run.key) == struct.pack("<2f", 1, 2)
@@ -133,9 +135,10 @@ def test_checkpoints_may_be_uris(recorder, run, discarded):
     assert discarded == ["s3://b/old", "s3://b/new/1"]
 
 
-def test_a_finished_run_keeps_one_checkpoint(recorder, store, run, discarded):
+@pytest.mark.parametrize("status", [Status.DONE, Status.UNSOUND])
+def test_a_finished_run_keeps_one_checkpoint(recorder, store, run, discarded, status):
     tell_saved(recorder, run, "/s/a/1", "/s/a/2")
-    recorder(Finished(run, Status.DONE))
+    recorder(Finished(run, status))
 
     assert discarded == ["/s/a/1"]
     assert only(store).checkpoints == (Checkpoint(2, "/s/a/2"),)

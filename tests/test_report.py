@@ -183,6 +183,30 @@ def test_an_unfinished_run_has_no_number(experiment, store, status):
     assert measured(experiment, store) == {0: [None, None], 22: [None, None]}
 
 
+def test_an_unsound_run_has_no_number_and_is_named_under_its_tables(experiment, store):
+    finish(store, experiment.runs[0], 0.5, 0.25)
+    finish(store, experiment.runs[1], 0.9, 0.9, status=Status.UNSOUND)
+    store.finish(experiment.runs[1].key, Status.UNSOUND, error="layer 1: its bound is 1.01")
+    tables = fill_tables(experiment, store)
+    line = "Run 22 with seed 22 is left out, unsound: layer 1: its bound is 1.01"
+
+    assert measured(experiment, store) == {0: [50, 25], 22: [None, None]}
+    assert [table.unsound for table in tables] == [(line,), (line,)]
+    assert markdown(experiment, tables).count(f"|\n\n{line}\n") == 4  # two tables, twice
+    assert json.loads(render(experiment, tables, "json"))["unsound"] == [line]
+
+
+def test_an_unsound_replicate_is_left_out_of_the_mean(experiment, store):
+    run = experiment.runs[0]
+    finish(store, run, 0.70, 0.60)
+    finish(store, replicate(run, 1), 0.9, 0.9, status=Status.UNSOUND)
+
+    assert measured(experiment, store)[0] == [pytest.approx(70), pytest.approx(60)]
+    assert "Run 0 with seed 1000 is left out" in markdown(
+        experiment, fill_tables(experiment, store)
+    )
+
+
 def test_runs_0_and_22_are_told_apart_though_they_share_their_settings(experiment, store):
     finish(store, experiment.runs[0], 0.5, 0.25)
     finish(store, experiment.runs[1], 0.75, 0.125)
@@ -268,6 +292,7 @@ def test_json_carries_the_note_and_every_cell(experiment, store):
         "experiment": "tiny",
         "profile": "demo",
         "note": NOTE,
+        "unsound": [],
         "cells": as_records(tables),
     }
     assert "√2" in text

@@ -111,6 +111,38 @@ def test_the_dense_scale_is_the_papers_sum(outputs, inputs, seed):
     torch.testing.assert_close(rescale_dense(matrix), expected, rtol=1e-12, atol=0)
 
 
+def rescaled_plainly(kernel):
+    """
+    The paper's formula, one displacement at a time and differentiated by autograd.
+    """
+    _, inputs, rows, columns = kernel.shape
+    total = torch.zeros(inputs, dtype=kernel.dtype)
+    for y, x in itertools.product(range(1 - rows, rows), range(1 - columns, columns)):
+        here = kernel[:, :, max(0, -y) : rows - max(0, y), max(0, -x) : columns - max(0, x)]
+        there = kernel[:, :, max(0, y) : rows + min(0, y), max(0, x) : columns + min(0, x)]
+        total = total + torch.einsum("oikl,ojkl->ij", here, there).abs().sum(1)
+    return kernel * (total + 1e-6).rsqrt()[:, None, None]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(5, 3, 7, 7), (2, 9, 1, 6), (17, 30, 5, 4), (130, 97, 3, 3), (96, 96, 2, 2), (40, 300, 1, 1)],
+)
+def test_sizes_outside_the_golden_files_follow_the_plain_formula_too(shape):
+    """
+    Wide, long, even and one-dimensional kernels; also its gradient.
+    """
+    kernel, upstream = normal(*shape, seed=11), normal(*shape, seed=12)
+    results = []
+    for rescale in (rescale_conv, rescaled_plainly):
+        raw = kernel.clone().requires_grad_()
+        rescaled = rescale(raw)
+        results.append((rescaled.detach(), *torch.autograd.grad((rescaled * upstream).sum(), raw)))
+
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
 @settings(max_examples=20)
 @given(shape=SHAPES, seed=SEEDS)
 def test_the_gradient_is_the_difference_quotient(shape, seed):

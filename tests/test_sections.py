@@ -3,7 +3,8 @@ import pytest
 from tests.specs import GOOD
 
 TRAINING = (
-    "(allowed: model, data, loss, optimizer, epochs, batch_size, seed, precision, eval_every)"
+    "(allowed: model, data, loss, optimizer, epochs, batch_size, seed, precision, eval_every, "
+    "certify)"
 )
 ROWS = "rows: [{label: A, run: 0, published: [1.0, 0.5]}]"
 ONE_GPU = "a run trains on one GPU at most; allowed: 0, 1, or a share of one from 0.0001"

@@ -49,18 +49,19 @@ def printed(store, capsys, *, profile=None, as_json=False):
 
 
 def test_every_state_is_shown(store, make_run):
-    states = [Status.DONE, Status.FAILED, Status.DIVERGED, Status.INTERRUPTED]
+    states = [Status.DONE, Status.FAILED, Status.DIVERGED, Status.INTERRUPTED, Status.UNSOUND]
     for number, state in enumerate(states):
         start(store, make_run(number), epochs=1)
         store.finish(make_run(number).key, state)
-    start(store, make_run(4))
-    store.queue([make_run(5)])
+    start(store, make_run(5))
+    store.queue([make_run(6)])
 
     assert [item.state for item in statuses(store, None)] == [
         "done",
         "failed",
         "diverged",
         "interrupted",
+        "unsound",
         "running",
         "pending",
     ]

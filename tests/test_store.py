@@ -312,6 +312,24 @@ def test_final_is_the_last_epoch_of_finished_runs_only(store, make_run):
     assert store.final([]) == {}
 
 
+def test_a_certificate_comes_back_and_stays(store, running):
+    certificate = {"arithmetic": "float64", "layers": [{"upper": 0.1 + 0.2}], "violations": []}
+    before = only(store).certificate
+    store.finish(running.key, Status.DONE, certificate=certificate)
+    store.finish(running.key, Status.DONE)
+
+    assert before is None
+    assert only(store).certificate == certificate
+
+
+def test_an_unsound_run_has_no_final_metrics(store, running):
+    store.record(running.key, 3, {"accuracy": 0.7})
+    store.finish(running.key, Status.UNSOUND, error="layer 1")
+
+    assert store.final([running.key]) == {}
+    assert only(store).error == "layer 1"
+
+
 def test_margins_come_back_as_they_were_and_the_last_ones_win(store, running):
     values = [0.1, -2.5, 3e38, 0.0]
     store.finish(running.key, Status.DONE, margins=struct.pack("<1f", 9.0))

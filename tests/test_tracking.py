@@ -341,8 +341,26 @@ def test_states_have_mlflows_names(tracker, store, make_run):
         "done": "FINISHED",
         "failed": "FAILED",
         "diverged": "FAILED",
+        "unsound": "FAILED",
         "interrupted": "KILLED",
     }
+
+
+def test_an_unsound_run_says_so_in_a_tag_beside_its_arithmetic(tracker, store, run):
+    store.finish(run.key, Status.UNSOUND, error="layer 1", certificate={"arithmetic": "float64"})
+    tracker.send(store)
+    (found,) = shown(tracker)
+
+    assert found.info.status == "FAILED"
+    assert found.data.tags["unsound"] == "layer 1"
+    assert found.data.tags["certified_in"] == "float64"
+
+
+def test_the_error_of_another_failure_is_no_unsoundness(tracker, store, run):
+    store.finish(run.key, Status.FAILED, error="no memory")
+    tracker.send(store)
+
+    assert not {"unsound", "certified_in"} & set(shown(tracker)[0].data.tags)
 
 
 def test_a_resumed_run_is_running_again(tracker, store, run):

@@ -1,6 +1,7 @@
 import io
 import math
 import pickle
+from copy import deepcopy
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -243,7 +244,12 @@ def test_one_step_is_sgd_by_hand(trainer):
 def test_every_image_is_seen_once_an_epoch_in_another_order(trainer, monkeypatch):
     run = trainer(replace(UNTOUCHED, epochs=2))
     seen = []
-    monkeypatch.setattr(train, "scaled", lambda pixels: (seen.append(pixels), scaled(pixels))[1])
+
+    def noted(pixels, *dtype):
+        seen.append(pixels)
+        return scaled(pixels, *dtype)
+
+    monkeypatch.setattr(train, "scaled", noted)
     orders = []
     for _ in run.epochs():
         epoch = torch.cat(seen[:3])
@@ -484,6 +490,93 @@ def test_a_state_of_other_settings_is_refused(trainer, other):
     assert run.epoch == 0
 
 
+# --- the certified pass ---
+
+
+def exact_scores(run):
+    """
+    The scores of the test set in float64, rescaled in float64 from the raw weights.
+    """
+    with torch.no_grad():
+        return deepcopy(run.model).double()(run.test.pixels.double() / 255)
+
+
+def test_the_last_epochs_metrics_are_in_float64(learned):
+    run, (*_, last) = learned
+    scores, labels = exact_scores(run), run.test.labels
+    with torch.no_grad():
+        single = run.model(scaled(run.test.pixels)).double()
+
+    expected = loss_by_hand(scores, labels.numpy(), LEARNING.loss).mean()
+    assert last.test_loss == pytest.approx(expected, rel=1e-12)
+    assert loss_by_hand(single, labels.numpy(), LEARNING.loss).mean() != pytest.approx(
+        expected, rel=1e-12
+    )
+    assert last.accuracy == correct(scores, labels).double().mean()
+    for name, radius in RADII.items():
+        assert getattr(last, name) == certified(scores, labels, radius).double().mean()
+
+
+def test_margins_after_the_last_epoch_never_claim_more_than_float64(learned):
+    run, _ = learned
+    exact, kept = margins(exact_scores(run), run.test.labels), run.margins().double()
+
+    assert (kept <= exact + 1e-12).all()
+    torch.testing.assert_close(kept, exact, rtol=2**-23, atol=1e-7)
+    assert (exact.float().double() > exact).any()  # to the nearest, some would
+
+
+def test_the_arithmetic_that_certifies_changes_the_result_and_not_the_training(trainer):
+    double, single = trainer(), trainer(replace(CONFIG, certify="float32"))
+    *earlier, last = double.epochs()
+    *same_earlier, other = single.epochs()
+
+    assert [untimed(one) for one in earlier] == [untimed(one) for one in same_earlier]
+    assert same(weights(double), weights(single))
+    assert other.test_loss == pytest.approx(last.test_loss, rel=1e-5)
+    assert other.test_loss != last.test_loss
+    assert not torch.equal(double.margins(), single.margins())
+    with torch.no_grad():
+        scores = single.model(scaled(single.test.pixels))
+    assert torch.equal(single.margins(), margins(scores, single.test.labels))
+
+
+def test_certified_batches_are_smaller_and_change_nothing(trainer, monkeypatch):
+    run = trainer(ONE_EPOCH)
+    list(run.epochs())
+    whole = run.margins()
+    run._margins = None
+    monkeypatch.setattr(train, "CERTIFY_BATCH", 30)
+
+    torch.testing.assert_close(run.margins(), whole, rtol=1e-6, atol=0)
+
+
+def test_a_certified_pass_leaves_the_network_in_float32(learned):
+    run, _ = learned
+
+    assert all(parameter.dtype == torch.float32 for parameter in run.model.parameters())
+    assert run.certificate().violations == ()
+    assert all(parameter.dtype == torch.float32 for parameter in run.model.parameters())
+
+
+def test_the_certificate_is_of_the_weights_that_were_certified(trainer):
+    """
+    In float64 the bounds are at most 1, in float32 rounding shows.
+    """
+    double, single = trainer(), trainer(replace(CONFIG, certify="float32"))
+    list(double.epochs())
+    single.load_state_dict({**saved(double.state_dict()), "digest": single.config.digest()})
+    exact, rounded = double.certificate(), single.certificate()
+
+    assert max(layer.upper for layer in exact.layers) < 1
+    assert exact.violations == rounded.violations == ()
+    assert exact != rounded
+    assert (
+        max(abs(a.upper - b.upper) for a, b in zip(exact.layers, rounded.layers, strict=True))
+        < 1e-6
+    )
+
+
 # --- divergence ---
 
 
@@ -582,6 +675,7 @@ def test_pixels_are_scaled_to_the_unit_interval_channels_last():
 
     assert images.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(scaled(pixels, torch.float64), pixels.double() / 255)
     torch.testing.assert_close(images[1, :, 2, 3], torch.tensor([0.0, 0.2, 1.0]))
 
 

@@ -149,6 +149,8 @@ def test_a_run_reports_its_place_every_epoch_and_its_margins(work, straight):
     ]
     assert reports.measured == measured
     assert np.array_equal(np.frombuffer(done, "<f4"), margins)
+    assert reports.results[-1]["certificate"]["arithmetic"] == "float64"
+    assert reports.results[-1]["certificate"]["violations"] == []
     assert reports.results[0]["device"] == "CPU, 1 threads"
     assert reports.results[0]["host"]
     assert log.splitlines()[0].split(" ", 2)[2].startswith("run 7-s7-")

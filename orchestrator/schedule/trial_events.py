@@ -1,6 +1,5 @@
 """Tune's callbacks as events for the recorders; runs on the driver."""
 
-import base64
 import logging
 import os
 import signal
@@ -23,6 +22,7 @@ from orchestrator.events import (
     Saved,
     Started,
     Tick,
+    ended,
 )
 from orchestrator.location import below
 from orchestrator.schedule.board import Board
@@ -126,10 +126,9 @@ class TrialEvents(tune.Callback):
             case "epoch":
                 self.tell(EpochDone(run, result["epoch"], result["values"]))
             case "done":
-                margins = base64.b64decode(result["margins"])
-                self._finish(Finished(run, Status.DONE, margins=margins))
-            case "failed" | "diverged" as status:
-                self._finish(Finished(run, Status(status), error=result["error"]))
+                self._finish(ended(run, result))
+            case "failed" | "diverged" | "unsound":
+                self._finish(ended(run, result))
                 self.stopping = self.stopping or self.fail_fast
 
     def on_checkpoint(

@@ -23,6 +23,12 @@ from orchestrator.worker import OpenState, ReportError, train_run
 logger = logging.getLogger(__name__)
 
 
+class ScheduleError(Exception):
+    """Ray cannot go on; the same command continues the runs."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True)
 class Job:
     """One run for Ray: what it trains, occupies and continues from."""
@@ -49,6 +55,8 @@ def run_all(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Options
     """Train the jobs in their order on the connected cluster, telling the recorders.
 
     Returns the signal that stopped it, or None. What became of each run is in the events.
+
+    Raises: ScheduleError if Ray gave up before every run came to an end.
     """
     board = Board({job.run.key: [item.path for item in job.checkpoints] for job in jobs})
     events = TrialEvents(
@@ -81,6 +89,10 @@ def run_all(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Options
     with log.open("a") as file, redirect_stdout(file), events.stoppable():
         try:
             tuner.fit()
+        except Exception as error:  # Ray raises anything, also if its own files cannot be written
+            logger.exception("Ray Tune stopped")
+            if events.unfinished:
+                raise ScheduleError(f"Ray Tune stopped: {error}; see {log.parent}/") from error
         finally:
             events.close()
     return events.signal

@@ -25,6 +25,7 @@ class Status(StrEnum):
     DONE = "done"
     FAILED = "failed"
     DIVERGED = "diverged"
+    UNSOUND = "unsound"  # trained, and its network is not 1-Lipschitz: no number of it is used
     INTERRUPTED = "interrupted"
 
 
@@ -59,6 +60,7 @@ class RunRow(Base):
     mlflow_run_id: Mapped[str | None]
     checkpoints: Mapped[list[Any]] = mapped_column(JSON)  # newest first, {"epoch": , "path": }
     error: Mapped[str | None]
+    certificate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class AttemptRow(Base):
@@ -142,6 +144,7 @@ class StoredRun:
     data_fingerprint: str | None
     mlflow_run_id: str | None
     error: str | None
+    certificate: Mapping[str, Any] | None  # `aol.lipschitz.Gate` and its arithmetic
 
     @property
     def alive(self) -> bool:
@@ -183,6 +186,7 @@ def stored(row: RunRow, epoch: int | None, recorded: int | None) -> StoredRun:
         data_fingerprint=row.data_fingerprint,
         mlflow_run_id=row.mlflow_run_id,
         error=row.error,
+        certificate=row.certificate,
     )
 
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import delete, insert, update
 from sqlalchemy.orm import Session
@@ -109,13 +110,21 @@ class Store(StoreReader):
             return _keep(row, row.checkpoints[:count])
 
     def finish(
-        self, key: str, status: Status, *, error: str | None = None, margins: bytes | None = None
+        self,
+        key: str,
+        status: Status,
+        *,
+        error: str | None = None,
+        margins: bytes | None = None,
+        certificate: Mapping[str, Any] | None = None,
     ) -> None:
         """Close a run and its attempt, also one that never started."""
         with self._session() as session:
             row = session.get_one(RunRow, key)
             row.status, row.error = status, error
             row.finished_at = _now() if status is not Status.PENDING else None
+            if certificate is not None:
+                row.certificate = dict(certificate)
             if margins is not None:
                 session.merge(MarginRow(key=key, count=len(margins) // 4, values=margins))
             _close_attempts(session, key, status)

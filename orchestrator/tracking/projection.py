@@ -15,13 +15,14 @@ KEY_TAG = "aol.key"
 CREATED_TAG = "aol.created"  # a run that is trained anew is another run in MLflow
 METRICS_PER_CALL, PARAMS_PER_CALL = 900, 100  # MLflow refuses more than 1000 and 100
 PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # longer values are refused, too
-SETTLED = (Status.DONE, Status.DIVERGED)  # no epoch of such a run is trained again
+SETTLED = (Status.DONE, Status.DIVERGED, Status.UNSOUND)  # no epoch of such a run is trained again
 MLFLOW_STATUS = {
     Status.PENDING: "SCHEDULED",
     Status.RUNNING: "RUNNING",
     Status.DONE: "FINISHED",
     Status.FAILED: "FAILED",
     Status.DIVERGED: "FAILED",
+    Status.UNSOUND: "FAILED",
     Status.INTERRUPTED: "KILLED",
 }
 
@@ -121,5 +122,7 @@ def tags_of(run: StoredRun) -> dict[str, str]:
         "git_commit": run.git_commit or "",
         "host": run.host or "",
         "device": run.device or "",
+        "certified_in": (run.certificate or {}).get("arithmetic", ""),
+        "unsound": (run.error or "") if run.status is Status.UNSOUND else "",
     }
     return {name: value[:TAG_LENGTH] for name, value in tags.items() if value}

@@ -1,0 +1,251 @@
+"""The soundness gate: are the layers, and the network, 1-Lipschitz in L2 as they stand?
+
+From above, a proof. Whatever the positive numbers q_i, a stride-1, zero-padded convolution with
+weight W has a norm of at most
+
+    max over i of sqrt(sum over j, y, x of |V_ij(y, x)| * q_j / q_i),   V the Gram kernel of W.
+
+With q_i what the layer divided input channel i of its raw parameter by, that is the paper's
+bound and below 1. It is computed in float64 from the weight that the layer applies, by other
+code than the rescaling, and a bound of its own rounding error is added.
+
+From below, a search: power iteration on each layer as it runs, and gradient ascent over pairs of
+inputs of the whole network. What a search finds is real; what it does not find proves nothing.
+
+Source: arXiv:2208.03160 for the bound; docs/soundness.md has the proof with the numbers q_i.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aol.layers import (
+    AOLConv2d,
+    AOLLinear,
+    ConcatenationPooling,
+    FirstChannels,
+    Flatten,
+    MaxMin,
+    in_float64,
+)
+
+# A layer rescaled in float32 may exceed 1 by some 1e-7; one rounded to TF32 does by 1e-4. For 28
+# layers a millionth each costs a radius 3e-5 of its length.
+TOLERANCE = 1e-6
+EPS = torch.finfo(torch.float64).eps  # twice the largest relative error of one operation
+TINY = 1e-300  # keeps 0 / 0 at 0
+NEVER_STRETCH = (MaxMin, ConcatenationPooling, FirstChannels, Flatten)
+DISTANCES = (-2.0, 1.0)  # of the pairs, powers of ten; an image has a norm of some 30
+PAIR_STEP = 1.0  # how far a step moves a pair
+
+
+@dataclass(frozen=True)
+class LayerBound:
+    """A layer's place and kind, the proven bound of its norm, and the largest stretch found."""
+
+    name: str
+    upper: float
+    lower: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What is known of a network's Lipschitz constant in L2.
+
+    `ratio` is the largest |f(x) - f(y)| / |x - y| found. `score_error` bounds the distance (L2)
+    between the scores of an image, pixels in [0, 1], in float64 and in exact arithmetic, for
+    products that are sums of products in any order.
+    """
+
+    layers: tuple[LayerBound, ...]
+    ratio: float
+    score_error: float
+    tolerance: float
+
+    @property
+    def upper(self) -> float:
+        """A proven bound of the network: the product of its layers'."""
+        return math.prod(layer.upper for layer in self.layers)
+
+    @property
+    def violations(self) -> tuple[str, ...]:
+        """What contradicts the certificates, a sentence each; empty for a sound network."""
+        limit = 1 + self.tolerance  # compared so that NaN is a violation too
+        found = [
+            f"{layer.name}: its bound is {layer.upper:.9g}, above {limit:.9g}"
+            for layer in self.layers
+            if not layer.upper <= limit
+        ]
+        found += [
+            f"{layer.name}: stretches an input by {layer.lower:.9g}, its bound is {layer.upper:.9g}"
+            for layer in self.layers
+            if not layer.lower <= min(layer.upper, 1.0) + self.tolerance
+        ]
+        if not self.ratio <= self.upper + self.tolerance:
+            found.append(
+                f"the network stretches a difference by {self.ratio:.9g}, "
+                f"its bound is {self.upper:.9g}"
+            )
+        return tuple(found)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "upper": self.upper, "violations": list(self.violations)}
+
+
+def gate(
+    model: nn.Sequential,
+    shape: tuple[int, ...],
+    *,
+    iterations: int = 30,
+    restarts: int = 4,
+    steps: int = 20,
+    tolerance: float = TOLERANCE,
+) -> Gate:
+    """What can be proven and found of a chain of layers, as it stands; repeating it is exact.
+
+    `iterations` of power iteration per layer, `steps` of ascent from `restarts` pairs: a large
+    network may have fewer. The weights are those `model` applies, in its own precision; all else
+    is in float64.
+
+    Shapes: `shape` is that of one input, (3, 32, 32) for the paper's networks.
+    Raises: ValueError if a module has no known bound.
+    """
+    _check_known(model)
+    chain = in_float64(model)
+    generator = torch.Generator().manual_seed(0)
+    reach = math.sqrt(math.prod(shape))  # the norm of a white image: no image has a larger one
+    error = EPS * reach  # of its pixels
+    x = torch.zeros(1, *shape, dtype=torch.float64, device=_device(chain))
+    bounds = []
+    for name, layer in chain.named_children():
+        y = _apply(layer, x)
+        if isinstance(layer, AOLConv2d | AOLLinear):
+            upper = upper_bound(layer.rescaled(), layer.weight.detach())
+            lower = largest_stretch(layer, _normal(x.shape, generator, x.device), iterations)
+            bounds.append(LayerBound(f"layer {name} ({type(layer).__name__})", upper, lower))
+            offset = float(layer.bias.detach().norm()) * math.sqrt(y.shape[2:].numel())
+            rounding = _sum_error(layer.rescaled(), reach + error, offset)
+            reach, error = upper * reach + offset, upper * error + rounding
+        x = y
+    ratio = _steepest_pair(chain, shape, restarts=restarts, steps=steps, generator=generator)
+    return Gate(tuple(bounds), ratio, error, tolerance)
+
+
+def _check_known(model: nn.Sequential) -> None:
+    for name, layer in model.named_children():
+        if not isinstance(layer, (AOLConv2d, AOLLinear, *NEVER_STRETCH)):
+            raise ValueError(
+                f"layer {name} is {type(layer).__name__}, which has no known Lipschitz bound: use "
+                "the layers of aol.layers, or prove it 1-Lipschitz and name it in NEVER_STRETCH"
+            )
+
+
+def upper_bound(weight: Tensor, raw: Tensor) -> float:
+    """A proven bound of the L2 norm of a stride-1, zero-padded convolution or a dense layer.
+
+    `raw` is the parameter that `weight` was rescaled from. It only makes the bound tight: any
+    other tensor gives a larger one.
+
+    Shapes: both (O, I, K, L), or (O, I).
+    """
+    taps_KLOI = _with_taps(weight).permute(2, 3, 0, 1)
+    rows, columns, outputs, inputs = taps_KLOI.shape
+    divided = _channel_norms(raw) / _channel_norms(weight)
+    q = torch.where((divided > 0) & divided.isfinite(), divided, 1.0)
+    sums = torch.zeros_like(q)
+    for y in range(1 - rows, rows):
+        for x in range(1 - columns, columns):
+            before = taps_KLOI[max(0, -y) : rows - max(0, y), max(0, -x) : columns - max(0, x)]
+            after = taps_KLOI[max(0, y) : rows + min(0, y), max(0, x) : columns + min(0, x)]
+            gram = before.reshape(-1, inputs).T @ after.reshape(-1, inputs)
+            sums += gram.abs() @ q
+    # In any order, a sum of n products is off by n * EPS times the sum of their sizes at most.
+    sizes_OI = taps_KLOI.abs().sum((0, 1))
+    sums += EPS * rows * columns * outputs * (sizes_OI.T @ (sizes_OI @ q))
+    additions = 4 * rows * columns * (inputs + outputs)
+    return float(((sums / q).max() * (1 + EPS * (additions + 8))).sqrt() * (1 + EPS))
+
+
+def largest_stretch(layer: nn.Module, x: Tensor, iterations: int) -> float:
+    """The largest |A x| / |x| that power iteration finds from `x`, A the layer without its bias.
+
+    A lower bound of the norm of A on inputs of this size, with the layer's own padding.
+    """
+    largest = torch.zeros((), dtype=x.dtype, device=x.device)
+    rest = _apply(layer, torch.zeros_like(x))
+    for _ in range(iterations):
+        x = _unit(x).requires_grad_()
+        y = layer(x) - rest
+        largest = torch.maximum(largest, y.detach().norm() / x.detach().norm().clamp(min=TINY))
+        (x,) = torch.autograd.grad(y.square().sum(), x)  # the adjoint of A, applied to A x
+    return float(largest)
+
+
+def _steepest_pair(
+    chain: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    restarts: int,
+    steps: int,
+    generator: torch.Generator,
+) -> float:
+    """The largest |f(x) - f(y)| / |x - y| that gradient ascent finds.
+
+    The difference takes the gradient's direction at its own length, as power iteration does; the
+    pair itself moves along the gradient.
+    """
+    device = _device(chain)
+    x = torch.rand((restarts, *shape), generator=generator, dtype=torch.float64).to(device)
+    change = _normal(x.shape, generator, device)
+    length = torch.logspace(*DISTANCES, restarts, dtype=torch.float64, device=device)
+    largest = torch.zeros((), dtype=torch.float64, device=device)
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        y = (x + _unit(change) * length.view(-1, *[1] * len(shape))).detach().requires_grad_()
+        stretched = (chain(y) - chain(x)).flatten(1).norm(dim=1)
+        ratio = stretched.detach() / (y - x).detach().flatten(1).norm(dim=1).clamp(min=TINY)
+        largest = torch.maximum(largest, ratio.max())
+        pull, change = torch.autograd.grad(stretched.sum(), (x, y))
+        x = x + PAIR_STEP * _unit(pull + change)
+    return float(largest)
+
+
+def _sum_error(weight: Tensor, reach: float, offset: float) -> float:
+    """How far (L2) a layer's sums of products may be off: inputs up to `reach`, biases `offset`."""
+    sizes = _with_taps(weight).abs()
+    largest = sizes.sum((0, 2, 3)).max() * sizes.sum((1, 2, 3)).max()  # squared norm of |weight|
+    return EPS * (weight[0].numel() + 1) * (math.sqrt(largest) * reach + offset)
+
+
+def _channel_norms(weight: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(weight.double().transpose(0, 1).flatten(1), dim=1)
+    return norms
+
+
+def _with_taps(weight: Tensor) -> Tensor:
+    return weight.double().reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
+
+
+def _normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Each row at length 1; zeros stay."""
+    unit: Tensor = F.normalize(x.detach().flatten(1), eps=TINY).view_as(x)
+    return unit
+
+
+def _apply(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y: Tensor = layer(x)
+    return y
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
