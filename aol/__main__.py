@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         outcomes.append(outcome)
     if deadline.signal:
         return 128 + deadline.signal
-    if Outcome.DIVERGED in outcomes:
+    if {Outcome.DIVERGED, Outcome.UNSOUND} & set(outcomes):
         return EXIT_FAILED
     return EXIT_CONTINUE if Outcome.STOPPED in outcomes else 0
 

@@ -5,7 +5,7 @@
     metrics.jsonl     a line per epoch, on the disk before the next epoch starts
     state-<n>.pt      the newest two states, after n epochs
     margins.f32       score margins of the test set after the last epoch, little-endian float32
-    end.json          how the run ended: done or diverged, and when
+    end.json          how the run ended (done, unsound, diverged), when, and its certificate
 
 Everything but metrics.jsonl is written aside and renamed.
 """
@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from aol.config import FINGERPRINTS, TrainConfig, from_dict
+from aol.result import result_of
 from aol.train import DivergedError, Trainer
 
 STATES_KEPT = 2
@@ -38,6 +39,7 @@ class Outcome(StrEnum):
     """What became of a run."""
 
     DONE = "done"
+    UNSOUND = "unsound"
     DIVERGED = "diverged"
     STOPPED = "stopped"
 
@@ -113,13 +115,13 @@ class RunFolder:
                         saving = saved - started
                     if stop:
                         return Outcome.STOPPED
-            margins = trainer.margins().numpy().astype("<f4").tobytes()
+            result = result_of(trainer)
         except DivergedError as error:
-            self._end(Outcome.DIVERGED, error=str(error))
-            return Outcome.DIVERGED
-        _write(self.path / "margins.f32", margins)
-        self._end(Outcome.DONE)
-        return Outcome.DONE
+            return self._end(Outcome.DIVERGED, error=str(error))
+        _write(self.path / "margins.f32", result.margins)
+        return self._end(
+            Outcome(result.outcome), error=result.error, certificate=result.certificate
+        )
 
     def _describe(self, run: Run, device: torch.device) -> None:
         described = json.dumps(
@@ -187,9 +189,12 @@ class RunFolder:
         _write(file, "".join(f"{line}\n" for line in kept).encode())
         return file
 
-    def _end(self, outcome: Outcome, error: str | None = None) -> None:
-        ended = {"outcome": outcome, "time": _now(), "error": error}
+    def _end(
+        self, outcome: Outcome, *, error: str | None, certificate: dict[str, Any] | None = None
+    ) -> Outcome:
+        ended = {"outcome": outcome, "time": _now(), "error": error, "certificate": certificate}
         _write(self.end_file, json.dumps(ended).encode())
+        return outcome
 
 
 def _epoch(line: str) -> float:

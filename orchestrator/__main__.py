@@ -205,6 +205,42 @@ def status(
 
 
 @app.command()
+def ingest(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `python -m aol` wrote.")],
+    spec: Annotated[Path, typer.Option(help="The YAML file the runs are of.")] = Path(
+        "experiments.yaml"
+    ),
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Take DIR's numbers where the store has others."),
+    ] = False,
+) -> None:
+    """Take runs that were trained without the orchestrator into the store and MLflow."""
+    from orchestrator.ingest import folders_in, read, take
+    from orchestrator.publishing import publish_all
+    from orchestrator.specfile import SpecFile
+    from orchestrator.store import Store
+    from orchestrator.tracking import Tracker, TrackingError, tracking_uri
+
+    file = SpecFile(spec)
+    found = [read(path) for path in folders_in(folder)]
+    place = results or spec.parent / "results"
+    opened = Store(store or str(place / "store.db"), exclusive=True)
+    taken = [item for item in found if take(item, opened, replace=replace)]
+    for item in found:
+        what = f"{item.status}, {len(item.epochs)} epochs" if item in taken else "there already"
+        typer.echo(f"run {item.run.id} {item.run.name}, seed {item.run.train.seed}: {what}")
+    tracker = Tracker(tracking_uri(spec.parent), file.file.name, spec.parent / "mlruns")
+    try:
+        tracker.send(opened, [item.run.key for item in taken])
+        publish_all(tracker, opened, file, place)
+    except TrackingError as error:
+        typer.echo(f"{error}\nThe store has everything; `sync` sends it to MLflow.", err=True)
+
+
+@app.command()
 def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption = None) -> None:
     """Bring MLflow up to what the store holds; a lost MLflow database is made anew."""
     from orchestrator.publishing import publish_all

@@ -77,6 +77,7 @@ def _train(
 
     from aol.config import from_dict
     from aol.data import default_root
+    from aol.result import result_of
     from aol.train import Trainer
 
     if stopping():
@@ -106,23 +107,17 @@ def _train(
             report(result)
         if stop and not last:
             return
-    report(_result(trainer))
-
-
-def _result(trainer: "Trainer") -> dict[str, Any]:
-    """A trained run's margins and certificate, and whether they may be used."""
-    margins = trainer.margins().numpy().astype("<f4").tobytes()
-    gate = trainer.certificate()
-    result = {
-        "kind": "unsound" if gate.violations else "done",
-        "margins": base64.b64encode(margins).decode(),
-        "certificate": {"arithmetic": trainer.config.certify, **gate.as_dict()},
-    }
-    if gate.violations:
-        more = len(gate.violations) - 1
-        result["error"] = gate.violations[0] + (f" (and {more} more)" if more else "")
-        _say("unsound:\n" + "\n".join(gate.violations))
-    return result
+    ended = result_of(trainer)
+    if ended.error:
+        _say("unsound:\n" + "\n".join(ended.violations))
+    report(
+        {
+            "kind": ended.outcome,
+            "error": ended.error,
+            "margins": base64.b64encode(ended.margins).decode(),
+            "certificate": ended.certificate,
+        }
+    )
 
 
 def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState], run: int) -> "Trainer":

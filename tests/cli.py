@@ -42,6 +42,7 @@ class Shell:
 
     def __init__(self, folder, data_root, yaml=TINY):
         self.folder = Path(folder)
+        self.folder.mkdir(exist_ok=True)
         (self.folder / "experiments.yaml").write_text(yaml, encoding="utf-8")
         self.environment = {
             name: value

@@ -30,7 +30,8 @@ DOORS = {
         "aol.metrics",
         "aol.models",
     },
-    "aol.folder": {"aol.config", "aol.train"},
+    "aol.result": {"aol.train"},
+    "aol.folder": {"aol.config", "aol.result", "aol.train"},
     "aol.__main__": {"aol.data", "aol.folder"},
     "orchestrator": set(),
     "orchestrator.environment": set(),
@@ -84,6 +85,12 @@ DOORS = {
         "orchestrator.store.schema",
     },
     "orchestrator.plan": {"aol.config", "aol.models", "orchestrator.spec", "orchestrator.store"},
+    "orchestrator.ingest": {
+        "aol.config",
+        "orchestrator.provenance",
+        "orchestrator.spec",
+        "orchestrator.store",
+    },
     "orchestrator.events": {"orchestrator.spec", "orchestrator.store"},
     "orchestrator.recording": {
         "orchestrator.events",
@@ -122,7 +129,7 @@ DOORS = {
         "orchestrator.store",
     },
     "orchestrator.images": {"aol.data", "orchestrator.spec"},
-    "orchestrator.worker": {"aol.config", "aol.data", "aol.train"},
+    "orchestrator.worker": {"aol.config", "aol.data", "aol.result", "aol.train"},
     "orchestrator.schedule": {
         "orchestrator.schedule.machines",
         "orchestrator.schedule.trials",

@@ -41,13 +41,13 @@ class Store(StoreReader):
                     row.status, row.profile, row.name = Status.PENDING, run.profile, run.name
                     row.driver, row.heartbeat_at = _driver(), _now()
 
-    def start(self, run: RunSpec, provenance: Provenance) -> None:
-        """Open an attempt that continues the run's last recorded state."""
+    def start(self, run: RunSpec, provenance: Provenance, *, at: str | None = None) -> None:
+        """Open an attempt that continues the run's last recorded state; `at` if not now."""
         with self._session() as session:
             row = session.get_one(RunRow, run.key)
             row.status, row.error, row.finished_at = Status.RUNNING, None, None
             row.driver, row.heartbeat_at = _driver(), _now()
-            row.started_at = row.started_at or _now()
+            row.started_at = row.started_at or at or _now()
             row.git_commit = provenance.git_commit
             row.packages = dict(provenance.packages)
             row.data_fingerprint = provenance.data_fingerprint
@@ -57,7 +57,7 @@ class Store(StoreReader):
                     key=run.key,
                     from_epoch=row.checkpoints[0]["epoch"] if row.checkpoints else 0,
                     driver=_driver(),
-                    started_at=_now(),
+                    started_at=at or _now(),
                 )
             )
 
@@ -73,7 +73,9 @@ class Store(StoreReader):
                 .values(from_epoch=epoch)
             )
 
-    def record(self, key: str, epoch: int, values: Mapping[str, float]) -> list[Checkpoint]:
+    def record(
+        self, key: str, epoch: int, values: Mapping[str, float], *, at: str | None = None
+    ) -> list[Checkpoint]:
         """Write one epoch in place of it and all later ones: a resumed run trains them again.
 
         Returns the checkpoints of those later ones, which are of no use any more.
@@ -92,7 +94,7 @@ class Store(StoreReader):
             for table in (MetricRow, EpochRow):
                 session.execute(delete(table).where(table.key == key, table.epoch >= epoch))
             session.execute(insert(MetricRow), rows)
-            session.add(EpochRow(key=key, epoch=epoch, recorded_at=_now()))
+            session.add(EpochRow(key=key, epoch=epoch, recorded_at=at or _now()))
             return _keep(run, [item for item in run.checkpoints if item["epoch"] <= epoch])
 
     def saved(self, key: str, checkpoint: Checkpoint) -> list[Checkpoint]:
@@ -117,12 +119,13 @@ class Store(StoreReader):
         error: str | None = None,
         margins: bytes | None = None,
         certificate: Mapping[str, Any] | None = None,
+        at: str | None = None,
     ) -> None:
-        """Close a run and its attempt, also one that never started."""
+        """Close a run and its attempt, also one that never started; `at` if not now."""
         with self._session() as session:
             row = session.get_one(RunRow, key)
             row.status, row.error = status, error
-            row.finished_at = _now() if status is not Status.PENDING else None
+            row.finished_at = (at or _now()) if status is not Status.PENDING else None
             if certificate is not None:
                 row.certificate = dict(certificate)
             if margins is not None:

@@ -1,0 +1,182 @@
+import json
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+
+from aol.__main__ import main
+from orchestrator.ingest import IngestError, folders_in, read, take
+from orchestrator.plan import Action, as_rows, make_plan
+from orchestrator.report import fill_tables
+from orchestrator.specfile import SpecFile
+from orchestrator.store import Status, Store
+from tests.cli import TINY, Shell
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory, data_root):
+    """
+    What `python -m aol` leaves of the tiny experiment: run 0 done, run 11 diverged.
+    """
+    folder = tmp_path_factory.mktemp("box")
+    yaml = TINY.replace("seed: 11,", "seed: 11, optimizer: {learning_rate: 1e30},")
+    (folder / "experiments.yaml").write_text(yaml, encoding="utf-8")
+    experiment = SpecFile(folder / "experiments.yaml").experiment("demo")
+    (folder / "plan.json").write_text(json.dumps(as_rows(make_plan(experiment, []))))
+    arguments = ["--config", folder / "plan.json", "--data", data_root, "--out", folder / "out"]
+    main([*map(str, arguments), "--device", "cpu"])
+    return folder
+
+
+@pytest.fixture
+def out(box, tmp_path):
+    shutil.copytree(box / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(tmp_path / "store.db")
+    yield opened
+    opened.close()
+
+
+def of_run(out, number):
+    (found,) = out.glob(f"{number}-*")
+    return found
+
+
+def test_runs_are_in_the_store_as_if_they_had_trained_here(box, out, store):
+    assert [take(read(folder), store) for folder in folders_in(out)] == [True, True]
+
+    done, diverged = store.runs()
+    facts = json.loads((of_run(out, 0) / "environment.json").read_text())
+    last = json.loads((of_run(out, 0) / "metrics.jsonl").read_text().splitlines()[-1])
+    experiment = SpecFile(box / "experiments.yaml").experiment("demo")
+    assert (done.status, done.epoch, done.recorded) == (Status.DONE, 3, 3)
+    assert (done.host, done.git_commit) == (facts["host"], facts["commit"])
+    assert done.started_at == facts["time"]
+    assert done.certificate["violations"] == []
+    assert store.recorded_at(done.key)[3] == last["time"]
+    assert store.metrics(done.key)[3] == last["values"]
+    assert store.margins(done.key) == (of_run(out, 0) / "margins.f32").read_bytes()
+    assert diverged.status is Status.DIVERGED
+    assert "not finite" in diverged.error
+    actions = [item.action for item in make_plan(experiment, store.runs())]
+    assert actions == [Action.DONE, Action.DIVERGED]
+    (cells, _) = fill_tables(experiment, store)[0].cells
+    assert cells[0].measured == 100 * last["values"]["accuracy"]
+
+
+def test_taking_a_folder_again_changes_nothing(out, store):
+    found = read(of_run(out, 0))
+    take(found, store)
+    before = store.runs()
+
+    assert take(found, store) is False
+    assert store.runs() == before
+
+
+def test_a_run_that_goes_on_there_is_taken_again_and_one_that_is_behind_is_not(out, store):
+    whole = of_run(out, 0)
+    half = out / "half"
+    shutil.copytree(whole, half)
+    (half / "end.json").unlink()
+    (half / "margins.f32").unlink()
+    lines = (half / "metrics.jsonl").read_text().splitlines()
+    (half / "metrics.jsonl").write_text(f"{lines[0]}\n{lines[1]}\n{lines[2][:20]}")
+
+    assert take(read(half), store)
+    assert [(run.status, run.epoch) for run in store.runs()] == [(Status.INTERRUPTED, 2)]
+    assert take(read(whole), store)
+    assert take(read(half), store) is False
+    assert [(run.status, run.epoch) for run in store.runs()] == [(Status.DONE, 3)]
+
+
+def test_other_numbers_of_a_run_are_a_conflict_until_they_replace(out, store):
+    found = read(of_run(out, 0))
+    take(found, store)
+    file = of_run(out, 0) / "metrics.jsonl"
+    file.write_text(file.read_text().replace('"train_loss": ', '"train_loss": 1', 1))
+    other = read(of_run(out, 0))
+
+    with pytest.raises(IngestError, match="the store has other numbers of run 0"):
+        take(other, store)
+    assert take(other, store, replace=True)
+    assert store.metrics(found.run.key)[1] == other.epochs[0]["values"]
+
+
+def without_an_epoch(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[1:]))
+
+
+def with_a_damaged_line(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text(lines[0] + "{" + "".join(lines[1:]))
+
+
+def with_other_margins(folder):
+    values = np.fromfile(folder / "margins.f32", "<f4")
+    (-values).tofile(folder / "margins.f32")
+
+
+def with_short_margins(folder):
+    (folder / "margins.f32").write_bytes((folder / "margins.f32").read_bytes()[:-3])
+
+
+def with_other_settings(folder):
+    described = json.loads((folder / "run.json").read_text())
+    described["settings"]["epochs"] = 2
+    (folder / "run.json").write_text(json.dumps(described))
+
+
+def with_other_images(folder):
+    facts = json.loads((folder / "environment.json").read_text())
+    facts["fingerprints"] = {"train": "0", "test": "0"}
+    (folder / "environment.json").write_text(json.dumps(facts))
+
+
+def without_environment(folder):
+    (folder / "environment.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_an_epoch, "does not have every epoch once, in order"),
+        (with_a_damaged_line, "line 2 of metrics.jsonl is damaged"),
+        (with_other_margins, "the accuracy that margins.f32 gives is not that of the last epoch"),
+        (with_short_margins, "the accuracy that margins.f32 gives is not that of the last epoch"),
+        (with_other_settings, "its settings make it 0-s0-"),
+        (with_other_images, "it was trained on other images than digits"),
+        (without_environment, "cannot be read: FileNotFoundError"),
+    ],
+)
+def test_a_damaged_folder_is_refused_with_what_is_wrong(out, damage, message):
+    damage(of_run(out, 0))
+
+    with pytest.raises(IngestError) as caught:
+        read(of_run(out, 0))
+    assert message in str(caught.value)
+    assert str(of_run(out, 0)) in str(caught.value)
+
+
+def test_a_folder_without_runs_is_said(tmp_path):
+    with pytest.raises(IngestError, match=r"no run\.json there or one level below"):
+        folders_in(tmp_path)
+
+
+def test_the_command_fills_store_and_mlflow_and_says_what_it_took(box, out, tmp_path, data_root):
+    shell = Shell(tmp_path / "here", data_root, (box / "experiments.yaml").read_text())
+
+    first, second = shell("ingest", out), shell("ingest", out)
+
+    database = sqlite3.connect(tmp_path / "here" / "mlflow.db")
+    (count,) = database.execute("SELECT count(*) FROM runs").fetchone()
+    database.close()
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "run 0 AOL-Small, seed 0: done, 3 epochs" in first.stdout
+    assert "run 0 AOL-Small, seed 0: there already" in second.stdout
+    assert count == 2
