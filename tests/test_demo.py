@@ -7,6 +7,8 @@ import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -84,7 +86,15 @@ def documented_commands():
 def test_the_readme_shows_every_command():
     commands = {shlex.split(line)[3] for line in documented_commands()}
 
-    assert commands == {"run", "plan", "validate", "data", "report", "status", "sync"}
+    assert commands == {*("run", "plan", "validate", "data", "report", "status", "sync", "ingest")}
+
+
+def train_without_the_orchestrator(shell, out):
+    plan = shell("plan", "experiments.yaml", "--profile", "demo", "--set", "epochs=1", "--json")
+    (shell.folder / "plan.json").write_text(plan.stdout)
+    arguments = ["--config", "plan.json", "--run", "0", "--out", out, "--device", "cpu"]
+    command = [sys.executable, "-m", "aol", *arguments]
+    subprocess.run(command, cwd=shell.folder, env=shell.environment, check=True)
 
 
 @pytest.mark.parametrize("line", documented_commands())
@@ -98,6 +108,8 @@ def test_a_command_of_the_readme_works(demo, line):
         arguments.append("--dry-run")
     if arguments[0] == "data":
         arguments += ["--set", "data.name=digits"]
+    if arguments[0] == "ingest":
+        train_without_the_orchestrator(demo, arguments[1])
     if "--watch" in arguments:
         process = demo.start(*arguments)
         try:
