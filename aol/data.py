@@ -57,6 +57,10 @@ def default_root() -> Path:
     """`$AOL_DATA`, or `aol` in the platform's cache directory."""
     if chosen := os.environ.get("AOL_DATA"):
         return Path(chosen).expanduser()
+    return _cache()
+
+
+def _cache() -> Path:
     caches = {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA", "~")}
     cache = os.environ.get("XDG_CACHE_HOME") or caches.get(sys.platform, "~/.cache")
     return Path(cache).expanduser() / "aol"
@@ -92,12 +96,17 @@ def prepare(
 ) -> dict[str, Records]:
     """The verified records of a dataset, memory-mapped, as {"train": ..., "test": ...}.
 
-    The first call on a machine finds the images and keeps them in `root`, under a lock; every
-    call checks the fingerprints and replaces a file that does not have them.
+    The first call on a machine finds the images and keeps them in `root`, under a lock, or in the
+    platform's cache if `root` is read-only; every call checks the fingerprints and replaces a file
+    that does not have them.
 
-    Raises: DataError if no source has the right images or `root` cannot hold them.
+    Raises: DataError if no source has the right images or they cannot be kept.
     """
     kept = root / "verified" / f"{name}.npy"
+    if (records := _open_kept(name, kept, progress)) is not None:
+        return records
+    if _is_read_only(root):
+        kept = _cache() / "verified" / f"{name}.npy"
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(kept.with_suffix(".lock")):
@@ -110,6 +119,10 @@ def prepare(
     if records is None:
         raise DataError(f"{kept} is damaged as soon as it is written: is the disk sound?")
     return records
+
+
+def _is_read_only(root: Path) -> bool:
+    return root.is_dir() and not os.access(root, os.W_OK)
 
 
 def _open_kept(name: str, path: Path, progress: Progress) -> dict[str, Records] | None:

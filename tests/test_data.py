@@ -404,6 +404,24 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [path.suffix for path in kept_file(tmp_path).parent.iterdir()] in ([], [".lock"])
 
 
+def test_a_read_only_root_gives_its_images_and_the_cache_keeps_them(tmp_path, monkeypatch):
+    """
+    A real read-only file system: root may write into any folder otherwise.
+    """
+    root, cache = tmp_path / "root", tmp_path / "cache"
+    root.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    if os.geteuid() or os.system(f"mount -t tmpfs -o ro tmpfs {root} 2>/dev/null"):
+        pytest.skip("needs the right to mount a file system")
+    try:
+        records = prepare("digits", root)
+    finally:
+        os.system(f"umount -l {root}")
+
+    assert len(records["test"]) == 355
+    assert (cache / "aol" / "verified" / "digits.npy").exists()
+
+
 def test_preparation_reports_its_progress(tmp_path):
     stages = []
     prepare("digits", tmp_path, lambda stage, share: stages.append(stage))
