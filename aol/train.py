@@ -30,15 +30,15 @@ AUGMENT_STREAM = 1 << 62  # keeps the augmentation's random numbers apart from t
 
 
 class DivergedError(Exception):
-    """Training met a loss or score that is not finite."""
+    """Training met a loss or score that is not finite, `epoch` counts the completed epochs."""
 
     def __init__(self, run: str, epoch: int, step: int | None) -> None:
         super().__init__(run, epoch, step)
         self.run, self.epoch, self.step = run, epoch, step
 
     def __str__(self) -> str:
-        where = "its evaluation" if self.step is None else f"step {self.step}"
-        return f"run {self.run} diverged: the loss is not finite in epoch {self.epoch}, {where}"
+        where = "the evaluation" if self.step is None else f"step {self.step}"
+        return f"run {self.run} diverged after {self.epoch} epochs: no finite loss in {where}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,7 @@ def test_a_run_that_diverges_is_named_with_exit_3_and_not_retried(tmp_path, data
     plan = shell("plan", "experiments.yaml", "--profile", "demo")
 
     assert done.returncode == 3, done.stderr
-    assert "run 11 diverged: the loss is not finite in epoch" in done.stderr
+    assert "run 11 diverged after 0 epochs: no finite loss" in done.stderr
     assert "Not finished: 11 (diverged)" in done.stderr
     assert statuses_of(tmp_path) == {0: "done", 11: "diverged"}
     assert "change its settings or --rerun 11" in plan.stdout

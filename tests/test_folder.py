@@ -161,7 +161,7 @@ def test_divergence_is_an_end_and_the_next_run_is_trained(box, folders):
     for folder in folders().values():
         ended = json.loads((folder / "end.json").read_text())
         assert ended["outcome"] == "diverged"
-        assert "not finite" in ended["error"]
+        assert "no finite loss" in ended["error"]
 
 
 @pytest.mark.parametrize(

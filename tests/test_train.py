@@ -590,7 +590,7 @@ def test_a_diverging_run_names_run_epoch_and_step(trainer):
 
     error = caught.value
     assert (error.run, error.epoch, error.step) == ("12-abc", 0, 1)
-    assert str(error) == "run 12-abc diverged: the loss is not finite in epoch 0, step 1"
+    assert str(error) == "run 12-abc diverged after 0 epochs: no finite loss in step 1"
 
 
 def test_a_later_epoch_diverges_under_its_own_number(trainer):
@@ -613,7 +613,7 @@ def test_scores_that_are_not_finite_stop_the_evaluation(trainer):
 
     with pytest.raises(DivergedError) as caught:
         run.margins()
-    assert str(caught.value) == "run 7 diverged: the loss is not finite in epoch 0, its evaluation"
+    assert str(caught.value) == "run 7 diverged after 0 epochs: no finite loss in the evaluation"
 
 
 def test_an_update_that_overflows_in_the_last_step_is_noticed(trainer):

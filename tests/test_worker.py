@@ -313,7 +313,7 @@ def test_divergence_is_reported_not_raised(work):
     reports, log = work(optimizer=OptimizerConfig(learning_rate=1e30))
 
     assert reports.kinds[-1] == ("diverged", None)
-    assert "run 7 diverged: the loss is not finite" in reports.results[-1]["error"]
+    assert "run 7 diverged after 0 epochs: no finite loss" in reports.results[-1]["error"]
     assert "run 7 diverged" in log
 
 
