@@ -113,7 +113,7 @@ def test_a_command_of_the_readme_works(demo, line):
     if "--watch" in arguments:
         process = demo.start(*arguments)
         try:
-            assert "AOL-Large" in process.stdout.read(3000)
+            assert any("AOL-Large" in line for line in process.stdout)
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=30)

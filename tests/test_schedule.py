@@ -3,6 +3,7 @@ import re
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -103,41 +104,73 @@ def _connections(process):
         return []
 
 
-def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(
-    cluster, runs, options, tmp_path
-):
+class Broken:
     """
-    Its checkpoints lie where the storage says, here a URI.
+    A recorder that raises, and that Tune could not pickle.
     """
-    heard = Heard()
-    (run, _) = runs()
-    at_uri = replace(options, storage=(tmp_path / "uri").as_uri())
 
-    stopped = schedule.run_all([schedule.Job(run, CPU)], [heard], at_uri)
+    def __call__(self, event):
+        raise RuntimeError("disk on fire")
 
-    assert stopped is None
-    kinds = [type(event) for event in heard.events]
+    def __reduce__(self):
+        raise TypeError("never pickle me")
+
+
+@pytest.fixture(scope="module")
+def told(cluster, tmp_path_factory, data_root):
+    """
+    What a recorder heard of one run beside a broken recorder, and what was logged. The storage is
+    a URI.
+    """
+    folder = tmp_path_factory.mktemp("told")
+    (folder / "experiments.yaml").write_text(TINY, encoding="utf-8")
+    run, _ = SpecFile(folder / "experiments.yaml").experiment("demo").runs
+    storage = (folder / "uri").as_uri()
+    heard, log = Heard(), StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger("orchestrator").addHandler(handler)
+    heard.stopped = schedule.run_all(
+        [schedule.Job(run, CPU)],
+        [Broken(), heard],
+        schedule.Options(storage, data_root, folder / "logs", checkpoint_seconds=0.01),
+    )
+    logging.getLogger("orchestrator").removeHandler(handler)
+    heard.storage, heard.log = storage, log.getvalue()
+    return heard
+
+
+def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(told):
+    kinds = [type(event) for event in told.events]
+    (end,) = told.of(Finished)
+
+    assert told.stopped is None
     assert kinds[:2] == [Started, Placed]
     assert kinds[-1] is Finished
     assert kinds.index(EpochDone) < kinds.index(Saved)
-    assert [event.epoch for event in heard.of(EpochDone)] == [1, 2, 3]
-    assert heard.of(Saved)[-1].checkpoint.epoch == 3
-    assert heard.of(Saved)[-1].checkpoint.path.startswith((tmp_path / "uri").as_uri())
-    (end,) = heard.of(Finished)
+    assert [event.epoch for event in told.of(EpochDone)] == [1, 2, 3]
+    assert told.of(EpochDone)[0].values["accuracy"] <= 1
     assert (end.status, len(end.margins)) == (Status.DONE, 4 * 100)
-    assert heard.of(EpochDone)[0].values["accuracy"] <= 1
 
 
-def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, runs, options):
-    heard, again = Heard(), Heard()
-    (run, _) = runs()
-    schedule.run_all([schedule.Job(run, CPU)], [heard], options)
-    second = next(item.checkpoint for item in heard.of(Saved) if item.checkpoint.epoch == 2)
+def test_checkpoints_lie_where_the_storage_says(told):
+    last = told.of(Saved)[-1].checkpoint
 
-    schedule.run_all([schedule.Job(run, CPU, (second,))], [again], options)
+    assert last.epoch == 3
+    assert last.path.startswith(told.storage)
+
+
+def test_a_recorder_that_raises_stops_nothing_and_is_logged(told):
+    assert "Broken failed on EpochDone" in told.log
+
+
+def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, told, runs, options):
+    again = Heard()
+    second = next(item.checkpoint for item in told.of(Saved) if item.checkpoint.epoch == 2)
+
+    schedule.run_all([schedule.Job(runs()[0], CPU, (second,))], [again], options)
 
     assert [event.epoch for event in again.of(EpochDone)] == [3]
-    assert again.of(Finished)[0].margins == heard.of(Finished)[0].margins
+    assert again.of(Finished)[0].margins == told.of(Finished)[0].margins
 
 
 def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_whole_checkpoint(
@@ -255,26 +288,6 @@ def test_fail_fast_stops_the_others_as_interrupted(cluster, runs, options):
 
     ends = {event.run.key: event.status for event in heard.of(Finished)}
     assert ends == {diverging.key: Status.DIVERGED, waiting[0].key: Status.INTERRUPTED}
-
-
-def test_a_recorder_that_raises_or_cannot_be_pickled_stops_nothing(cluster, runs, options, caplog):
-    """
-    Recorders live on the driver: Tune pickles its callbacks, not them.
-    """
-
-    class Broken:
-        def __call__(self, event):
-            raise RuntimeError("disk on fire")
-
-        def __reduce__(self):
-            raise TypeError("never pickle me")
-
-    heard = Heard()
-    with caplog.at_level(logging.ERROR):
-        schedule.run_all([schedule.Job(runs()[1], CPU)], [Broken(), heard], options)
-
-    assert heard.of(Finished)[0].status is Status.DONE
-    assert "Broken failed on EpochDone" in caplog.text
 
 
 def test_fractions_of_a_gpu_share_one(cluster, runs, options):
