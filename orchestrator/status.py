@@ -85,12 +85,13 @@ def print_status(store: Store, profile: str | None, *, as_json: bool) -> None:
 
 def watch_status(store: Store, profile: str | None) -> None:
     """Show the state of every run until interrupted: in place on a terminal, else one by one."""
-    if not sys.stdout.isatty():
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
         while True:
             print_status(store, profile, as_json=False)
             sys.stdout.flush()
             time.sleep(REFRESH_S)
-    with Live(console=Console(file=sys.stdout), auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False) as live:
         while True:
             live.update(_table(statuses(store, profile)), refresh=True)
             time.sleep(REFRESH_S)
