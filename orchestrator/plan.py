@@ -235,8 +235,8 @@ def costs(runs: Iterable[RunSpec]) -> dict[str, Cost]:
     return {run.key: cost(run) for run in runs}
 
 
-def check_disk(costs: Iterable[Cost], storage: Path) -> int:
-    """The bytes of checkpoints to come. Raises: PlanError if the disk cannot hold them."""
+def check_disk(costs: Iterable[Cost], storage: Path) -> None:
+    """Refuse checkpoints that the disk cannot hold. Raises: PlanError."""
     needed = sum(item.checkpoint_bytes * CHECKPOINTS_KEPT for item in costs)
     existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
@@ -245,7 +245,6 @@ def check_disk(costs: Iterable[Cost], storage: Path) -> int:
             f"{storage}: the checkpoints need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
             "free; free some space or choose another place with --storage"
         )
-    return needed
 
 
 def cpu_rate() -> float:

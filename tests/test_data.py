@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pickle
+import socket
 import stat
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from filelock import FileLock
 from aol import data, sources
 from aol.config import DataConfig
 from aol.data import FINGERPRINTS, DataError, default_root, fingerprint, load, prepare
-from aol.sources import Arrays, SourceError
+from aol.sources import Arrays, SourceError, torchvision_folder
 
 CPU = torch.device("cpu")
 TRAIN, TEST = 50, 20  # images of the tiny stand-ins for CIFAR
@@ -651,6 +652,20 @@ def test_torchvisions_folder_by_hand_is_enough(
     save_torchvision(tmp_path, name, arrays)
 
     assert_equal(prepare(name, tmp_path), arrays)
+
+
+def test_a_download_from_a_silent_server_ends(tmp_path, monkeypatch):
+    """
+    A server that accepts the connection and says nothing.
+    """
+    monkeypatch.setattr("aol.sources.SILENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar.tar.gz"
+        monkeypatch.setattr("torchvision.datasets.CIFAR10.url", url)
+        with pytest.raises(SourceError, match="timed out"):
+            torchvision_folder("cifar10", tmp_path)
+
+    assert socket.getdefaulttimeout() is None
 
 
 def test_torchvisions_folder_with_other_images_is_refused(tmp_path, offline, any_checksum):
