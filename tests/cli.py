@@ -15,6 +15,7 @@ name: tiny
 source: "the paper"
 default_profile: {gpu: demo, cpu: demo}
 defaults:
+  resources: {cpus: 1}  # a second thread waits for the first on a busy machine
   epochs: 3
   batch_size: 50
   data: {name: digits, augment: false, train_limit: 150, test_limit: 100}

@@ -33,7 +33,7 @@ def empty_schema():
     engine.dispose()
 
 
-def spawn(script, *arguments):
+def spawn(script, *arguments, **environment):
     """
     A Python process that runs `script` with the project on its path.
     """
@@ -41,7 +41,7 @@ def spawn(script, *arguments):
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         command,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -28,7 +28,7 @@ def short(yaml):
         "set: {epochs: 4, model: {width: 0.125}, data: {augment: false, train_limit: 300}}",
     ).replace("checkpoint_seconds: 3", "checkpoint_seconds: 0.1")
     assert changed.count("train_limit: 300") == changed.count("checkpoint_seconds: 0.1") == 1
-    return changed
+    return changed.replace("defaults:\n", "defaults:\n  resources: {cpus: 1}\n")
 
 
 @pytest.fixture(scope="module")

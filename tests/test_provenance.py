@@ -16,7 +16,7 @@ def test_provenance_names_code_packages_and_data():
 def test_commit_is_marked_if_files_differ_and_none_outside_git(tmp_path, monkeypatch):
     package = tmp_path / "orchestrator"
     package.mkdir()
-    (package / "code.py").write_text("1")
+    (package / "provenance.py").write_text("1")
     monkeypatch.setattr(module, "__file__", str(package / "provenance.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
 
@@ -26,12 +26,14 @@ def test_commit_is_marked_if_files_differ_and_none_outside_git(tmp_path, monkeyp
 
     outside = git_commit()
     git("init")
+    git("commit", "--allow-empty", "-m", "a project around an environment that we are installed in")
+    around = git_commit()
     git("add", ".")
     git("commit", "-m", "one")
     clean = git_commit()
-    (package / "code.py").write_text("2")
+    (package / "provenance.py").write_text("2")
 
-    assert outside is None
+    assert outside is around is None
     assert len(clean) == 40
     assert git_commit() == f"{clean}+changes"
 
