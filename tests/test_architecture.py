@@ -10,7 +10,9 @@ PROJECT = Path(__file__).parent.parent
 DOORS = {
     "aol": set(),
     "aol.config": set(),
-    "aol.rescale": set(),
+    "aol.toom_cook": set(),
+    "aol.gram": {"aol.toom_cook"},
+    "aol.rescale": {"aol.gram"},
     "aol.loss": set(),
     "aol.metrics": set(),
     "aol.augment": set(),
