@@ -5,11 +5,12 @@ Source: `layers/` of the authors' code. Its kernels are (K, L, I, O), ours (O, I
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from aol.rescale import rescale_conv, rescale_dense
 
@@ -147,12 +148,42 @@ class MaxMin(nn.Module):
     """Each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller); an isometry a.e.
 
     Shapes: (N, C, ...) -> the same, C even. At a tie the gradient is halved between both.
+    Differentiable once.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = x.movedim(1, -1).unflatten(-1, (-1, 2)).unbind(-1)  # keeps channels last
-        larger_smaller = torch.stack((torch.maximum(a, b), torch.minimum(a, b)), -1)
-        return larger_smaller.flatten(-2).movedim(-1, 1)
+        result: Tensor = _MaxMin.apply(x)
+        return result
+
+
+class _MaxMin(torch.autograd.Function):
+    """Autograd's own gradient keeps more of a pair than which of the two was larger."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        pairs = x.movedim(1, -1).contiguous().unflatten(-1, (-1, 2))  # keeps channels last
+        a, b = pairs.unbind(-1)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((a - b).sign_().to(torch.int8))
+        result = torch.empty_like(pairs)
+        torch.maximum(a, b, out=result[..., 0])
+        torch.minimum(a, b, out=result[..., 1])
+        return result.flatten(-2).movedim(-1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (order,) = ctx.saved_tensors
+        share = order.to(upstream.dtype).add_(1).mul_(0.5)  # of a in the larger: 1, 1/2 or 0
+        pairs = upstream.movedim(1, -1).contiguous().unflatten(-1, (-1, 2))
+        larger, smaller = pairs.unbind(-1)
+        gradient = torch.empty_like(pairs)
+        torch.mul(larger, share, out=gradient[..., 0])
+        torch.mul(smaller, share, out=gradient[..., 1])
+        share.neg_().add_(1)
+        gradient[..., 0].addcmul_(smaller, share)
+        gradient[..., 1].addcmul_(larger, share)
+        return gradient.flatten(-2).movedim(-1, 1)
 
 
 class ConcatenationPooling(nn.Module):

@@ -35,7 +35,7 @@ class _Rescale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
         half = gram(kernels_BOIKL)
-        signs = half.sign().to(torch.int8)
+        signs = half.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
         scale_BI = _scale(half.abs_())
         ctx.save_for_backward(kernels_BOIKL, signs, scale_BI)
         return kernels_BOIKL * _per_input(scale_BI)
@@ -56,7 +56,7 @@ class _RescaleDense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrices_BOI: Tensor) -> Tensor:
         products = symmetric_product(matrices_BOI)
-        signs = products.sign().to(torch.int8)
+        signs = products.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
         scale_BI = (products.abs_().sum(1) + EPS).rsqrt()
         ctx.save_for_backward(matrices_BOI, signs, scale_BI)
         return matrices_BOI * scale_BI[:, None]
