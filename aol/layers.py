@@ -3,6 +3,8 @@
 Source: `layers/` of the authors' code. Its kernels are (K, L, I, O), ours (O, I, K, L).
 """
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from aol.rescale import rescale_conv, rescale_dense
+from aol.rescale import rescale_conv, rescale_convs, rescale_dense, rescale_denses
 
 Initialiser = Callable[[Tensor, torch.Generator], None]
 
@@ -47,6 +49,7 @@ class _Rescaled(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
     _rescale: Callable[[Tensor], Tensor]
+    _rescale_all: Callable[[Tensor], Tensor]
     _kept: Tensor | None = None
 
     def rescaled(self) -> Tensor:
@@ -70,6 +73,27 @@ def rescaled_once(model: nn.Module) -> Iterator[None]:
             layer._kept = None
 
 
+@contextmanager
+def rescaled_together(model: nn.Module) -> Iterator[None]:
+    """Inside the block layers of one shape share batched products, with gradients.
+
+    For one forward pass where each product is too small to fill the device.
+    """
+    alike: dict[tuple[type, torch.Size], list[_Rescaled]] = defaultdict(list)
+    for layer in model.modules():
+        if isinstance(layer, _Rescaled):
+            alike[type(layer), layer.weight.shape].append(layer)
+    try:
+        for layers in alike.values():
+            stacked = layers[0]._rescale_all(torch.stack([layer.weight for layer in layers]))
+            for layer, rescaled in zip(layers, stacked.unbind(), strict=True):
+                layer._kept = rescaled
+        yield
+    finally:
+        for layer in itertools.chain.from_iterable(alike.values()):
+            layer._kept = None
+
+
 class AOLLinear(_Rescaled):
     """A dense layer that is 1-Lipschitz in L2 whatever its raw parameter.
 
@@ -77,6 +101,7 @@ class AOLLinear(_Rescaled):
     """
 
     _rescale = staticmethod(rescale_dense)
+    _rescale_all = staticmethod(rescale_denses)
 
     def __init__(
         self, inputs: int, outputs: int, *, initialiser: Initialiser = repeated_orthogonal_
@@ -106,6 +131,7 @@ class AOLConv2d(_Rescaled):
     """
 
     _rescale = staticmethod(rescale_conv)
+    _rescale_all = staticmethod(rescale_convs)
 
     def __init__(
         self,

@@ -68,10 +68,12 @@ def gram_3x3_gradient(taps_TBOI: Tensor, weights: Tensor) -> Tensor:
     Shapes: (9, B, O, I), (13, B, I, I) with a symmetric matrix first -> (9, B, O, I). The
     matrix at (0, 0) counts half: it stands for its own mirror image.
     """
-    plane = torch.cat((weights[1:].flip(0).mT, weights)).flatten(1)
+    plane = torch.cat((weights[1:].flip(0).mT, weights))
+    across = _kron(((1.0,),), WEIGHTS_AT, like=plane)
+    rows_at = across @ plane.view(5, -1)
     gradient = torch.zeros_like(taps_TBOI).flatten(1)
     for row in range(5):
-        weights_at = _kron((WEIGHTS_AT[row],), WEIGHTS_AT, like=taps_TBOI) @ plane
+        weights_at = across @ rows_at[row].view(5, -1)
         taps_at = _kron((TAPS_AT[row],), TAPS_AT, like=taps_TBOI) @ taps_TBOI.flatten(1)
         products = taps_at.view(5, *taps_TBOI.shape[1:]) @ weights_at.view(5, *weights.shape[1:])
         gradient.addmm_(_kron((COLLECT[row],), COLLECT, like=taps_TBOI).T, products.flatten(1))

@@ -20,14 +20,22 @@ DOORS = {
     "aol.layers": {"aol.rescale"},
     "aol.models": {"aol.config", "aol.layers", "aol.rescale"},
     "aol.data": {"aol.config", "aol.sources"},
-    "aol.train": {
+    "aol.step": {
         "aol.augment",
         "aol.config",
         "aol.data",
         "aol.layers",
         "aol.loss",
         "aol.metrics",
+    },
+    "aol.train": {
+        "aol.config",
+        "aol.data",
+        "aol.layers",
+        "aol.loss",
+        "aol.metrics",
         "aol.models",
+        "aol.step",
     },
     "orchestrator": set(),
     "orchestrator.environment": set(),

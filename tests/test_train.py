@@ -12,7 +12,8 @@ from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, Tra
 from aol.loss import offset_cross_entropy
 from aol.metrics import RADII, certified, correct, margins
 from aol.models import build_model, patchwise
-from aol.train import DivergedError, Trainer, make_optimizer, scaled, set_learning_rate
+from aol.step import scaled
+from aol.train import DivergedError, Trainer, make_optimizer, set_learning_rate
 from tests.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -243,7 +244,7 @@ def test_one_step_is_sgd_by_hand(trainer):
 def test_every_image_is_seen_once_an_epoch_in_another_order(trainer, monkeypatch):
     run = trainer(replace(UNTOUCHED, epochs=2))
     seen = []
-    monkeypatch.setattr(train, "scaled", lambda pixels: (seen.append(pixels), scaled(pixels))[1])
+    monkeypatch.setattr("aol.step.scaled", lambda pixels: (seen.append(pixels), scaled(pixels))[1])
     orders = []
     for _ in run.epochs():
         epoch = torch.cat(seen[:3])
