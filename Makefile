@@ -6,8 +6,8 @@ READY := $(VENV)/.ready
 # an installed uv, or one in a small environment of its own: nothing outside is touched
 UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/uv/bin/uv)
 
-# a module's tests stay together, for its fixtures; see tests/conftest.py
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+# a module's tests stay together, for its fixtures; long ones go first: see tests/conftest.py
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check lock clean

@@ -3,16 +3,19 @@
 Source: `layers/` of the authors' code. Its kernels are (K, L, I, O), ours (O, I, K, L).
 """
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from aol.rescale import rescale_conv, rescale_dense
+from aol.rescale import rescale_conv, rescale_convs, rescale_dense, rescale_denses
 
 Initialiser = Callable[[Tensor, torch.Generator], None]
 
@@ -47,6 +50,7 @@ class _Rescaled(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
     _rescale: Callable[[Tensor], Tensor]
+    _rescale_all: Callable[[Tensor], Tensor]
     _kept: Tensor | None = None
 
     def rescaled(self) -> Tensor:
@@ -83,6 +87,27 @@ def in_float64(model: nn.Module) -> nn.Module:
     return copy
 
 
+@contextmanager
+def rescaled_together(model: nn.Module) -> Iterator[None]:
+    """Inside the block layers of one shape share batched products, with gradients.
+
+    For one forward pass where each product is too small to fill the device.
+    """
+    alike: dict[tuple[type, torch.Size], list[_Rescaled]] = defaultdict(list)
+    for layer in model.modules():
+        if isinstance(layer, _Rescaled):
+            alike[type(layer), layer.weight.shape].append(layer)
+    try:
+        for layers in alike.values():
+            stacked = layers[0]._rescale_all(torch.stack([layer.weight for layer in layers]))
+            for layer, rescaled in zip(layers, stacked.unbind(), strict=True):
+                layer._kept = rescaled
+        yield
+    finally:
+        for layer in itertools.chain.from_iterable(alike.values()):
+            layer._kept = None
+
+
 class AOLLinear(_Rescaled):
     """A dense layer that is 1-Lipschitz in L2 whatever its raw parameter.
 
@@ -90,6 +115,7 @@ class AOLLinear(_Rescaled):
     """
 
     _rescale = staticmethod(rescale_dense)
+    _rescale_all = staticmethod(rescale_denses)
 
     def __init__(
         self, inputs: int, outputs: int, *, initialiser: Initialiser = repeated_orthogonal_
@@ -128,6 +154,7 @@ class AOLConv2d(_Rescaled):
     """
 
     _rescale = staticmethod(rescale_conv)
+    _rescale_all = staticmethod(rescale_convs)
 
     def __init__(
         self,
@@ -185,12 +212,42 @@ class MaxMin(nn.Module):
     """Each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller); an isometry a.e.
 
     Shapes: (N, C, ...) -> the same, C even. At a tie the gradient is halved between both.
+    Differentiable once.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = x.movedim(1, -1).unflatten(-1, (-1, 2)).unbind(-1)  # keeps channels last
-        larger_smaller = torch.stack((torch.maximum(a, b), torch.minimum(a, b)), -1)
-        return larger_smaller.flatten(-2).movedim(-1, 1)
+        result: Tensor = _MaxMin.apply(x)
+        return result
+
+
+class _MaxMin(torch.autograd.Function):
+    """Autograd's own gradient keeps more of a pair than which of the two was larger."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        pairs = x.movedim(1, -1).contiguous().unflatten(-1, (-1, 2))  # keeps channels last
+        a, b = pairs.unbind(-1)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((a - b).sign_().to(torch.int8))
+        result = torch.empty_like(pairs)
+        torch.maximum(a, b, out=result[..., 0])
+        torch.minimum(a, b, out=result[..., 1])
+        return result.flatten(-2).movedim(-1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (order,) = ctx.saved_tensors
+        share = order.to(upstream.dtype).add_(1).mul_(0.5)  # of a in the larger: 1, 1/2 or 0
+        pairs = upstream.movedim(1, -1).contiguous().unflatten(-1, (-1, 2))
+        larger, smaller = pairs.unbind(-1)
+        gradient = torch.empty_like(pairs)
+        torch.mul(larger, share, out=gradient[..., 0])
+        torch.mul(smaller, share, out=gradient[..., 1])
+        share.neg_().add_(1)
+        gradient[..., 0].addcmul_(smaller, share)
+        gradient[..., 1].addcmul_(larger, share)
+        return gradient.flatten(-2).movedim(-1, 1)
 
 
 class ConcatenationPooling(nn.Module):

@@ -1,5 +1,6 @@
 """The loss the paper trains with. Source: `metrics/` of the authors' code, OffsetXent."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,7 +13,7 @@ def offset_cross_entropy(
     Scores are divided by `temperature` before the softmax and the loss is multiplied by it.
     Shapes: scores (N, C), labels (N,) int64 -> (N,).
     """
-    handicap = F.one_hot(labels, scores.shape[1]).to(scores.dtype) * offset
+    handicap = torch.zeros_like(scores).scatter_(1, labels[:, None], offset)
     return (
         F.cross_entropy((scores - handicap) / temperature, labels, reduction="none") * temperature
     )

@@ -1,93 +1,146 @@
 """The paper's theorem: scale the input channels of a kernel so that its layer is 1-Lipschitz.
 
-For a kernel P (O, I, K, L) the Gram kernel V has one I x I matrix per displacement (y, x),
+For a kernel P (O, I, K, L) with the Gram kernel V (see `aol.gram`) the scale of input channel i is
 
-    V_ij(y, x) = sum over output channels and taps of P_i(tap) * P_j(tap + (y, x)),
+    scale_i = (sum over j, y, x of |V_ij(y, x)| + EPS) ** -1/2,
 
-and scale_i = (sum over j, y, x of |V_ij(y, x)| + EPS) ** -1/2. A dense layer has one tap.
-V_ij(y, x) = V_ji(-y, -x), so the displacements of one half-plane are enough: V is kept as one
-buffer with a matrix for (0, 0) and one per displacement of the half-plane, and each of them is
-a single matrix product. The gradient is written by hand (`_Rescale`): with r the scale and
-g = -1/2 * r**3 * sum(upstream * P), every |V_ij| pulls on P with weight sign(V_ij) * (g_i + g_j).
+and a dense layer is a kernel with one tap. The gradient is written by hand: with r the scale and
+g = -1/2 * r**3 * sum(upstream * P), every |V_ij| pulls on P with weight sign(V_ij) * (g_i + g_j),
+so that the signs, a byte each, are all that is kept of V. Narrow kernels take V from torch's
+convolution, whose one call is faster there than several products.
 
-Shape letters: O output channels, I input channels, K x L taps.
+Shape letters: B kernels of one shape, O output channels, I input channels, K x L taps.
 Source: arXiv:2208.03160, theorem for dense layers and for convolutions.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import FlopCounterMode
+
+from aol.gram import gram, gram_gradient, symmetric_product
 
 EPS = 1e-6  # keeps the scale of an all-zero input channel finite; the authors' value
-
-Window = tuple[slice, slice]
-
-
-def _half_plane(rows: int, columns: int) -> list[tuple[Window, Window]]:
-    """Per displacement after (0, 0) in reading order: the taps that meet, before and after."""
-    pairs = []
-    for y in range(rows):
-        for x in range(-columns + 1, columns):
-            if (y, x) <= (0, 0):
-                continue
-            first, last = max(0, -x), columns - max(0, x)
-            before = (slice(0, rows - y), slice(first, last))
-            after = (slice(y, rows), slice(first + x, last + x))
-            pairs.append((before, after))
-    return pairs
-
-
-def _rows(taps_KLOI: Tensor) -> Tensor:
-    """All taps and outputs as the rows of one matrix with a column per input channel."""
-    return taps_KLOI.reshape(-1, taps_KLOI.shape[-1])
-
-
-def _gram(taps_KLOI: Tensor) -> Tensor:
-    """The Gram kernel on the half-plane, (displacements, I, I), (0, 0) first."""
-    rows, columns, _, inputs = taps_KLOI.shape
-    pairs = _half_plane(rows, columns)
-    gram = taps_KLOI.new_empty(1 + len(pairs), inputs, inputs)
-    every = _rows(taps_KLOI)
-    torch.mm(every.T, every, out=gram[0])
-    for slot, (before, after) in zip(gram[1:], pairs, strict=True):
-        torch.mm(_rows(taps_KLOI[before]).T, _rows(taps_KLOI[after]), out=slot)
-    return gram
-
-
-def _scale(gram: Tensor) -> Tensor:
-    """Each input channel's scale, (I,), from the Gram kernel on the half-plane."""
-    sizes = gram.abs()
-    total = sizes.sum((0, 2))
-    if len(sizes) > 1:
-        total = total + sizes[1:].sum((0, 1))
-    return (total + EPS).rsqrt()
+NARROW = 48  # input channels; measured
 
 
 class _Rescale(torch.autograd.Function):
+    """Kernels times their scales, by V on half a plane of displacements."""
+
     @staticmethod
-    def forward(ctx: Any, kernel: Tensor) -> Tensor:
-        taps_KLOI = kernel.permute(2, 3, 0, 1).contiguous()
-        gram = _gram(taps_KLOI)
-        scale = _scale(gram)
-        ctx.save_for_backward(kernel, taps_KLOI, gram, scale)
-        return kernel * scale[:, None, None]
+    def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
+        half = gram(kernels_BOIKL)
+        signs = half.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
+        scale_BI = _scale(half.abs_())
+        ctx.save_for_backward(kernels_BOIKL, signs, scale_BI)
+        return kernels_BOIKL * _per_input(scale_BI)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        kernel, taps_KLOI, gram, scale = ctx.saved_tensors
-        rows, columns = taps_KLOI.shape[:2]
-        pull = -0.5 * scale**3 * (upstream * kernel).sum((0, 2, 3))
-        weights = gram.sign().mul_(pull[:, None] + pull[None, :])
-        gradient = (_rows(taps_KLOI) @ weights[0]).view_as(taps_KLOI)
-        for weight, (before, after) in zip(weights[1:], _half_plane(rows, columns), strict=True):
-            x, y = taps_KLOI[before], taps_KLOI[after]
-            gradient[before] += (_rows(y) @ weight.T).view(x.shape)
-            gradient[after] += (_rows(x) @ weight).view(y.shape)
-        return torch.addcmul(gradient.permute(2, 3, 0, 1), upstream, scale[:, None, None])
+        kernels_BOIKL, signs, scale_BI = ctx.saved_tensors
+        pull = _pull(kernels_BOIKL, scale_BI, upstream)
+        weights = signs.to(pull.dtype).mul_(pull[:, :, None] + pull[:, None, :])
+        gradient = gram_gradient(kernels_BOIKL, weights)
+        return torch.addcmul(gradient, upstream, _per_input(scale_BI))
+
+
+class _RescaleDense(torch.autograd.Function):
+    """The same for one tap, in one product each way."""
+
+    @staticmethod
+    def forward(ctx: Any, matrices_BOI: Tensor) -> Tensor:
+        products = symmetric_product(matrices_BOI)
+        signs = products.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
+        scale_BI = (products.abs_().sum(1) + EPS).rsqrt()
+        ctx.save_for_backward(matrices_BOI, signs, scale_BI)
+        return matrices_BOI * scale_BI[:, None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        matrices_BOI, signs, scale_BI = ctx.saved_tensors
+        pull = -0.5 * scale_BI**3 * (upstream * matrices_BOI).sum(1)
+        weights = signs.to(pull.dtype).mul_(pull[:, :, None] + pull[:, None, :])
+        return torch.baddbmm(upstream * scale_BI[:, None], matrices_BOI, weights)
+
+
+class _RescaleNarrow(torch.autograd.Function):
+    """The same, with V on the whole plane by one convolution of the kernels with themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
+        whole = _whole_gram(kernels_BOIKL)
+        scale_BI = (whole.abs().sum((0, 3, 4)) + EPS).rsqrt()
+        ctx.save_for_backward(kernels_BOIKL, whole, scale_BI)
+        return kernels_BOIKL * _per_input(scale_BI)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        kernels_BOIKL, whole, scale_BI = ctx.saved_tensors
+        pull = _pull(kernels_BOIKL, scale_BI, upstream)
+        weights = whole.sign().mul_((pull.mT[:, :, None] + pull)[..., None, None])
+        gradient = _whole_gram_gradient(kernels_BOIKL, weights)
+        return torch.addcmul(gradient, upstream, _per_input(scale_BI))
+
+
+def _whole_gram(kernels_BOIKL: Tensor) -> Tensor:
+    """V at every displacement. Shapes: -> (I, B, I, 2K - 1, 2L - 1)."""
+    count, _, inputs, rows, columns = kernels_BOIKL.shape
+    images = kernels_BOIKL.permute(2, 0, 1, 3, 4).flatten(1, 2)
+    filters = kernels_BOIKL.transpose(1, 2).flatten(0, 1)
+    whole = F.conv2d(images, filters, padding=(rows - 1, columns - 1), groups=count)
+    return whole.view(inputs, count, inputs, 2 * rows - 1, 2 * columns - 1)
+
+
+def _whole_gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
+    """As `gram_gradient`, for weights of the whole plane."""
+    count, outputs, inputs, rows, columns = kernels_BOIKL.shape
+    gradient = F.conv_transpose2d(
+        weights.flatten(1, 2),
+        kernels_BOIKL.transpose(1, 2).flatten(0, 1),
+        padding=(rows - 1, columns - 1),
+        groups=count,
+    )
+    return gradient.view(inputs, count, outputs, rows, columns).permute(1, 2, 0, 3, 4)
+
+
+def _scale(sizes: Tensor) -> Tensor:
+    """Each input channel's scale from |V| on the half-plane. Shapes: (D, B, I, I) -> (B, I)."""
+    total = sizes.sum((0, 3))
+    if len(sizes) > 1:
+        total = total + sizes[1:].sum((0, 2))
+    return (total + EPS).rsqrt()
+
+
+def _pull(kernels_BOIKL: Tensor, scale_BI: Tensor, upstream: Tensor) -> Tensor:
+    return -0.5 * scale_BI**3 * (upstream * kernels_BOIKL).sum((1, 3, 4))
+
+
+def _per_input(scale_BI: Tensor) -> Tensor:
+    return scale_BI[:, None, :, None, None]
+
+
+def rescale_convs(kernels: Tensor) -> Tensor:
+    """Kernels of one shape, each rescaled as by `rescale_conv`, in batched products.
+
+    Shapes: (B, O, I, K, L) -> (B, O, I, K, L).
+    """
+    _, _, inputs, rows, columns = kernels.shape
+    if rows == columns == 1:
+        return rescale_denses(kernels[:, :, :, 0, 0])[..., None, None]
+    return _in_full_precision(_RescaleNarrow if inputs < NARROW else _Rescale, kernels)
+
+
+def rescale_denses(matrices: Tensor) -> Tensor:
+    """Matrices of one shape, each rescaled as by `rescale_dense`. Shapes: (B, O, I) -> the same."""
+    return _in_full_precision(_RescaleDense, matrices)
 
 
 def rescale_conv(kernel: Tensor) -> Tensor:
@@ -96,23 +149,28 @@ def rescale_conv(kernel: Tensor) -> Tensor:
     Differentiable once, in the kernel's own precision also under autocast: the scale is the
     certificate. Shapes: (O, I, K, L) -> (O, I, K, L).
     """
-    device = kernel.device.type
-    autocast_off: AbstractContextManager[object] = nullcontext()
-    if torch.amp.autocast_mode.is_autocast_available(device):
-        autocast_off = torch.autocast(device, enabled=False)
-    with autocast_off:
-        rescaled: Tensor = _Rescale.apply(kernel)
-    return rescaled
+    return rescale_convs(kernel[None])[0]
 
 
 def rescale_dense(matrix: Tensor) -> Tensor:
     """The matrix whose linear map is 1-Lipschitz in L2. Shapes: (O, I) -> (O, I)."""
-    return rescale_conv(matrix[:, :, None, None])[:, :, 0, 0]
+    return rescale_denses(matrix[None])[0]
 
 
+def _in_full_precision(function: type[torch.autograd.Function], kernels: Tensor) -> Tensor:
+    device = kernels.device.type
+    autocast_off: AbstractContextManager[object] = nullcontext()
+    if torch.amp.autocast_mode.is_autocast_available(device):
+        autocast_off = torch.autocast(device, enabled=False)
+    with autocast_off:
+        rescaled: Tensor = function.apply(kernels)
+    return rescaled
+
+
+@torch.no_grad()
 def conv_scale(kernel: Tensor) -> Tensor:
     """The scale of each input channel of a convolution. Shapes: (O, I, K, L) -> (I,)."""
-    return _scale(_gram(kernel.permute(2, 3, 0, 1).contiguous()))
+    return _scale(gram(kernel[None]).abs_())[0]
 
 
 def rescale_flop(kernel: Tensor) -> int:
@@ -120,13 +178,13 @@ def rescale_flop(kernel: Tensor) -> int:
 
     Shapes: (O, I, K, L), or (O, I) for a dense layer.
     """
-    outputs, inputs = kernel.shape[:2]
-    rows, columns = kernel.shape[2:] or (1, 1)
-    meeting = [
-        (rows - y) * (columns - abs(x))
-        for y in range(rows)
-        for x in range(-columns + 1, columns)
-        if (y, x) > (0, 0)
-    ]
-    products = 2 * rows * columns + 3 * sum(meeting)  # forward, and one or two backward
-    return int(2 * inputs**2 * outputs * products)
+    return _flop_of_shape(tuple(kernel.shape))
+
+
+@cache
+def _flop_of_shape(shape: tuple[int, ...]) -> int:
+    kernel = torch.zeros(shape, device="meta", requires_grad=True)
+    rescale = rescale_conv if len(shape) == 4 else rescale_dense
+    with FlopCounterMode(display=False) as counted:
+        rescale(kernel).sum().backward()
+    return int(counted.get_total_flops())

@@ -6,7 +6,6 @@ stopping it is `break`, and a state taken after any epoch continues it.
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aol.augment import augment
 from aol.config import TrainConfig
 from aol.data import load
 from aol.layers import rescaled_once
@@ -23,6 +21,7 @@ from aol.lipschitz import Gate, gate
 from aol.loss import offset_cross_entropy
 from aol.metrics import RADII, certified, correct, margins, rounded_down
 from aol.models import build_model
+from aol.step import TrainingStep, scaled
 
 EVAL_BATCH = 1000
 CERTIFY_BATCH = 250  # in float64; AOL-STD keeps 65 MB of each layer's outputs
@@ -86,6 +85,7 @@ class Trainer:
         model = build_model(config.model, config.data.classes, self.order)
         self.model: nn.Sequential = model.to(device)
         self.optimizer = make_optimizer(self.model, config)
+        self.step = self._training_step()
         self._margins: Tensor | None = None
 
     def epochs(self) -> Iterator[EpochMetrics]:
@@ -156,31 +156,25 @@ class Trainer:
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # else buffers are shared
         self.order.set_state(state["order"].cpu())
         self.noise.set_state(state["noise"].cpu())
+        self.step = self._training_step()  # a recording would go on with the old momentum
         self.epoch = state["epoch"]
         self._margins = None
 
+    def _training_step(self) -> TrainingStep:
+        return TrainingStep(
+            self.config,
+            model=self.model,
+            optimizer=self.optimizer,
+            images=self.train,
+            noise=self.noise,
+        )
+
     def _train_epoch(self) -> tuple[float, float]:
         """One pass over the shuffled images: mean loss and accuracy as they were in passing."""
-        config = self.config
-        use_tf32(config.precision == "tf32")
+        use_tf32(self.config.precision == "tf32")
         order = torch.randperm(len(self.train), generator=self.order).to(self.device)
-        batches = order.split(config.batch_size)
-        losses = torch.zeros(len(batches), dtype=torch.float64, device=self.device)
-        hits = torch.zeros((), dtype=torch.int64, device=self.device)
         self.model.train()
-        for step, batch in enumerate(batches):
-            images = scaled(self.train.pixels[batch])
-            labels = self.train.labels[batch]
-            if config.data.augment:
-                images = augment(images, self.noise)
-            with self._autocast():
-                scores = self.model(images)
-            rows = self._loss(scores.float(), labels)
-            self.optimizer.zero_grad()
-            rows.mean().backward()
-            self.optimizer.step()
-            losses[step] = rows.detach().sum()
-            hits += correct(scores.detach(), labels).sum()
+        losses, hits = self.step.epoch(order)
         bad = (~losses.isfinite()).nonzero()  # looked at once an epoch: no wait in the loop
         if len(bad):
             raise DivergedError(self.run, self.epoch, int(bad[0, 0]))
@@ -219,16 +213,6 @@ class Trainer:
         return offset_cross_entropy(
             scores, labels, offset=loss.offset, temperature=loss.temperature
         )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
-
-
-def scaled(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels as floats in [0, 1], channels last."""
-    return pixels.contiguous(memory_format=torch.channels_last).to(dtype).div_(255)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:

@@ -18,19 +18,14 @@ hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, m
 hypothesis.settings.load_profile("fixed")
 
 
-LONG = ("test_demo", "test_schedule", "test_cli")  # share a fixture, minutes each
+LONG = ("test_schedule", "test_cli", "test_demo", "test_faults", "test_signals", "test_cluster")
 
 
 def pytest_collection_modifyitems(items):
     """
-    For parallel runs: a module is one piece of work, but each test of what breaks is one of its
-    own; long pieces go first.
+    The modules that take minutes go first, so that parallel processes end together.
     """
-    for item in items:
-        if item.path.stem != "test_faults":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    order = [*LONG, "test_faults"]
-    items.sort(key=lambda item: (*order, item.path.stem).index(item.path.stem))
+    items.sort(key=lambda item: (*LONG, item.path.stem).index(item.path.stem))
 
 
 @pytest.fixture(scope="module")

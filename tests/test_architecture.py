@@ -10,7 +10,9 @@ PROJECT = Path(__file__).parent.parent
 DOORS = {
     "aol": set(),
     "aol.config": set(),
-    "aol.rescale": set(),
+    "aol.toom_cook": set(),
+    "aol.gram": {"aol.toom_cook"},
+    "aol.rescale": {"aol.gram"},
     "aol.loss": set(),
     "aol.metrics": set(),
     "aol.augment": set(),
@@ -20,8 +22,15 @@ DOORS = {
     "aol.widths": {"aol.config"},
     "aol.data": {"aol.config", "aol.sources"},
     "aol.lipschitz": {"aol.layers"},
-    "aol.train": {
+    "aol.step": {
         "aol.augment",
+        "aol.config",
+        "aol.data",
+        "aol.layers",
+        "aol.loss",
+        "aol.metrics",
+    },
+    "aol.train": {
         "aol.config",
         "aol.data",
         "aol.layers",
@@ -29,6 +38,7 @@ DOORS = {
         "aol.loss",
         "aol.metrics",
         "aol.models",
+        "aol.step",
     },
     "aol.result": {"aol.train"},
     "aol.folder": {"aol.config", "aol.result", "aol.train"},

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tests.cli import TINY, Shell, epochs_of, statuses_of, stop, wait_for
+from tests.cli import TINY, Shell, statuses_of, stop, wait_for
 
 LONGER = TINY.replace("epochs: 3", "epochs: 12")
 
@@ -35,42 +35,6 @@ def test_a_killed_driver_is_seen_by_status_and_leaves_no_process(tmp_path, data_
     assert "lost (driver gone)" in status.stdout
     assert len(workers) >= 3
     assert alive == []
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "continued"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)]
-)
-def test_a_signal_saves_and_the_same_command_continues(
-    tmp_path, data_root, number, code, continued
-):
-    yaml = LONGER.replace("checkpoint_seconds: 0.2", "checkpoint_seconds: 1000")
-    shell = Shell(tmp_path, data_root, yaml)
-    arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
-    process = shell.start(*arguments)
-    try:
-        wait_for(process, r"epoch \d+/12")
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-    finally:
-        stop(process)
-    assert process.returncode == code, err
-    assert "The same command continues" in err
-    assert statuses_of(tmp_path) == {11: "interrupted"}
-    (stopped_at,) = [max(epochs) for epochs in epochs_of(tmp_path).values()]
-    assert stopped_at < 12
-
-    plan = shell("plan", "experiments.yaml", "--profile", "demo", "--only", "11")
-    assert f"interrupted after epoch {stopped_at}" in plan.stdout
-
-    if not continued:
-        return
-
-    again = shell(*arguments)
-
-    assert again.returncode == 0
-    assert f"continues after epoch {stopped_at}" in again.stderr
-    (epochs,) = epochs_of(tmp_path).values()
-    assert sorted(epochs) == list(range(1, 13))
 
 
 def test_a_run_that_diverges_is_named_with_exit_3_and_not_retried(tmp_path, data_root):

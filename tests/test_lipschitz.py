@@ -280,13 +280,12 @@ def test_a_padding_that_the_proof_does_not_cover_is_found_by_the_search(monkeypa
     """
     layer = AOLConv2d(1, 1, 3)
     layer.weight.data.fill_(1.0)
-    monkeypatch.setattr(
-        layers.F,
-        "conv2d",
-        lambda x, weight, bias, **_: nn.functional.conv_transpose2d(
-            nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"), weight, bias, padding=2
-        ),
-    )
+
+    def reflecting(x):
+        padded = nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+        return nn.functional.conv_transpose2d(padded, layer.rescaled().to(x.dtype), padding=2)
+
+    monkeypatch.setattr(layer, "forward", reflecting)
     (line, *_) = gate(nn.Sequential(layer), (1, 6, 6)).violations
 
     assert line.startswith("layer 0 (AOLConv2d): stretches an input by 1.")

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from aol.rescale import EPS, conv_scale, rescale_conv, rescale_dense, rescale_flop
+from aol import gram, rescale
+from aol.rescale import (
+    EPS,
+    conv_scale,
+    rescale_conv,
+    rescale_convs,
+    rescale_dense,
+    rescale_denses,
+    rescale_flop,
+)
+from benchmarks import plain
 from tests.golden_recipe import golden, weight_from_tf, weight_to_tf, worst
 
 RESCALE = golden("rescale")
@@ -59,8 +69,22 @@ def test_the_golden_file_has_every_case():
     assert len(CASES) == 14 * 2 + 2 * 3 + 8
 
 
+@pytest.fixture(params=["as chosen", "convolution", "half-plane", "fewest products"])
+def way(request, monkeypatch):
+    """
+    The widths from which on each way to the Gram kernel is taken: as measured, or one for all.
+    """
+    if request.param != "as chosen":
+        narrow = {"convolution": 10**9, "half-plane": 0, "fewest products": 0}[request.param]
+        toom_cook = {"convolution": 0, "half-plane": 10**9, "fewest products": 0}[request.param]
+        monkeypatch.setattr(rescale, "NARROW", narrow)
+        monkeypatch.setattr(gram, "TOOM_COOK_CHANNELS", toom_cook)
+        monkeypatch.setattr(gram, "BLOCK", 2)
+    return request.param
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_float64_equals_the_authors(name):
+def test_float64_equals_the_authors(name, way):
     kernel, gradient = rescaled_golden(name, torch.float64)
 
     assert worst(kernel, RESCALE[f"{name}_f64_kernel"]) <= 1e-10
@@ -68,7 +92,7 @@ def test_float64_equals_the_authors(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_float32_equals_the_authors(name):
+def test_float32_equals_the_authors(name, way):
     """
     Within 1e-5 of the largest entry, the tiny kernels included (seen: 2e-6).
 
@@ -134,9 +158,9 @@ def test_sizes_outside_the_golden_files_follow_the_plain_formula_too(shape):
     """
     kernel, upstream = normal(*shape, seed=11), normal(*shape, seed=12)
     results = []
-    for rescale in (rescale_conv, rescaled_plainly):
+    for way in (rescale_conv, rescaled_plainly):
         raw = kernel.clone().requires_grad_()
-        rescaled = rescale(raw)
+        rescaled = way(raw)
         results.append((rescaled.detach(), *torch.autograd.grad((rescaled * upstream).sum(), raw)))
 
     for found, expected in zip(*results, strict=True):
@@ -274,6 +298,115 @@ def test_memory_layout_does_not_matter():
         results.append((rescaled, *torch.autograd.grad((rescaled * upstream).sum(), raw)))
 
     torch.testing.assert_close(results[0], results[1])
+
+
+# Inputs and outputs of the paper's layers, and some that are none of its.
+WIDE = [(192, 48, 1), (192, 192, 3), (256, 256, 3), (64, 64, 3), (50, 49, 3), (48, 101, 3)]
+WIDE_DENSE = [(1024, 1024), (700, 301), (96, 1025)]
+
+
+def both_gradients(ours, theirs, weight):
+    """
+    Our rescaled weight and gradient and those of the plain formula, for one random upstream.
+    """
+    upstream = normal(*weight.shape, seed=8).to(weight.dtype)
+    for function in (ours, theirs):
+        raw = weight.clone().requires_grad_()
+        rescaled = function(raw)
+        yield rescaled.detach(), *torch.autograd.grad(rescaled, raw, upstream)
+
+
+@pytest.mark.parametrize("shape", WIDE)
+def test_wide_kernels_equal_autograd_of_the_plain_formula(shape):
+    outputs, inputs, size = shape
+    kernel = normal(outputs, inputs, size, size, seed=7)
+
+    ours, theirs = both_gradients(rescale_conv, plain.rescale_conv, kernel)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-12, atol=0)
+    assert worst(ours[1].numpy(), theirs[1].numpy()) <= 1e-12
+
+
+@pytest.mark.parametrize("shape", WIDE_DENSE)
+def test_wide_matrices_equal_autograd_of_the_plain_formula(shape):
+    matrix = normal(*shape, seed=7)
+
+    ours, theirs = both_gradients(rescale_dense, plain.rescale_dense, matrix)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-12, atol=0)
+    assert worst(ours[1].numpy(), theirs[1].numpy()) <= 1e-12
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
+def test_a_wide_kernel_near_the_identity_is_exact_in_float32(spread):
+    """
+    Against float64 with the same numbers: weights to 1e-5 relative, gradients of the largest
+    entry's size (seen: 2e-6 and 5e-6), though taps differ by four orders of magnitude.
+    """
+    kernel = spread * normal(96, 96, 3, 3, seed=9)
+    kernel[:, :, 1, 1] += torch.eye(96, dtype=torch.float64)
+    kernel = kernel.float()
+
+    (ours, theirs) = (
+        list(both_gradients(rescale_conv, plain.rescale_conv, kernel.to(dtype)))[index]
+        for index, dtype in ((0, torch.float32), (1, torch.float64))
+    )
+    torch.testing.assert_close(ours[0].double(), theirs[0], rtol=1e-5, atol=0)
+    assert worst(ours[1].numpy(), theirs[1].numpy()) <= 1e-5
+
+
+@pytest.mark.parametrize("kept", ["centre", "row", "column", "two rows"])
+def test_kernels_without_some_rows_or_columns_have_zeros_in_their_gram_kernel(kept):
+    """
+    In float32, where rounding must not make a sign out of nothing.
+    """
+    window = {
+        "centre": (slice(1, 2), slice(1, 2)),
+        "row": (slice(1, 2), slice(None)),
+        "column": (slice(None), slice(2, 3)),
+        "two rows": (slice(0, 3, 2), slice(None)),
+    }[kept]
+    kernel = torch.zeros(60, 60, 3, 3)
+    kernel[:, :, *window] = normal(60, 60, 3, 3, seed=3).float()[:, :, *window]
+    ones = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    ones[:, :, *window] = 1
+
+    reachable = gram.gram(ones[None])[:, 0, 0, 0] > 0
+    nonzero = gram.gram(kernel[None]).abs().amax((1, 2, 3)) > 0
+    assert torch.equal(nonzero, reachable)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3, 3), (60, 50, 3, 3), (7, 6, 2, 4), (300, 280, 1, 1)])
+def test_stacked_kernels_equal_one_by_one(shape, way):
+    """
+    But for the order in which a library sums, in float64 to the last digits.
+    """
+    kernels = normal(3, *shape, seed=11).requires_grad_()
+    upstream = normal(3, *shape, seed=12)
+    stacked = rescale_convs(kernels)
+    (gradient,) = torch.autograd.grad(stacked, kernels, upstream)
+
+    for index in range(3):
+        kernel = kernels.detach()[index].requires_grad_()
+        alone = rescale_conv(kernel)
+        (gradient_alone,) = torch.autograd.grad(alone, kernel, upstream[index])
+        torch.testing.assert_close(alone, stacked[index], rtol=1e-13, atol=0)
+        assert worst(gradient_alone.numpy(), gradient[index].numpy()) <= 1e-13
+
+
+def test_stacked_matrices_equal_one_by_one():
+    matrices = normal(3, 20, 600, seed=13)
+
+    for matrix, rescaled in zip(matrices, rescale_denses(matrices), strict=True):
+        torch.testing.assert_close(rescale_dense(matrix), rescaled, rtol=1e-13, atol=0)
+
+
+def test_flop_of_wide_layers_are_the_papers_arithmetic():
+    """
+    A dense layer of two blocks: three quarters of a product and one backward. A 3 x 3 kernel:
+    20 and 25 products, and a few percent for the sums of taps.
+    """
+    assert rescale_flop(torch.empty(512, 512, device="meta")) == 2 * 512**3 * 1.75
+    products = rescale_flop(torch.empty(512, 512, 3, 3, device="meta")) / (2 * 512**3)
+    assert 45 < products < 48.5
 
 
 @given(shape=SHAPES)

@@ -13,7 +13,8 @@ from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, Tra
 from aol.loss import offset_cross_entropy
 from aol.metrics import RADII, certified, correct, margins
 from aol.models import build_model, patchwise
-from aol.train import DivergedError, Trainer, make_optimizer, scaled, set_learning_rate
+from aol.step import scaled
+from aol.train import DivergedError, Trainer, make_optimizer, set_learning_rate
 from tests.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -249,7 +250,7 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(trainer, monkeypatch
         seen.append(pixels)
         return scaled(pixels, *dtype)
 
-    monkeypatch.setattr(train, "scaled", noted)
+    monkeypatch.setattr("aol.step.scaled", noted)
     orders = []
     for _ in run.epochs():
         epoch = torch.cat(seen[:3])
@@ -618,7 +619,7 @@ def test_scores_that_are_not_finite_stop_the_evaluation(trainer):
 
 def test_an_update_that_overflows_in_the_last_step_is_noticed(trainer):
     config = replace(ONE_EPOCH, batch_size=100, optimizer=OptimizerConfig(learning_rate=1e39))
-    with pytest.raises(DivergedError, match="its evaluation"):
+    with pytest.raises(DivergedError, match="in the evaluation"):
         list(trainer(config).epochs())
 
 

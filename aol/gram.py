@@ -1,0 +1,103 @@
+"""The Gram kernel of convolution kernels on half a plane of displacements, and its gradient.
+
+For a kernel P (O, I, K, L) the Gram kernel V has one I x I matrix per displacement (y, x),
+
+    V_ij(y, x) = sum over output channels and taps of P_i(tap) * P_j(tap + (y, x)).
+
+V_ij(y, x) = V_ji(-y, -x), so (0, 0) and what follows it in reading order are enough: D matrices,
+each of them one matrix product over the taps that meet. A dense layer has one tap and D = 1.
+Wide 3 x 3 kernels have fewer products still, see `aol.toom_cook`.
+
+Shape letters: B kernels of one shape, D displacements, O output channels, I input channels,
+K x L taps.
+"""
+
+import torch
+from torch import Tensor
+
+from aol.toom_cook import gram_3x3, gram_3x3_gradient
+
+TOOM_COOK_CHANNELS = 48  # measured: below, the few more products are the faster way
+BLOCK = 256  # smaller products are slower than what their symmetry saves
+
+Window = tuple[slice, slice, slice]
+
+
+def gram(kernels_BOIKL: Tensor) -> Tensor:
+    """V at the half-plane's displacements, (0, 0) first. Shapes: -> (D, B, I, I)."""
+    if _toom_cook(kernels_BOIKL):
+        return gram_3x3(_taps_first(kernels_BOIKL))
+    taps_BKLOI = kernels_BOIKL.permute(0, 3, 4, 1, 2)
+    pairs = _half_plane(*kernels_BOIKL.shape[3:])
+    count, inputs = kernels_BOIKL.shape[0], kernels_BOIKL.shape[2]
+    found = kernels_BOIKL.new_empty(1 + len(pairs), count, inputs, inputs)
+    _write_symmetric_product(_rows(taps_BKLOI), out=found[0])
+    for slot, (before, after) in zip(found[1:], pairs, strict=True):
+        torch.bmm(_rows(taps_BKLOI[before]).mT, _rows(taps_BKLOI[after]), out=slot)
+    return found
+
+
+def gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
+    """The gradient, in the kernels, of the whole plane's sum of `weights` times V, halved.
+
+    `weights` (D, B, I, I) are those of the half-plane, symmetric at (0, 0); the other half's are
+    their mirror image. Shapes: -> (B, O, I, K, L).
+    """
+    if _toom_cook(kernels_BOIKL):
+        gradient_TBOI = gram_3x3_gradient(_taps_first(kernels_BOIKL), weights)
+        return gradient_TBOI.view(3, 3, *gradient_TBOI.shape[1:]).permute(2, 3, 4, 0, 1)
+    taps_BKLOI = kernels_BOIKL.permute(0, 3, 4, 1, 2)
+    gradient = (_rows(taps_BKLOI) @ weights[0]).view(taps_BKLOI.shape)
+    pairs = _half_plane(*kernels_BOIKL.shape[3:])
+    for weight, (before, after) in zip(weights[1:], pairs, strict=True):
+        x, y = taps_BKLOI[before], taps_BKLOI[after]
+        gradient[before] += (_rows(y) @ weight.mT).view(x.shape)
+        gradient[after] += (_rows(x) @ weight).view(y.shape)
+    return gradient.permute(0, 3, 4, 1, 2)
+
+
+def _toom_cook(kernels_BOIKL: Tensor) -> bool:
+    _, _, inputs, rows, columns = kernels_BOIKL.shape
+    return rows == columns == 3 and inputs >= TOOM_COOK_CHANNELS
+
+
+def _half_plane(rows: int, columns: int) -> list[tuple[Window, Window]]:
+    """Per displacement after (0, 0) in reading order: the taps that meet, before and after."""
+    pairs = []
+    for y in range(rows):
+        for x in range(-columns + 1, columns):
+            if (y, x) <= (0, 0):
+                continue
+            first, last = max(0, -x), columns - max(0, x)
+            before = (slice(None), slice(0, rows - y), slice(first, last))
+            after = (slice(None), slice(y, rows), slice(first + x, last + x))
+            pairs.append((before, after))
+    return pairs
+
+
+def _rows(taps_BKLOI: Tensor) -> Tensor:
+    """All taps and outputs as the rows of one matrix with a column per input channel."""
+    return taps_BKLOI.flatten(1, 3)
+
+
+def _taps_first(kernels_BOIKL: Tensor) -> Tensor:
+    return kernels_BOIKL.permute(3, 4, 0, 1, 2).flatten(0, 1).contiguous()
+
+
+def symmetric_product(rows_BMI: Tensor) -> Tensor:
+    """Rows^T rows, whose halves beside the diagonal are one product. Shapes: -> (B, I, I)."""
+    product = rows_BMI.new_empty(len(rows_BMI), *[rows_BMI.shape[2]] * 2)
+    _write_symmetric_product(rows_BMI, out=product)
+    return product
+
+
+def _write_symmetric_product(rows_BMI: Tensor, *, out: Tensor) -> None:
+    size = rows_BMI.shape[2]
+    if size <= BLOCK:
+        torch.bmm(rows_BMI.mT, rows_BMI, out=out)
+        return
+    left, right = slice(None, size // 2), slice(size // 2, None)
+    for half in (left, right):
+        _write_symmetric_product(rows_BMI[:, :, half], out=out[:, half, half])
+    torch.bmm(rows_BMI[:, :, left].mT, rows_BMI[:, :, right], out=out[:, left, right])
+    out[:, right, left] = out[:, left, right].mT

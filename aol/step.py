@@ -1,0 +1,138 @@
+"""The training step: images by index, augmentation, forward, loss, backward, update.
+
+An epoch of steps says nothing to the host and asks nothing of it, and every full batch has the
+same shapes, so on CUDA the step is recorded as a graph and replayed.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aol.augment import augment
+from aol.config import TrainConfig
+from aol.data import Images
+from aol.layers import rescaled_together
+from aol.loss import offset_cross_entropy
+from aol.metrics import correct
+
+WARM_UP = 3  # steps before a recording: libraries allocate and choose kernels in them
+
+Step = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Replay:
+    """A step that on CUDA is recorded after `WARM_UP` calls and replayed from then on.
+
+    Its tensors but the batch must stay where they are: make a new one when weights, momentum or
+    the learning rate are replaced.
+    """
+
+    def __init__(self, step: Step, generator: torch.Generator) -> None:
+        self.step, self.generator = step, generator
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The step's result, valid until the next call."""
+        if self.graph is None and self.calls < WARM_UP:
+            self.calls += 1
+            return self._warm_up(batch)
+        if self.graph is None:
+            self.graph = self._recorded(batch)
+        self.batch.copy_(batch)
+        self.graph.replay()
+        return self.result
+
+    def _warm_up(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            result = self.step(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        return result
+
+    def _recorded(self, batch: Tensor) -> torch.cuda.CUDAGraph:
+        self.batch = batch.clone()
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
+        with torch.cuda.graph(graph):
+            self.result = self.step(self.batch)
+        return graph
+
+
+class TrainingStep:
+    """One step of SGD on the images of given indices; the weights are the model's own."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        images: Images,
+        noise: torch.Generator,
+    ) -> None:
+        self.config, self.model, self.optimizer = config, model, optimizer
+        self.images, self.noise = images, noise
+        self.on_cuda = images.pixels.device.type == "cuda"
+        self.full: Step = Replay(self, noise) if self.on_cuda else self
+        self.rate = 0.0
+
+    def __call__(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the weights; the sum of the batch's losses and its hits, on the device.
+
+        Shapes: (N,) int64 -> () float64, () int64.
+        """
+        images, labels = scaled(self.images.pixels[batch]), self.images.labels[batch]
+        if self.config.data.augment:
+            images = augment(images, self.noise)
+        with self._autocast(), self._rescaling():
+            scores = self.model(images)
+        loss = self.config.loss
+        rows = offset_cross_entropy(
+            scores.float(), labels, offset=loss.offset, temperature=loss.temperature
+        )
+        self.optimizer.zero_grad()
+        rows.mean().backward()
+        self.optimizer.step()
+        return rows.detach().sum().double(), correct(scores.detach(), labels).sum()
+
+    def epoch(self, order: Tensor) -> tuple[Tensor, Tensor]:
+        """A step per batch of `order`: each batch's sum of losses, and the epoch's hits.
+
+        Shapes: (images,) int64 -> (batches,) float64, () int64.
+        """
+        self._follow_rate()
+        batches = order.split(self.config.batch_size)
+        losses = torch.zeros(len(batches), dtype=torch.float64, device=order.device)
+        hits = torch.zeros((), dtype=torch.int64, device=order.device)
+        for position, batch in enumerate(batches):
+            step = self.full if len(batch) == self.config.batch_size else self
+            losses[position], found = step(batch)
+            hits += found
+        return losses, hits
+
+    def _follow_rate(self) -> None:
+        """A recording holds the learning rate that it was made with."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        if rate != self.rate and isinstance(self.full, Replay):
+            self.full = Replay(self, self.noise)
+        self.rate = rate
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "bf16":
+            device = self.images.pixels.device.type
+            return torch.autocast(device, torch.bfloat16, cache_enabled=False)  # for recordings
+        return nullcontext()
+
+    def _rescaling(self) -> AbstractContextManager[None]:
+        """Stacked where launches cost more than copies; the CPU has enough to do per layer."""
+        return rescaled_together(self.model) if self.on_cuda else nullcontext()
+
+
+def scaled(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels as floats in [0, 1], channels last."""
+    return pixels.contiguous(memory_format=torch.channels_last).to(dtype).div_(255)

@@ -1,0 +1,1 @@
+"""What `make bench` runs: the engine against a plain port of the paper's formula."""

@@ -1,0 +1,250 @@
+import math
+from collections import Counter
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
+from aol.layers import rescaled_together
+from aol.models import build_model
+from aol.step import WARM_UP, Replay
+from aol.train import Trainer
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(
+    model=ModelConfig(kind="patchwise", width=1 / 16),
+    data=DataConfig(name="digits", train_limit=230, test_limit=20),
+    loss=LossConfig(offset=math.sqrt(2), temperature=1 / 4),
+    optimizer=OptimizerConfig(learning_rate=3e-3, drops=(0.5,)),
+    epochs=2,
+    batch_size=40,
+)
+# What makes the host wait for a device: a number out of a tensor, a shape out of its values.
+WAITS = {
+    "_local_scalar_dense",
+    "item",
+    "is_nonzero",
+    "equal",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "bincount",
+    "repeat_interleave",
+}
+NARROW = [
+    ModelConfig(kind="patchwise", width=1 / 4),  # 3 x 3 kernels by the fewest products
+    ModelConfig(kind="fc", width=1 / 64),
+    ModelConfig(kind="conv", width=1 / 8),
+    ModelConfig(kind="std", width=1 / 8),
+]
+
+
+class Dispatched(TorchDispatchMode):
+    """
+    Counts the operations below it, and the copies from one device to another.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        self.counts[operation.overloadpacket.__name__] += 1
+        return operation(*arguments, **(keywords or {}))
+
+
+@pytest.fixture
+def trainer(data_root):
+    return lambda config=CONFIG: Trainer(config, data_root=data_root, device=CPU)
+
+
+def weights(run):
+    return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_an_epoch_of_steps_never_waits_for_the_device(trainer, precision):
+    run = trainer(replace(CONFIG, precision=precision))
+    order = torch.arange(len(run.train))
+
+    with Dispatched() as dispatched:
+        run.step.epoch(order)
+
+    assert dispatched.counts["convolution"] > 0
+    assert dispatched.counts["_fused_sgd_"] > 0
+    assert not WAITS & set(dispatched.counts)
+
+
+def test_the_counter_notices_what_waits():
+    with Dispatched() as dispatched:
+        value = torch.tensor([0.0, 2.0])
+        value.sum().item()
+        value[value > 1]
+        bool(value.any())
+
+    assert dispatched.counts["_local_scalar_dense"] == 2
+    assert dispatched.counts["nonzero"] + dispatched.counts["index"] > 0
+
+
+def test_every_full_step_has_the_same_shapes(trainer):
+    """
+    What a recording needs: the same operations on the same shapes, whatever the images.
+    """
+    run = trainer()
+    traces = []
+    for batch in torch.arange(120).split(40):
+        with Dispatched() as dispatched:
+            run.step(batch)
+        traces.append(dispatched.counts)
+
+    assert traces[1] == traces[2]
+
+
+@pytest.mark.parametrize("config", NARROW, ids=lambda config: config.kind)
+def test_stacked_rescaling_is_layer_by_layer_rescaling(config):
+    """
+    Scores and every gradient, in float64 to the last digits.
+    """
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    results = []
+    for together in (nullcontext, rescaled_together):
+        model = build_model(config, 10, torch.Generator().manual_seed(0)).double()
+        noise = torch.Generator().manual_seed(1)
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=noise).double()
+        with nullcontext() if together is nullcontext else together(model):
+            scores = model(images)
+        scores.square().sum().backward()
+        results.append((scores.detach(), [parameter.grad for parameter in model.parameters()]))
+
+    (scores, gradients), (stacked_scores, stacked_gradients) = results
+    torch.testing.assert_close(stacked_scores, scores, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(stacked_gradients, gradients, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max()
+
+
+def test_layers_forget_stacked_weights_after_the_block_also_when_it_fails():
+    model = build_model(NARROW[2], 10, torch.Generator().manual_seed(0))
+
+    def fail():
+        with rescaled_together(model):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert all(getattr(layer, "_kept", None) is None for layer in model)
+
+
+class FakeGraph:
+    """
+    Keeps the step instead of its kernels; a replay runs it on the recorded batch again.
+    """
+
+    replays = 0
+
+    def register_generator_state(self, generator):
+        self.generator = generator
+
+    def replay(self):
+        FakeGraph.replays += 1
+        for kept, new in zip(self.replay_of.result, self.step(self.replay_of.batch), strict=True):
+            kept.copy_(new)
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    """
+    CUDA's recording without CUDA. While a step is recorded nothing is computed, as on a GPU.
+    """
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    @contextmanager
+    def graph(recorded):
+        replay = recorded.replay_of
+        recorded.step = replay.step
+        replay.step = lambda batch: (torch.zeros((), dtype=torch.float64), torch.tensor(0))
+        yield
+        replay.step = recorded.step
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+
+    def record(run):
+        run.step.full = Replay(run.step, run.noise)
+        bound = type("Graph", (FakeGraph,), {"replay_of": run.step.full})
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", bound)
+
+    FakeGraph.replays = 0
+    return record
+
+
+def test_replayed_steps_train_as_eager_steps(trainer, recording):
+    """
+    Five full batches and a small one: three to warm up, two replayed, the small one eager.
+    """
+    run, eager = trainer(), trainer()
+    recording(run)
+    run.step.rate = run.optimizer.param_groups[0]["lr"]
+    order = torch.arange(len(run.train))
+    losses, hits = run.step.epoch(order)
+    expected_losses, expected_hits = eager.step.epoch(order)
+
+    assert FakeGraph.replays == 5 - WARM_UP
+    assert torch.equal(losses, expected_losses)
+    assert torch.equal(hits, expected_hits)
+    assert all(torch.equal(value, weights(eager)[name]) for name, value in weights(run).items())
+
+
+def test_the_cpu_records_nothing(trainer):
+    run = trainer()
+
+    assert run.step.full is run.step
+    assert not run.step.on_cuda
+
+
+def test_a_recording_ends_with_its_learning_rate_and_its_momentum(trainer):
+    run = trainer()
+    first = run.step.full = Replay(run.step, run.noise)
+    run.step._follow_rate()
+    second = run.step.full
+    run.step._follow_rate()
+    kept = run.step.full
+    run.optimizer.param_groups[0]["lr"] = 1.0
+    run.step._follow_rate()
+
+    assert second is not first
+    assert kept is second
+    assert run.step.full is not second
+    before = run.step
+    run.load_state_dict(run.state_dict())
+    assert run.step is not before
+
+
+def test_bf16_keeps_weights_momentum_and_the_rescaling_in_float32(trainer):
+    run = trainer(replace(CONFIG, precision="bf16"))
+    seen = []
+    for layer in run.model:
+        if hasattr(layer, "_rescale"):
+            rescale = layer._rescale
+            layer._rescale = lambda weight, rescale=rescale: (
+                seen.append(rescale(weight).dtype),
+                rescale(weight),
+            )[1]
+    before = weights(run)
+    losses, _ = run.step.epoch(torch.arange(80))
+
+    assert losses.isfinite().all()
+    assert set(seen) == {torch.float32}
+    assert all(value.dtype == torch.float32 for value in weights(run).values())
+    state = run.optimizer.state.values()
+    assert {entry["momentum_buffer"].dtype for entry in state} == {torch.float32}
+    assert any(not torch.equal(before[name], value) for name, value in weights(run).items())
