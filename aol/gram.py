@@ -15,6 +15,7 @@ K x L taps.
 import torch
 from torch import Tensor
 
+from aol.products import products
 from aol.toom_cook import gram_3x3, gram_3x3_gradient
 
 TOOM_COOK_CHANNELS = 48  # measured: below, the few more products are the faster way
@@ -26,12 +27,12 @@ Window = tuple[slice, slice, slice]
 def gram(kernels_BOIKL: Tensor) -> Tensor:
     """V at the half-plane's displacements, (0, 0) first. Shapes: -> (D, B, I, I)."""
     if _toom_cook(kernels_BOIKL):
-        return gram_3x3(_taps_first(kernels_BOIKL))
+        return gram_3x3(kernels_BOIKL.permute(3, 4, 0, 2, 1).flatten(0, 1).contiguous())
     taps_BKLOI = kernels_BOIKL.permute(0, 3, 4, 1, 2)
     pairs = _half_plane(*kernels_BOIKL.shape[3:])
     count, inputs = kernels_BOIKL.shape[0], kernels_BOIKL.shape[2]
     found = kernels_BOIKL.new_empty(1 + len(pairs), count, inputs, inputs)
-    _write_symmetric_product(_rows(taps_BKLOI), out=found[0])
+    found[0] = symmetric_product(_rows(taps_BKLOI).mT.contiguous())
     for slot, (before, after) in zip(found[1:], pairs, strict=True):
         torch.bmm(_rows(taps_BKLOI[before]).mT, _rows(taps_BKLOI[after]), out=slot)
     return found
@@ -44,7 +45,8 @@ def gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
     their mirror image. Shapes: -> (B, O, I, K, L).
     """
     if _toom_cook(kernels_BOIKL):
-        gradient_TBOI = gram_3x3_gradient(_taps_first(kernels_BOIKL), weights)
+        taps_TBOI = kernels_BOIKL.permute(3, 4, 0, 1, 2).flatten(0, 1).contiguous()
+        gradient_TBOI = gram_3x3_gradient(taps_TBOI, weights)
         return gradient_TBOI.view(3, 3, *gradient_TBOI.shape[1:]).permute(2, 3, 4, 0, 1)
     taps_BKLOI = kernels_BOIKL.permute(0, 3, 4, 1, 2)
     gradient = (_rows(taps_BKLOI) @ weights[0]).view(taps_BKLOI.shape)
@@ -80,24 +82,15 @@ def _rows(taps_BKLOI: Tensor) -> Tensor:
     return taps_BKLOI.flatten(1, 3)
 
 
-def _taps_first(kernels_BOIKL: Tensor) -> Tensor:
-    return kernels_BOIKL.permute(3, 4, 0, 1, 2).flatten(0, 1).contiguous()
-
-
-def symmetric_product(rows_BMI: Tensor) -> Tensor:
-    """Rows^T rows, whose halves beside the diagonal are one product. Shapes: -> (B, I, I)."""
-    product = rows_BMI.new_empty(len(rows_BMI), *[rows_BMI.shape[2]] * 2)
-    _write_symmetric_product(rows_BMI, out=product)
-    return product
-
-
-def _write_symmetric_product(rows_BMI: Tensor, *, out: Tensor) -> None:
-    size = rows_BMI.shape[2]
+def symmetric_product(columns_BIM: Tensor) -> Tensor:
+    """Columns columns^T, whose halves beside the diagonal are one product. Shapes: -> (B, I, I)."""
+    size = columns_BIM.shape[1]
     if size <= BLOCK:
-        torch.bmm(rows_BMI.mT, rows_BMI, out=out)
-        return
-    left, right = slice(None, size // 2), slice(size // 2, None)
-    for half in (left, right):
-        _write_symmetric_product(rows_BMI[:, :, half], out=out[:, half, half])
-    torch.bmm(rows_BMI[:, :, left].mT, rows_BMI[:, :, right], out=out[:, left, right])
-    out[:, right, left] = out[:, left, right].mT
+        return products(columns_BIM, columns_BIM)
+    result = columns_BIM.new_empty(len(columns_BIM), size, size)
+    first, second = slice(None, size // 2), slice(size // 2, None)
+    for half in (first, second):
+        result[:, half, half] = symmetric_product(columns_BIM[:, half])
+    result[:, first, second] = products(columns_BIM[:, first], columns_BIM[:, second])
+    result[:, second, first] = result[:, first, second].mT
+    return result

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import FlopCounterMode
 
 from aol.gram import gram, gram_gradient, symmetric_product
+from aol.products import products
 
 EPS = 1e-6  # keeps the scale of an all-zero input channel finite; the authors' value
 NARROW = 48  # input channels; measured
@@ -55,9 +56,9 @@ class _RescaleDense(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrices_BOI: Tensor) -> Tensor:
-        products = symmetric_product(matrices_BOI)
-        signs = products.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
-        scale_BI = (products.abs_().sum(1) + EPS).rsqrt()
+        gram = symmetric_product(matrices_BOI.mT.contiguous())
+        signs = gram.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
+        scale_BI = (gram.abs_().sum(1) + EPS).rsqrt()
         ctx.save_for_backward(matrices_BOI, signs, scale_BI)
         return matrices_BOI * scale_BI[:, None]
 
@@ -67,7 +68,8 @@ class _RescaleDense(torch.autograd.Function):
         matrices_BOI, signs, scale_BI = ctx.saved_tensors
         pull = -0.5 * scale_BI**3 * (upstream * matrices_BOI).sum(1)
         weights = signs.to(pull.dtype).mul_(pull[:, :, None] + pull[:, None, :])
-        return torch.baddbmm(upstream * scale_BI[:, None], matrices_BOI, weights)
+        gradient = products(matrices_BOI, weights)  # they are symmetric
+        return gradient.addcmul_(upstream, scale_BI[:, None])
 
 
 class _RescaleNarrow(torch.autograd.Function):

@@ -17,6 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from aol.products import products
+
 # Weights of three taps in a line, and the pairs (left, right) of them that are multiplied.
 SUM, ALTERNATING = (1.0, 1.0, 1.0), (1.0, -1.0, 1.0)
 FIRST, MIDDLE, LAST, OUTER = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, -1.0)
@@ -37,16 +39,16 @@ WEIGHTS_AT = (
 COLLECT = ((1.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 2.0, 4.0), (0.0, 0.0, 1.0))
 
 
-def gram_3x3(taps_TBOI: Tensor) -> Tensor:
+def gram_3x3(taps_TBIO: Tensor) -> Tensor:
     """V at the half-plane's 13 displacements, (0, 0) first, in reading order.
 
-    Shapes: (9, B, O, I) -> (13, B, I, I).
+    Shapes: (9, B, I, O) -> (13, B, I, I).
     """
-    sums, alternating = (_own(taps_TBOI, weights) for weights in (SUM, ALTERNATING))
-    ends, odd = _crossed(taps_TBOI, FIRST, LAST), _crossed(taps_TBOI, OUTER, MIDDLE)
+    sums, alternating = (_own(taps_TBIO, weights) for weights in (SUM, ALTERNATING))
+    ends, odd = _crossed(taps_TBIO, FIRST, LAST), _crossed(taps_TBIO, OUTER, MIDDLE)
     even = sums.sub(alternating).mul_(0.5)
     whole = sums.add_(alternating).mul_(0.5)
-    gram = taps_TBOI.new_empty(13, *whole.shape[1:])
+    gram = taps_TBIO.new_empty(13, *whole.shape[1:])
     same_row, next_row = gram[:3], gram[3:8]
     gram[8:] = ends
     torch.sub(whole, ends[2:], out=same_row)
@@ -68,30 +70,30 @@ def gram_3x3_gradient(taps_TBOI: Tensor, weights: Tensor) -> Tensor:
     Shapes: (9, B, O, I), (13, B, I, I) with a symmetric matrix first -> (9, B, O, I). The
     matrix at (0, 0) counts half: it stands for its own mirror image.
     """
-    plane = torch.cat((weights[1:].flip(0).mT, weights))
-    across = _kron(((1.0,),), WEIGHTS_AT, like=plane)
-    rows_at = across @ plane.view(5, -1)
+    mirrored = torch.cat((weights.flip(0), weights[1:].mT))  # each matrix transposed
+    across = _kron(((1.0,),), WEIGHTS_AT, like=mirrored)
+    rows_at = across @ mirrored.view(5, -1)
     gradient = torch.zeros_like(taps_TBOI).flatten(1)
     for row in range(5):
         weights_at = across @ rows_at[row].view(5, -1)
         taps_at = _kron((TAPS_AT[row],), TAPS_AT, like=taps_TBOI) @ taps_TBOI.flatten(1)
-        products = taps_at.view(5, *taps_TBOI.shape[1:]) @ weights_at.view(5, *weights.shape[1:])
-        gradient.addmm_(_kron((COLLECT[row],), COLLECT, like=taps_TBOI).T, products.flatten(1))
+        at = products(taps_at.view(5, *taps_TBOI.shape[1:]), weights_at.view(5, *weights.shape[1:]))
+        gradient.addmm_(_kron((COLLECT[row],), COLLECT, like=taps_TBOI).T, at.flatten(1))
     return gradient.view_as(taps_TBOI)
 
 
-def _own(taps_TBOI: Tensor, rows: Weights) -> Tensor:
+def _own(taps_TBIO: Tensor, rows: Weights) -> Tensor:
     """V of one weighted sum of rows with itself, at x = 0, 1, 2. Shapes: -> (3, B, I, I)."""
-    sums, alternating, ends, odd = _products(taps_TBOI, rows, rows, OWN)
+    sums, alternating, ends, odd = _products(taps_TBIO, rows, rows, OWN)
     even = sums.sub(alternating).mul_(0.5)
     centre = sums.add_(alternating).mul_(0.5).sub_(ends).sub_(ends.mT)
     beside = even.add_(odd).sub_(odd.mT).mul_(0.5)
     return torch.stack((centre, beside, ends))
 
 
-def _crossed(taps_TBOI: Tensor, left: Weights, right: Weights) -> Tensor:
+def _crossed(taps_TBIO: Tensor, left: Weights, right: Weights) -> Tensor:
     """V of one weighted sum of rows with another, at x = -2 to 2. Shapes: -> (5, B, I, I)."""
-    sums, alternating, after, odd, before, odd_before = _products(taps_TBOI, left, right, CROSSED)
+    sums, alternating, after, odd, before, odd_before = _products(taps_TBIO, left, right, CROSSED)
     even = sums.sub(alternating).mul_(0.5)
     centre = sums.add_(alternating).mul_(0.5).sub_(after).sub_(before)
     odd = odd.sub_(odd_before)
@@ -99,13 +101,13 @@ def _crossed(taps_TBOI: Tensor, left: Weights, right: Weights) -> Tensor:
 
 
 def _products(
-    taps_TBOI: Tensor, left: Weights, right: Weights, columns: tuple[tuple[Weights, Weights], ...]
+    taps_TBIO: Tensor, left: Weights, right: Weights, columns: tuple[tuple[Weights, Weights], ...]
 ) -> Tensor:
     """One product per pair of columns' weights. Shapes: -> (pairs, B, I, I)."""
-    flat, shape = taps_TBOI.flatten(1), (len(columns), *taps_TBOI.shape[1:])
+    flat, shape = taps_TBIO.flatten(1), (len(columns), *taps_TBIO.shape[1:])
     lefts = _kron((left,), tuple(pair[0] for pair in columns), like=flat) @ flat
     rights = _kron((right,), tuple(pair[1] for pair in columns), like=flat) @ flat
-    return lefts.view(shape).mT @ rights.view(shape)
+    return products(lefts.view(shape), rights.view(shape))
 
 
 def _kron(rows: tuple[Weights, ...], columns: tuple[Weights, ...], *, like: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ PROJECT = Path(__file__).parent.parent
 DOORS = {
     "aol": set(),
     "aol.config": set(),
-    "aol.toom_cook": set(),
-    "aol.gram": {"aol.toom_cook"},
-    "aol.rescale": {"aol.gram"},
+    "aol.products": set(),
+    "aol.toom_cook": {"aol.products"},
+    "aol.gram": {"aol.products", "aol.toom_cook"},
+    "aol.rescale": {"aol.gram", "aol.products"},
     "aol.loss": set(),
     "aol.metrics": set(),
     "aol.augment": set(),

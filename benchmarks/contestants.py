@@ -1,0 +1,162 @@
+"""What is compared: by name, functions without arguments that do the same work."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aol.augment import augment
+from aol.config import DataConfig, Kind, LossConfig, ModelConfig, TrainConfig
+from aol.data import Images
+from aol.layers import rescaled_once
+from aol.loss import offset_cross_entropy
+from aol.models import build_model
+from aol.rescale import rescale_conv, rescale_dense
+from aol.step import TrainingStep, scaled
+from aol.train import make_optimizer
+from benchmarks import plain
+
+Contestants = dict[str, Callable[[], Any]]
+EVALUATED = 4  # batches of one evaluation
+
+
+def rescale(shape: tuple[int, ...]) -> Contestants:
+    """Rescaling and its gradient, each in the memory layout that suits it."""
+    kernel, upstream = torch.randn(shape) / shape[1], torch.randn(shape)
+    if len(shape) == 2:
+        plain_way, our_way = plain.rescale_dense, rescale_dense
+        return {
+            "plain": _both_passes(plain_way, kernel, upstream),
+            "ours": _both_passes(our_way, kernel, upstream),
+        }
+    ours = [part.contiguous(memory_format=torch.channels_last) for part in (kernel, upstream)]
+    runs = {
+        "plain": _both_passes(plain.rescale_conv, kernel, upstream),
+        "ours": _both_passes(rescale_conv, *ours),
+    }
+    with suppress(ImportError):  # a peer, where someone has installed it
+        from orthogonium.layers.conv.AOL.aol import MultiStepAOLReparametrizer
+
+        peer = MultiStepAOLReparametrizer(min(shape[:2]), groups=1, niter=1)
+        runs["orthogonium"] = _both_passes(peer, kernel, upstream)
+    return runs
+
+
+def _both_passes(
+    function: Callable[[Tensor], Tensor], weight: Tensor, upstream: Tensor
+) -> Callable[[], Any]:
+    def run() -> None:
+        raw = weight.detach().requires_grad_()
+        torch.autograd.grad(function(raw), raw, upstream)
+
+    return run
+
+
+def config_of(kind: Kind, batch: int) -> TrainConfig:
+    """The paper's settings for one architecture, without augmentation."""
+    return TrainConfig(
+        model=ModelConfig(kind=kind),
+        data=DataConfig(name="cifar10", augment=False),
+        loss=LossConfig(offset=2**0.5, temperature=0.25),
+        batch_size=batch,
+    )
+
+
+def images_of(batch: int) -> Images:
+    """Random pixels and labels."""
+    pixels = torch.randint(256, (batch, 3, 32, 32), dtype=torch.uint8)
+    return Images(pixels, torch.randint(10, (batch,)))
+
+
+def our_step(kind: Kind, batch: int) -> Callable[[], Any]:
+    """Our training step on one batch."""
+    config = config_of(kind, batch)
+    model = build_model(config.model, 10, torch.Generator().manual_seed(0))
+    step = TrainingStep(
+        config,
+        model=model,
+        optimizer=make_optimizer(model, config),
+        images=images_of(batch),
+        noise=torch.Generator(),
+    )
+    order = torch.arange(batch)
+    return lambda: step(order)
+
+
+def plain_step(kind: Kind, batch: int) -> Callable[[], Any]:
+    """The same step as a straightforward port takes it, with torch's default SGD."""
+    config = config_of(kind, batch)
+    model = _plain_model(kind)
+    kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": kernels, "weight_decay": 1e-3}, {"params": biases}],
+        lr=config.optimizer.learning_rate,
+        momentum=0.9,
+        nesterov=True,
+    )
+    images = images_of(batch)
+    inputs, loss = images.pixels.float() / 255, config.loss
+
+    def run() -> None:
+        rows = offset_cross_entropy(
+            model(inputs), images.labels, offset=loss.offset, temperature=loss.temperature
+        )
+        optimizer.zero_grad()
+        rows.mean().backward()
+        optimizer.step()
+
+    return run
+
+
+def step(kind: Kind, batch: int) -> Contestants:
+    """A whole training step."""
+    return {"plain": plain_step(kind, batch), "ours": our_step(kind, batch)}
+
+
+def evaluation(kind: Kind, batch: int) -> Contestants:
+    """Scores of a few batches; the plain port rescales for each of them."""
+    ours = build_model(ModelConfig(kind=kind), 10, torch.Generator().manual_seed(0))
+    theirs = plain.plain_copy(ours)
+    pixels = images_of(batch).pixels
+
+    @torch.no_grad()
+    def kept() -> None:
+        with rescaled_once(ours):
+            for _ in range(EVALUATED):
+                ours(scaled(pixels))
+
+    @torch.no_grad()
+    def rescaled_again() -> None:
+        for _ in range(EVALUATED):
+            theirs(pixels.float() / 255)
+
+    return {"plain": rescaled_again, "ours": kept}
+
+
+def augmentation() -> Contestants:
+    """The paper's augmentation, and torchvision's nearest to it for each image by itself."""
+    from torchvision.transforms import v2
+
+    bilinear = v2.InterpolationMode.BILINEAR
+    each = v2.Compose(
+        [
+            v2.ColorJitter(brightness=0.1, contrast=(0.5, 2), saturation=(0.3, 2), hue=0.02),
+            v2.RandomRotation(5, interpolation=bilinear),
+            v2.RandomAffine(0, translate=(0.1, 0.1), interpolation=bilinear),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    images = torch.rand(250, 3, 32, 32)
+    noise = torch.Generator().manual_seed(0)
+    return {
+        "plain": lambda: torch.stack([each(image) for image in images]),
+        "ours": lambda: augment(images, noise),
+    }
+
+
+def _plain_model(kind: Kind) -> nn.Sequential:
+    model = build_model(ModelConfig(kind=kind), 10, torch.Generator().manual_seed(0))
+    return plain.plain_copy(model)

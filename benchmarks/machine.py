@@ -1,0 +1,39 @@
+"""The machine that a table was measured on, and the table itself."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+HEADER = ["what", "baseline ms", "ours ms", "orthogonium ms", "ratio", "target"]
+
+
+def load() -> float:
+    """Processes that wanted a core in the last minute."""
+    return os.getloadavg()[0]
+
+
+def report(lines: list[list[str]], *, clock: str, loads: tuple[float, float], took_s: float) -> str:
+    """The table with its machine in markdown."""
+    rows = [HEADER, ["---"] * len(HEADER), *lines]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+    return f"""# Engine against plain port
+
+{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch
+{torch.__version__}, {datetime.now(UTC):%Y-%m-%d}. Time is {clock} time; load {loads[0]:.1f} before
+and {loads[1]:.1f} after; {took_s:.0f} s in all. The baseline is a plain port of the paper's formula
+(`benchmarks/plain.py`), for the augmentation torchvision's v2 transforms image by image.
+
+{table}
+"""
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
