@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock clean
+.PHONY: help run test check bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ check: $(READY) ## format, lint, types, tests with coverage: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
+
+bench: $(READY) ## measure the engine against a plain port, in about ten minutes
+	@$(BIN)/python -m benchmarks.cpu --keep latest
 
 lock: | $(VENV)/uv ## write requirements.lock anew from pyproject.toml
 	$(VENV)/uv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
