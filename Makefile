@@ -10,7 +10,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/uv/bin/uv)
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check lock clean
+.PHONY: help run test test-slow check bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: $(READY) ## format, lint, types, tests with coverage: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q $(PARALLEL) --cov --cov-report=term --cov-fail-under=90
+
+bench: $(READY) ## measure the engine against a plain port, in about ten minutes
+	@$(BIN)/python -m benchmarks.cpu --keep latest
 
 lock: | $(UV) ## write requirements.lock anew from pyproject.toml
 	$(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \

@@ -147,8 +147,8 @@ def _warp(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """
     count, _, height, width = images.shape
     grid = images.new_empty(count, height, width, 2)
-    grid[..., 0] = (2 * x + 1) / width - 1
-    grid[..., 1] = (2 * y + 1) / height - 1
+    grid[..., 0] = (x * (2 / width)).add_(1 / width - 1)
+    grid[..., 1] = (y * (2 / height)).add_(1 / height - 1)
     return F.grid_sample(
         images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )

@@ -8,7 +8,7 @@ oneDNN, which torch has for its convolutions, takes all of it on any (measured h
 import torch
 from torch import Tensor
 
-ONEDNN_FROM = 128  # rows, columns and summands; smaller products are over before oneDNN starts
+ONEDNN_FROM = 112  # rows, columns and summands; smaller products are over before oneDNN starts
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:

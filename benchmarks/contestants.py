@@ -65,9 +65,10 @@ def config_of(kind: Kind, batch: int) -> TrainConfig:
 
 
 def images_of(batch: int) -> Images:
-    """Random pixels and labels."""
-    pixels = torch.randint(256, (batch, 3, 32, 32), dtype=torch.uint8)
-    return Images(pixels, torch.randint(10, (batch,)))
+    """Random pixels and labels, the same for every contestant."""
+    noise = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (batch, 3, 32, 32), generator=noise, dtype=torch.uint8)
+    return Images(pixels, torch.randint(10, (batch,), generator=noise))
 
 
 def our_step(kind: Kind, batch: int) -> Callable[[], Any]:
@@ -89,10 +90,13 @@ def plain_step(kind: Kind, batch: int) -> Callable[[], Any]:
     """The same step as a straightforward port takes it, with torch's default SGD."""
     config = config_of(kind, batch)
     model = _plain_model(kind)
-    kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for weight in model.parameters() if weight.ndim > 1]},
+        {"params": [bias for bias in model.parameters() if bias.ndim == 1]},
+    ]
+    groups[0]["weight_decay"] = 1e-3
     optimizer = torch.optim.SGD(
-        [{"params": kernels, "weight_decay": 1e-3}, {"params": biases}],
+        groups,
         lr=config.optimizer.learning_rate,
         momentum=0.9,
         nesterov=True,

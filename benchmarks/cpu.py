@@ -2,7 +2,8 @@
 
 Every row runs its contestants in turn, round after round in one process, and quotes medians: of
 the times, and of the rounds' ratios, so that what else the machine does falls on all alike.
-With `--clock cpu --threads 1` the time is the processor's, which other programs change little.
+By default the time is the processor's, on one thread: other programs change it little, while a
+wait of two threads for each other on a shared machine says nothing about either contestant.
 Prints a table in markdown and keeps it in benchmarks/results/ with the machine named.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from aol.config import Kind
 from benchmarks import contestants, memory
 from benchmarks.machine import load, report
 
@@ -37,23 +39,24 @@ class Row:
 
 def rescale_row(name: str, shape: tuple[int, ...], target: float, rounds: int) -> Row:
     """A rescaling with its gradient."""
-    sizes = " × ".join(map(str, shape))
-    return Row(name, f"rescale {sizes}", lambda: contestants.rescale(shape), target, rounds)
+    what = f"dense {shape[0]}" if len(shape) == 2 else f"conv {shape[2]}×{shape[3]} of {shape[0]}"
+    return Row(name, f"rescale, {what}", lambda: contestants.rescale(shape), target, rounds)
 
 
-def model_rows(name: str, kind: str, batch: int, target: float) -> list[Row]:
+def model_rows(model: str, kind: Kind, batch: int, target: float) -> list[Row]:
     """A training step and an evaluation with kept weights."""
+    name = model.removeprefix("AOL-").lower()
     return [
         Row(
             f"step-{name}",
-            f"training step AOL-{name.upper() if name == 'std' else name.title()}, batch {batch}",
+            f"training step, {model}, batch {batch}",
             lambda: contestants.step(kind, batch),
             target,
             5,
         ),
         Row(
             f"eval-{name}",
-            f"evaluation, weights kept, AOL-{name}, batch {batch}",
+            f"evaluation, weights kept, {model}, batch {batch}",
             lambda: contestants.evaluation(kind, batch),
             2.5,
             5,
@@ -72,12 +75,16 @@ ROWS = [
     rescale_row("dense64", (64, 64), 1.0, 200),
     rescale_row("dense1024", (1024, 1024), 1.8, 25),
     rescale_row("dense2048", (2048, 2048), 1.8, 9),
-    *model_rows("small", "patchwise", 250, 1.6),
-    *model_rows("std", "std", 50, 4.0),
-    *model_rows("conv", "conv", 50, 5.0),
+    *model_rows("AOL-Small", "patchwise", 250, 1.6),
+    *model_rows("AOL-STD", "std", 50, 4.0),
+    *model_rows("AOL-Conv", "conv", 50, 5.0),
     Row("augment", "augmentation, 250 images", contestants.augmentation, 20.0, 9),
 ]
-MEMORY = {"small": ("patchwise", 250), "std": ("std", 50), "conv": ("conv", 50)}
+MEMORY: dict[str, tuple[Kind, int]] = {
+    "small": ("patchwise", 250),
+    "std": ("std", 50),
+    "conv": ("conv", 50),
+}
 
 
 def measured(row: Row, clock: Callable[[], float]) -> dict[str, list[float]]:
@@ -100,11 +107,11 @@ def time_line(row: Row, seconds: dict[str, list[float]]) -> list[str]:
     return [row.what, *times, peer, f"{median(ratios):.2f}×", f"≥ {row.target}×"]
 
 
-def memory_line(name: str, kind: str, batch: int) -> list[str]:
+def memory_line(name: str, kind: Kind, batch: int) -> list[str]:
     """Peak memory of three training steps above what the imports take, in MB."""
     plain, ours = (memory.peak_mb(who, kind, batch) for who in ("plain", "ours"))
-    cells = [f"{plain:.0f} MB", f"{ours:.0f} MB", "–", f"{ours / plain:.2f}", "≤ 0.8"]
-    return [f"peak memory, training step {name}, batch {batch}", *cells]
+    cells = [f"{plain:.0f} MB", f"{ours:.0f} MB", "–", f"{ours / plain:.2f}×", "≤ 0.8×"]
+    return [f"peak memory of a training step, {name}, batch {batch}", *cells]
 
 
 def share_line(seconds: dict[str, dict[str, list[float]]]) -> list[str]:
@@ -117,8 +124,7 @@ def share_line(seconds: dict[str, dict[str, list[float]]]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, keep."""
     options = _parser().parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     started, before = time.perf_counter(), load()
     lines: list[list[str]] = []
     seconds: dict[str, dict[str, list[float]]] = {}
@@ -145,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     names = [row.name for row in ROWS] + [f"memory-{name}" for name in MEMORY]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(names)}")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="default: %(default)s")
-    parser.add_argument("--threads", type=int, help="default: as many as torch takes")
+    parser.add_argument("--clock", choices=CLOCKS, default="cpu", help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--keep", metavar="NAME", help="write benchmarks/results/NAME.md")
     return parser
 

@@ -19,12 +19,15 @@ def report(lines: list[list[str]], *, clock: str, loads: tuple[float, float], to
     """The table with its machine in markdown."""
     rows = [HEADER, ["---"] * len(HEADER), *lines]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+    versions = f"torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
     return f"""# Engine against plain port
 
-{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch
-{torch.__version__}, {datetime.now(UTC):%Y-%m-%d}. Time is {clock} time; load {loads[0]:.1f} before
-and {loads[1]:.1f} after; {took_s:.0f} s in all. The baseline is a plain port of the paper's formula
-(`benchmarks/plain.py`), for the augmentation torchvision's v2 transforms image by image.
+{_processor()}, {os.cpu_count()} cores, threads used: {torch.get_num_threads()}, {versions}.
+Load {loads[0]:.1f} before and {loads[1]:.1f} after, {took_s:.0f} s in all.
+
+Times are medians of {clock} time, ratios medians round by round. The baseline is a plain port of
+the paper's formula (`benchmarks/plain.py`); for the augmentation it is torchvision's v2
+transforms, image by image.
 
 {table}
 """

@@ -1,15 +1,22 @@
-"""Peak memory of training steps: `python -m benchmarks.memory ours std 50`, one process each."""
+"""Peak memory of training steps in a process of their own.
 
-import resource
+`python -m benchmarks.memory ours std 50` prints it in MB.
+
+Linux only: a child's `ru_maxrss` begins with its parent's, the kernel's VmHWM does not.
+"""
+
 import subprocess
 import sys
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
+
+from aol.config import Kind
 
 STEPS = 3  # the first allocates momentum and gradients
 Who = Literal["plain", "ours"]
 
 
-def peak_mb(who: Who, kind: str, batch: int) -> float:
+def peak_mb(who: Who, kind: Kind, batch: int) -> float:
     """Peak resident memory of the steps above what the process had after its imports."""
     command = [sys.executable, "-m", "benchmarks.memory", who, kind, str(batch)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -20,16 +27,19 @@ def main() -> None:
     from benchmarks import contestants
 
     who, kind, batch = sys.argv[1:]
-    imported = _peak_kib()
+    kinds: dict[str, Kind] = {name: name for name in get_args(Kind)}
+    before = _high_water_kib()
     make = contestants.plain_step if who == "plain" else contestants.our_step
-    run = make(kind, int(batch))  # type: ignore[arg-type] # from `peak_mb`
+    run = make(kinds[kind], int(batch))
     for _ in range(STEPS):
         run()
-    print((_peak_kib() - imported) / 1000)
+    print((_high_water_kib() - before) / 1000)
 
 
-def _peak_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _high_water_kib() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1])
 
 
 if __name__ == "__main__":

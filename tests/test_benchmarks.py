@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from aol.config import ModelConfig
 from aol.layers import MaxMin
 from aol.loss import offset_cross_entropy
 from aol.models import architecture, build_model
-from benchmarks import plain
+from benchmarks import contestants, cpu, memory, plain
 from tests.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -71,3 +72,51 @@ def test_the_plain_copy_is_the_same_function(kind):
     with torch.no_grad():
         next(network.parameters()).zero_()
     assert next(model.parameters()).any()
+
+
+def test_the_bench_prints_and_keeps_a_table_with_its_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(cpu, "ROWS", [replace(row, rounds=2) for row in cpu.ROWS])
+    cpu.main(["conv16", "dense64", "--keep", "here"])
+
+    table = (tmp_path / "here.md").read_text(encoding="utf-8")
+    assert table in capsys.readouterr().out
+    assert f"torch {torch.__version__}" in table
+    assert [line.split(" | ")[0] for line in table.splitlines()[-2:]] == [
+        "| rescale, conv 3×3 of 16",
+        "| rescale, dense 64",
+    ]
+
+
+def test_contestants_take_the_same_step(monkeypatch):
+    """
+    From the same weights and images to the same weights.
+    """
+    models = []
+
+    def recorded(make):
+        return lambda *settings: models.append(make(*settings)) or models[-1]
+
+    monkeypatch.setattr(
+        contestants, "ModelConfig", lambda kind: ModelConfig(kind=kind, width=1 / 16)
+    )
+    monkeypatch.setattr(contestants, "build_model", recorded(build_model))
+    monkeypatch.setattr(plain, "plain_copy", recorded(plain.plain_copy))
+    for contestant in contestants.step("std", 4).values():
+        contestant()
+
+    start, theirs, ours = models
+    for before, left, right in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+        assert not torch.equal(before, right)
+    assert len(start) == len(theirs) == len(ours)
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own():
+    """
+    AOL-Conv's weights, momentum and gradients alone are 180 MB; the test's own memory is not in it.
+    """
+    held = torch.ones(300_000_000, dtype=torch.uint8)
+
+    assert 180 < memory.peak_mb("ours", "conv", 2) < 600
+    assert held[0] == 1
