@@ -9,7 +9,7 @@ from ray.cluster_utils import Cluster
 
 
 def main():
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     added = []
     print(cluster.address, flush=True)
     try:
