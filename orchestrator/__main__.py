@@ -234,7 +234,7 @@ def ingest(
         typer.echo(f"run {item.run.id} {item.run.name}, seed {item.run.train.seed}: {what}")
     tracker = Tracker(tracking_uri(spec.parent), file.file.name, spec.parent / "mlruns")
     try:
-        tracker.send(opened, [item.run.key for item in taken])
+        tracker.send(opened, [item.run.key for item in found])
         publish_all(tracker, opened, file, place)
     except TrackingError as error:
         typer.echo(f"{error}\nThe store has everything; `sync` sends it to MLflow.", err=True)

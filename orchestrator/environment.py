@@ -25,6 +25,8 @@ def prepare() -> None:
     """Set what every command needs; a variable that the user set stays."""
     for name, value in ALWAYS.items():
         os.environ.setdefault(name, value)
+    if root := os.environ.get("AOL_DATA"):  # workers have another current folder
+        os.environ["AOL_DATA"] = str(Path(root).expanduser().absolute())
 
 
 def prepare_ray(address: str) -> None:

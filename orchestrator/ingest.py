@@ -134,7 +134,8 @@ def take(found: TrainedElsewhere, store: Store, *, replace: bool = False) -> boo
             )
         if (stored.status, stored.epoch) == (found.status, len(found.epochs)):
             return False
-        if stored.epoch > len(found.epochs):
+        ended = stored.status in STATUS.values()
+        if stored.epoch > len(found.epochs) or (ended and not found.end):
             return False
     _write(found, store)
     return True

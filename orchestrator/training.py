@@ -1,5 +1,6 @@
 """`run`: trains what is to be trained, and tells what became of it."""
 
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -30,7 +31,6 @@ def run(invocation: Invocation) -> int:
     store = Store(invocation.store_location, exclusive=True)
     invocation.stack.callback(store.close)
     store.recover()
-    _sweep(invocation, store)
     made = invocation.plan(store.runs())
     todo = [item for item in made if item.todo]
     if not todo:
@@ -46,19 +46,6 @@ def run(invocation: Invocation) -> int:
     store.queue(item.run for item in todo)
     stopped = _train(invocation, store, todo, requests)
     return _close(invocation, store, made, stopped)
-
-
-def _sweep(invocation: Invocation, store: Store) -> None:
-    """Remove Ray's folders of earlier invocations without a checkpoint that the store names.
-
-    Only where nobody else keeps checkpoints: in the default storage of the default store.
-    """
-    if invocation.request.storage or invocation.request.store:
-        return
-    kept = {Path(item.path).parents[1] for run in store.runs() for item in run.checkpoints}
-    for folder in Path(invocation.storage).glob("*-*-*"):
-        if folder not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget(invocation: Invocation, store: Store, todo: Sequence[PlannedRun]) -> None:
@@ -167,9 +154,12 @@ def _close(
     if any(run.status is not Status.DONE for run in runs):
         say(f"Not all runs are finished. The same command continues: {_command()}")
         return EXIT_SOME_FAILED
-    options = "".join(f" --set {text}" for text in request.settings)
+    options = ["--profile", invocation.profile]
+    options += [part for text in request.settings for part in ("--set", text)]
+    options += ["--results", str(request.results)] if request.results else []
+    options += ["--store", request.store] if request.store else []
     printer = f"{_program('python')} -m orchestrator report {_relative(request.spec)}"
-    say(f"Print them: {printer} --profile {invocation.profile}{options}")
+    say(f"Print them: {printer} {shlex.join(options)}")
     say(f"Every run with its curves: {_program('mlflow')} ui")
     return 0
 
@@ -193,4 +183,11 @@ def _program(name: str) -> str:
 
 
 def _command() -> str:
-    return " ".join([f"{_program('python')} -m orchestrator", *sys.argv[1:]])
+    """The command as it was typed, without what must not be done twice."""
+    kept, words = [], iter(sys.argv[1:])
+    for word in words:
+        if word == "--rerun":
+            next(words, None)
+        elif not word.startswith("--rerun="):
+            kept.append(word)
+    return f"{_program('python')} -m orchestrator {shlex.join(kept)}"

@@ -53,7 +53,7 @@ def test_runs_survive_the_loss_of_a_machine(tmp_path, shell, machines):
     arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
     driver = shell.start(*arguments, "--address", machines.address)
     try:
-        seen = wait_for(driver, r"run 11 .*: epoch \d+/15")
+        seen = wait_for(driver, r"run 11 .*: epoch \d+/15", timeout=300)
         machines("kill")
         machines("add 1")
         _, err = driver.communicate(timeout=180)

@@ -68,12 +68,6 @@ def test_the_demo_survives_the_loss_of_a_worker_and_of_the_driver(demo):
         assert all(len(names) == len(set(names)) == 11 for names in epochs.values()), key
 
 
-def test_folders_of_the_killed_invocation_stay_only_for_their_checkpoints(demo):
-    kept = {path.parents[2] for path in (demo.folder / "results/ray").rglob("state.pt")}
-
-    assert set((demo.folder / "results/ray").glob("*-*-*")) == kept
-
-
 def documented_commands():
     """
     Every call of the program in the README's shell blocks, continuations joined.

@@ -91,6 +91,8 @@ def test_a_run_that_goes_on_there_is_taken_again_and_one_that_is_behind_is_not(o
     assert [(run.status, run.epoch) for run in store.runs()] == [(Status.INTERRUPTED, 2)]
     assert take(read(whole), store)
     assert take(read(half), store) is False
+    (half / "metrics.jsonl").write_text((whole / "metrics.jsonl").read_text())
+    assert take(read(half), store) is False
     assert [(run.status, run.epoch) for run in store.runs()] == [(Status.DONE, 3)]
 
 

@@ -20,6 +20,7 @@ environment.prepare_ray("local")
 from orchestrator import schedule  # noqa: E402 - Ray reads the environment when it is imported
 from orchestrator.events import EpochDone, Finished, Placed, Saved, Started, Tick  # noqa: E402
 from orchestrator.schedule import machines  # noqa: E402
+from orchestrator.schedule.trials import ScheduleError  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -311,6 +312,13 @@ def test_discarding_what_is_gone_already_is_fine(tmp_path):
     schedule.discard(str(folder))
 
     assert not folder.exists()
+
+
+def test_a_storage_that_cannot_be_is_one_line(cluster, runs, options):
+    job = schedule.Job(runs()[0], CPU)
+
+    with pytest.raises(ScheduleError, match="--storage nonsense://x: cannot be used"):
+        schedule.run_all([job], [Heard()], replace(options, storage="nonsense://x"))
 
 
 @pytest.mark.parametrize(

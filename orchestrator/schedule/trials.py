@@ -67,9 +67,27 @@ def run_all(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Options
         fail_fast=options.fail_fast,
     )
     options.log_folder.mkdir(parents=True, exist_ok=True)
-    tuner = tune.Tuner(
+    try:
+        tuner = _tuner(jobs, options, events, board.name)
+    except (OSError, ValueError) as error:
+        raise ScheduleError(f"--storage {options.storage}: cannot be used: {error}") from error
+    log = options.log_folder / "ray.log"  # Ray prints its errors from a thread of its own
+    with log.open("a") as file, redirect_stdout(file), events.stoppable():
+        try:
+            tuner.fit()
+        except Exception as error:  # Ray raises anything, also if its own files cannot be written
+            logger.exception("Ray Tune stopped")
+            if events.unfinished:
+                raise ScheduleError(f"Ray Tune stopped: {error}; see {log.parent}/") from error
+        finally:
+            events.close()
+    return events.signal
+
+
+def _tuner(jobs: Sequence[Job], options: Options, events: TrialEvents, board: str) -> tune.Tuner:
+    return tune.Tuner(
         tune.with_resources(train_trial, _resources),
-        param_space={"job": tune.grid_search([_payload(job, options, board.name) for job in jobs])},
+        param_space={"job": tune.grid_search([_payload(job, options, board) for job in jobs])},
         tune_config=tune.TuneConfig(
             num_samples=1,
             max_concurrent_trials=options.jobs,
@@ -85,17 +103,6 @@ def run_all(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Options
             verbose=0,
         ),
     )
-    log = options.log_folder / "ray.log"  # Ray prints its errors from a thread of its own
-    with log.open("a") as file, redirect_stdout(file), events.stoppable():
-        try:
-            tuner.fit()
-        except Exception as error:  # Ray raises anything, also if its own files cannot be written
-            logger.exception("Ray Tune stopped")
-            if events.unfinished:
-                raise ScheduleError(f"Ray Tune stopped: {error}; see {log.parent}/") from error
-        finally:
-            events.close()
-    return events.signal
 
 
 def _resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
@@ -125,8 +132,8 @@ def discard(folder: str) -> None:
     try:
         system, path = open_location(folder)
         system.delete_dir(path)
-    except OSError:
-        logger.info("%s is gone already", folder)
+    except (OSError, ValueError) as error:
+        logger.info("%s is not removed: %s", folder, error)
 
 
 # On a worker
