@@ -21,6 +21,17 @@ def products(left: Tensor, right: Tensor) -> Tensor:
     return (torch.stack(found) if len(found) > 1 else found[0]).view(shape)
 
 
+def transposed(matrices: Tensor) -> Tensor:
+    """Each matrix's transpose, contiguous. Shapes: (..., N, K) -> (..., K, N)."""
+    if matrices.device.type != "cpu":
+        return matrices.mT.contiguous()
+    result = matrices.new_empty(matrices.mT.shape)
+    pairs = zip(result.flatten(0, -3), matrices.flatten(0, -3), strict=True)
+    for target, matrix in pairs:  # one by one: torch copies a batch of them without blocking
+        target.copy_(matrix.T)
+    return result
+
+
 def _onednn_product(left: Tensor, right: Tensor) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
     return product

@@ -56,7 +56,7 @@ class _RescaleDense(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrices_BOI: Tensor) -> Tensor:
-        gram = symmetric_product(matrices_BOI.mT.contiguous())
+        gram = symmetric_product(matrices_BOI)
         signs = gram.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
         scale_BI = (gram.abs_().sum(1) + EPS).rsqrt()
         ctx.save_for_backward(matrices_BOI, signs, scale_BI)

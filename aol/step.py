@@ -86,6 +86,7 @@ class TrainingStep:
 
         Shapes: (N,) int64 -> () float64, () int64.
         """
+        self.optimizer.zero_grad()  # first: the forward pass has its memory
         images, labels = scaled(self.images.pixels[batch]), self.images.labels[batch]
         if self.config.data.augment:
             images = augment(images, self.noise)
@@ -95,7 +96,6 @@ class TrainingStep:
         rows = offset_cross_entropy(
             scores.float(), labels, offset=loss.offset, temperature=loss.temperature
         )
-        self.optimizer.zero_grad()
         rows.mean().backward()
         self.optimizer.step()
         return rows.detach().sum().double(), correct(scores.detach(), labels).sum()

@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aol.products import products
+from aol.products import products, transposed
 
 # Weights of three taps in a line, and the pairs (left, right) of them that are multiplied.
 SUM, ALTERNATING = (1.0, 1.0, 1.0), (1.0, -1.0, 1.0)
@@ -70,12 +70,11 @@ def gram_3x3_gradient(taps_TBOI: Tensor, weights: Tensor) -> Tensor:
     Shapes: (9, B, O, I), (13, B, I, I) with a symmetric matrix first -> (9, B, O, I). The
     matrix at (0, 0) counts half: it stands for its own mirror image.
     """
-    mirrored = torch.cat((weights.flip(0), weights[1:].mT))  # each matrix transposed
-    across = _kron(((1.0,),), WEIGHTS_AT, like=mirrored)
-    rows_at = across @ mirrored.view(5, -1)
+    mirrored = torch.cat((weights.flip(0), transposed(weights[1:])))  # all transposed
     gradient = torch.zeros_like(taps_TBOI).flatten(1)
     for row in range(5):
-        weights_at = across @ rows_at[row].view(5, -1)
+        row_at = _kron((WEIGHTS_AT[row],), ((1.0,),), like=mirrored) @ mirrored.view(5, -1)
+        weights_at = _kron(((1.0,),), WEIGHTS_AT, like=mirrored) @ row_at.view(5, -1)
         taps_at = _kron((TAPS_AT[row],), TAPS_AT, like=taps_TBOI) @ taps_TBOI.flatten(1)
         at = products(taps_at.view(5, *taps_TBOI.shape[1:]), weights_at.view(5, *weights.shape[1:]))
         gradient.addmm_(_kron((COLLECT[row],), COLLECT, like=taps_TBOI).T, at.flatten(1))

@@ -405,7 +405,7 @@ def test_flop_of_wide_layers_are_the_papers_arithmetic():
     A dense layer of two blocks: three quarters of a product and one backward. A 3 x 3 kernel:
     20 and 25 products, and a few percent for the sums of taps.
     """
-    assert rescale_flop(torch.empty(512, 512, device="meta")) == 2 * 512**3 * 1.75
+    assert rescale_flop(torch.empty(1024, 1024, device="meta")) == 2 * 1024**3 * 1.75
     products = rescale_flop(torch.empty(512, 512, 3, 3, device="meta")) / (2 * 512**3)
     assert 45 < products < 48.5
 
