@@ -58,6 +58,6 @@ $(VENV)/uv/bin/uv:
 $(READY): requirements.lock pyproject.toml | $(UV)
 	@echo "Making the environment in $(VENV) (about 6 GB with torch for CUDA; once) ..."
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	@$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
