@@ -1,22 +1,19 @@
 """A run in a folder of plain files: what a machine without the orchestrator leaves behind.
 
     run.json          key, ID, name, profile and settings of the run
-    environment.json  machine, versions, commit, fingerprints of the images
+    attempts.jsonl    a line per call that trained it: machine, versions, commit, fingerprints of
+                      the images, when, and after which epoch it went on
     metrics.jsonl     a line per epoch, on the disk before the next epoch starts
     state-<n>.pt      the newest two states, after n epochs
     margins.f32       score margins of the test set after the last epoch, little-endian float32
     end.json          how the run ended (done, unsound, diverged), when, and its certificate
 
-Everything but metrics.jsonl is written aside and renamed.
+Everything is written aside and renamed, but for the lines of metrics.
 """
 
 import json
 import os
-import platform
 import re
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,12 +24,12 @@ from typing import Any
 
 import torch
 
-from aol.config import FINGERPRINTS, TrainConfig, from_dict
+from aol.config import TrainConfig, from_dict
+from aol.environment import environment
 from aol.result import result_of
 from aol.train import DivergedError, Trainer
 
 STATES_KEPT = 2
-COMMIT_FILE = Path(__file__).parent / "COMMIT"  # in source that was packed without its history
 
 
 class Outcome(StrEnum):
@@ -94,8 +91,9 @@ class RunFolder:
         """
         if self.outcome:
             return self.outcome
-        self._describe(run, device)
+        self._describe(run)
         trainer = self._continued(run, data_root, device, say)
+        self._note_attempt(run, device, trainer.epoch)
         saved, longest, saving = time.monotonic(), 0.0, 0.0
         try:
             with self._metrics_after(trainer.epoch).open("a", encoding="utf-8") as file:
@@ -123,7 +121,7 @@ class RunFolder:
             Outcome(result.outcome), error=result.error, certificate=result.certificate
         )
 
-    def _describe(self, run: Run, device: torch.device) -> None:
+    def _describe(self, run: Run) -> None:
         described = json.dumps(
             {
                 "key": run.key,
@@ -139,9 +137,13 @@ class RunFolder:
             raise ValueError(f"{file} describes another run; use another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         _write(file, described)
-        if not (self.path / "environment.json").exists():
-            facts = environment(device, run.config.data.name)
-            _write(self.path / "environment.json", json.dumps(facts, indent=1).encode())
+
+    def _note_attempt(self, run: Run, device: torch.device, epoch: int) -> None:
+        file = self.path / "attempts.jsonl"
+        before = file.read_bytes() if file.exists() else b""
+        facts = environment(device, run.config.data.name)
+        line = json.dumps({"from_epoch": epoch, "time": _now(), **facts})
+        _write(file, before + f"{line}\n".encode())
 
     def _continued(
         self, run: Run, data_root: Path, device: torch.device, say: Callable[[str], None]
@@ -203,47 +205,6 @@ def _epoch(line: str) -> float:
         return int(json.loads(line)["epoch"])
     except ValueError:
         return float("inf")
-
-
-def environment(device: torch.device, dataset: str) -> dict[str, Any]:
-    """The machine, versions, commit and images that results come from."""
-    facts: dict[str, Any] = {
-        "host": socket.gethostname(),
-        "system": platform.platform(),
-        "cpus": os.cpu_count(),
-        "python": sys.version.split()[0],
-        "packages": {"torch": torch.__version__},
-        "cuda": torch.version.cuda,
-        "device": str(device),
-        "commit": commit(),
-        "fingerprints": FINGERPRINTS[dataset],
-        "time": _now(),
-    }
-    if device.type == "cuda":
-        facts["device"] = torch.cuda.get_device_name(device)
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        facts["driver"] = _printed(query)
-    return facts
-
-
-def commit() -> str | None:
-    """The commit of this source: as it was packed, or git's, "+changes" if files differ."""
-    if COMMIT_FILE.exists():
-        return COMMIT_FILE.read_text(encoding="utf-8").strip()
-    here = ["git", "-C", str(Path(__file__).parent)]
-    if not _printed([*here, "ls-files", Path(__file__).name]):
-        return None
-    changed = _printed([*here, "status", "--porcelain", "--untracked-files=no", "--", "."])
-    head = _printed([*here, "rev-parse", "HEAD"])
-    return f"{head}+changes" if changed else head
-
-
-def _printed(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _write(path: Path, content: bytes) -> None:

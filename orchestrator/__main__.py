@@ -218,26 +218,30 @@ def ingest(
     ] = False,
 ) -> None:
     """Take runs that were trained without the orchestrator into the store and MLflow."""
-    from orchestrator.ingest import folders_in, read, take
+    from orchestrator.folders import folders_in
+    from orchestrator.ingest import IngestError
+    from orchestrator.ingest import ingest as take_all
     from orchestrator.publishing import publish_all
     from orchestrator.specfile import SpecFile
     from orchestrator.store import Store
     from orchestrator.tracking import Tracker, TrackingError, tracking_uri
 
-    file = SpecFile(spec)
-    found = [read(path) for path in folders_in(folder)]
+    file, folders = SpecFile(spec), folders_in(folder)
     place = results or spec.parent / "results"
     opened = Store(store or str(place / "store.db"), exclusive=True)
-    taken = [item for item in found if take(item, opened, replace=replace)]
-    for item in found:
-        what = f"{item.status}, {len(item.epochs)} epochs" if item in taken else "there already"
-        typer.echo(f"run {item.run.id} {item.run.name}, seed {item.run.train.seed}: {what}")
+    opened.recover()
+    runs, problems = take_all(folders, opened, replace=replace)
+    for found, fresh in runs:
+        what = f"{found.status}, {len(found.epochs)} epochs" if fresh else "there already"
+        typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {what}")
     tracker = Tracker(tracking_uri(spec.parent), file.file.name, spec.parent / "mlruns")
     try:
-        tracker.send(opened, [item.run.key for item in found])
+        tracker.send(opened, [found.run.key for found, _ in runs])
         publish_all(tracker, opened, file, place)
     except TrackingError as error:
         typer.echo(f"{error}\nThe store has everything; `sync` sends it to MLflow.", err=True)
+    if problems:
+        raise IngestError("\n".join(problems))
 
 
 @app.command()
@@ -266,10 +270,10 @@ def _request(context: typer.Context, **changes: bool) -> "Request":
 
 def _open(spec: Path, results: Path | None, store: str | None) -> "Store":
     """An existing store. Raises: StoreError."""
-    from orchestrator.store import Store, StoreError
+    from orchestrator.store import Store, StoreError, exists
 
     location = store or str((results or spec.parent / "results") / "store.db")
-    if "://" not in location and not Path(location).exists():
+    if not exists(location):
         raise StoreError(f"there is no store at {location} yet; `run` makes one")
     return Store(location)
 

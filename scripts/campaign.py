@@ -15,7 +15,7 @@ import tarfile
 import time
 from pathlib import Path
 
-RESULTS = ("run.json", "environment.json", "metrics.jsonl", "margins.f32", "end.json")
+RESULTS = ("run.json", "attempts.jsonl", "metrics.jsonl", "margins.f32", "end.json")
 
 
 def main() -> int:

@@ -60,7 +60,7 @@ def write_plan(file: Path, spec: Path, profile: str, settings: list[str]) -> lis
 def copy_source(stage: Path) -> None:
     """The core with the commit it is of, and the script that trains a list of runs."""
     sys.path.insert(0, str(PROJECT))
-    from aol.folder import COMMIT_FILE, commit
+    from aol.environment import COMMIT_FILE, commit
 
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "aol", stage / "aol", ignore=ignored)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from aol.__main__ import EXIT_CONTINUE, EXIT_FAILED, EXIT_USAGE, Deadline, main
-from aol.folder import Outcome, Run, RunFolder, commit
+from aol.environment import commit
+from aol.folder import Outcome, Run, RunFolder
 from orchestrator.plan import as_rows, make_plan
 from orchestrator.specfile import SpecFile
 from tests.cli import PROJECT, TINY
@@ -52,14 +53,16 @@ def folders(tmp_path):
     return lambda: {path.name.split("-")[0]: path for path in (tmp_path / "out").iterdir()}
 
 
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def epochs(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["epoch"] for line in lines]
+    return [line["epoch"] for line in lines(folder / "metrics.jsonl")]
 
 
 def losses(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["values"]["train_loss"] for line in lines]
+    return [line["values"]["train_loss"] for line in lines(folder / "metrics.jsonl")]
 
 
 def test_runs_are_trained_one_after_another_into_folders(box, folders):
@@ -73,14 +76,15 @@ def test_runs_are_trained_one_after_another_into_folders(box, folders):
         assert not list(folder.glob("*.part"))
 
 
-def test_the_environment_names_machine_versions_commit_and_images(box, folders):
+def test_an_attempt_names_machine_versions_commit_and_images(box, folders):
     box("--run", "0")
-    facts = json.loads((folders()["0"] / "environment.json").read_text())
+    (facts,) = lines(folders()["0"] / "attempts.jsonl")
 
     assert facts["packages"]["torch"] == torch.__version__
     assert facts["commit"] == commit()
     assert set(facts["fingerprints"]) == {"train", "test"}
     assert facts["host"]
+    assert facts["from_epoch"] == 0
 
 
 def test_what_is_done_is_not_trained_again(box, folders):
@@ -110,6 +114,8 @@ def test_stopped_after_every_epoch_a_run_has_the_same_numbers(plan, data_root, t
     margins = [(folder.path / "margins.f32").read_bytes() for folder in (straight, halting)]
     assert margins[0] == margins[1]
     assert len(list(halting.path.glob("state-*.pt"))) == 2
+    attempts = lines(halting.path / "attempts.jsonl")
+    assert [attempt["from_epoch"] for attempt in attempts] == [0, 1, 2]
 
 
 def test_epochs_after_the_last_state_are_measured_again_and_torn_lines_dropped(

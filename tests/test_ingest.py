@@ -1,12 +1,15 @@
 import json
+import re
 import shutil
 import sqlite3
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from aol.__main__ import main
-from orchestrator.ingest import IngestError, folders_in, read, take
+from orchestrator.folders import FolderError, folders_in, read
+from orchestrator.ingest import IngestError, take
 from orchestrator.plan import Action, as_rows, make_plan
 from orchestrator.report import fill_tables
 from orchestrator.specfile import SpecFile
@@ -51,7 +54,7 @@ def test_runs_are_in_the_store_as_if_they_had_trained_here(box, out, store):
     assert [take(read(folder), store) for folder in folders_in(out)] == [True, True]
 
     done, diverged = store.runs()
-    facts = json.loads((of_run(out, 0) / "environment.json").read_text())
+    facts = json.loads((of_run(out, 0) / "attempts.jsonl").read_text())
     last = json.loads((of_run(out, 0) / "metrics.jsonl").read_text().splitlines()[-1])
     experiment = SpecFile(box / "experiments.yaml").experiment("demo")
     assert (done.status, done.epoch, done.recorded) == (Status.DONE, 3, 3)
@@ -106,7 +109,30 @@ def test_other_numbers_of_a_run_are_a_conflict_until_they_replace(out, store):
     with pytest.raises(IngestError, match="the store has other numbers of run 0"):
         take(other, store)
     assert take(other, store, replace=True)
-    assert store.metrics(found.run.key)[1] == other.epochs[0]["values"]
+    assert store.metrics(found.run.key)[1] == other.epochs[0].values
+
+
+def test_every_call_that_trained_a_run_is_an_attempt_with_its_times(out, store):
+    folder = of_run(out, 0)
+    first = json.loads((folder / "attempts.jsonl").read_text())
+    later = first | {"from_epoch": 2, "host": "other", "time": "2030-01-01T00:00:00.000+00:00"}
+    (folder / "attempts.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(later)}\n")
+    (folder / "end.json").unlink()
+    found = read(folder)
+    take(found, store)
+
+    with store.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT from_epoch, started_at, finished_at, outcome FROM attempts ORDER BY id")
+        )
+        attempts = [tuple(row) for row in rows]
+    assert attempts == [
+        (0, first["time"], later["time"], "interrupted"),
+        (2, later["time"], found.epochs[-1].time, "interrupted"),
+    ]
+    (run,) = store.runs()
+    assert (run.host, run.recorded) == ("other", 3)
+    assert (run.started_at, run.finished_at) == (first["time"], found.epochs[-1].time)
 
 
 def without_an_epoch(folder):
@@ -135,38 +161,77 @@ def with_other_settings(folder):
 
 
 def with_other_images(folder):
-    facts = json.loads((folder / "environment.json").read_text())
+    facts = json.loads((folder / "attempts.jsonl").read_text())
     facts["fingerprints"] = {"train": "0", "test": "0"}
-    (folder / "environment.json").write_text(json.dumps(facts))
+    (folder / "attempts.jsonl").write_text(json.dumps(facts))
 
 
-def without_environment(folder):
-    (folder / "environment.json").unlink()
+def without_attempts(folder):
+    (folder / "attempts.jsonl").unlink()
+
+
+def with_empty_attempts(folder):
+    (folder / "attempts.jsonl").write_text("")
+
+
+def with_a_loss_that_is_no_number(folder):
+    file = folder / "metrics.jsonl"
+    file.write_text(
+        re.sub(r'"train_loss": [0-9.]+', '"train_loss": NaN', file.read_text(), count=1)
+    )
+
+
+def with_margins_that_are_no_numbers(folder):
+    values = np.fromfile(folder / "margins.f32", "<f4")
+    values[3] = np.nan
+    values.tofile(folder / "margins.f32")
+
+
+def without_a_key(folder):
+    described = json.loads((folder / "run.json").read_text())
+    del described["key"]
+    (folder / "run.json").write_text(json.dumps(described))
+
+
+def with_an_unknown_outcome(folder):
+    (folder / "end.json").write_text('{"outcome": "well", "time": "2026-01-01T00:00:00+00:00"}')
+
+
+def with_settings_of_another_version(folder):
+    described = json.loads((folder / "run.json").read_text())
+    described["settings"]["dropout"] = 0.5
+    (folder / "run.json").write_text(json.dumps(described))
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (without_an_epoch, "does not have every epoch once, in order"),
-        (with_a_damaged_line, "line 2 of metrics.jsonl is damaged"),
+        (with_a_damaged_line, "metrics.jsonl, line 2 is damaged: "),
         (with_other_margins, "the accuracy that margins.f32 gives is not that of the last epoch"),
-        (with_short_margins, "the accuracy that margins.f32 gives is not that of the last epoch"),
+        (with_short_margins, "margins.f32 is not a finite margin per image"),
+        (with_margins_that_are_no_numbers, "margins.f32 is not a finite margin per image"),
+        (with_a_loss_that_is_no_number, "metrics.jsonl, line 1: values.train_loss: Input should"),
+        (without_a_key, "run.json: key: Field required"),
+        (with_an_unknown_outcome, "end.json: outcome: Input should be 'done'"),
+        (with_settings_of_another_version, "run.json is damaged: "),
         (with_other_settings, "its settings make it 0-s0-"),
         (with_other_images, "it was trained on other images than digits"),
-        (without_environment, "cannot be read: FileNotFoundError"),
+        (without_attempts, "cannot be read: [Errno 2] No such file"),
+        (with_empty_attempts, "attempts.jsonl does not say where it was trained"),
     ],
 )
 def test_a_damaged_folder_is_refused_with_what_is_wrong(out, damage, message):
     damage(of_run(out, 0))
 
-    with pytest.raises(IngestError) as caught:
+    with pytest.raises(FolderError) as caught:
         read(of_run(out, 0))
     assert message in str(caught.value)
     assert str(of_run(out, 0)) in str(caught.value)
 
 
 def test_a_folder_without_runs_is_said(tmp_path):
-    with pytest.raises(IngestError, match=r"no run\.json there or one level below"):
+    with pytest.raises(FolderError, match=r"no run\.json there or one level below"):
         folders_in(tmp_path)
 
 
@@ -182,3 +247,14 @@ def test_the_command_fills_store_and_mlflow_and_says_what_it_took(box, out, tmp_
     assert "run 0 AOL-Small, seed 0: done, 3 epochs" in first.stdout
     assert "run 0 AOL-Small, seed 0: there already" in second.stdout
     assert count == 2
+
+
+def test_a_damaged_folder_does_not_keep_the_others_out(box, out, tmp_path, data_root):
+    shell = Shell(tmp_path / "here", data_root, (box / "experiments.yaml").read_text())
+    with_a_loss_that_is_no_number(of_run(out, 0))
+    done = shell("ingest", out)
+
+    assert done.returncode == 1
+    assert "run 11 AOL-Conv, seed 11: diverged" in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert "metrics.jsonl, line 1: values.train_loss" in done.stderr

@@ -468,6 +468,22 @@ def test_a_killed_drivers_runs_are_interrupted_at_once(location, store, run):
     assert attempts(store) == [(0, "interrupted")]
 
 
+def test_who_has_the_store_to_itself_takes_every_open_run_for_abandoned(location, make_run):
+    """
+    As after a container's restart: the same host and process number, and a fresh heartbeat.
+    """
+    trained, queued = make_run(0), make_run(1)
+    earlier = Store(location)
+    earlier.queue([trained, queued])
+    earlier.start(trained, ORIGIN)
+    earlier.close()
+    alone = Store(location, exclusive=True)
+    alone.recover()
+
+    assert [found.status for found in alone.runs()] == [Status.INTERRUPTED, Status.INTERRUPTED]
+    alone.close()
+
+
 def test_a_driver_on_another_machine_lives_as_long_as_its_heartbeat_is_fresh(store, running):
     set_heartbeat(store, age_s=LEASE_S - 10, driver="elsewhere:1")
     fresh = only(store).alive

@@ -3,8 +3,8 @@
 SQLite in WAL mode by default, PostgreSQL on request. This package alone imports SQLAlchemy.
 """
 
-from orchestrator.store.database import StoreError
+from orchestrator.store.database import StoreError, exists
 from orchestrator.store.schema import Checkpoint, Status, StoredRun
 from orchestrator.store.writing import CHECKPOINTS_KEPT, Store
 
-__all__ = ["CHECKPOINTS_KEPT", "Checkpoint", "Status", "Store", "StoreError", "StoredRun"]
+__all__ = ["CHECKPOINTS_KEPT", "Checkpoint", "Status", "Store", "StoreError", "StoredRun", "exists"]

@@ -78,6 +78,12 @@ def sqlite_file(url: URL) -> Path | None:
     return None if url.get_backend_name() != "sqlite" or in_memory else Path(url.database or "")
 
 
+def exists(location: str | Path) -> bool:
+    """Whether there may be a database: a file that is there, or a server. Raises: StoreError."""
+    file = sqlite_file(store_url(location))
+    return file is None or file.exists()
+
+
 def require_writable(url: URL, which: str = "") -> None:
     """Raises: StoreError, which says `which` database, if it is a file that may only be read."""
     file = sqlite_file(url)

@@ -41,7 +41,7 @@ class StoreReader:
 
         Raises: StoreError, also if another driver is there.
         """
-        self.url = store_url(location)
+        self.url, self.exclusive = store_url(location), exclusive
         if exclusive:
             require_writable(self.url)
         self.engine = open_engine(self.url)

@@ -51,7 +51,7 @@ class Store(StoreReader):
             row.git_commit = provenance.git_commit
             row.packages = dict(provenance.packages)
             row.data_fingerprint = provenance.data_fingerprint
-            _close_attempts(session, run.key, Status.INTERRUPTED)
+            _close_attempts(session, run.key, Status.INTERRUPTED, at)
             session.add(
                 AttemptRow(
                     key=run.key,
@@ -130,7 +130,7 @@ class Store(StoreReader):
                 row.certificate = dict(certificate)
             if margins is not None:
                 session.merge(MarginRow(key=key, count=len(margins) // 4, values=margins))
-            _close_attempts(session, key, status)
+            _close_attempts(session, key, status, at)
 
     def beat(self) -> None:
         """Say that this driver is alive, for the runs that it trains or still will."""
@@ -140,9 +140,14 @@ class Store(StoreReader):
             session.execute(update(RunRow).where(mine, open_).values(heartbeat_at=_now()))
 
     def recover(self) -> None:
-        """Mark runs whose driver is gone as interrupted."""
+        """Mark runs whose driver is gone as interrupted.
+
+        In an exclusive store these are all: its lock says more than a heartbeat or the number of
+        a process, which a restarted container gives to the next driver.
+        """
         for run in self.runs():
-            if run.status in (Status.RUNNING, Status.PENDING) and not run.alive:
+            open_ = run.status in (Status.RUNNING, Status.PENDING)
+            if open_ and (self.exclusive or not run.alive):
                 self.finish(run.key, Status.INTERRUPTED, error=run.error)
 
     def forget(self, key: str) -> None:
@@ -183,11 +188,11 @@ def _keep(row: RunRow, kept: list[dict[str, object]]) -> list[Checkpoint]:
     return dropped
 
 
-def _close_attempts(session: Session, key: str, outcome: Status) -> None:
+def _close_attempts(session: Session, key: str, outcome: Status, at: str | None) -> None:
     session.execute(
         update(AttemptRow)
         .where(AttemptRow.key == key, AttemptRow.finished_at.is_(None))
-        .values(finished_at=_now(), outcome=outcome)
+        .values(finished_at=at or _now(), outcome=outcome)
     )
 
 
