@@ -19,7 +19,7 @@ from orchestrator.plan import Cluster, PlannedRun
 from orchestrator.progress import duration, plan_table
 from orchestrator.spec import ids_of
 from orchestrator.specfile import SpecFile
-from orchestrator.store import Store, StoredRun
+from orchestrator.store import Store, StoredRun, exists
 
 PIPED_WIDTH = 160
 
@@ -77,9 +77,8 @@ class Invocation:
         self.stack.close()
 
     def print_plan(self, *, as_json: bool = False) -> int:
-        """Print what `run` would do; nothing is written."""
-        exists = is_uri(self.store_location) or Path(self.store_location).exists()
-        made = self.plan(Store(self.store_location).runs() if exists else [])
+        """Print what `run` would do; nothing is written, but an old store gets its new schema."""
+        made = self.plan(Store(self.store_location).runs() if exists(self.store_location) else [])
         if as_json:
             typer.echo(json.dumps(planning.as_rows(made), indent=2))
         else:

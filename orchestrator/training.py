@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from orchestrator.report import fill_tables, write
 from orchestrator.store import Status, Store
 
 if TYPE_CHECKING:
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking import TrackingRecorder
 
 EXIT_SOME_FAILED = 3
 MLFLOW_PATIENCE_S = 60.0
@@ -35,17 +36,41 @@ def run(invocation: Invocation) -> int:
     todo = [item for item in made if item.todo]
     if not todo:
         invocation.say(f"Nothing to do: {_counted(made)} in {invocation.store_location}.")
-        return _close(invocation, store, made, None)
+        return _close(invocation, store, made, _write_tables(invocation, store))
     if not invocation.request.quiet:
         invocation.console.print(plan_table(made, invocation.experiment.profile))
     requests = invocation.preflight(made)
     from orchestrator.images import prepare_all
+    from orchestrator.schedule import check_storage
 
+    check_storage(invocation.storage)
     prepare_all(invocation.experiment, {item.run.train.data.name for item in todo})
     _forget(invocation, store, todo)
     store.queue(item.run for item in todo)
-    stopped = _train(invocation, store, todo, requests)
-    return _close(invocation, store, made, stopped)
+    tracking = _tracking(invocation, store)
+    stopped = _train(invocation, store, todo, requests, tracking)
+    tables = _write_tables(invocation, store)  # before MLflow, which may be slow
+    _finish(invocation, store, tracking)
+    return _close(invocation, store, made, tables, stopped)
+
+
+def _tracking(invocation: Invocation, store: Store) -> "TrackingRecorder":
+    from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
+
+    folder = invocation.request.spec.parent
+    tracker = Tracker(tracking_uri(folder), invocation.whole.name, folder / "mlruns")
+    return TrackingRecorder(tracker, store)
+
+
+def _finish(invocation: Invocation, store: Store, tracking: "TrackingRecorder") -> None:
+    """Give MLflow what it lacks, and the tables; say what went wrong."""
+    from orchestrator.publishing import publish
+
+    tables = partial(publish, tracking.tracker, store, invocation.whole)
+    if problem := tracking.close(MLFLOW_PATIENCE_S, tables):
+        invocation.say(
+            f"{problem}\nThe store has everything; `sync` sends it to MLflow.", always=True
+        )
 
 
 def _forget(invocation: Invocation, store: Store, todo: Sequence[PlannedRun]) -> None:
@@ -64,6 +89,7 @@ def _train(
     store: Store,
     todo: Sequence[PlannedRun],
     requests: Mapping[str, planning.Request],
+    tracking: "TrackingRecorder",
 ) -> int | None:
     """Train the runs on the cluster, longest first; returns the signal that stopped it."""
     from orchestrator import schedule
@@ -71,13 +97,10 @@ def _train(
     from orchestrator.progress import ConsoleRecorder
     from orchestrator.provenance import provenance
     from orchestrator.recording import StoreRecorder
-    from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
 
-    request, folder = invocation.request, invocation.request.spec.parent
+    request = invocation.request
     work = _work(todo)
     datasets = sorted({item.run.train.data.name for item in todo})
-    tracker = Tracker(tracking_uri(folder), invocation.whole.name, folder / "mlruns")
-    tracking = TrackingRecorder(tracker, store)
     screen = ConsoleRecorder(invocation.console, work, invocation.logs, quiet=request.quiet)
     keeper = StoreRecorder(store, {name: provenance(name) for name in datasets}, schedule.discard)
     jobs = [
@@ -100,13 +123,6 @@ def _train(
         schedule.prepare_machines(datasets, options.data_root, options.storage)
         with screen:
             stopped = schedule.run_all(jobs, [keeper, tracking, screen], options)
-    problem = tracking.close(MLFLOW_PATIENCE_S)
-    if problem is None:
-        problem = _attach_tables(invocation, tracker, store)
-    if problem:
-        invocation.say(
-            f"{problem}\nThe store has everything; `sync` sends it to MLflow.", always=True
-        )
     return stopped
 
 
@@ -118,27 +134,24 @@ def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
     }
 
 
-def _attach_tables(invocation: Invocation, tracker: "Tracker", store: Store) -> str | None:
-    from orchestrator.publishing import publish
-    from orchestrator.tracking import TrackingError
-
-    try:
-        publish(tracker, store, invocation.whole)
-    except TrackingError as error:
-        return str(error)
-    return None
+def _write_tables(invocation: Invocation, store: Store) -> Path:
+    tables = fill_tables(invocation.whole, store)
+    return write(invocation.whole, tables, invocation.results, "md")
 
 
 def _close(
-    invocation: Invocation, store: Store, made: Sequence[PlannedRun], stopped: int | None
+    invocation: Invocation,
+    store: Store,
+    made: Sequence[PlannedRun],
+    tables: Path,
+    stopped: int | None = None,
 ) -> int:
-    """Write the tables, say where they are and what to do next; the exit code."""
+    """Say what became of the runs, where the tables are and what to do next; the exit code."""
     say, request = invocation.say, invocation.request
-    path = write(invocation.whole, fill_tables(invocation.whole, store), invocation.results, "md")
     runs = store.runs([item.run.key for item in made])
     counts = Counter(str(run.status) for run in runs)
     say(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + ".")
-    say(f"Tables: {_relative(path)}")
+    say(f"Tables: {_relative(tables)}")
     if stopped is not None:
         say(f"Stopped. The same command continues: {_command()}")
         return 128 + stopped

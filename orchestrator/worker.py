@@ -1,6 +1,7 @@
 """One run on a worker: train, report every epoch, save by the clock. Knows nothing of Ray."""
 
 import base64
+import gc
 import os
 import socket
 import sys
@@ -65,6 +66,7 @@ def train_run(
         except Exception:
             traceback.print_exc()
             report({"kind": "failed", "error": traceback.format_exc()})
+    gc.collect()  # a recorded step and its network hold each other, and the GPU's memory
 
 
 def _train(

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.cli import PROJECT, Shell
+from tests.cli import PROJECT, Shell, statuses_of
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
@@ -80,6 +81,24 @@ def test_a_second_run_has_nothing_to_do(finished):
     assert "Starting Ray" not in again.stderr
 
 
+def test_the_command_that_a_run_names_at_its_end_prints_its_tables(finished):
+    places = ("--results", "results", "--store", "results/store.db")
+    said = finished("run", "experiments.yaml", "--profile", "demo", *places).stderr
+    command = shlex.split(re.search(r"Print them: (.*)", said)[1])
+    done = subprocess.run(
+        command,
+        cwd=finished.folder,
+        env=finished.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert command[-4:] == list(places)
+    assert "The only table" in done.stdout
+
+
 def test_plan_and_dry_run_print_the_same(finished):
     plan = finished("plan", "experiments.yaml", "--profile", "demo")
     dry = finished("run", "experiments.yaml", "--profile", "demo", "--dry-run")
@@ -104,6 +123,21 @@ def test_a_plan_writes_nothing(tmp_path, data_root):
 
     assert shell("plan", "experiments.yaml").returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["experiments.yaml"]
+
+
+def test_a_plan_makes_no_database_of_a_mistyped_url(tmp_path, data_root):
+    done = Shell(tmp_path, data_root)("plan", "experiments.yaml", "--store", "sqlite:///typo.db")
+
+    assert done.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["experiments.yaml"]
+
+
+def test_a_storage_that_cannot_be_used_is_said_before_anything_is_queued(tmp_path, data_root):
+    done = Shell(tmp_path, data_root)("run", "experiments.yaml", "--storage", "nonsense://x")
+
+    assert done.returncode == 2
+    assert "--storage nonsense://x: nothing can be written there" in done.stderr
+    assert statuses_of(tmp_path) == {}
 
 
 def test_status_as_json_is_json_only(finished):
@@ -186,6 +220,7 @@ def test_no_source_of_cifar_is_one_message_and_exit_1(tmp_path):
         (["run", "experiments.yaml", "--set", "resources.gpus=1"], "asks for 1 CPUs and 1 GPUs"),
         (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "asks for 4000 CPUs"),
         (["plan", "experiments.yaml", "--set", "model.width=0.14"], "MaxMin pairs channels"),
+        (["run", "experiments.yaml", "--rerun", "7"], "there is no run 7"),
         (["report", "experiments.yaml", "--format", "pdf"], "pdf"),
         (["frobnicate"], "frobnicate"),
     ],

@@ -314,6 +314,18 @@ def test_discarding_what_is_gone_already_is_fine(tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("storage", ["nonsense://x", "/dev/null/ray", "s3:///"])
+def test_a_storage_nothing_can_be_written_to_is_found_at_once(storage):
+    with pytest.raises(PlanError, match=f"--storage {storage}: nothing can be written there"):
+        schedule.check_storage(storage)
+
+
+def test_the_check_of_a_storage_leaves_nothing_in_it(tmp_path):
+    schedule.check_storage(str(tmp_path / "ray"))
+
+    assert list((tmp_path / "ray").iterdir()) == []
+
+
 def test_a_storage_that_cannot_be_is_one_line(cluster, runs, options):
     job = schedule.Job(runs()[0], CPU)
 

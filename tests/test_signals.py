@@ -1,8 +1,11 @@
 """
-Ctrl-C and a scheduler's SIGTERM, sent to a driver for real.
+Ctrl-C and a scheduler's SIGTERM, sent to a driver for real, and the command it prints then.
 """
 
+import re
+import shlex
 import signal
+import subprocess
 
 import pytest
 
@@ -20,7 +23,7 @@ def test_a_signal_saves_and_the_same_command_continues(
     yaml = LONGER.replace("checkpoint_seconds: 0.2", "checkpoint_seconds: 1000")
     shell = Shell(tmp_path, data_root, yaml)
     arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
-    process = shell.start(*arguments)
+    process = shell.start(*arguments, "--rerun", "11", "--rerun=11")
     try:
         wait_for(process, r"epoch \d+/12")
         process.send_signal(number)
@@ -28,7 +31,7 @@ def test_a_signal_saves_and_the_same_command_continues(
     finally:
         stop(process)
     assert process.returncode == code, err
-    assert "The same command continues" in err
+    command = shlex.split(re.search(r"The same command continues: (.*)", err)[1])
     assert statuses_of(tmp_path) == {11: "interrupted"}
     (stopped_at,) = [max(epochs) for epochs in epochs_of(tmp_path).values()]
     assert stopped_at < 12
@@ -39,9 +42,11 @@ def test_a_signal_saves_and_the_same_command_continues(
     if not continued:
         return
 
-    again = shell(*arguments)
+    again = subprocess.run(
+        command, cwd=tmp_path, env=shell.environment, capture_output=True, text=True, check=False
+    )
 
-    assert again.returncode == 0
+    assert again.returncode == 0, again.stderr
     assert f"continues after epoch {stopped_at}" in again.stderr
     (epochs,) = epochs_of(tmp_path).values()
     assert sorted(epochs) == list(range(1, 13))

@@ -719,6 +719,36 @@ def test_a_server_that_is_back_at_the_end_gets_everything(run):
     assert tracker.sent == [{run.key}]
 
 
+def test_the_last_task_comes_after_everything_is_sent(run):
+    tracker = FakeTracker()
+    tell = TrackingRecorder(tracker, None)
+    tell(Started(run))
+    sent = []
+    problem = tell.close(10, lambda: sent.extend(tracker.sent))
+
+    assert problem is None
+    assert {run.key} in sent
+
+
+def test_a_last_task_that_hangs_is_not_waited_for(run):
+    gate = threading.Event()
+    tell = TrackingRecorder(FakeTracker(), None)
+    started = time.monotonic()
+    problem = tell.close(0.05, lambda: gate.wait(30))
+    took = time.monotonic() - started
+    gate.set()
+
+    assert took < 5
+    assert problem == "MLflow at fake is slow: not everything is there yet"
+
+
+def test_a_last_task_that_fails_is_the_problem(run):
+    def fail():
+        raise TrackingError("MLflow at fake: refuses")
+
+    assert TrackingRecorder(FakeTracker(), None).close(10, fail) == "MLflow at fake: refuses"
+
+
 def test_an_epoch_waits_for_its_checkpoint(run):
     tracker = FakeTracker()
     tell = TrackingRecorder(tracker, None)

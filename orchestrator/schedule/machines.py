@@ -132,6 +132,12 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
+def check_storage(storage: str) -> None:
+    """Write into the storage and remove it again. Raises: PlanError if that cannot be."""
+    with _marker(storage):
+        pass
+
+
 def prepare_machines(datasets: Sequence[str], data_root: Path | None, storage: str) -> None:
     """Have every other machine of the cluster prepare its images and look into the storage.
 
@@ -168,12 +174,12 @@ def _answer(reference: Any) -> list[str]:
 @contextmanager
 def _marker(storage: str) -> Iterator[str]:
     """The path of a new file in the storage. Raises: PlanError."""
-    system, root = open_location(storage)
-    name = f"{root}/.seen-{uuid4().hex}"
     try:
+        system, root = open_location(storage)
+        name = f"{root}/.seen-{uuid4().hex}"
         system.create_dir(root, recursive=True)
         system.open_output_stream(name).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise PlanError(f"--storage {storage}: nothing can be written there: {error}") from error
     try:
         yield name

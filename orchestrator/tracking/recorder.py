@@ -24,6 +24,7 @@ class TrackingRecorder:
         """`clock` counts seconds: a server that failed is tried again every `RETRY_S`."""
         self.tracker, self.store, self._clock = tracker, store, clock
         self.problem: str | None = None
+        self._last: Callable[[], None] = lambda: None
         self._moved: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
@@ -33,8 +34,12 @@ class TrackingRecorder:
         if isinstance(event, Started | Saved | Finished):  # an epoch alone waits for a checkpoint
             self._moved.put(event.run.key)
 
-    def close(self, timeout_s: float) -> str | None:
-        """Send what is left, for so long at most; returns what went wrong, if anything."""
+    def close(self, timeout_s: float, last: Callable[[], None] = lambda: None) -> str | None:
+        """Send what is left, then do `last`; returns what went wrong, if anything.
+
+        Takes `timeout_s` at most, and leaves the rest to the thread.
+        """
+        self._last = last
         self._moved.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -57,6 +62,8 @@ class TrackingRecorder:
                 continue
             try:
                 self.tracker.send(self.store, pending)
+                if not open_:
+                    self._last()
             except (TrackingError, StoreError) as error:
                 self.problem, retry_at = str(error), self._clock() + RETRY_S
                 logger.warning("%s", error)
