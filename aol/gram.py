@@ -15,11 +15,9 @@ K x L taps.
 import torch
 from torch import Tensor
 
+from aol import cost
 from aol.products import products, transposed
 from aol.toom_cook import gram_3x3, gram_3x3_gradient
-
-TOOM_COOK_CHANNELS = 48  # measured: below, the few more products are the faster way
-BLOCK = 512  # measured: halving smaller products costs what their symmetry saves
 
 Window = tuple[slice, slice, slice]
 
@@ -58,8 +56,7 @@ def gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
 
 
 def _toom_cook(kernels_BOIKL: Tensor) -> bool:
-    _, _, inputs, rows, columns = kernels_BOIKL.shape
-    return rows == columns == 3 and inputs >= TOOM_COOK_CHANNELS
+    return cost.takes_toom_cook(*kernels_BOIKL.shape[2:])
 
 
 def _half_plane(rows: int, columns: int) -> list[tuple[Window, Window]]:
@@ -87,14 +84,14 @@ def _taps_first(kernels_BOIKL: Tensor) -> Tensor:
 
 def symmetric_product(rows_BMI: Tensor) -> Tensor:
     """Rows^T rows, whose halves beside the diagonal are one product. Shapes: -> (B, I, I)."""
-    if rows_BMI.shape[2] < BLOCK // 4:
+    if rows_BMI.shape[2] < cost.BLOCK // 4:
         return rows_BMI.mT @ rows_BMI
     return _with_itself(transposed(rows_BMI))
 
 
 def _with_itself(columns_BIM: Tensor) -> Tensor:
     size = columns_BIM.shape[1]
-    if size <= BLOCK:
+    if size <= cost.BLOCK:
         return products(columns_BIM, columns_BIM)
     result = columns_BIM.new_empty(len(columns_BIM), size, size)
     first, second = slice(None, size // 2), slice(size // 2, None)

@@ -4,12 +4,11 @@ Source: `models/` of the authors' code; layer counts and widths as in the paper'
 architectures. Input is (N, 3, 32, 32) in [0, 1]; output is (N, classes).
 """
 
-import math
-
 import torch
 from torch import nn
 
-from aol.config import ModelConfig, TrainConfig
+from aol.config import ModelConfig
+from aol.cost import IMAGE_CHANNELS, IMAGE_SIZE
 from aol.layers import (
     AOLConv2d,
     AOLLinear,
@@ -19,11 +18,7 @@ from aol.layers import (
     MaxMin,
     identity_,
 )
-from aol.rescale import rescale_flop
 from aol.widths import PATCHWISE_CHANNELS, misfit, widths_of
-
-IMAGE_SIZE = 32
-IMAGE_CHANNELS = 3
 
 
 def build_model(config: ModelConfig, classes: int, generator: torch.Generator) -> nn.Sequential:
@@ -125,30 +120,3 @@ def std(width: int, classes: int) -> nn.Sequential:
         width *= 2
     layers += [AOLConv2d(width, width, 1, initialiser=identity_)]
     return nn.Sequential(*layers, FirstChannels(classes), Flatten())
-
-
-def training_flop(config: TrainConfig) -> float:
-    """Floating-point operations of one whole training run.
-
-    Counted are the products of the layers (forward, and twice that backward), of the rescaling
-    in every step, and of the evaluations, whose test set is taken for a fifth of the training
-    set. Everything else is small beside them.
-    """
-    with torch.device("meta"):
-        model = architecture(config.model, config.data.classes)
-    forward, rescale = 0, 0
-    side = IMAGE_SIZE
-    for layer in model:
-        if isinstance(layer, ConcatenationPooling):
-            side //= layer.rows
-        elif isinstance(layer, AOLConv2d):
-            forward += 2 * side**2 * layer.weight.numel()
-            rescale += rescale_flop(layer.weight)
-        elif isinstance(layer, AOLLinear):
-            forward += 2 * layer.weight.numel()
-            rescale += rescale_flop(layer.weight)
-    images = config.data.train_images
-    steps = config.epochs * math.ceil(images / config.batch_size)
-    evaluations = math.ceil(config.epochs / config.eval_every)
-    passes = 3 * config.epochs + evaluations / 5
-    return passes * images * forward + steps * rescale

@@ -14,20 +14,18 @@ Source: arXiv:2208.03160, theorem for dense layers and for convolutions.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import FlopCounterMode
 
+from aol import cost
 from aol.gram import gram, gram_gradient, symmetric_product
 from aol.products import products
 
 EPS = 1e-6  # keeps the scale of an all-zero input channel finite; the authors' value
-NARROW = 48  # input channels; measured
 
 
 class _Rescale(torch.autograd.Function):
@@ -137,7 +135,7 @@ def rescale_convs(kernels: Tensor) -> Tensor:
     _, _, inputs, rows, columns = kernels.shape
     if rows == columns == 1:
         return rescale_denses(kernels[:, :, :, 0, 0])[..., None, None]
-    return _in_full_precision(_RescaleNarrow if inputs < NARROW else _Rescale, kernels)
+    return _in_full_precision(_RescaleNarrow if inputs < cost.NARROW else _Rescale, kernels)
 
 
 def rescale_denses(matrices: Tensor) -> Tensor:
@@ -173,20 +171,3 @@ def _in_full_precision(function: type[torch.autograd.Function], kernels: Tensor)
 def conv_scale(kernel: Tensor) -> Tensor:
     """The scale of each input channel of a convolution. Shapes: (O, I, K, L) -> (I,)."""
     return _scale(gram(kernel[None]).abs_())[0]
-
-
-def rescale_flop(kernel: Tensor) -> int:
-    """Floating-point operations of the products of one rescaling with its backward.
-
-    Shapes: (O, I, K, L), or (O, I) for a dense layer.
-    """
-    return _flop_of_shape(tuple(kernel.shape))
-
-
-@cache
-def _flop_of_shape(shape: tuple[int, ...]) -> int:
-    kernel = torch.zeros(shape, device="meta", requires_grad=True)
-    rescale = rescale_conv if len(shape) == 4 else rescale_dense
-    with FlopCounterMode(display=False) as counted:
-        rescale(kernel).sum().backward()
-    return int(counted.get_total_flops())

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from aol.config import TrainConfig, flatten, from_dict
+from aol.cost import parameters, training_flop
 from orchestrator.spec import Experiment, RunSpec
 from orchestrator.store import CHECKPOINTS_KEPT, Checkpoint, Status, StoredRun
 
@@ -220,14 +221,7 @@ def check_requests(requests: Iterable[tuple[RunSpec, Request]], cluster: Cluster
 
 def cost(run: RunSpec) -> Cost:
     """What a run takes."""
-    import torch
-
-    from aol.models import architecture, training_flop
-
-    with torch.device("meta"):
-        model = architecture(run.train.model, run.train.data.classes)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(training_flop(run.train), parameters * BYTES_PER_PARAMETER)
+    return Cost(training_flop(run.train), parameters(run.train.model) * BYTES_PER_PARAMETER)
 
 
 def costs(runs: Iterable[RunSpec]) -> dict[str, Cost]:

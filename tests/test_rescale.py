@@ -6,9 +6,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
-from torch.utils.flop_counter import FlopCounterMode
 
-from aol import gram, rescale
+from aol import cost, gram
 from aol.rescale import (
     EPS,
     conv_scale,
@@ -16,7 +15,6 @@ from aol.rescale import (
     rescale_convs,
     rescale_dense,
     rescale_denses,
-    rescale_flop,
 )
 from benchmarks import plain
 from tests.golden_recipe import golden, weight_from_tf, weight_to_tf, worst
@@ -77,9 +75,9 @@ def way(request, monkeypatch):
     if request.param != "as chosen":
         narrow = {"convolution": 10**9, "half-plane": 0, "fewest products": 0}[request.param]
         toom_cook = {"convolution": 0, "half-plane": 10**9, "fewest products": 0}[request.param]
-        monkeypatch.setattr(rescale, "NARROW", narrow)
-        monkeypatch.setattr(gram, "TOOM_COOK_CHANNELS", toom_cook)
-        monkeypatch.setattr(gram, "BLOCK", 2)
+        monkeypatch.setattr(cost, "NARROW", narrow)
+        monkeypatch.setattr(cost, "TOOM_COOK", toom_cook)
+        monkeypatch.setattr(cost, "BLOCK", 2)
     return request.param
 
 
@@ -398,24 +396,3 @@ def test_stacked_matrices_equal_one_by_one():
 
     for matrix, rescaled in zip(matrices, rescale_denses(matrices), strict=True):
         torch.testing.assert_close(rescale_dense(matrix), rescaled, rtol=1e-13, atol=0)
-
-
-def test_flop_of_wide_layers_are_the_papers_arithmetic():
-    """
-    A dense layer of two blocks: three quarters of a product and one backward. A 3 x 3 kernel:
-    20 and 25 products, and a few percent for the sums of taps.
-    """
-    assert rescale_flop(torch.empty(1024, 1024, device="meta")) == 2 * 1024**3 * 1.75
-    products = rescale_flop(torch.empty(512, 512, 3, 3, device="meta")) / (2 * 512**3)
-    assert 45 < products < 48.5
-
-
-@given(shape=SHAPES)
-@settings(max_examples=30)
-def test_flop_are_those_that_torch_counts(shape):
-    with FlopCounterMode(display=False) as counted:
-        rescale_conv(torch.zeros(shape, requires_grad=True)).sum().backward()
-
-    assert rescale_flop(torch.zeros(shape)) == counted.get_total_flops()
-    if shape[2:] == (1, 1):
-        assert rescale_flop(torch.zeros(shape[:2])) == counted.get_total_flops()
