@@ -2,23 +2,26 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aol.augment import augment
-from aol.config import DataConfig, Kind, LossConfig, ModelConfig, TrainConfig
+from aol.config import DataConfig, Kind, LossConfig, ModelConfig, Precision, TrainConfig
 from aol.data import Images
 from aol.layers import rescaled_once
 from aol.loss import offset_cross_entropy
 from aol.models import build_model
 from aol.rescale import rescale_conv, rescale_dense
-from aol.step import TrainingStep, scaled
+from aol.step import Replay, TrainingStep, scaled
 from aol.train import make_optimizer
 from benchmarks import plain
 
 Contestants = dict[str, Callable[[], Any]]
+CPU = torch.device("cpu")
 EVALUATED = 4  # batches of one evaluation
 
 
@@ -54,13 +57,14 @@ def _both_passes(
     return run
 
 
-def config_of(kind: Kind, batch: int) -> TrainConfig:
-    """The paper's settings for one architecture, without augmentation."""
+def config_of(model: ModelConfig, batch: int, precision: Precision = "float32") -> TrainConfig:
+    """The paper's settings for one network, without augmentation."""
     return TrainConfig(
-        model=ModelConfig(kind=kind),
+        model=model,
         data=DataConfig(name="cifar10", augment=False),
         loss=LossConfig(offset=2**0.5, temperature=0.25),
         batch_size=batch,
+        precision=precision,
     )
 
 
@@ -71,28 +75,47 @@ def images_of(batch: int) -> Images:
     return Images(pixels, torch.randint(10, (batch,), generator=noise))
 
 
-def our_step(kind: Kind, batch: int) -> Callable[[], Any]:
-    """Our training step on one batch."""
-    config = config_of(kind, batch)
-    model = build_model(config.model, 10, torch.Generator().manual_seed(0))
+@dataclass(frozen=True)
+class Training:
+    """A step on one batch, to be called without arguments, and the network that it trains."""
+
+    model: nn.Sequential
+    step: Callable[[], Any]
+
+    def __call__(self) -> None:
+        self.step()
+
+
+def our_training(
+    config: TrainConfig, model: nn.Sequential, device: torch.device = CPU, *, recorded: bool = False
+) -> Training:
+    """Our training step on one batch; `recorded` as a CUDA graph."""
+    model = deepcopy(model).to(device)
+    images = images_of(config.batch_size)
+    noise = torch.Generator(device)
     step = TrainingStep(
         config,
         model=model,
         optimizer=make_optimizer(model, config),
-        images=images_of(batch),
-        noise=torch.Generator(),
+        images=Images(images.pixels.to(device), images.labels.to(device)),
+        noise=noise,
     )
-    order = torch.arange(batch)
-    return lambda: step(order)
+    order = torch.arange(config.batch_size, device=device)
+    run = Replay(step, noise) if recorded else step
+    return Training(model, lambda: run(order))
 
 
-def plain_step(kind: Kind, batch: int) -> Callable[[], Any]:
+def plain_training(
+    config: TrainConfig,
+    model: nn.Sequential,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> Training:
     """The same step as a straightforward port takes it, with torch's default SGD."""
-    config = config_of(kind, batch)
-    model = _plain_model(kind)
+    network = plain.plain_copy(model).to(device, dtype)
     groups: list[dict[str, Any]] = [
-        {"params": [weight for weight in model.parameters() if weight.ndim > 1]},
-        {"params": [bias for bias in model.parameters() if bias.ndim == 1]},
+        {"params": [weight for weight in network.parameters() if weight.ndim > 1]},
+        {"params": [bias for bias in network.parameters() if bias.ndim == 1]},
     ]
     groups[0]["weight_decay"] = 1e-3
     optimizer = torch.optim.SGD(
@@ -101,28 +124,35 @@ def plain_step(kind: Kind, batch: int) -> Callable[[], Any]:
         momentum=0.9,
         nesterov=True,
     )
-    images = images_of(batch)
-    inputs, loss = images.pixels.float() / 255, config.loss
+    images, loss = images_of(config.batch_size), config.loss
+    inputs, labels = images.pixels.to(device, dtype) / 255, images.labels.to(device)
 
     def run() -> None:
         rows = offset_cross_entropy(
-            model(inputs), images.labels, offset=loss.offset, temperature=loss.temperature
+            network(inputs), labels, offset=loss.offset, temperature=loss.temperature
         )
         optimizer.zero_grad()
         rows.mean().backward()
         optimizer.step()
 
-    return run
+    return Training(network, run)
+
+
+def initial(config: ModelConfig) -> nn.Sequential:
+    """The network as training begins with it."""
+    return build_model(config, 10, torch.Generator().manual_seed(0))
 
 
 def step(kind: Kind, batch: int) -> Contestants:
     """A whole training step."""
-    return {"plain": plain_step(kind, batch), "ours": our_step(kind, batch)}
+    config = config_of(ModelConfig(kind=kind), batch)
+    model = initial(config.model)
+    return {"plain": plain_training(config, model), "ours": our_training(config, model)}
 
 
 def evaluation(kind: Kind, batch: int) -> Contestants:
     """Scores of a few batches; the plain port rescales for each of them."""
-    ours = build_model(ModelConfig(kind=kind), 10, torch.Generator().manual_seed(0))
+    ours = initial(ModelConfig(kind=kind))
     theirs = plain.plain_copy(ours)
     pixels = images_of(batch).pixels
 
@@ -159,8 +189,3 @@ def augmentation() -> Contestants:
         "plain": lambda: torch.stack([each(image) for image in images]),
         "ours": lambda: augment(images, noise),
     }
-
-
-def _plain_model(kind: Kind) -> nn.Sequential:
-    model = build_model(ModelConfig(kind=kind), 10, torch.Generator().manual_seed(0))
-    return plain.plain_copy(model)

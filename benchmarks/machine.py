@@ -17,8 +17,6 @@ def load() -> float:
 
 def report(lines: list[list[str]], *, clock: str, loads: tuple[float, float], took_s: float) -> str:
     """The table with its machine in markdown."""
-    rows = [HEADER, ["---"] * len(HEADER), *lines]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
     versions = f"torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
     return f"""# Engine against plain port
 
@@ -29,8 +27,15 @@ Times are medians of {clock} time, ratios medians round by round. The baseline i
 the paper's formula (`benchmarks/plain.py`); for the augmentation it is torchvision's v2
 transforms, image by image.
 
-{table}
+{table([HEADER, *lines])}
 """
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows of cells, the first the header, in markdown."""
+    header, *others = rows
+    ruled = [header, ["---"] * len(header), *others]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in ruled)
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Literal, get_args
 
-from aol.config import Kind
+from aol.config import Kind, ModelConfig
 
 STEPS = 3  # the first allocates momentum and gradients
 Who = Literal["plain", "ours"]
@@ -29,8 +29,9 @@ def main() -> None:
     who, kind, batch = sys.argv[1:]
     kinds: dict[str, Kind] = {name: name for name in get_args(Kind)}
     before = _high_water_kib()
-    make = contestants.plain_step if who == "plain" else contestants.our_step
-    run = make(kinds[kind], int(batch))
+    config = contestants.config_of(ModelConfig(kind=kinds[kind]), int(batch))
+    make = contestants.plain_training if who == "plain" else contestants.our_training
+    run = make(config, contestants.initial(config.model))
     for _ in range(STEPS):
         run()
     print((_high_water_kib() - before) / 1000)

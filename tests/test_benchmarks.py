@@ -1,4 +1,6 @@
+import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,9 @@ from aol.config import ModelConfig
 from aol.layers import MaxMin
 from aol.loss import offset_cross_entropy
 from aol.models import architecture, build_model
-from benchmarks import contestants, cpu, memory, plain
+from aol.step import TrainingStep
+from benchmarks import contestants, cpu, gpu, memory, plain
+from benchmarks.roofline import Roofline
 from tests.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -88,28 +92,90 @@ def test_the_bench_prints_and_keeps_a_table_with_its_machine(tmp_path, monkeypat
     ]
 
 
-def test_contestants_take_the_same_step(monkeypatch):
+def test_contestants_take_the_same_step():
     """
     From the same weights and images to the same weights.
     """
-    models = []
-
-    def recorded(make):
-        return lambda *settings: models.append(make(*settings)) or models[-1]
-
-    monkeypatch.setattr(
-        contestants, "ModelConfig", lambda kind: ModelConfig(kind=kind, width=1 / 16)
+    config = contestants.config_of(ModelConfig(kind="std", width=1 / 16), 4)
+    start = contestants.initial(config.model)
+    theirs, ours = (
+        contestants.plain_training(config, start),
+        contestants.our_training(config, start),
     )
-    monkeypatch.setattr(contestants, "build_model", recorded(build_model))
-    monkeypatch.setattr(plain, "plain_copy", recorded(plain.plain_copy))
-    for contestant in contestants.step("std", 4).values():
-        contestant()
+    theirs()
+    ours()
 
-    start, theirs, ours = models
-    for before, left, right in zip(*(model.parameters() for model in models), strict=True):
+    models = [list(model.parameters()) for model in (start, theirs.model, ours.model)]
+    for before, left, right in zip(*models, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
         assert not torch.equal(before, right)
-    assert len(start) == len(theirs) == len(ours)
+
+
+SMALL_BENCH = ["--device", "cpu", "--batch", "10", "--rounds", "2", "--matrix", "64"]
+SMALL_BENCH += ["--copied-bytes", "100000", "--width", "0.125"]
+
+
+def test_the_gpu_bench_checks_and_times_every_way_the_device_has(tmp_path, capsys):
+    """
+    On the CPU: all but the graphs.
+    """
+    code = gpu.main(["AOL-Small", "AOL-STD", *SMALL_BENCH, "--keep", str(tmp_path / "here.md")])
+
+    page = (tmp_path / "here.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| AOL-")]
+    rates = json.loads(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
+    assert code == 0
+    assert page in capsys.readouterr().out
+    assert [row[1] for row in rows] == ["plain float32", "float32", "tf32", "bf16"] * 2
+    errors = {row[1]: float(row[2]) for row in rows[:4]}
+    assert 0 < errors["float32"] < 1e-2 < errors["bf16"] * 10
+    for row in rows[:4]:  # of the same measurement
+        assert 10 * 50_000 / float(row[4].replace(",", "")) == pytest.approx(
+            10 * rates["AOL-Small"][row[1]], rel=0.01
+        )
+
+
+class Doubled(TrainingStep):
+    """
+    A step that does everything twice.
+    """
+
+    def __call__(self, batch):
+        super().__call__(batch)
+        return super().__call__(batch)
+
+
+def test_the_gpu_bench_ends_with_1_where_a_way_is_wrong(monkeypatch, capsys):
+    monkeypatch.setattr(contestants, "TrainingStep", Doubled)
+    code = gpu.main(["AOL-STD", *SMALL_BENCH])
+
+    wrong = [line for line in capsys.readouterr().out.splitlines() if "too large" in line]
+    assert code == 1
+    assert not any("plain" in line for line in wrong)
+    assert any("| float32 |" in line for line in wrong)
+
+
+def test_an_unknown_network_is_named(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["AOL-Tiny"])
+    assert "unknown: AOL-Tiny; the networks are AOL-Small" in capsys.readouterr().err
+
+
+def test_the_roofline_is_the_longer_of_products_and_memory():
+    """
+    AOL-Small: 0.545 GFLOP an image forward and 18.7 million parameters.
+    """
+    model = ModelConfig(kind="patchwise")
+    slow_products = Roofline({"float32": 1e12, "tf32": 2e12, "bf16": 4e12}, 1e30)
+    slow_memory = Roofline({"float32": 1e30, "tf32": 1e30, "bf16": 1e30}, 1e9)
+
+    assert 3 * 250 * 0.545e9 < 1e12 * slow_products.step_seconds(model, 250, "float32") < 0.62e12
+    assert slow_products.step_seconds(model, 250, "bf16") == pytest.approx(
+        slow_products.step_seconds(model, 250, "float32") / 4
+    )
+    weights, outputs = 8 * 4 * 18.72e6, 4 * 4 * 250 * (14 * 64 * 192 + 14 * 1024)
+    found = 1e9 * slow_memory.step_seconds(model, 250, "tf32")
+    assert found == pytest.approx(weights + outputs, rel=1e-3)
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own():

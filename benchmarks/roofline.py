@@ -1,0 +1,73 @@
+"""How long a training step takes at least on this device: its arithmetic, or its memory."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aol.config import ModelConfig, Precision
+from aol.cost import layers_of, parameters
+from aol.train import use_tf32
+
+MATRIX = 8192  # rows and columns
+COPIED_BYTES = 2**31
+ROUNDS = 10
+BYTES = 4  # of a float32
+WEIGHT_PASSES = (
+    8  # read forward and backward; gradient written, read; weight, momentum read, written
+)
+OUTPUT_PASSES = 4  # of a layer's output and its gradient, each written and read
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Measured limits of a device."""
+
+    flop_per_s: dict[Precision, float]
+    bytes_per_s: float
+
+    def step_seconds(self, model: ModelConfig, batch: int, precision: Precision) -> float:
+        """What a training step takes if nothing but its products or its memory takes time."""
+        layers = layers_of(model)
+        flop = sum(3 * batch * layer.flop + layer.rescale_flop for layer in layers)
+        outputs = batch * sum(layer.outputs * layer.side**2 for layer in layers)
+        moved = BYTES * (WEIGHT_PASSES * parameters(model) + OUTPUT_PASSES * outputs)
+        return max(flop / self.flop_per_s[precision], moved / self.bytes_per_s)
+
+
+def measure(device: torch.device, size: int = MATRIX, copied_bytes: int = COPIED_BYTES) -> Roofline:
+    """The rates of one large product in each precision, and of one large copy."""
+    left, right = (torch.randn(size, size, device=device) for _ in range(2))
+    flop = 2 * size**3
+    seconds: dict[Precision, float] = {}
+    for precision in ("float32", "tf32"):
+        use_tf32(precision == "tf32")
+        seconds[precision] = seconds_of(lambda: left @ right, device)
+    use_tf32(False)
+    halves = left.bfloat16(), right.bfloat16()
+    seconds["bf16"] = seconds_of(lambda: halves[0] @ halves[1], device)
+    source = torch.empty(copied_bytes // 2, dtype=torch.uint8, device=device)
+    target: Tensor = torch.empty_like(source)
+    copying = seconds_of(lambda: target.copy_(source), device)
+    rates = {precision: flop / took for precision, took in seconds.items()}
+    return Roofline(rates, copied_bytes / copying)
+
+
+def seconds_of(run: Callable[[], Any], device: torch.device, rounds: int = ROUNDS) -> float:
+    """The mean time of a call once it is warm."""
+    run()
+    wait(device)
+    started = time.perf_counter()
+    for _ in range(rounds):
+        run()
+    wait(device)
+    return (time.perf_counter() - started) / rounds
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
