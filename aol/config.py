@@ -18,6 +18,12 @@ TRAIN_IMAGES: dict[str, int] = {
     "digits": 1_442,
     "digit-pairs": 2_500,
 }
+TEST_IMAGES: dict[str, int] = {
+    "cifar10": 10_000,
+    "cifar100": 10_000,
+    "digits": 355,
+    "digit-pairs": 1_000,
+}
 # How to read them: see `aol.data`.
 FINGERPRINTS: dict[str, dict[str, str]] = {
     "cifar10": {"train": "9d0c0911520be369", "test": "de520a74c6be9798"},
@@ -79,6 +85,11 @@ class DataConfig:
     def train_images(self) -> int:
         """How many images an epoch has."""
         return min(self.train_limit or TRAIN_IMAGES[self.name], TRAIN_IMAGES[self.name])
+
+    @property
+    def test_images(self) -> int:
+        """How many images every evaluation has."""
+        return min(self.test_limit or TEST_IMAGES[self.name], TEST_IMAGES[self.name])
 
 
 @dataclass(frozen=True, kw_only=True)

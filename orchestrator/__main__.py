@@ -172,7 +172,8 @@ def report(
     ] = "md",
 ) -> None:
     """Write the paper's tables from the store to results/PROFILE/ and print them."""
-    from orchestrator.report import fill_tables, newest_profile, render, write
+    from orchestrator.cells import fill_tables, newest_profile
+    from orchestrator.report import render, write
     from orchestrator.specfile import SpecFile
 
     file = SpecFile(spec)

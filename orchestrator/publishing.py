@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from orchestrator.report import fill_tables, render
+from orchestrator.cells import fill_tables
+from orchestrator.report import render
 from orchestrator.spec import Experiment
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Store

@@ -1,109 +1,16 @@
 """The paper's tables from the store: as the paper prints them, and beside its numbers."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
-from orchestrator.spec import Column, Experiment, Row, Table
-from orchestrator.store import Status, Store
+from orchestrator.cells import Cell, FilledTable
+from orchestrator.spec import Experiment
 
 Format = Literal["md", "csv", "json"]
 MISSING = "–"
 DECIMALS = 1  # the paper prints percent with one decimal
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table: what the paper prints and what was measured, in percent."""
-
-    table: str
-    row: str
-    run: int
-    column: str
-    metric: str
-    published: float
-    measured: float | None  # mean over the seeds
-    seeds: int
-
-    @property
-    def difference(self) -> float | None:
-        """Measured minus published, in percentage points."""
-        return None if self.measured is None else self.measured - self.published
-
-
-@dataclass(frozen=True)
-class FilledTable:
-    """A table of the paper with what was measured for it."""
-
-    table: Table
-    columns: tuple[Column, ...]
-    cells: tuple[tuple[Cell, ...], ...]  # a tuple per row
-    unsound: tuple[str, ...] = ()  # a line per run that is left out
-
-
-def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
-    """Every table with the last epoch of the profile's finished runs.
-
-    A run counts if it was trained with exactly the profile's settings: with the seed of the
-    file, or as one of its replicates. Runs whose network is not sound are left out and named.
-    """
-    wanted = {run.id: run for run in experiment.runs}
-    keys: dict[int, list[str]] = {run_id: [] for run_id in wanted}
-    unsound: dict[int, list[str]] = {run_id: [] for run_id in wanted}
-    for stored in store.runs():
-        run = wanted.get(stored.run_id)
-        if run and stored.digest == run.train.digest() and run.is_replicate(stored.seed):
-            keys[stored.run_id].append(stored.key)
-            if stored.status is Status.UNSOUND:
-                line = f"Run {run.id} with seed {stored.seed} is left out, unsound: {stored.error}"
-                unsound[run.id].append(line)
-    final = store.final([key for found in keys.values() for key in found])
-    measured = {
-        run_id: [final[key] for key in found if key in final] for run_id, found in keys.items()
-    }
-    return [
-        FilledTable(
-            table,
-            experiment.columns,
-            tuple(
-                _cells(table, row, experiment.columns, measured.get(row.run, []))
-                for row in table.rows
-            ),
-            tuple(line for row in table.rows for line in unsound.get(row.run, [])),
-        )
-        for table in experiment.tables
-    ]
-
-
-def newest_profile(store: Store, profiles: Sequence[str]) -> str:
-    """The one of the profiles that was trained last, the first of them if none was."""
-    known = [run for run in store.runs() if run.profile in profiles]
-    newest = max(known, key=lambda run: run.created_at, default=None)
-    return newest.profile if newest else profiles[0]
-
-
-def _cells(
-    table: Table, row: Row, columns: Sequence[Column], results: Sequence[Mapping[str, float]]
-) -> tuple[Cell, ...]:
-    cells = []
-    for column, published in zip(columns, row.published, strict=True):
-        values = [100 * result[column.metric] for result in results if column.metric in result]
-        cells.append(
-            Cell(
-                table=table.id,
-                row=row.label,
-                run=row.run,
-                column=column.title,
-                metric=column.metric,
-                published=published,
-                measured=fmean(values) if values else None,
-                seeds=len(values),
-            )
-        )
-    return tuple(cells)
 
 
 def shown(value: float | None, *, signed: bool = False) -> str:

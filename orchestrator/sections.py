@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, FiniteFloat
 
 from orchestrator.document import Document, Mistake
-from orchestrator.spec import CUSTOM, Column, Strict, Table, parse_ids, unknown_ids
+from orchestrator.spec import CUSTOM, Column, Reproduction, Strict, Table, parse_ids, unknown_ids
 from orchestrator.validation import nearest, validate
 
 PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -45,6 +45,7 @@ class File(Strict):
     profiles: Annotated[dict[str, MaybeEmpty], Field(min_length=1)]
     columns: list[Column] = Field(default_factory=list)
     tables: list[Table] = Field(default_factory=list)
+    reproduction: Reproduction = Reproduction()
 
     @property
     def run_ids(self) -> set[int]:
@@ -97,6 +98,12 @@ def _bad_tables(document: Document, file: File) -> Iterator[Mistake]:
                     f"table {table.id}: run {row.run}: {len(row.published)} published "
                     f"values for {len(file.columns)} columns",
                 )
+            titles = [column.title for column in file.columns]
+            for title in row.margins:
+                if title not in titles:
+                    where = document.where(("tables", number, "rows", index, "margins", title))
+                    hint = nearest(title, titles)
+                    yield Mistake(where, f"table {table.id}: no column {title!r}{hint}")
 
 
 def _bad_changes(document: Document, file: File) -> Iterator[Mistake]:

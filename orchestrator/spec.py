@@ -1,7 +1,7 @@
 """What an experiment is: runs to train and the paper's tables that they fill."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,23 +96,53 @@ class Column(Strict):
 
 
 Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
+Points = Annotated[FiniteFloat, Field(gt=0, le=100)]
 
 
 class Row(Strict):
-    """One printed row: its label, its run, and the paper's values in percent, by column."""
+    """One printed row: its label, its run, and the paper's values in percent, by column.
+
+    `margins` replaces the table's margin in the columns of these titles.
+    """
 
     label: str
     run: int
     published: list[Percent]
+    margins: dict[str, Points] = Field(default_factory=dict)
 
 
 class Table(Strict):
-    """One of the paper's tables."""
+    """One of the paper's tables; its own margin, if it has one, in percentage points."""
 
     id: str
     title: str
     header: str = ""
+    margin: Points | None = None
     rows: Annotated[list[Row], Field(min_length=1)]
+
+
+class Prior(Strict):
+    """What is known of the spread between seeds before there are any.
+
+    `sd` in percentage points; it counts like `freedom` degrees of freedom.
+    """
+
+    sd: Points = 0.2
+    freedom: Annotated[FiniteFloat, Field(gt=0)] = 4.0
+
+
+class Reproduction(Strict):
+    """When a cell counts as reproduced; see `orchestrator.verdicts`."""
+
+    margin: Points = 1.0  # percentage points between the published value and ours
+    decimals: Annotated[int, Field(ge=0, le=6)] = 1  # of the published values
+    epoch: Literal["last"] = "last"  # which epoch's metrics are compared
+    prior: Prior = Prior()
+
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the last printed decimal, in percentage points."""
+        return 0.5 * 10.0**-self.decimals
 
 
 @dataclass(frozen=True)
@@ -129,6 +159,12 @@ class Experiment:
     runs: tuple[RunSpec, ...]
     columns: tuple[Column, ...]
     tables: tuple[Table, ...]
+    reproduction: Reproduction = field(default_factory=Reproduction)
+
+    def margin(self, table: Table, row: Row, column: Column) -> float:
+        """Within which a cell counts as reproduced, in percentage points."""
+        otherwise = self.reproduction.margin if table.margin is None else table.margin
+        return row.margins.get(column.title, otherwise)
 
     def select(self, ids: Iterable[int], option: str = "--only") -> "Experiment":
         """The same experiment with these runs only. Raises: SpecError for an unknown ID."""

@@ -68,6 +68,7 @@ class SpecFile:
             ),
             columns=tuple(self.file.columns),
             tables=tuple(self.file.tables),
+            reproduction=self.file.reproduction,
         )
 
     def _runs(self, profile: str, overrides: tuple[str, ...]) -> list[RunSpec]:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import plan as planning
+from orchestrator.cells import fill_tables
 from orchestrator.environment import LOCAL
 from orchestrator.invocation import Invocation
 from orchestrator.location import parent
 from orchestrator.plan import Action, PlannedRun
 from orchestrator.progress import plan_table
-from orchestrator.report import fill_tables, write
+from orchestrator.report import write
 from orchestrator.store import Status, Store
 
 if TYPE_CHECKING:

@@ -130,13 +130,16 @@ DOORS = {
         "orchestrator.tracking.projection",
     },
     "orchestrator.publishing": {
+        "orchestrator.cells",
         "orchestrator.report",
         "orchestrator.spec",
         "orchestrator.specfile",
         "orchestrator.store",
         "orchestrator.tracking",
     },
-    "orchestrator.report": {"orchestrator.spec", "orchestrator.store"},
+    "orchestrator.cells": {"orchestrator.spec", "orchestrator.store"},
+    "orchestrator.verdicts": {"orchestrator.cells", "orchestrator.spec"},
+    "orchestrator.report": {"orchestrator.cells", "orchestrator.spec"},
     "orchestrator.status": {
         "orchestrator.progress",
         "orchestrator.report",

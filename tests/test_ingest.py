@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import text
 
 from aol.__main__ import main
+from orchestrator.cells import fill_tables
 from orchestrator.folders import FolderError, folders_in, read
 from orchestrator.ingest import IngestError, take
 from orchestrator.plan import Action, as_rows, make_plan
-from orchestrator.report import fill_tables
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Status, Store
 from tests.cli import TINY, Shell

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cells import fill_tables
 from orchestrator.provenance import Provenance
-from orchestrator.report import as_records, fill_tables, markdown, render, shown, write
+from orchestrator.report import as_records, markdown, render, shown, write
 from orchestrator.spec import Column, Experiment, Row, Table
 from orchestrator.store import Status, Store
 

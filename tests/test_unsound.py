@@ -9,12 +9,12 @@ import pytest
 
 from aol.layers import AOLConv2d
 from aol.rescale import rescale_conv
+from orchestrator.cells import fill_tables
 from orchestrator.events import EpochDone, Placed, Started, ended
 from orchestrator.invocation import Invocation, Request
 from orchestrator.plan import Action, make_plan
 from orchestrator.provenance import Provenance
 from orchestrator.recording import StoreRecorder
-from orchestrator.report import fill_tables
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Status, Store
 from orchestrator.training import EXIT_SOME_FAILED, run

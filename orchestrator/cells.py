@@ -1,0 +1,125 @@
+"""The cells of the paper's tables, filled from the store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from orchestrator.spec import Column, Experiment, Row, Table
+from orchestrator.store import Status, Store, StoredRun
+
+UNFINISHED = (Status.PENDING, Status.RUNNING, Status.INTERRUPTED, Status.FAILED)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: what the paper prints and what was measured, in percent."""
+
+    table: str
+    row: str
+    run: int
+    column: str
+    metric: str
+    published: float
+    margin: float  # within which it counts as reproduced, in percentage points
+    images: int  # of the test set
+    values: tuple[float, ...] = ()  # one per finished seed
+    started: bool = False  # whether a seed trained at least one epoch and is not finished
+
+    @property
+    def name(self) -> str:
+        """How a cell is called: table, row and column."""
+        return f"{self.table}/{self.row}/{self.column}"
+
+    @property
+    def measured(self) -> float | None:
+        """The mean over the seeds."""
+        return fmean(self.values) if self.values else None
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published, in percentage points."""
+        return None if self.measured is None else self.measured - self.published
+
+    @property
+    def seeds(self) -> int:
+        """How many finished runs it is the mean of."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class FilledTable:
+    """A table of the paper with what was measured for it."""
+
+    table: Table
+    columns: tuple[Column, ...]
+    cells: tuple[tuple[Cell, ...], ...]  # a tuple per row
+    unsound: tuple[str, ...] = ()  # a line per run that is left out
+
+
+def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
+    """Every table with the last epoch of the profile's finished runs.
+
+    A run counts if it was trained with exactly the profile's settings: with the seed of the
+    file, or as one of its replicates. Runs whose network is not sound are left out and named.
+    """
+    stored = runs_of(experiment, store)
+    final = store.final([run.key for found in stored.values() for run in found])
+    runs = {run.id: run for run in experiment.runs}
+
+    def cell(table: Table, row: Row, column: Column, published: float) -> Cell:
+        found = stored.get(row.run, [])
+        values = [final[run.key].get(column.metric) for run in found if run.key in final]
+        return Cell(
+            table=table.id,
+            row=row.label,
+            run=row.run,
+            column=column.title,
+            metric=column.metric,
+            published=published,
+            margin=experiment.margin(table, row, column),
+            images=runs[row.run].train.data.test_images if row.run in runs else 0,
+            values=tuple(100 * value for value in values if value is not None),
+            started=any(run.epoch and run.status in UNFINISHED for run in found),
+        )
+
+    return [
+        FilledTable(
+            table,
+            experiment.columns,
+            tuple(
+                tuple(
+                    cell(table, row, column, published)
+                    for column, published in zip(experiment.columns, row.published, strict=True)
+                )
+                for row in table.rows
+            ),
+            tuple(line for row in table.rows for line in _unsound(stored.get(row.run, []))),
+        )
+        for table in experiment.tables
+    ]
+
+
+def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:
+    """By run ID what the store holds of the profile's runs and their replicates."""
+    wanted = {run.id: run for run in experiment.runs}
+    found: dict[int, list[StoredRun]] = {run_id: [] for run_id in wanted}
+    for stored in store.runs():
+        run = wanted.get(stored.run_id)
+        if run and stored.digest == run.train.digest() and run.is_replicate(stored.seed):
+            found[stored.run_id].append(stored)
+    return found
+
+
+def newest_profile(store: Store, profiles: Sequence[str]) -> str:
+    """The one of the profiles that was trained last, the first of them if none was."""
+    known = [run for run in store.runs() if run.profile in profiles]
+    newest = max(known, key=lambda run: run.created_at, default=None)
+    return newest.profile if newest else profiles[0]
+
+
+def _unsound(runs: Sequence[StoredRun]) -> list[str]:
+    return [
+        f"Run {run.run_id} with seed {run.seed} is left out, unsound: {run.error}"
+        for run in runs
+        if run.status is Status.UNSOUND
+    ]

@@ -1,0 +1,164 @@
+"""Whether what was measured reproduces what was published, cell by cell; `docs/verdicts.md`.
+
+The paper trained every run once, so a published value is one draw, as ours are. The difference of
+our mean of n seeds from it has the variance sd**2 * (1 + 1/n), and the published value is known
+to half a unit of its last printed decimal only. The spread sd is the seeds' own, pooled with a
+stated prior that counts as so many further degrees of freedom: with one seed it is the prior.
+All values are percentage points.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+from orchestrator.cells import Cell
+from orchestrator.spec import Reproduction
+
+LEVEL = 0.05
+MOST_SEEDS = 100  # a cell that needs more will not be settled
+
+
+class Verdict(StrEnum):
+    """What can be said of a cell."""
+
+    REPRODUCED = "reproduced"
+    DIFFERS = "differs"
+    UNDERPOWERED = "underpowered"
+    PARTIAL = "partial"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The standard deviation between seeds, how sure it is, and where it is from."""
+
+    sd: float
+    freedom: float
+    seeds: int  # that it was estimated from, beside the prior
+
+    @property
+    def from_prior(self) -> bool:
+        """Whether there is nothing of our own in it."""
+        return self.seeds < 2
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A cell with its verdict and what it rests on; None where nothing was measured.
+
+    `interval` holds the true difference with 95% confidence. `p_equivalent` is that of the two
+    one-sided tests, `p_differs` of a difference beyond the margin, corrected by Holm for all
+    cells judged with it. `further_seeds` would settle an underpowered cell if nothing else
+    changed; None if no number up to `MOST_SEEDS` would.
+    """
+
+    cell: Cell
+    verdict: Verdict
+    spread: Spread | None = None
+    interval: tuple[float, float] | None = None
+    p_equivalent: float | None = None
+    p_differs: float | None = None
+    further_seeds: int | None = None
+
+    @property
+    def binomial(self) -> float | None:
+        """Half the 95% interval of a share of the test images by itself; see `docs/verdicts.md`."""
+        if self.cell.measured is None:
+            return None
+        from statsmodels.stats.proportion import proportion_confint
+
+        count = round(self.cell.measured / 100 * self.cell.images)
+        low, high = proportion_confint(count, self.cell.images, alpha=LEVEL, method="wilson")
+        return float(50 * (high - low))
+
+
+def judge(cells: Sequence[Cell], rules: Reproduction) -> list[Judged]:
+    """The verdict of every cell; Holm's correction is over those that have a value."""
+    from statsmodels.stats.multitest import multipletests
+
+    spreads = [_spread(cell, rules) if cell.values else None for cell in cells]
+    raw = {
+        place: _p_differs(cells[place], rules, spread)
+        for place, spread in enumerate(spreads)
+        if spread
+    }
+    holm = multipletests(list(raw.values()), alpha=LEVEL, method="holm")[1] if raw else []
+    p_differs = dict(zip(raw, map(float, holm), strict=True))
+    return [
+        _judged(cell, rules, spread, p_differs[place], len(raw))
+        if spread
+        else Judged(cell, Verdict.PARTIAL if cell.started else Verdict.MISSING)
+        for place, (cell, spread) in enumerate(zip(cells, spreads, strict=True))
+    ]
+
+
+def _judged(
+    cell: Cell, rules: Reproduction, spread: Spread, p_differs: float, cells: int
+) -> Judged:
+    p_equivalent = _p_equivalent(cell, rules, spread)
+    verdict, further = Verdict.UNDERPOWERED, None
+    if p_equivalent < LEVEL:
+        verdict = Verdict.REPRODUCED
+    elif p_differs < LEVEL:
+        verdict = Verdict.DIFFERS
+    else:
+        further = _further_seeds(cell, rules, spread, cells)
+    interval = _interval(cell, rules, spread)
+    return Judged(cell, verdict, spread, interval, p_equivalent, p_differs, further)
+
+
+def _spread(cell: Cell, rules: Reproduction) -> Spread:
+    """The seeds' variance and the prior's, weighted by their degrees of freedom."""
+    prior, own = rules.prior.freedom, len(cell.values) - 1
+    variance = prior * rules.prior.sd**2
+    if own:
+        variance += own * stdev(cell.values) ** 2
+    return Spread(sqrt(variance / (prior + own)), prior + own, own + 1)
+
+
+def _interval(cell: Cell, rules: Reproduction, spread: Spread) -> tuple[float, float]:
+    from scipy.special import stdtrit
+
+    error = spread.sd * sqrt(1 + 1 / cell.seeds)
+    half = float(stdtrit(spread.freedom, 1 - LEVEL / 2)) * error + rules.rounding
+    return _difference(cell) - half, _difference(cell) + half
+
+
+def _p_equivalent(cell: Cell, rules: Reproduction, spread: Spread) -> float:
+    """Two one-sided tests: the larger p of a difference at or beyond either end of the margin."""
+    distance = cell.margin - rules.rounding - abs(_difference(cell))
+    return float(_tail(distance, spread, cell.seeds, spread.freedom))
+
+
+def _p_differs(cell: Cell, rules: Reproduction, spread: Spread) -> float:
+    """Against a difference within the margin, at the end of it that is nearest."""
+    distance = abs(_difference(cell)) - rules.rounding - cell.margin
+    return float(_tail(distance, spread, cell.seeds, spread.freedom))
+
+
+def _further_seeds(cell: Cell, rules: Reproduction, spread: Spread, cells: int) -> int | None:
+    """The fewest, with mean and spread as they are, and Holm's harshest factor."""
+    import numpy as np
+
+    seeds = np.arange(cell.seeds + 1, MOST_SEEDS + 1)
+    freedom = rules.prior.freedom + seeds - 1
+    inside = cell.margin - rules.rounding - abs(_difference(cell))
+    outside = abs(_difference(cell)) - rules.rounding - cell.margin
+    equivalent = _tail(inside, spread, seeds, freedom) < LEVEL
+    differs = cells * _tail(outside, spread, seeds, freedom) < LEVEL
+    settled = seeds[equivalent | differs]
+    return int(settled[0]) - cell.seeds if len(settled) else None
+
+
+def _tail(distance: float, spread: Spread, seeds: Any, freedom: Any) -> Any:
+    """The chance of a mean so far, or further, on that side; for a number of seeds or many."""
+    from scipy.special import stdtr
+
+    return stdtr(freedom, -distance / (spread.sd * (1 + 1 / seeds) ** 0.5))
+
+
+def _difference(cell: Cell) -> float:
+    return fmean(cell.values) - cell.published
