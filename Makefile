@@ -40,9 +40,12 @@ lock: | $(UV) ## write requirements.lock anew from pyproject.toml
 clean: ## remove the environment, not the results
 	rm -rf $(VENV)
 
-$(VENV)/uv/bin/uv:
+.PHONY: python
+python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install Python 3.11 or later, or make PYTHON=..." >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) -V) is too old: make PYTHON=python3.11 or later" >&2; exit 2; }
+
+$(VENV)/uv/bin/uv: | python
 	@mkdir -p $(VENV)
 	@rm -rf $(VENV)/uv $(VENV)/uv.part
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
@@ -55,7 +58,7 @@ $(VENV)/uv/bin/uv:
 	@mv $(VENV)/uv.part $(VENV)/uv
 
 # made again when the lock or the project's metadata changes
-$(READY): requirements.lock pyproject.toml | $(UV)
+$(READY): requirements.lock pyproject.toml | python $(UV)
 	@echo "Making the environment in $(VENV) (about 6 GB with torch for CUDA; once) ..."
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 	@$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock

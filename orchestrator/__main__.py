@@ -162,7 +162,7 @@ def data(
 def report(
     spec: SpecArgument,
     profile: Annotated[
-        str | None, typer.Option(help="Which profile of SPEC; by default the one trained last.")
+        str | None, typer.Option(help="Which profile of SPEC; by default that trained last.")
     ] = None,
     settings: SetOption = None,
     results: ResultsOption = None,
@@ -174,15 +174,19 @@ def report(
     """Write the paper's tables from the store to results/PROFILE/ and print them."""
     from orchestrator.cells import fill_tables, newest_profile
     from orchestrator.report import render, write
+    from orchestrator.spec import CUSTOM
     from orchestrator.specfile import SpecFile
 
     file = SpecFile(spec)
     opened = _open(spec, results, store)
-    experiment = file.experiment(profile or newest_profile(opened, file.profiles), settings or ())
+    chosen = profile or newest_profile(opened, file.profiles) or file.profiles[0]
+    experiment = file.experiment(chosen, settings or ())
     tables = fill_tables(experiment, opened)
     path = write(experiment, tables, results or spec.parent / "results", form)
     typer.echo(render(experiment, tables, form))
     typer.echo(f"written to {path}", err=True)
+    if not profile and not settings and newest_profile(opened) == CUSTOM:
+        typer.echo("trained last was a run with --set: give `report` the same --set", err=True)
 
 
 @app.command()
@@ -200,6 +204,9 @@ def status(
     if watch and as_json:
         raise typer.BadParameter("--watch draws a table; for JSON call again without it")
     opened = _open(spec, results, store)
+    known = sorted({run.profile for run in opened.runs()})
+    if profile and profile not in known:
+        raise typer.BadParameter(f"no run of the profile {profile!r}, only of {', '.join(known)}")
     if watch:
         watch_status(opened, profile)
     print_status(opened, profile, as_json=as_json)
@@ -254,6 +261,7 @@ def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption =
 
     opened, file = _open(spec, results, store), SpecFile(spec)
     tracker = Tracker(tracking_uri(spec.parent), file.file.name, spec.parent / "mlruns")
+    typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
     sent = tracker.send(opened)
     publish_all(tracker, opened, file, results or spec.parent / "results")
     typer.echo(f"{sent} runs are in MLflow at {tracker.uri}")
@@ -270,8 +278,12 @@ def _request(context: typer.Context, **changes: bool) -> "Request":
 
 
 def _open(spec: Path, results: Path | None, store: str | None) -> "Store":
-    """An existing store. Raises: StoreError."""
+    """An existing store. Raises: StoreError, SpecError if there is no file `spec`."""
+    from orchestrator.document import SpecError
     from orchestrator.store import Store, StoreError, exists
+
+    if not spec.is_file():
+        raise SpecError([f"{spec}: no such file"])
 
     location = store or str((results or spec.parent / "results") / "store.db")
     if not exists(location):

@@ -1,6 +1,6 @@
 """The cells of the paper's tables, filled from the store."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -110,11 +110,11 @@ def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:
     return found
 
 
-def newest_profile(store: Store, profiles: Sequence[str]) -> str:
-    """The one of the profiles that was trained last, the first of them if none was."""
-    known = [run for run in store.runs() if run.profile in profiles]
-    newest = max(known, key=lambda run: run.created_at, default=None)
-    return newest.profile if newest else profiles[0]
+def newest_profile(store: Store, profiles: Collection[str] | None = None) -> str | None:
+    """The profile that was trained last, of all or of these; None if none was."""
+    known = [run for run in store.runs() if profiles is None or run.profile in profiles]
+    newest = max(known, key=lambda run: run.heartbeat_at or run.created_at, default=None)
+    return newest.profile if newest else None
 
 
 def _unsound(runs: Sequence[StoredRun]) -> list[str]:

@@ -69,12 +69,15 @@ def refusal(mistakes: Iterable[Mistake]) -> SpecError:
 class Document:
     """Plain data and the line of every value in it.
 
-    What an alias or a merge key (`<<`) brings in stands where its anchor is.
+    What an alias or a merge key (`<<`) brings in stands where its anchor is. `mistakes` are those
+    that leave the rest readable; what is on `unreadable` lines is not what was written.
     """
 
     path: Path
     data: Any
     lines: dict[Keys, int]
+    mistakes: tuple[Mistake, ...] = ()
+    unreadable: frozenset[int] = frozenset()
 
     def where(self, keys: Keys) -> Place:
         """The place of a value, or of the innermost part of its path that is there."""
@@ -84,7 +87,7 @@ class Document:
 
 
 def read(path: Path) -> Document:
-    """The document in a file. Raises: SpecError for whatever is no YAML mapping."""
+    """The document in a file. Raises: SpecError if it is no YAML mapping."""
     if path.is_dir():
         raise SpecError([f"{path}: is a directory, a YAML file is needed"])
     try:
@@ -96,12 +99,13 @@ def read(path: Path) -> Document:
     except UnicodeDecodeError as error:
         raise SpecError([f"{path}: byte {error.start} is not UTF-8; save it as UTF-8"]) from error
     walk = _parsed(text, str(path))
-    if walk.mistakes:
+    if walk.mistakes and not walk.complete:
         raise refusal(walk.mistakes)
     if not isinstance(walk.data, dict):
         found = "empty" if walk.data is None else f"a {type(walk.data).__name__}"
         raise SpecError([f"{path}: is {found}, a mapping with `runs:` is needed"])
-    return Document(path, walk.data, walk.lines)
+    mistakes, unreadable = tuple(walk.mistakes), frozenset(walk.unreadable)
+    return Document(path, walk.data, walk.lines, mistakes, unreadable)
 
 
 def read_value(text: str) -> Any:
@@ -133,6 +137,7 @@ def _parsed(text: str, source: str) -> "_Walk":
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML takes the latest
             node = walk.yaml.compose(text)
         walk.data = None if node is None else walk.value(node, ())
+        walk.complete = True
     except _EndlessError:
         pass  # noted
     except MarkedYAMLError as error:
@@ -166,6 +171,8 @@ class _Walk:
         self.data: Any = None
         self.lines: dict[Keys, int] = {}
         self.mistakes: list[Mistake] = []
+        self.unreadable: set[int] = set()
+        self.complete = False
         self._around: list[int] = []  # the nodes we are inside of
         self._values = 0
 
@@ -220,10 +227,14 @@ class _Walk:
         except (ValueError, LookupError):  # no such day, more digits than Python reads, !!int x
             value = None
             kind = str(node.tag).rpartition(":")[2]
-            self.note(_line(node), f"cannot be read as {kind}, got {shown!r}")
+            self._unreadable(node, f"cannot be read as {kind}, got {shown!r}")
         if isinstance(value, int) and abs(value) > LARGEST:
-            self.note(_line(node), f"whole numbers stay below 2**63, got {shown}")
+            self._unreadable(node, f"whole numbers stay below 2**63, got {shown}")
         return value
+
+    def _unreadable(self, node: Node, text: str) -> None:
+        self.unreadable.add(_line(node))
+        self.note(_line(node), text)
 
     @contextmanager
     def _inside(self, node: Node) -> Iterator[None]:

@@ -1,9 +1,12 @@
 """What the libraries read from the environment, set before they are imported."""
 
 import os
+import signal
+import sys
 from pathlib import Path
 
 LOCAL = "local"  # the address of a cluster of one's own
+SIGTERM_EXIT = 128 + signal.SIGTERM
 
 ALWAYS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -14,6 +17,7 @@ ALWAYS = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1",  # keeps the longest run first
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down takes four minutes
 }
 OWN_CLUSTER = {
     "RAY_AUTH_MODE": "disabled",  # no token in the home directory
@@ -23,6 +27,7 @@ OWN_CLUSTER = {
 
 def prepare() -> None:
     """Set what every command needs; a variable that the user set stays."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(SIGTERM_EXIT))  # cleans up on the way
     for name, value in ALWAYS.items():
         os.environ.setdefault(name, value)
     if root := os.environ.get("AOL_DATA"):  # workers have another current folder

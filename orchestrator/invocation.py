@@ -13,10 +13,12 @@ import typer
 from rich.console import Console
 
 from orchestrator import plan as planning
+from orchestrator import resources
 from orchestrator.environment import LOCAL, prepare_ray
 from orchestrator.location import absolute, is_uri
-from orchestrator.plan import Cluster, PlannedRun
-from orchestrator.progress import duration, plan_table
+from orchestrator.plan import PlannedRun
+from orchestrator.progress import plan_table, rough
+from orchestrator.resources import Cluster, PlanError
 from orchestrator.spec import ids_of
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Store, StoredRun, exists
@@ -100,15 +102,15 @@ class Invocation:
         self.experiment.select(ids, "--rerun")
         return ids
 
-    def preflight(self, made: Sequence[PlannedRun]) -> dict[str, planning.Request]:
+    def preflight(self, made: Sequence[PlannedRun]) -> dict[str, resources.Request]:
         """What each run that is to train occupies, by key. Raises: PlanError if that cannot be."""
         todo = [item.run for item in made if item.todo]
         parallel = min(len(todo), self.request.jobs or sys.maxsize) or 1
-        requests = [planning.request(run, self.cluster, parallel) for run in todo]
-        planning.check_requests(zip(todo, requests, strict=True), self.cluster)
-        costs = planning.costs(todo)
+        requests = [resources.request(run, self.cluster, parallel) for run in todo]
+        resources.check_requests(zip(todo, requests, strict=True), self.cluster)
+        costs = resources.costs(todo)
         if not is_uri(self.storage):
-            planning.check_disk(costs.values(), Path(self.storage))
+            resources.check_disk(costs.values(), Path(self.storage))
         return {run.key: asked for run, asked in zip(todo, requests, strict=True)}
 
     def say(self, text: str, *, always: bool = False) -> None:
@@ -118,8 +120,11 @@ class Invocation:
 
     def log_to_file(self) -> None:
         """Send what libraries say to a file; warnings too."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        handler: logging.Handler = logging.FileHandler(self.logs / "driver.log")
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            handler: logging.Handler = logging.FileHandler(self.logs / "driver.log")
+        except OSError as error:
+            raise PlanError(f"--results {self.results}: cannot be used: {error}") from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.captureWarnings(True)
         root = logging.getLogger()
@@ -132,21 +137,22 @@ class Invocation:
 
     def _find_cluster(self) -> Cluster:
         if self.request.address == LOCAL:
-            return planning.local_cluster()
+            return resources.local_cluster()
         from orchestrator.schedule import cluster
 
-        return self.stack.enter_context(cluster(self.request.address, planning.local_cluster()))
+        return self.stack.enter_context(cluster(self.request.address, resources.local_cluster()))
 
     def _fitting_profile(self) -> str:
         """The profile for this cluster; says so where it is not the GPU's."""
         chosen = self.file.default_profile(has_gpu=self.cluster.gpus > 0)
         wanted = self.file.default_profile(has_gpu=True)
         if chosen != wanted and not self.request.quiet:
-            flop = sum(planning.cost(run).flop for run in self.file.experiment(wanted).runs)
-            rate = planning.cpu_rate() * self.cluster.cpus / planning.local_cluster().cpus
+            flop = sum(resources.cost(run).flop for run in self.file.experiment(wanted).runs)
+            rate = resources.cpu_rate() * self.cluster.cpus / resources.local_cluster().cpus
             self.say(
-                f"No GPU here: the profile `{wanted}` would take about {duration(flop / rate)} on "
-                f"{self.cluster.cpus:g} CPUs (estimated). Taking `{chosen}`; "
+                f"No GPU here: the profile `{wanted}` would take about "
+                f"{rough(flop / rate)} on {self.cluster.cpus:g} CPUs (a rough estimate). "
+                f"Taking `{chosen}`; "
                 f"--profile {wanted} insists."
             )
         return chosen

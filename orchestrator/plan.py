@@ -1,28 +1,12 @@
-"""What an invocation would do with each run and why; whether the cluster and disk allow it."""
+"""What an invocation would do with each run and why."""
 
-import math
-import shutil
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from aol.config import TrainConfig, flatten, from_dict
-from aol.cost import parameters, training_flop
 from orchestrator.spec import Experiment, RunSpec
-from orchestrator.store import CHECKPOINTS_KEPT, Checkpoint, Status, StoredRun
-
-GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, WSL, ROCm
-CPUS_PER_GPU = 2.0
-BYTES_PER_PARAMETER = 8  # weight and momentum in float32
-CPU_EFFICIENCY = 0.5  # of the matrix product's rate, as measured for AOL-Small
-
-
-class PlanError(Exception):
-    """What was asked for cannot be done on this cluster or disk, a line per reason."""
-
-    exit_code = 2
+from orchestrator.store import Checkpoint, Status, StoredRun
 
 
 class Action(StrEnum):
@@ -51,51 +35,6 @@ class PlannedRun:
     def todo(self) -> bool:
         """Whether the run trains."""
         return self.action in (Action.NEW, Action.CONTINUE, Action.CHANGED)
-
-
-@dataclass(frozen=True)
-class Node:
-    """One machine of the cluster."""
-
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The machines that runs can be placed on."""
-
-    nodes: tuple[Node, ...]
-
-    @property
-    def cpus(self) -> float:
-        """All CPUs."""
-        return sum(node.cpus for node in self.nodes)
-
-    @property
-    def gpus(self) -> float:
-        """All GPUs."""
-        return sum(node.gpus for node in self.nodes)
-
-    def __str__(self) -> str:
-        machines = f"{len(self.nodes)} machine{'s' if len(self.nodes) != 1 else ''}"
-        return f"{machines}, {self.cpus:g} CPUs, {self.gpus:g} GPUs"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one run occupies."""
-
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run takes: floating-point operations, and bytes of checkpoints on the disk."""
-
-    flop: float
-    checkpoint_bytes: int
 
 
 def make_plan(
@@ -172,86 +111,6 @@ def changes(before: Mapping[str, object], now: TrainConfig) -> str:
     return ", ".join(
         f"{name} {old.get(name)} → {new[name]}" for name in new if old.get(name) != new[name]
     )
-
-
-def local_cluster() -> Cluster:
-    """This machine: the CPUs this process may use, and its GPUs."""
-    import psutil
-
-    cpus = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else None
-    return Cluster((Node(float(cpus or psutil.cpu_count() or 1), float(local_gpus())),))
-
-
-def local_gpus() -> int:
-    """How many GPUs torch sees here; without a GPU's device file torch is not even imported."""
-    if not any(Path(device).exists() for device in GPU_DEVICES):
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def request(run: RunSpec, cluster: Cluster, parallel: int) -> Request:
-    """What a run occupies when `parallel` runs are to share the cluster."""
-    gpus = run.resources.gpus
-    if gpus is None:
-        gpus = 1.0 if cluster.gpus else 0.0
-    cpus = run.resources.cpus
-    if cpus is None and gpus:
-        shares = [node.cpus / node.gpus for node in cluster.nodes if node.gpus]
-        per_gpu = min(shares, default=1.0)
-        cpus = max(1.0, min(CPUS_PER_GPU, per_gpu) * min(gpus, 1.0))
-    elif cpus is None:
-        largest = max(node.cpus for node in cluster.nodes)
-        cpus = float(max(1, math.floor(min(largest, cluster.cpus / parallel))))
-    return Request(cpus, gpus)
-
-
-def check_requests(requests: Iterable[tuple[RunSpec, Request]], cluster: Cluster) -> None:
-    """Refuse what would wait for ever. Raises: PlanError with a line per run."""
-    reasons = [
-        f"run {run.id} asks for {asked.cpus:g} CPUs and {asked.gpus:g} GPUs, and no machine of "
-        f"the cluster has them ({cluster}); lower `resources:` or --set resources.gpus=0"
-        for run, asked in requests
-        if not any(asked.cpus <= node.cpus and asked.gpus <= node.gpus for node in cluster.nodes)
-    ]
-    if reasons:
-        raise PlanError("\n".join(reasons))
-
-
-def cost(run: RunSpec) -> Cost:
-    """What a run takes."""
-    return Cost(training_flop(run.train), parameters(run.train.model) * BYTES_PER_PARAMETER)
-
-
-def costs(runs: Iterable[RunSpec]) -> dict[str, Cost]:
-    """What each run takes, by key."""
-    return {run.key: cost(run) for run in runs}
-
-
-def check_disk(costs: Iterable[Cost], storage: Path) -> None:
-    """Refuse checkpoints that the disk cannot hold. Raises: PlanError."""
-    needed = sum(item.checkpoint_bytes * CHECKPOINTS_KEPT for item in costs)
-    existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise PlanError(
-            f"{storage}: the checkpoints need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
-            "free; free some space or choose another place with --storage"
-        )
-
-
-def cpu_rate() -> float:
-    """Floating-point operations per second that training reaches here, roughly measured."""
-    import torch
-
-    size, rounds = 1024, 6
-    matrix = torch.rand(size, size)
-    matrix @ matrix
-    started = time.perf_counter()
-    for _ in range(rounds):
-        matrix @ matrix
-    return CPU_EFFICIENCY * rounds * 2 * size**3 / (time.perf_counter() - started)
 
 
 def as_rows(plan: Iterable[PlannedRun]) -> list[dict[str, object]]:

@@ -222,6 +222,12 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 86400:.0f} days"
 
 
+def rough(seconds: float) -> str:
+    """A long time with one significant figure: 5 h, 300 days."""
+    unit, name = (86400, "days") if seconds >= 2 * 86400 else (3600, "h")
+    return f"{float(f'{seconds / unit:.0e}'):g} {name}"
+
+
 def failure_lines(log: Path, error: str | None) -> Iterable[str]:
     """The end of what a failed run said, from its log or else from its error."""
     try:

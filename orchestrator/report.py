@@ -13,6 +13,12 @@ MISSING = "–"
 DECIMALS = 1  # the paper prints percent with one decimal
 
 
+class ReportError(Exception):
+    """The tables cannot be written; the store has everything."""
+
+    exit_code = 1
+
+
 def shown(value: float | None, *, signed: bool = False) -> str:
     """A percentage as the paper prints it, – where there is none."""
     if value is None:
@@ -121,10 +127,16 @@ def render(experiment: Experiment, tables: Sequence[FilledTable], form: Format) 
 def write(
     experiment: Experiment, tables: Sequence[FilledTable], folder: Path, form: Format
 ) -> Path:
-    """Write the tables to `folder/<profile>/tables.<form>`, aside and then renamed."""
+    """Write the tables to `folder/<profile>/tables.<form>`, aside and then renamed.
+
+    Raises: ReportError.
+    """
     path = folder / experiment.profile / f"tables.{form}"
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
-    aside.write_text(render(experiment, tables, form), encoding="utf-8")
-    aside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(render(experiment, tables, form), encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be written: {error}; choose other --results") from error
     return path

@@ -1,7 +1,7 @@
 """The sections of the YAML file as they are written, and what is wrong between them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +52,11 @@ class File(Strict):
         """The IDs of the runs that have one."""
         return {run["id"] for run in self.runs if isinstance(run.get("id"), int)}
 
+    def unknown(self, ids: Iterable[int]) -> list[int]:
+        """Those of `ids` that no run has; none while a run's own ID is wrong and may be meant."""
+        meant = all(isinstance(run.get("id"), int) for run in self.runs)
+        return sorted(set(ids) - self.run_ids) if meant else []
+
     def run_name(self, index: int) -> str:
         """What to call a run in a message: its ID, or else its number in the list."""
         return str(self.runs[index].get("id", f"number {index + 1}"))
@@ -90,7 +95,7 @@ def _bad_tables(document: Document, file: File) -> Iterator[Mistake]:
     for number, table in enumerate(file.tables):
         for index, row in enumerate(table.rows):
             where = document.where(("tables", number, "rows", index))
-            if row.run not in file.run_ids:
+            if file.unknown([row.run]):
                 yield Mistake(where, f"table {table.id}: there is no run {row.run}")
             if file.columns and len(row.published) != len(file.columns):
                 yield Mistake(
@@ -109,7 +114,7 @@ def _bad_tables(document: Document, file: File) -> Iterator[Mistake]:
 def _bad_changes(document: Document, file: File) -> Iterator[Mistake]:
     for name, profile in file.profiles.items():
         for order, change in enumerate(profile.changes):
-            if unknown := sorted(set(change.runs or ()) - file.run_ids):
+            if unknown := file.unknown(change.runs or ()):
                 where = document.where(("profiles", name, "changes", order, "runs"))
                 yield Mistake(where, unknown_ids(f"profile {name}", unknown, file.run_ids))
 

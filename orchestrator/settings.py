@@ -5,9 +5,10 @@ from typing import Any
 
 from aol.config import TrainConfig
 from orchestrator.document import Keys, Mistake, Place, number, read_value
-from orchestrator.spec import Resources
-from orchestrator.validation import dotted_names, nearest
+from orchestrator.spec import Resources, RunSpec
+from orchestrator.validation import dotted_names, nearest, takes
 
+RUN_FIELDS = ("id", "name", "resources")  # of a run's entry; the other fields are its training
 SETTINGS = [*dotted_names(TrainConfig), *(f"resources.{name}" for name in Resources.model_fields)]
 
 
@@ -58,9 +59,15 @@ class Layers:
                 target[key] = dict(inner) if isinstance(inner, Mapping) else {}
                 self._lay(target[key], value, keys, where, home)
             else:
-                target[key] = numbers(value)
+                target[key] = numbers(value) if _numeric(keys) else value
                 self._origins.pop(keys, None)  # to the end
                 self._origins[keys] = where(keys)
+
+
+def _numeric(keys: Keys) -> bool:
+    """Whether numbers stand there that may be written as in the paper."""
+    path = keys if keys[0] in RUN_FIELDS else ("train", *keys)
+    return keys != ("id",) and any(takes(RunSpec, path, kind) for kind in (int, float))
 
 
 def numbers(value: Any) -> Any:

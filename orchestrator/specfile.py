@@ -7,11 +7,11 @@ from typing import Any
 from orchestrator.document import Mistake, SpecError, read, refusal
 from orchestrator.fitting import Fitted, RunMistake, misfits
 from orchestrator.sections import read_sections
-from orchestrator.settings import Layers, is_custom, lay_override, read_overrides
+from orchestrator.settings import RUN_FIELDS, Layers, is_custom, lay_override, read_overrides
 from orchestrator.spec import CUSTOM, Experiment, RunSpec
 from orchestrator.validation import validate
 
-RUN_FIELDS = ("id", "name", "resources")  # of a run's entry; the other fields are its training
+MISSING = ": is missing"  # said of what the defaults would have given
 UNFIT = (("data",), ("data", "name"))  # a mistake there leaves open how many classes there are
 
 
@@ -27,8 +27,12 @@ class SpecFile:
             mistakes += _grouped(
                 mistake for profile in self.profiles for mistake in self._merged(profile, {})[1]
             )
-        if mistakes:
-            raise refusal(mistakes)
+        unreadable = self.document.unreadable
+        mistakes = [mistake for mistake in mistakes if mistake.place.line not in unreadable]
+        if any("did you mean `defaults`" in mistake.text for mistake in mistakes):
+            mistakes = [one for one in mistakes if not one.text.endswith(MISSING)]
+        if mistakes or self.document.mistakes:
+            raise refusal([*self.document.mistakes, *mistakes])
 
     @property
     def profiles(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator import plan as planning
+from orchestrator import resources
 from orchestrator.cells import fill_tables
-from orchestrator.environment import LOCAL
+from orchestrator.environment import LOCAL, SIGTERM_EXIT
 from orchestrator.invocation import Invocation
 from orchestrator.location import parent
 from orchestrator.plan import Action, PlannedRun
@@ -35,9 +36,24 @@ def run(invocation: Invocation) -> int:
     store.recover()
     made = invocation.plan(store.runs())
     todo = [item for item in made if item.todo]
-    if not todo:
+    requests: dict[str, resources.Request] = {}
+    if todo:
+        requests = _prepared(invocation, store, made, todo)
+    else:
         invocation.say(f"Nothing to do: {_counted(made)} in {invocation.store_location}.")
-        return _close(invocation, store, made, _write_tables(invocation, store))
+    behind = _behind(store, made)
+    tracking = _tracking(invocation, store, behind) if todo or behind else None
+    stopped = _trained(invocation, store, todo, requests, tracking) if tracking and todo else None
+    tables = _write_tables(invocation, store)  # before MLflow, which may be slow
+    if tracking:
+        _finish(invocation, store, tracking)
+    return _close(invocation, store, made, tables, stopped)
+
+
+def _prepared(
+    invocation: Invocation, store: Store, made: Sequence[PlannedRun], todo: Sequence[PlannedRun]
+) -> dict[str, resources.Request]:
+    """Print the plan, check what it needs, queue its runs; what each run occupies, by key."""
     if not invocation.request.quiet:
         invocation.console.print(plan_table(made, invocation.experiment.profile))
     requests = invocation.preflight(made)
@@ -48,19 +64,23 @@ def run(invocation: Invocation) -> int:
     prepare_all(invocation.experiment, {item.run.train.data.name for item in todo})
     _forget(invocation, store, todo)
     store.queue(item.run for item in todo)
-    tracking = _tracking(invocation, store)
-    stopped = _train(invocation, store, todo, requests, tracking)
-    tables = _write_tables(invocation, store)  # before MLflow, which may be slow
-    _finish(invocation, store, tracking)
-    return _close(invocation, store, made, tables, stopped)
+    return requests
 
 
-def _tracking(invocation: Invocation, store: Store) -> "TrackingRecorder":
+def _behind(store: Store, made: Sequence[PlannedRun]) -> list[str]:
+    """The runs of which MLflow lacks something: it was away, or the driver was killed."""
+    runs = store.runs([item.run.key for item in made])
+    return [run.key for run in runs if run.started_at and run.mlflow_status != run.status]
+
+
+def _tracking(invocation: Invocation, store: Store, behind: Sequence[str]) -> "TrackingRecorder":
     from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
 
     folder = invocation.request.spec.parent
     tracker = Tracker(tracking_uri(folder), invocation.whole.name, folder / "mlruns")
-    return TrackingRecorder(tracker, store)
+    if behind:
+        invocation.say(f"MLflow lacks {len(behind)} runs: sending them to {tracker.uri}")
+    return TrackingRecorder(tracker, store, behind=behind)
 
 
 def _finish(invocation: Invocation, store: Store, tracking: "TrackingRecorder") -> None:
@@ -85,11 +105,31 @@ def _forget(invocation: Invocation, store: Store, todo: Sequence[PlannedRun]) ->
         store.forget(stored.key)
 
 
+def _trained(
+    invocation: Invocation,
+    store: Store,
+    todo: Sequence[PlannedRun],
+    requests: Mapping[str, resources.Request],
+    tracking: "TrackingRecorder",
+) -> int | None:
+    """Train the runs; returns the signal that stopped it, also one from before Tune heeded any."""
+    try:
+        return _train(invocation, store, todo, requests, tracking)
+    except KeyboardInterrupt:
+        stopped = signal.SIGINT
+    except SystemExit as exit_:
+        if exit_.code not in (SIGTERM_EXIT, signal.SIGTERM):  # the latter is Ray's own
+            raise
+        stopped = signal.SIGTERM
+    store.recover()
+    return int(stopped)
+
+
 def _train(
     invocation: Invocation,
     store: Store,
     todo: Sequence[PlannedRun],
-    requests: Mapping[str, planning.Request],
+    requests: Mapping[str, resources.Request],
     tracking: "TrackingRecorder",
 ) -> int | None:
     """Train the runs on the cluster, longest first; returns the signal that stopped it."""
@@ -130,7 +170,7 @@ def _train(
 def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
     """Floating-point operations that each run still takes, by key."""
     return {
-        item.run.key: planning.cost(item.run).flop * (1 - item.epoch / item.run.train.epochs)
+        item.run.key: resources.cost(item.run).flop * (1 - item.epoch / item.run.train.epochs)
         for item in todo
     }
 

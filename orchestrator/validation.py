@@ -75,6 +75,15 @@ def dotted_names(annotation: Any) -> list[str]:
     return names
 
 
+def takes(model: type[BaseModel], keys: Keys, kind: type) -> bool:
+    """Whether `kind` may stand at `keys` below the model, or in the list there."""
+    return _holds(_descend(model, keys), kind)
+
+
+def _holds(annotation: Any, kind: type) -> bool:
+    return annotation is kind or any(_holds(part, kind) for part in get_args(annotation))
+
+
 def _problems(model: type[BaseModel], detail: ErrorDetails) -> list[Problem]:
     keys = tuple(detail["loc"])
     kind = detail["type"]

@@ -98,7 +98,13 @@ DOORS = {
         "orchestrator.store.reading",
         "orchestrator.store.schema",
     },
-    "orchestrator.plan": {"aol.config", "aol.cost", "orchestrator.spec", "orchestrator.store"},
+    "orchestrator.plan": {"aol.config", "orchestrator.spec", "orchestrator.store"},
+    "orchestrator.resources": {
+        "aol.cost",
+        "aol.products",
+        "orchestrator.spec",
+        "orchestrator.store",
+    },
     "orchestrator.folders": {"aol.config", "orchestrator.spec", "orchestrator.store"},
     "orchestrator.ingest": {
         "orchestrator.folders",
@@ -156,7 +162,7 @@ DOORS = {
         "aol.data",
         "orchestrator.environment",
         "orchestrator.location",
-        "orchestrator.plan",
+        "orchestrator.resources",
     },
     "orchestrator.schedule.trial_events": {
         "orchestrator.events",
@@ -167,7 +173,7 @@ DOORS = {
     },
     "orchestrator.schedule.trials": {
         "orchestrator.events",
-        "orchestrator.plan",
+        "orchestrator.resources",
         "orchestrator.schedule.board",
         "orchestrator.schedule.machines",
         "orchestrator.schedule.trial_events",

@@ -151,6 +151,37 @@ def test_status_as_json_is_json_only(finished):
     ]
 
 
+def test_status_of_a_profile_without_runs_names_those_with_some(finished):
+    status = finished("status", "experiments.yaml", "--profile", "dmo")
+
+    assert status.returncode == 2
+    assert "no run of the profile 'dmo', only of demo" in " ".join(status.stderr.split())
+
+
+def test_a_report_after_changed_settings_says_how_to_print_those(finished, tmp_path, data_root):
+    shell = Shell(tmp_path, data_root)
+    shutil.copytree(finished.folder / "results", tmp_path / "results")
+    database = sqlite3.connect(tmp_path / "results" / "store.db")
+    database.execute("UPDATE runs SET profile = 'custom', heartbeat_at = '3000' WHERE run_id = 0")
+    database.commit()
+    database.close()
+    report = shell("report", "experiments.yaml")
+
+    assert report.returncode == 0
+    assert "profile `demo`" in report.stdout
+    assert "give `report` the same --set" in report.stderr
+
+
+def test_a_report_that_cannot_be_written_is_one_line(finished, tmp_path):
+    (tmp_path / "demo").write_text("no folder")
+    store = finished.folder / "results" / "store.db"
+    report = finished("report", "experiments.yaml", "--results", tmp_path, "--store", store)
+
+    assert report.returncode == 1
+    assert report.stderr.count("\n") == 1
+    assert "demo/tables.md: cannot be written" in report.stderr
+
+
 @pytest.mark.parametrize("form", ["md", "csv", "json"])
 def test_report_prints_and_writes_every_format(finished, form):
     report = finished("report", "experiments.yaml", "--profile", "demo", "--format", form)
@@ -217,10 +248,15 @@ def test_no_source_of_cifar_is_one_message_and_exit_1(tmp_path):
         (["run", "experiments.yaml", "--set", "epoch=1"], "did you mean `epochs`?"),
         (["run", "experiments.yaml", "--set", "epochs=-1"], "epochs: must be positive"),
         (["run", "experiments.yaml", "--profile", "dmo"], "no profile 'dmo'"),
-        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "asks for 1 CPUs and 1 GPUs"),
-        (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "asks for 4000 CPUs"),
+        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "ask for 1 CPUs and 1 GPUs"),
+        (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "ask for 4000 CPUs"),
         (["plan", "experiments.yaml", "--set", "model.width=0.14"], "MaxMin pairs channels"),
         (["run", "experiments.yaml", "--rerun", "7"], "there is no run 7"),
+        (
+            ["run", "experiments.yaml", "--results", "experiments.yaml"],
+            "cannot be used: [Err",
+        ),
+        (["status", "nofile.yaml"], "nofile.yaml: no such file"),
         (["report", "experiments.yaml", "--format", "pdf"], "pdf"),
         (["frobnicate"], "frobnicate"),
     ],

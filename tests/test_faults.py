@@ -6,12 +6,26 @@ down.
 import os
 import shutil
 import signal
+import sqlite3
 
 import pytest
 
 from tests.cli import TINY, Shell, statuses_of, stop, wait_for
 
 LONGER = TINY.replace("epochs: 3", "epochs: 12")
+
+
+def shown_in_mlflow(folder):
+    """
+    Status and epochs of every run that MLflow has.
+    """
+    database = sqlite3.connect(folder / "mlflow.db")
+    rows = database.execute(
+        "SELECT status, count(DISTINCT step) FROM runs JOIN metrics USING (run_uuid) "
+        "GROUP BY run_uuid"
+    ).fetchall()
+    database.close()
+    return rows
 
 
 def test_a_killed_driver_is_seen_by_status_and_leaves_no_process(tmp_path, data_root):
@@ -70,7 +84,7 @@ def test_a_full_disk_fails_the_run_with_its_reason(tmp_path, data_root):
         os.system(f"umount -l {small}")
 
     assert planned.returncode == 2
-    assert "GB are free; free some space or choose another place with --storage" in planned.stderr
+    assert "MB are free; free some space or choose another place with --storage" in planned.stderr
 
 
 def test_mlflow_being_down_stops_nothing_and_is_said(tmp_path, data_root):
@@ -86,3 +100,13 @@ def test_mlflow_being_down_stops_nothing_and_is_said(tmp_path, data_root):
     assert "MLflow at http://127.0.0.1:9" in done.stderr
     assert "`sync` sends it" in done.stderr
     assert statuses_of(tmp_path) == {11: "done"}
+
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        del shell.environment[name]
+    again = shell("run", "experiments.yaml", "--profile", "demo", "--only", "11")
+    third = shell("run", "experiments.yaml", "--profile", "demo", "--only", "11")
+
+    assert "Nothing to do" in again.stderr
+    assert "MLflow lacks 1 runs: sending" in again.stderr
+    assert shown_in_mlflow(tmp_path) == [("FINISHED", 3)]
+    assert "MLflow lacks" not in third.stderr

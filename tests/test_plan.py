@@ -3,19 +3,18 @@ import os
 import shutil
 from collections import namedtuple
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from aol.config import DataConfig, LossConfig, ModelConfig
-from orchestrator.plan import (
-    Action,
+from orchestrator.plan import Action, as_rows, changes, make_plan
+from orchestrator.resources import (
     Cluster,
     Cost,
     Node,
     PlanError,
     Request,
-    as_rows,
-    changes,
     check_disk,
     check_requests,
     cost,
@@ -23,7 +22,6 @@ from orchestrator.plan import (
     cpu_rate,
     local_cluster,
     local_gpus,
-    make_plan,
     request,
 )
 from orchestrator.spec import Experiment
@@ -314,8 +312,24 @@ def test_a_gpu_asked_for_where_there_is_none_is_refused_with_advice(make_run):
         check_requests([(run, Request(1, 1))], LAPTOP)
     assert str(caught.value) == (
         "run 7 asks for 1 CPUs and 1 GPUs, and no machine of the cluster has them "
-        "(1 machine, 4 CPUs, 0 GPUs); lower `resources:` or --set resources.gpus=0"
+        "(1 machine, 4 CPUs, 0 GPUs); lower `resources.gpus` in SPEC or with --set"
     )
+
+
+def test_runs_that_ask_for_the_same_are_one_line_that_says_what_to_lower(make_run):
+    runs = [make_run(7, cpus=64), make_run(8, cpus=64)]
+
+    with pytest.raises(PlanError) as caught:
+        check_requests([(run, Request(64, 0)) for run in runs], LAPTOP)
+    assert str(caught.value) == (
+        "runs 7, 8 ask for 64 CPUs and 0 GPUs, and no machine of the cluster has them "
+        "(1 machine, 4 CPUs, 0 GPUs); lower `resources.cpus` in SPEC or with --set"
+    )
+
+
+def test_a_place_nothing_can_be_written_to_is_not_a_full_disk(make_run):
+    with pytest.raises(PlanError, match="/dev/null cannot be written to; choose another"):
+        check_disk([cost(make_run())], Path("/dev/null/ray"))
 
 
 def test_a_request_for_gpus_on_a_cpu_machine_reaches_the_check(make_run):

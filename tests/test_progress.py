@@ -15,6 +15,7 @@ from orchestrator.progress import (
     duration,
     failure_lines,
     plan_table,
+    rough,
     summary,
 )
 from orchestrator.store import Checkpoint, Status
@@ -341,3 +342,11 @@ def test_the_plan_is_a_line_per_run(make_run):
     assert words(header) == "run name dataset seed what from to why"
     assert words(first) == "7 AOL-Small digits 7 continue 4 10 interrupted after epoch 6"
     assert words(second) == "22 AOL-Small digits 22 new 0 3 not in the store"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3600, "1 h"), (5.4 * 3600, "5 h"), (47 * 3600, "50 h"), (276 * 86400, "300 days")],
+)
+def test_a_rough_time_has_one_figure(seconds, words):
+    assert rough(seconds) == words

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import environment
-from orchestrator.plan import Cluster, Node, PlanError, Request
+from orchestrator.resources import Cluster, Node, PlanError, Request
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Status
 from tests.cli import TINY

@@ -52,7 +52,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
     optimizer = "(allowed: learning_rate, momentum, nesterov, l2, drops, drop_factor)"
 
     assert problems_in(text=text) == [
-        f"x.yaml:1: nam: unknown field; did you mean `name`? {file}columns, tables)",
+        f"x.yaml:1: nam: unknown field; did you mean `name`? {file}columns, tables, reproduction)",
         "x.yaml:4: runs 0, 1, 4: epochs: must be a whole number, got 'many'",
         f"x.yaml:5: runs 0, 1, 4: dat: unknown field; did you mean `data`? {TRAINING}",
         "x.yaml:6: runs 0, 1, 4: data.augmnt: unknown field; did you mean `augment`? "
@@ -176,7 +176,7 @@ def test_one_mistake_is_one_line(problems_in, old, new, line, problem):
         ("id: x, ", "run x: id: must be a whole number, got 'x'"),
         ("id: 1.5, ", "run 1.5: id: must be a whole number, got 1.5"),
         ("id: true, ", "run True: id: must be a whole number, got True"),
-        ("id: '3', ", "run 3: id: must be a whole number, got 3.0"),
+        ("id: '3', ", "run 3: id: must be a whole number, got '3'"),
         ("id: 1000001, ", "run 1000001: id: must be less than or equal to 1000000, got 1000001"),
     ],
 )
@@ -184,11 +184,8 @@ def test_a_wrong_id_is_one_line(problems_in, new, problem):
     assert problems_in(("id: 1, ", new), ('runs: "1", ', "")) == [f"x.yaml:8: {problem}"]
 
 
-def test_a_wrong_id_does_not_hide_that_a_profile_means_it(problems_in):
-    assert problems_in(("id: 1, ", "")) == [
-        "x.yaml:8: run number 2: id: is missing",
-        "x.yaml:12: profile quick: there is no run 1; the runs are 0",
-    ]
+def test_a_wrong_id_is_not_told_again_by_who_means_it(problems_in):
+    assert problems_in(("id: 1, ", "")) == ["x.yaml:8: run number 2: id: is missing"]
 
 
 def test_a_mistake_of_a_profile_is_told_before_the_profile_is_used(problems_in):
@@ -273,3 +270,23 @@ def test_no_mistake_of_the_file_hides_one_of_its_runs(problems_in, mistake):
 
     assert len(found) >= 2
     assert any("model.kind" in line for line in found)
+
+
+def test_a_misnamed_section_is_one_line_and_not_what_every_run_lacks(problems_in):
+    (problem,) = problems_in(("defaults:", "default:"))
+    assert problem.startswith("x.yaml:2: default: unknown field; did you mean `defaults`?")
+
+
+def test_a_repeated_key_hides_no_other_mistake(problems_in):
+    found = problems_in(("epochs: 4", "epochs: 4\n  epochs: 5"), ("seed: 1", "seed: -1"))
+
+    assert found == [
+        "x.yaml:4: `epochs` stands here and in line 3; keep one",
+        "x.yaml:9: run 1: seed: must be in [0, 2**63), got -1",
+    ]
+
+
+def test_a_name_that_looks_like_a_number_of_the_paper_stays_text(spec_file):
+    file = spec_file(("name: A", 'name: "1/4"'))
+
+    assert file.experiment("quick").runs[0].name == "1/4"

@@ -50,3 +50,20 @@ def test_a_signal_saves_and_the_same_command_continues(
     assert f"continues after epoch {stopped_at}" in again.stderr
     (epochs,) = epochs_of(tmp_path).values()
     assert sorted(epochs) == list(range(1, 13))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_ray_starts_says_how_to_go_on(tmp_path, data_root, number, code):
+    shell = Shell(tmp_path, data_root)
+    process = shell.start("run", "experiments.yaml", "--profile", "demo", "--only", "11")
+    try:
+        wait_for(process, "Starting Ray")
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        stop(process)
+
+    assert process.returncode == code, err
+    assert "The same command continues" in err
+    assert "Traceback" not in err
+    assert statuses_of(tmp_path) == {11: "interrupted"}

@@ -749,6 +749,24 @@ def test_a_last_task_that_fails_is_the_problem(run):
     assert TrackingRecorder(FakeTracker(), None).close(10, fail) == "MLflow at fake: refuses"
 
 
+def test_what_is_behind_is_sent_though_nothing_moves(run):
+    tracker = FakeTracker()
+    tell = TrackingRecorder(tracker, None, behind=[run.key])
+    tell.close(10)
+
+    assert tracker.sent[0] == {run.key}
+
+
+def test_the_store_knows_what_mlflow_was_told(tracker, store, run):
+    before = store.runs()[0].mlflow_status
+    tracker.send(store)
+    running = store.runs()[0].mlflow_status
+    store.finish(run.key, Status.DONE)
+    tracker.send(store)
+
+    assert (before, running, store.runs()[0].mlflow_status) == (None, "running", "done")
+
+
 def test_an_epoch_waits_for_its_checkpoint(run):
     tracker = FakeTracker()
     tell = TrackingRecorder(tracker, None)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.environment import LOCAL
 from orchestrator.location import absolute, is_uri
-from orchestrator.plan import Cluster, Node, PlanError
+from orchestrator.resources import Cluster, Node, PlanError
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ def cluster(address: str, local: Cluster) -> Iterator[Cluster]:
     ray_logger.handlers.clear()  # what Ray says goes where everything goes: to the log file
     ray_logger.propagate = True
     connected = _own(local) if address == LOCAL else _joined(address)
+    terminated = signal.getsignal(signal.SIGTERM)
     with connected:
+        signal.signal(signal.SIGTERM, terminated)  # Ray has put its own there
         yield Cluster(
             tuple(
                 Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))

@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 
 from orchestrator.events import Recorder
-from orchestrator.plan import Request
+from orchestrator.resources import Request
 from orchestrator.schedule.board import Board, BoardReader
 from orchestrator.schedule.machines import open_location
 from orchestrator.schedule.trial_events import TrialEvents, trial_key

@@ -58,6 +58,7 @@ class RunRow(Base):
     packages: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     data_fingerprint: Mapped[str | None]
     mlflow_run_id: Mapped[str | None]
+    mlflow_status: Mapped[str | None]  # what MLflow was told last
     checkpoints: Mapped[list[Any]] = mapped_column(JSON)  # newest first, {"epoch": , "path": }
     error: Mapped[str | None]
     certificate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -143,6 +144,7 @@ class StoredRun:
     packages: Mapping[str, str] | None
     data_fingerprint: str | None
     mlflow_run_id: str | None
+    mlflow_status: str | None
     error: str | None
     certificate: Mapping[str, Any] | None  # `aol.lipschitz.Gate` and its arithmetic
 
@@ -185,6 +187,7 @@ def stored(row: RunRow, epoch: int | None, recorded: int | None) -> StoredRun:
         packages=row.packages,
         data_fingerprint=row.data_fingerprint,
         mlflow_run_id=row.mlflow_run_id,
+        mlflow_status=row.mlflow_status,
         error=row.error,
         certificate=row.certificate,
     )

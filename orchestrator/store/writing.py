@@ -157,11 +157,16 @@ class Store(StoreReader):
                 session.execute(delete(table).where(table.key == key))
 
     def link(self, key: str, mlflow_run_id: str | None) -> None:
-        """Note which MLflow run shows this run."""
+        """Note which MLflow run shows this run, before anything is sent to it."""
+        self._update(key, mlflow_run_id=mlflow_run_id, mlflow_status=None)
+
+    def shown(self, key: str, status: Status) -> None:
+        """Note that MLflow has all of the run up to this status."""
+        self._update(key, mlflow_status=status)
+
+    def _update(self, key: str, **values: str | None) -> None:
         with self._session() as session:
-            session.execute(
-                update(RunRow).where(RunRow.key == key).values(mlflow_run_id=mlflow_run_id)
-            )
+            session.execute(update(RunRow).where(RunRow.key == key).values(**values))
 
 
 def _new_row(run: RunSpec) -> RunRow:

@@ -4,7 +4,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from orchestrator.events import Event, Finished, Saved, Started
 from orchestrator.store import Store, StoreError
@@ -19,13 +19,23 @@ class TrackingRecorder:
     """Sends runs to MLflow from a thread as they move; failures are noted, not raised."""
 
     def __init__(
-        self, tracker: Tracker, store: Store, clock: Callable[[], float] = time.monotonic
+        self,
+        tracker: Tracker,
+        store: Store,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        behind: Iterable[str] = (),
     ) -> None:
-        """`clock` counts seconds: a server that failed is tried again every `RETRY_S`."""
+        """`clock` counts seconds: a server that failed is tried again every `RETRY_S`.
+
+        Runs with keys in `behind` are sent first, whether they move or not.
+        """
         self.tracker, self.store, self._clock = tracker, store, clock
         self.problem: str | None = None
         self._last: Callable[[], None] = lambda: None
         self._moved: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        for key in behind:
+            self._moved.put(key)
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 

@@ -126,6 +126,7 @@ class Tracker:
             for metrics in batches({epoch: values[epoch] for epoch in fresh}, fresh):
                 client.log_batch(run_id, metrics=metrics)
         send_state(client, shown, run)
+        store.shown(run.key, run.status)
 
     def _find(self, client: "MlflowClient", run: StoredRun) -> "Run | None":
         """The MLflow run of a stored run: the one noted, else the one with its tags."""
