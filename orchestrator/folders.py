@@ -10,11 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, AwareDatetime, BaseModel, FiniteFloat, ValidationError
 
 from aol.config import FINGERPRINTS, TrainConfig, from_dict
+from orchestrator.margins import agrees, read_margins
 from orchestrator.spec import RunSpec
 from orchestrator.store import Status
-
-BYTES_PER_MARGIN = 4
-TIE = 1e-6
 
 Stamp = Annotated[  # a time as the store writes it
     AwareDatetime,
@@ -171,11 +169,11 @@ def _contradictions_at_the_end(found: TrainedElsewhere, config: TrainConfig) -> 
     if len(found.epochs) != config.epochs:
         yield f"it is {found.status} with {len(found.epochs)} of {config.epochs} epochs"
         return
-    stored = found.margins or b""
-    margins = np.frombuffer(stored[: len(stored) // BYTES_PER_MARGIN * BYTES_PER_MARGIN], "<f4")
-    if not len(margins) or len(stored) % BYTES_PER_MARGIN or not np.isfinite(margins).all():
+    try:
+        margins = read_margins(found.margins or b"")
+    except ValueError:
+        margins = read_margins(b"")
+    if len(margins) != config.data.test_images or not np.isfinite(margins).all():
         yield "margins.f32 is not a finite margin per image"
-        return
-    right, tied = np.mean(margins > 0), np.mean(np.abs(margins) < TIE)  # ties count either way
-    if not abs(right - found.epochs[-1].values.get("accuracy", -1.0)) <= tied + 1e-9:
+    elif not agrees(margins, 0.0, found.epochs[-1].values.get("accuracy", -1.0)):
         yield "the accuracy that margins.f32 gives is not that of the last epoch"

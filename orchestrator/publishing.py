@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from orchestrator.cells import fill_tables
-from orchestrator.report import render
+from orchestrator.report import make_report, render
 from orchestrator.spec import Experiment
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Store
@@ -12,8 +11,7 @@ from orchestrator.tracking import Tracker
 
 def publish(tracker: Tracker, store: Store, experiment: Experiment) -> None:
     """Attach the tables of one profile as they are now. Raises: TrackingError, StoreError."""
-    tables = render(experiment, fill_tables(experiment, store), "md")
-    tracker.attach(store, experiment.profile, tables)
+    tracker.attach(store, experiment.profile, render(make_report(experiment, store), "md"))
 
 
 def publish_all(tracker: Tracker, store: Store, file: SpecFile, results: Path) -> None:

@@ -1,141 +1,172 @@
-"""The paper's tables from the store: as the paper prints them, and beside its numbers."""
+"""What a profile's results come to: the paper's tables, a verdict per cell, what is broken."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.cells import Cell, FilledTable
+from orchestrator.cells import Cell, FilledTable, fill_tables
+from orchestrator.invariants import broken
 from orchestrator.spec import Experiment
+from orchestrator.store import Store
+from orchestrator.verdicts import Judged, Verdict, judge
 
 Format = Literal["md", "csv", "json"]
-MISSING = "–"
-DECIMALS = 1  # the paper prints percent with one decimal
+SCHEMA = 1  # of the JSON; a change that a reader would stumble over is another number
 
 
 class ReportError(Exception):
-    """The tables cannot be written; the store has everything."""
+    """The report cannot be written; the store has everything."""
 
     exit_code = 1
 
 
-def shown(value: float | None, *, signed: bool = False) -> str:
-    """A percentage as the paper prints it, – where there is none."""
-    if value is None:
-        return MISSING
-    return f"{value:{'+' if signed else ''}z.{DECIMALS}f}"  # z: no -0.0
+class BrokenError(Exception):
+    """Invariants that do not hold, a line each."""
+
+    exit_code = 4
 
 
-def markdown(experiment: Experiment, tables: Sequence[FilledTable]) -> str:
-    """All tables twice: as the paper prints them, and side by side with its values."""
-    lines = [f"# {experiment.name}: results of the profile `{experiment.profile}`", ""]
+@dataclass(frozen=True)
+class Report:
+    """A profile's results as they stand."""
+
+    experiment: Experiment
+    tables: tuple[FilledTable, ...]
+    broken: tuple[str, ...]  # a line per invariant that does not hold
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells of all tables."""
+        return [cell for filled in self.tables for row in filled.cells for cell in row]
+
+    @property
+    def unsound(self) -> list[str]:
+        """A line per run that is left out."""
+        return sorted({line for filled in self.tables for line in filled.unsound})
+
+    @cached_property
+    def judged(self) -> Mapping[Cell, Judged]:
+        """The verdict of every cell."""
+        found = judge(self.cells, self.experiment.reproduction)
+        return {one.cell: one for one in found}
+
+    @property
+    def counts(self) -> Mapping[Verdict, int]:
+        """How many cells have each verdict."""
+        return Counter(self.judged[cell].verdict for cell in self.cells)
+
+
+def make_report(experiment: Experiment, store: Store) -> Report:
+    """The report of a profile from the store. Raises: StoreError."""
+    return Report(
+        experiment, tuple(fill_tables(experiment, store)), tuple(broken(experiment, store))
+    )
+
+
+def paragraph(report: Report) -> str:
+    """The result in sentences, ready to be pasted."""
+    counts, cells = report.counts, report.cells
+    experiment, rules = report.experiment, report.experiment.reproduction
+    margins = sorted({cell.margin for cell in cells} or {rules.margin})
+    within = " or ".join(f"{margin:g}" for margin in margins)
+    seeds = sorted({cell.seeds for cell in cells if cell.seeds})
+    said = [
+        f"We reproduced {counts[Verdict.REPRODUCED]} of the {len(cells)} published cells of "
+        f"{experiment.source or 'the paper'}: there, two one-sided tests at 5% show the true "
+        f"difference to be within {within} percentage points of the published value."
+    ]
+    if counts[Verdict.DIFFERS]:
+        said.append(
+            f"{counts[Verdict.DIFFERS]} differ by more than that (5%, Holm's correction over all "
+            "measured cells)."
+        )
+    if counts[Verdict.UNDERPOWERED]:
+        said.append(f"{counts[Verdict.UNDERPOWERED]} are undecided with the seeds there are.")
+    if waiting := counts[Verdict.PARTIAL] + counts[Verdict.MISSING]:
+        said.append(f"{waiting} are not trained to the end.")
+    if seeds:
+        trained = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        said.append(
+            f"Values are those of the last epoch on all test images, with {trained} "
+            f"seed{'s' if seeds[-1] > 1 else ''} per cell; the published values have one."
+        )
     if experiment.note:
-        lines += [f"> **{experiment.note}**", ""]
-    lines += [
-        f"Source of the published values: {experiment.source}.",
-        "",
-        "Percent of the test images after the last epoch. CRA ε: certified robust accuracy, the",
-        "share of images that no change of L2 norm ε can turn wrong (pixels in [0, 1]). "
-        f"{MISSING}: not there yet.",
-        "",
-        "## As the paper prints them",
-        "",
-    ]
-    for filled in tables:
-        lines += [f"### {_title(filled, experiment)}", "", _as_printed(filled), ""]
-    lines += ["## Beside the published values", "", "measured / published (difference)", ""]
-    for filled in tables:
-        lines += [f"### {_title(filled, experiment)}", "", _side_by_side(filled), ""]
-    return "\n".join(lines)
+        said.insert(0, f"({experiment.note}; as a claim about the paper this would read:)")
+    return " ".join(said)
 
 
-def _title(filled: FilledTable, experiment: Experiment) -> str:
-    watermark = f" — {experiment.note.partition(':')[0]}" if experiment.note else ""
-    return filled.table.title + watermark
-
-
-def _as_printed(filled: FilledTable) -> str:
-    return _grid(filled, [[shown(cell.measured) for cell in row] for row in filled.cells])
-
-
-def _side_by_side(filled: FilledTable) -> str:
-    return _grid(filled, [[_compared(cell) for cell in row] for row in filled.cells])
-
-
-def _compared(cell: Cell) -> str:
-    measured = shown(cell.measured)
-    if cell.measured is None:
-        return f"{measured} / {shown(cell.published)}"
-    seeds = f", {cell.seeds} seeds" if cell.seeds > 1 else ""
-    return f"{measured} / {shown(cell.published)} ({shown(cell.difference, signed=True)}{seeds})"
-
-
-def _grid(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
-    from tabulate import tabulate
-
-    headers = [filled.table.header, *(column.title for column in filled.columns), "Run ID"]
-    rows = [
-        [row.label, *cells, str(row.run)]
-        for row, cells in zip(filled.table.rows, texts, strict=True)
-    ]
-    alignment = ["left", *("right" for _ in headers[1:])]
-    grid = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
-    return "\n\n".join([grid, *filled.unsound])
-
-
-def as_records(tables: Sequence[FilledTable]) -> list[dict[str, Any]]:
+def as_records(report: Report) -> list[dict[str, Any]]:
     """One plain record per cell."""
-    return [
-        {
-            "table": cell.table,
-            "row": cell.row,
-            "run_id": cell.run,
-            "column": cell.column,
-            "metric": cell.metric,
-            "published": cell.published,
-            "measured": cell.measured,
-            "difference": cell.difference,
-            "seeds": cell.seeds,
-        }
-        for filled in tables
-        for row in filled.cells
-        for cell in row
-    ]
+    return [_record(report.judged[cell]) for cell in report.cells]
 
 
-def render(experiment: Experiment, tables: Sequence[FilledTable], form: Format) -> str:
-    """The tables as markdown, CSV or JSON text."""
+def _record(judged: Judged) -> dict[str, Any]:
+    cell = judged.cell
+    low, high = judged.interval or (None, None)
+    return {
+        "table": cell.table,
+        "row": cell.row,
+        "run_id": cell.run,
+        "column": cell.column,
+        "metric": cell.metric,
+        "published": cell.published,
+        "measured": cell.measured,
+        "difference": cell.difference,
+        "seeds": cell.seeds,
+        "verdict": str(judged.verdict),
+        "margin": cell.margin,
+        "interval_low": low,
+        "interval_high": high,
+        "spread": judged.spread.sd if judged.spread else None,
+        "spread_from_prior": judged.spread.from_prior if judged.spread else None,
+        "p_equivalent": judged.p_equivalent,
+        "p_differs": judged.p_differs,
+        "further_seeds": judged.further_seeds,
+        "binomial": judged.binomial,
+    }
+
+
+def render(report: Report, form: Format) -> str:
+    """The report as markdown, CSV or JSON text."""
     if form == "md":
-        return markdown(experiment, tables)
+        from orchestrator.markdown import markdown
+
+        return markdown(report)
     if form == "json":
         return json.dumps(
             {
-                "experiment": experiment.name,
-                "profile": experiment.profile,
-                "note": experiment.note,
-                "unsound": sorted({line for filled in tables for line in filled.unsound}),
-                "cells": as_records(tables),
+                "schema": SCHEMA,
+                "experiment": report.experiment.name,
+                "profile": report.experiment.profile,
+                "note": report.experiment.note,
+                "summary": paragraph(report),
+                "verdicts": {str(verdict): report.counts[verdict] for verdict in Verdict},
+                "unsound": report.unsound,
+                "broken": list(report.broken),
+                "cells": as_records(report),
             },
             indent=2,
             ensure_ascii=False,
         )
     import pandas as pd
 
-    return pd.DataFrame(as_records(tables)).to_csv(index=False)
+    return pd.DataFrame(as_records(report)).to_csv(index=False)
 
 
-def write(
-    experiment: Experiment, tables: Sequence[FilledTable], folder: Path, form: Format
-) -> Path:
-    """Write the tables to `folder/<profile>/tables.<form>`, aside and then renamed.
+def write(report: Report, folder: Path, form: Format) -> Path:
+    """Write the report to `folder/<profile>/tables.<form>`, aside and then renamed.
 
     Raises: ReportError.
     """
-    path = folder / experiment.profile / f"tables.{form}"
+    path = folder / report.experiment.profile / f"tables.{form}"
     aside = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(render(experiment, tables, form), encoding="utf-8")
+        aside.write_text(render(report, form), encoding="utf-8")
         aside.replace(path)
     except OSError as error:
         raise ReportError(f"{path}: cannot be written: {error}; choose other --results") from error

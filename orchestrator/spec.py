@@ -11,6 +11,13 @@ from aol.config import TrainConfig
 from orchestrator.document import SpecError
 
 Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
+RADII: dict[Metric, float] = {  # as in `aol.metrics`, which needs torch
+    "accuracy": 0.0,
+    "cra_36": 36 / 255,
+    "cra_72": 72 / 255,
+    "cra_108": 108 / 255,
+    "cra_1": 1.0,
+}
 LARGEST_ID = 1_000_000
 REPLICATE_STRIDE = 1000  # replicate k of a run trains with its seed + 1000 k
 SMALLEST_SHARE = 0.0001  # of a CPU or GPU that Ray can give
@@ -93,6 +100,11 @@ class Column(Strict):
 
     title: str
     metric: Metric
+
+    @property
+    def radius(self) -> float:
+        """Up to which changes of the image are withstood; 0 for the standard accuracy."""
+        return RADII[self.metric]
 
 
 Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]

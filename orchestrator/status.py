@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.numbers import MISSING, shown
 from orchestrator.progress import duration
-from orchestrator.report import MISSING, shown
 from orchestrator.store import Status, Store, StoredRun
 
 RECENT = 5  # epochs that the speed is taken from

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import resources
-from orchestrator.cells import fill_tables
 from orchestrator.environment import LOCAL, SIGTERM_EXIT
 from orchestrator.invocation import Invocation
 from orchestrator.location import parent
 from orchestrator.plan import Action, PlannedRun
 from orchestrator.progress import plan_table
-from orchestrator.report import write
+from orchestrator.report import make_report, write
 from orchestrator.store import Status, Store
 
 if TYPE_CHECKING:
@@ -176,8 +175,7 @@ def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
 
 
 def _write_tables(invocation: Invocation, store: Store) -> Path:
-    tables = fill_tables(invocation.whole, store)
-    return write(invocation.whole, tables, invocation.results, "md")
+    return write(make_report(invocation.whole, store), invocation.results, "md")
 
 
 def _close(

@@ -105,7 +105,33 @@ DOORS = {
         "orchestrator.spec",
         "orchestrator.store",
     },
-    "orchestrator.folders": {"aol.config", "orchestrator.spec", "orchestrator.store"},
+    "orchestrator.margins": set(),
+    "orchestrator.comparing": {
+        "orchestrator.cells",
+        "orchestrator.margins",
+        "orchestrator.numbers",
+        "orchestrator.spec",
+        "orchestrator.store",
+    },
+    "orchestrator.figures": {
+        "orchestrator.cells",
+        "orchestrator.margins",
+        "orchestrator.report",
+        "orchestrator.store",
+        "orchestrator.verdicts",
+    },
+    "orchestrator.invariants": {
+        "orchestrator.cells",
+        "orchestrator.margins",
+        "orchestrator.spec",
+        "orchestrator.store",
+    },
+    "orchestrator.folders": {
+        "aol.config",
+        "orchestrator.margins",
+        "orchestrator.spec",
+        "orchestrator.store",
+    },
     "orchestrator.ingest": {
         "orchestrator.folders",
         "orchestrator.provenance",
@@ -136,7 +162,6 @@ DOORS = {
         "orchestrator.tracking.projection",
     },
     "orchestrator.publishing": {
-        "orchestrator.cells",
         "orchestrator.report",
         "orchestrator.spec",
         "orchestrator.specfile",
@@ -145,10 +170,24 @@ DOORS = {
     },
     "orchestrator.cells": {"orchestrator.spec", "orchestrator.store"},
     "orchestrator.verdicts": {"orchestrator.cells", "orchestrator.spec"},
-    "orchestrator.report": {"orchestrator.cells", "orchestrator.spec"},
-    "orchestrator.status": {
-        "orchestrator.progress",
+    "orchestrator.numbers": set(),
+    "orchestrator.report": {
+        "orchestrator.cells",
+        "orchestrator.invariants",
+        "orchestrator.markdown",
+        "orchestrator.spec",
+        "orchestrator.store",
+        "orchestrator.verdicts",
+    },
+    "orchestrator.markdown": {
+        "orchestrator.cells",
+        "orchestrator.numbers",
         "orchestrator.report",
+        "orchestrator.verdicts",
+    },
+    "orchestrator.status": {
+        "orchestrator.numbers",
+        "orchestrator.progress",
         "orchestrator.store",
     },
     "orchestrator.images": {"aol.data", "orchestrator.spec"},
@@ -185,6 +224,10 @@ DOORS = {
 INTRODUCERS = {  # they know everybody
     "orchestrator.invocation",
     "orchestrator.training",
+    "orchestrator.commands",
+    "orchestrator.commands.options",
+    "orchestrator.commands.training",
+    "orchestrator.commands.viewing",
     "orchestrator.__main__",
 }
 

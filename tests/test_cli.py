@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli import PROJECT, Shell, statuses_of
 
+VIEWS = ("report", "status", "compare", "cra")
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
@@ -149,6 +150,37 @@ def test_status_as_json_is_json_only(finished):
         (0, "done", 3),
         (11, "done", 3),
     ]
+
+
+def test_report_draws_figures_and_checks_what_must_hold(finished, tmp_path, data_root):
+    shutil.copytree(finished.folder / "results", tmp_path / "results")
+    shell = Shell(tmp_path, data_root)
+    good = shell("report", "experiments.yaml", "--figures", "--check")
+    database = sqlite3.connect(tmp_path / "results" / "store.db")
+    database.execute("UPDATE metrics SET value = 0.999 WHERE name = 'cra_1' AND epoch = 3")
+    database.commit()
+    database.close()
+    unchecked = shell("report", "experiments.yaml")
+    bad = shell("report", "experiments.yaml", "--check")
+
+    assert good.returncode == 0, good.stderr
+    assert "3 figures in results/demo/figures" in good.stderr
+    assert (tmp_path / "results" / "demo" / "figures" / "curves-only.svg").exists()
+    assert (unchecked.returncode, bad.returncode) == (0, 4)
+    assert "broken: run 0, seed 0: cra_1 0.9990 is above cra_108" in bad.stderr
+    assert "2 invariants" in bad.stderr or "4 invariants" in bad.stderr
+
+
+def test_two_runs_are_compared_and_any_radius_is_shown(finished):
+    comparison = finished("compare", "0", "11", "--profile", "demo")
+    any_radius = finished("cra", "--radius", "0.25", "--json")
+    wrong = finished("compare", "0", "7")
+
+    assert comparison.returncode == any_radius.returncode == 0, comparison.stderr
+    assert "McNemar's p" in comparison.stdout
+    assert [one["run_id"] for one in json.loads(any_radius.stdout)] == [0, 11]
+    assert wrong.returncode == 2
+    assert "there is no run 7" in wrong.stderr
 
 
 def test_status_of_a_profile_without_runs_names_those_with_some(finished):
@@ -309,7 +341,7 @@ def test_help_names_every_command_without_heavy_imports():
     )
 
     assert "HEAVY []" in done.stdout
-    for command in ("run", "plan", "validate", "data", "report", "status", "sync"):
+    for command in (*("run", "plan", "validate", "data", "ingest", "sync"), *VIEWS):
         assert re.search(rf"^\s+{command}\s", done.stdout, re.MULTILINE)
 
 

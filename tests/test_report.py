@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cells import fill_tables
+from orchestrator.markdown import markdown
+from orchestrator.numbers import shown
 from orchestrator.provenance import Provenance
-from orchestrator.report import as_records, markdown, render, shown, write
+from orchestrator.report import as_records, make_report, paragraph, render, write
 from orchestrator.spec import Column, Experiment, Row, Table
 from orchestrator.store import Status, Store
 
@@ -85,7 +87,7 @@ def test_markdown_is_the_papers_tables_and_the_comparison(experiment, store):
     finish(store, experiment.runs[0], 0.7131, 0.62949)
 
     assert (
-        markdown(experiment, fill_tables(experiment, store))
+        markdown(replace(make_report(experiment, store), broken=())).partition("## Verdicts")[0]
         == """\
 # tiny: results of the profile `demo`
 
@@ -125,26 +127,69 @@ measured / published (difference)
 | Loss offset   |   Std Acc |   CRA 36/255 |   Run ID |
 |:--------------|----------:|-------------:|---------:|
 | √2            |  – / 70.6 |     – / 62.8 |       22 |
+
 """
     )
 
 
+def test_the_verdicts_have_difference_and_interval_and_their_legend(experiment, store):
+    """
+    One seed, with the prior's spread: a tie, and what is far beyond the margin.
+    """
+    finish(store, experiment.runs[0], 0.703, 0.70)
+    text = markdown(make_report(experiment, store)).partition("## Verdicts")[2]
+
+    assert "| ✓ +0.0 [-0.8, +0.8]° |" in text
+    assert "✗ +7.1 [+6.3, +7.9]° |" in text
+    assert "| √2            |         – |            – |       22 |" in text
+    assert "° : one seed" in text.replace("°:", "° :")
+    assert paragraph(make_report(experiment, store)) in text
+
+
+def test_what_is_broken_stands_at_the_top(experiment, store):
+    finish(store, experiment.runs[0], 0.5, 0.75)
+    text = markdown(make_report(experiment, store))
+
+    assert "**Broken, so nothing below can be trusted:**" in text.partition("## As")[0]
+    assert "- run 0, seed 0: there are no margins" in text
+
+
+def test_the_paragraph_is_true_to_the_verdicts(experiment, store):
+    finish(store, experiment.runs[0], 0.703, 0.70)
+    text = paragraph(make_report(experiment, store))
+
+    assert text == (
+        "We reproduced 1 of the 6 published cells of A paper: there, two one-sided tests at 5% "
+        "show the true difference to be within 1 percentage points of the published value. 1 "
+        "differ by more than that (5%, Holm's correction over all measured cells). 4 are not "
+        "trained to the end. Values are those of the last epoch on all test images, with 1 seed "
+        "per cell; the published values have one."
+    )
+
+
+def test_the_paragraph_of_a_note_begins_with_it(experiment, store):
+    text = paragraph(make_report(replace(experiment, note=NOTE), store))
+
+    claim = "as a claim about the paper this would read:"
+    assert text.startswith(f"({NOTE}; {claim}) We reproduced 0 of the 6")
+
+
 def test_a_note_stands_at_the_top_and_in_the_title_of_every_table(experiment, store):
     experiment = replace(experiment, note=NOTE)
-    lines = markdown(experiment, fill_tables(experiment, store)).splitlines()
+    lines = markdown(make_report(experiment, store)).splitlines()
 
     assert f"> **{NOTE}**" in lines
     assert [line for line in lines if line.startswith("###")] == [
         "### One — demo",
         "### Two — demo",
-    ] * 2
+    ] * 3
 
 
 def test_the_note_of_changed_settings_marks_every_table_too(experiment, store):
     experiment = replace(experiment, note="custom: paper with epochs=3; not comparable")
-    text = markdown(experiment, fill_tables(experiment, store))
+    text = markdown(make_report(experiment, store))
 
-    assert text.count(" — custom\n") == 4
+    assert text.count(" — custom\n") == 6
 
 
 @pytest.mark.parametrize(
@@ -188,13 +233,13 @@ def test_an_unsound_run_has_no_number_and_is_named_under_its_tables(experiment, 
     finish(store, experiment.runs[0], 0.5, 0.25)
     finish(store, experiment.runs[1], 0.9, 0.9, status=Status.UNSOUND)
     store.finish(experiment.runs[1].key, Status.UNSOUND, error="layer 1: its bound is 1.01")
-    tables = fill_tables(experiment, store)
+    report = make_report(experiment, store)
     line = "Run 22 with seed 22 is left out, unsound: layer 1: its bound is 1.01"
 
     assert measured(experiment, store) == {0: [50, 25], 22: [None, None]}
-    assert [table.unsound for table in tables] == [(line,), (line,)]
-    assert markdown(experiment, tables).count(f"|\n\n{line}\n") == 4  # two tables, twice
-    assert json.loads(render(experiment, tables, "json"))["unsound"] == [line]
+    assert [table.unsound for table in report.tables] == [(line,), (line,)]
+    assert markdown(report).count(f"|\n\n{line}\n") == 6  # two tables, three times
+    assert json.loads(render(report, "json"))["unsound"] == [line]
 
 
 def test_an_unsound_replicate_is_left_out_of_the_mean(experiment, store):
@@ -203,9 +248,7 @@ def test_an_unsound_replicate_is_left_out_of_the_mean(experiment, store):
     finish(store, replicate(run, 1), 0.9, 0.9, status=Status.UNSOUND)
 
     assert measured(experiment, store)[0] == [pytest.approx(70), pytest.approx(60)]
-    assert "Run 0 with seed 1000 is left out" in markdown(
-        experiment, fill_tables(experiment, store)
-    )
+    assert "Run 0 with seed 1000 is left out" in markdown(make_report(experiment, store))
 
 
 def test_runs_0_and_22_are_told_apart_though_they_share_their_settings(experiment, store):
@@ -241,13 +284,13 @@ def test_replicates_are_averaged_and_counted(experiment, store):
     finish(store, run, 0.70, 0.60)
     finish(store, replicate(run, 1), 0.71, 0.64)
     finish(store, replicate(run, 2), 0.9, 0.9, status=Status.FAILED)
-    tables = fill_tables(experiment, store)
-    cell = tables[0].cells[0][0]
+    report = make_report(experiment, store)
+    cell = report.tables[0].cells[0][0]
 
     assert cell.measured == pytest.approx(70.5)
     assert cell.difference == pytest.approx(0.2)
     assert cell.seeds == 2
-    assert "70.5 / 70.3 (+0.2, 2 seeds)" in markdown(experiment, tables)
+    assert "70.5 / 70.3 (+0.2, 2 seeds)" in markdown(report)
 
 
 def test_a_metric_that_was_not_measured_is_missing_alone(experiment, store):
@@ -267,7 +310,7 @@ def test_a_row_of_a_run_that_was_not_chosen_stays_empty(experiment, store):
 
 def test_records_have_everything_about_a_cell(experiment, store):
     finish(store, experiment.runs[0], 0.5, 0.25)
-    first, *rest = as_records(fill_tables(experiment, store))
+    first, *rest = as_records(make_report(experiment, store))
 
     assert first == {
         "table": "one",
@@ -279,6 +322,16 @@ def test_records_have_everything_about_a_cell(experiment, store):
         "measured": 50.0,
         "difference": pytest.approx(-20.3),
         "seeds": 1,
+        "verdict": "differs",
+        "margin": 1.0,
+        "interval_low": pytest.approx(-21.135, abs=1e-3),
+        "interval_high": pytest.approx(-19.465, abs=1e-3),
+        "spread": pytest.approx(0.2),
+        "spread_from_prior": True,
+        "p_equivalent": pytest.approx(1.0, abs=1e-3),
+        "p_differs": pytest.approx(0.0, abs=1e-3),
+        "further_seeds": None,
+        "binomial": pytest.approx(9.6, abs=0.1),
     }
     assert len(rest) == 5
     assert (rest[1]["measured"], rest[1]["difference"], rest[1]["seeds"]) == (None, None, 0)
@@ -286,24 +339,32 @@ def test_records_have_everything_about_a_cell(experiment, store):
 
 def test_json_carries_the_note_and_every_cell(experiment, store):
     experiment = replace(experiment, note=NOTE)
-    tables = fill_tables(experiment, store)
-    text = render(experiment, tables, "json")
+    report = make_report(experiment, store)
+    text = render(report, "json")
 
     assert json.loads(text) == {
+        "schema": 1,
         "experiment": "tiny",
         "profile": "demo",
         "note": NOTE,
+        "summary": paragraph(report),
+        "verdicts": {
+            "reproduced": 0,
+            "differs": 0,
+            "underpowered": 0,
+            "partial": 0,
+            "missing": 6,
+        },
         "unsound": [],
-        "cells": as_records(tables),
+        "broken": [],
+        "cells": as_records(report),
     }
     assert "√2" in text
 
 
 def test_csv_is_a_line_per_cell_with_nothing_where_nothing_is(experiment, store):
     finish(store, experiment.runs[0], 0.5, 0.25)
-    rows = list(
-        csv.DictReader(io.StringIO(render(experiment, fill_tables(experiment, store), "csv")))
-    )
+    rows = list(csv.DictReader(io.StringIO(render(make_report(experiment, store), "csv"))))
 
     assert len(rows) == 6
     assert (rows[0]["run_id"], rows[0]["published"], rows[0]["measured"]) == ("0", "70.3", "50.0")
@@ -314,11 +375,11 @@ def test_csv_is_a_line_per_cell_with_nothing_where_nothing_is(experiment, store)
 def test_the_file_holds_what_is_rendered_and_nothing_stays_beside_it(
     experiment, store, tmp_path, form
 ):
-    tables = fill_tables(experiment, store)
-    path = write(experiment, tables, tmp_path / "out", form)
+    report = make_report(experiment, store)
+    path = write(report, tmp_path / "out", form)
 
     assert path == tmp_path / "out" / "demo" / f"tables.{form}"
-    assert path.read_text(encoding="utf-8") == render(experiment, tables, form)
+    assert path.read_text(encoding="utf-8") == render(report, form)
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
 
@@ -326,13 +387,13 @@ def test_a_report_that_cannot_be_made_leaves_the_earlier_one_whole(experiment, s
     """
     The disk fills up half-way, or the process is killed: no half a table replaces a whole one.
     """
-    tables = fill_tables(experiment, store)
-    path = write(experiment, tables, tmp_path, "md")
+    report = make_report(experiment, store)
+    path = write(report, tmp_path, "md")
     before = path.read_text(encoding="utf-8")
     unwritable = replace(experiment, source="\ud800")
 
     with pytest.raises(UnicodeEncodeError):
-        write(unwritable, tables, tmp_path, "md")
+        write(replace(report, experiment=unwritable), tmp_path, "md")
     assert path.read_text(encoding="utf-8") == before
 
 
@@ -340,10 +401,10 @@ def test_a_report_is_read_whole_while_it_is_written_again(experiment, store, tmp
     """
     Who has the file open keeps the old one: it is replaced, not overwritten.
     """
-    tables = fill_tables(experiment, store)
-    path = write(experiment, tables, tmp_path, "md")
+    report = make_report(experiment, store)
+    path = write(report, tmp_path, "md")
     with path.open(encoding="utf-8") as reader:
-        write(replace(experiment, name="other"), tables, tmp_path, "md")
+        write(replace(report, experiment=replace(experiment, name="other")), tmp_path, "md")
         seen = reader.read()
 
     assert seen.startswith("# tiny:")
@@ -356,6 +417,6 @@ def test_a_seed_that_is_neither_the_runs_own_nor_a_replicates_does_not_count(exp
     other = run.model_copy(update={"train": replace(run.train, seed=run.train.seed + 5)})
     finish(store, other, 0.5, 0.4)
 
-    first = as_records(fill_tables(experiment, store))[0]
+    first = as_records(make_report(experiment, store))[0]
 
     assert (first["measured"], first["seeds"]) == (70.0, 1)

@@ -1,10 +1,10 @@
-import gc
 from dataclasses import replace
 from math import sqrt
 
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from orchestrator.cells import Cell
 from orchestrator.spec import Prior, Reproduction
@@ -94,6 +94,14 @@ def test_holm_corrects_for_the_cells_judged_together():
     assert together[0].verdict is Verdict.UNDERPOWERED
 
 
+def test_holms_correction_is_that_of_statsmodels():
+    cells = [with_values(70.3 + shift) for shift in (0.1, 1.5, 1.6, 1.7, 1.72, 1.9, 2.4)]
+    alone = [judge([cell], RULES)[0].p_differs for cell in cells]
+    together = [judged.p_differs for judged in judge(cells, RULES)]
+
+    assert together == pytest.approx(list(multipletests(alone, method="holm")[1]))
+
+
 def test_the_further_seeds_settle_the_cell_if_nothing_else_changes():
     judged = verdict_of(70.75)
     fewer, enough = judged.further_seeds - 1, judged.further_seeds
@@ -123,14 +131,6 @@ def test_the_binomial_interval_is_that_of_one_share_of_the_test_images():
     assert verdict_of(70.3).binomial == pytest.approx(
         100 * 1.96 * sqrt(share * (1 - share) / 10_000), rel=0.01
     )
-
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """
-    Statsmodels collects garbage in every correction, a tenth of a second each.
-    """
-    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 def reproductions(count, shift, seeds, rng, *, sd=0.2):

@@ -1,0 +1,144 @@
+"""Commands that read what was trained."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from orchestrator.commands.options import (
+    JsonOption,
+    ResultsOption,
+    SetOption,
+    SpecArgument,
+    SpecOption,
+    StoreOption,
+    app,
+    open_store,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.spec import Experiment
+    from orchestrator.store import Store
+
+
+@app.command()
+def report(
+    spec: SpecArgument,
+    profile: Annotated[
+        str | None, typer.Option(help="Which profile of SPEC; by default that trained last.")
+    ] = None,
+    settings: SetOption = None,
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    form: Annotated[
+        Literal["md", "csv", "json"], typer.Option("--format", help="What to write and print.")
+    ] = "md",
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw the figures, too, as PNG and SVG.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 4 if a finished run breaks an invariant.")
+    ] = False,
+) -> None:
+    """Write the paper's tables from the store to results/PROFILE/ and print them."""
+    from orchestrator.cells import newest_profile
+    from orchestrator.report import BrokenError, make_report, render, write
+    from orchestrator.spec import CUSTOM
+
+    opened, experiment = _opened(spec, profile, settings, results, store)
+    made = make_report(experiment, opened)
+    path = write(made, results or spec.parent / "results", form)
+    typer.echo(render(made, form))
+    typer.echo(f"written to {path}", err=True)
+    if figures:
+        from orchestrator.figures import draw_figures
+
+        drawn = draw_figures(made, opened, path.parent / "figures")
+        typer.echo(f"{len(drawn)} figures in {path.parent / 'figures'}", err=True)
+    if not profile and not settings and newest_profile(opened) == CUSTOM:
+        typer.echo("trained last was a run with --set: give `report` the same --set", err=True)
+    for line in made.broken:
+        typer.secho(f"broken: {line}", fg="red", err=True)
+    if check and made.broken:
+        raise BrokenError(f"{len(made.broken)} invariants do not hold")
+
+
+@app.command()
+def status(
+    spec: SpecArgument,
+    profile: Annotated[str | None, typer.Option(help="Only the runs of this profile.")] = None,
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what each run is doing now; from any terminal, also while `run` goes on."""
+    from orchestrator.status import print_status, watch_status
+
+    if watch and as_json:
+        raise typer.BadParameter("--watch draws a table; for JSON call again without it")
+    opened = open_store(spec, results, store)
+    known = sorted({run.profile for run in opened.runs()})
+    if profile and profile not in known:
+        raise typer.BadParameter(f"no run of the profile {profile!r}, only of {', '.join(known)}")
+    if watch:
+        watch_status(opened, profile)
+    print_status(opened, profile, as_json=as_json)
+
+
+@app.command()
+def compare(
+    first: Annotated[int, typer.Argument(metavar="RUN", help="A run ID.")],
+    second: Annotated[int, typer.Argument(metavar="RUN", help="Another.")],
+    spec: SpecOption = Path("experiments.yaml"),
+    profile: Annotated[
+        str | None, typer.Option(help="Which profile of SPEC; by default that trained last.")
+    ] = None,
+    settings: SetOption = None,
+    replicate: Annotated[int, typer.Option(help="Number of the replicates to compare.")] = 0,
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two runs image by image: McNemar's test, and an interval for the difference."""
+    from orchestrator.comparing import compared, comparison_table
+
+    opened, experiment = _opened(spec, profile, settings, results, store)
+    found = compared(experiment, opened, (first, second), replicate)
+    typer.echo(comparison_table(found, (first, second), as_json=as_json))
+
+
+@app.command()
+def cra(
+    radius: Annotated[float, typer.Option(min=0, help="L2 norm, pixels in [0, 1].")],
+    spec: SpecOption = Path("experiments.yaml"),
+    profile: Annotated[
+        str | None, typer.Option(help="Which profile of SPEC; by default that trained last.")
+    ] = None,
+    settings: SetOption = None,
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print every finished run's certified robust accuracy at any radius."""
+    from orchestrator.comparing import cra_table
+
+    opened, experiment = _opened(spec, profile, settings, results, store)
+    typer.echo(cra_table(experiment, opened, radius, as_json=as_json))
+
+
+def _opened(
+    spec: Path,
+    profile: str | None,
+    settings: list[str] | None,
+    results: Path | None,
+    store: str | None,
+) -> tuple["Store", "Experiment"]:
+    """The store, and the profile asked for or trained last. Raises: StoreError, SpecError."""
+    from orchestrator.cells import newest_profile
+    from orchestrator.specfile import SpecFile
+
+    file = SpecFile(spec)
+    opened = open_store(spec, results, store)
+    chosen = profile or newest_profile(opened, file.profiles) or file.profiles[0]
+    return opened, file.experiment(chosen, settings or ())

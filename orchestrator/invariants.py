@@ -1,0 +1,69 @@
+"""What must hold of every finished run, whatever it reproduces."""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+from orchestrator.cells import runs_of
+from orchestrator.margins import agrees, read_margins
+from orchestrator.spec import RADII, Experiment, Metric
+from orchestrator.store import Status, Store, StoredRun
+
+
+def broken(experiment: Experiment, store: Store) -> list[str]:
+    """A line for each invariant that a finished run of the profile breaks."""
+    images = {run.id: run.train.data.test_images for run in experiment.runs}
+    done = [
+        run
+        for runs in runs_of(experiment, store).values()
+        for run in runs
+        if run.status is Status.DONE
+    ]
+    final = store.final([run.key for run in done])
+    return [
+        f"run {run.run_id}, seed {run.seed}: {problem}"
+        for run in done
+        for problem in _problems(
+            run, final.get(run.key, {}), store.margins(run.key), images[run.run_id]
+        )
+    ]
+
+
+def _problems(
+    run: StoredRun, values: Mapping[str, float], stored: bytes | None, images: int
+) -> Iterator[str]:
+    missing = [name for name in RADII if name not in values]
+    if missing:
+        yield f"the last epoch lacks {', '.join(missing)}"
+    else:
+        yield from _rises(values)
+    if stored is None:
+        yield "there are no margins"
+    else:
+        yield from _margin_problems(stored, images, values)
+    if run.certificate is None:
+        yield "there is no certificate of its Lipschitz bound"
+    else:
+        yield from (f"the Lipschitz gate: {found}" for found in run.certificate["violations"])
+
+
+def _rises(values: Mapping[str, float]) -> Iterator[str]:
+    """Certified accuracy falls with the radius, from the standard accuracy at radius 0."""
+    names: list[Metric] = list(RADII)
+    for smaller, larger in pairwise(names):
+        if values[larger] > values[smaller]:
+            yield f"{larger} {values[larger]:.4f} is above {smaller} {values[smaller]:.4f}"
+
+
+def _margin_problems(stored: bytes, images: int, values: Mapping[str, float]) -> Iterator[str]:
+    import numpy as np
+
+    margins = read_margins(stored)
+    if len(margins) != images:
+        yield f"there are {len(margins)} margins for {images} test images"
+        return
+    if not np.isfinite(margins).all():
+        yield "a margin is not finite"
+        return
+    for name, radius in RADII.items():
+        if name in values and not agrees(margins, radius, values[name]):
+            yield f"{name} {values[name]:.4f} is not what the margins give"

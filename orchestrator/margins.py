@@ -1,0 +1,104 @@
+"""What follows from a run's stored margins: certified accuracy at any radius, and comparisons.
+
+A margin is the true class's score minus the best other score. The network is 1-Lipschitz, so no
+change of the image of L2 norm r moves it by more than sqrt(2) * r: the image is certified for r
+while its margin is larger.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Margins = np.ndarray[tuple[int], np.dtype[np.float32]]
+
+TIE = 1e-6  # margins so near to the boundary may have counted either way
+RESAMPLES = 10_000
+LEVEL = 0.05
+
+
+def read_margins(stored: bytes) -> "Margins":
+    """Margins from a store or a file. Raises: ValueError if bytes are missing."""
+    import numpy as np
+
+    return np.frombuffer(stored, "<f4")
+
+
+def certified(margins: "Margins", radius: float) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    """Which images are classified correctly whatever change of L2 norm `radius`; 0 is accuracy."""
+    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = margins > math.sqrt(2) * radius
+    return found
+
+
+def share(margins: "Margins", radius: float) -> float:
+    """The certified robust accuracy at a radius, as a fraction."""
+    return float(certified(margins, radius).mean())
+
+
+def agrees(margins: "Margins", radius: float, value: float) -> bool:
+    """Whether a stored metric is what the margins give, ties counted either way."""
+    import numpy as np
+
+    tied = float(np.mean(np.abs(margins - math.sqrt(2) * radius) < TIE))
+    return abs(share(margins, radius) - value) <= tied + 1e-9
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two networks on the same images at one radius; shares are fractions.
+
+    `only_first` images are certified for the first network and not for the second. `p` is
+    McNemar's exact test of equal shares; `interval` holds the difference, second minus first,
+    with 95% confidence over test images like these.
+    """
+
+    radius: float
+    first: float
+    second: float
+    only_first: int
+    only_second: int
+    p: float
+    interval: tuple[float, float]
+
+
+def compare(first: "Margins", second: "Margins", radii: Sequence[float]) -> list[Compared]:
+    """Paired comparisons at each radius. Raises: ValueError if the images are not as many."""
+    import numpy as np
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} images are not the same test set")
+    rng = np.random.default_rng(0)  # the same interval each time
+    found = []
+    for radius in radii:
+        a, b = certified(first, radius), certified(second, radius)
+        only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+        table = [[int((a & b).sum()), only_first], [only_second, int((~a & ~b).sum())]]
+        found.append(
+            Compared(
+                radius,
+                float(a.mean()),
+                float(b.mean()),
+                only_first,
+                only_second,
+                float(mcnemar(table, exact=True).pvalue),
+                _bootstrap(only_first, only_second, len(a), rng),
+            )
+        )
+    return found
+
+
+def _bootstrap(
+    only_first: int, only_second: int, images: int, rng: "np.random.Generator"
+) -> tuple[float, float]:
+    """The percentile interval of the difference. A resample of images is a multinomial draw."""
+    import numpy as np
+
+    chances = np.array([only_first, only_second, images - only_first - only_second]) / images
+    drawn = rng.multinomial(images, chances, RESAMPLES)
+    differences = (drawn[:, 1] - drawn[:, 0]) / images
+    low, high = np.quantile(differences, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
