@@ -14,8 +14,9 @@ from aol.widths import widths_of
 
 IMAGE_SIZE = 32
 IMAGE_CHANNELS = 3
-NARROW = 48  # input channels; below, one convolution is faster than several products: measured
-TOOM_COOK = 48  # input channels of 3 x 3 kernels; from here on fewer products pay: measured
+NARROW = 72  # input channels; below, one convolution is faster than several products: measured
+NARROW_DENSE = 160  # inputs; below, autograd is faster than a gradient by hand: measured
+TOOM_COOK = 72  # input channels of 3 x 3 kernels; from here on fewer products pay: measured
 BLOCK = 512  # halving smaller symmetric products costs what it saves: measured
 
 
@@ -42,7 +43,9 @@ class Layer:
     def rescale_flop(self) -> int:
         """Floating-point operations of the products of one rescaling with its backward."""
         if self.kernel == 1:
-            return _symmetric(self.outputs, self.inputs) + 2 * self.outputs * self.inputs**2
+            backward = 4 if self.inputs < NARROW_DENSE else 2  # autograd's has two products
+            forward = _symmetric(self.outputs, self.inputs)
+            return forward + backward * self.outputs * self.inputs**2
         if self.inputs < NARROW:
             return _narrow(self.outputs, self.inputs, self.kernel)
         if takes_toom_cook(self.inputs, self.kernel, self.kernel):

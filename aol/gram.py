@@ -84,7 +84,7 @@ def _taps_first(kernels_BOIKL: Tensor) -> Tensor:
 
 def symmetric_product(rows_BMI: Tensor) -> Tensor:
     """Rows^T rows, whose halves beside the diagonal are one product. Shapes: -> (B, I, I)."""
-    if rows_BMI.shape[2] < cost.BLOCK // 4:
+    if rows_BMI.shape[2] < cost.NARROW_DENSE:
         return rows_BMI.mT @ rows_BMI
     return _with_itself(transposed(rows_BMI))
 

@@ -13,6 +13,7 @@ Shape letters: B kernels of one shape, O output channels, I input channels, K x 
 Source: arXiv:2208.03160, theorem for dense layers and for convolutions.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -135,12 +136,14 @@ def rescale_convs(kernels: Tensor) -> Tensor:
     _, _, inputs, rows, columns = kernels.shape
     if rows == columns == 1:
         return rescale_denses(kernels[:, :, :, 0, 0])[..., None, None]
-    return _in_full_precision(_RescaleNarrow if inputs < cost.NARROW else _Rescale, kernels)
+    function = _RescaleNarrow if inputs < cost.NARROW else _Rescale
+    return _in_full_precision(function.apply, kernels)
 
 
 def rescale_denses(matrices: Tensor) -> Tensor:
     """Matrices of one shape, each rescaled as by `rescale_dense`. Shapes: (B, O, I) -> the same."""
-    return _in_full_precision(_RescaleDense, matrices)
+    narrow = matrices.shape[-1] < cost.NARROW_DENSE
+    return _in_full_precision(_rescaled_plainly if narrow else _RescaleDense.apply, matrices)
 
 
 def rescale_conv(kernel: Tensor) -> Tensor:
@@ -154,16 +157,24 @@ def rescale_conv(kernel: Tensor) -> Tensor:
 
 def rescale_dense(matrix: Tensor) -> Tensor:
     """The matrix whose linear map is 1-Lipschitz in L2. Shapes: (O, I) -> (O, I)."""
+    if matrix.shape[-1] < cost.NARROW_DENSE:
+        return _in_full_precision(_rescaled_plainly, matrix)
     return rescale_denses(matrix[None])[0]
 
 
-def _in_full_precision(function: type[torch.autograd.Function], kernels: Tensor) -> Tensor:
+def _rescaled_plainly(matrices: Tensor) -> Tensor:
+    """By autograd, for one tap and few columns: calling a Function takes longer than they do."""
+    gram = matrices.mT @ matrices
+    return matrices * (gram.abs().sum(-1) + EPS).rsqrt()[..., None, :]
+
+
+def _in_full_precision(function: Callable[[Tensor], Any], kernels: Tensor) -> Tensor:
     device = kernels.device.type
     autocast_off: AbstractContextManager[object] = nullcontext()
-    if torch.amp.autocast_mode.is_autocast_available(device):
-        autocast_off = torch.autocast(device, enabled=False)
+    if torch.amp.autocast_mode.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        autocast_off = torch.autocast(device, enabled=False)  # costs more than a small product
     with autocast_off:
-        rescaled: Tensor = function.apply(kernels)
+        rescaled: Tensor = function(kernels)
     return rescaled
 
 

@@ -14,7 +14,7 @@ from orchestrator.spec import Experiment
 from orchestrator.store import Store
 from orchestrator.verdicts import Judged, Verdict, judge
 
-Format = Literal["md", "csv", "json"]
+Format = Literal["md", "csv", "json", "tex"]
 SCHEMA = 1  # of the JSON; a change that a reader would stumble over is another number
 
 
@@ -131,11 +131,15 @@ def _record(judged: Judged) -> dict[str, Any]:
 
 
 def render(report: Report, form: Format) -> str:
-    """The report as markdown, CSV or JSON text."""
+    """The report as markdown, LaTeX, CSV or JSON text."""
     if form == "md":
         from orchestrator.markdown import markdown
 
         return markdown(report)
+    if form == "tex":
+        from orchestrator.latex import latex
+
+        return latex(report)
     if form == "json":
         return json.dumps(
             {
@@ -158,15 +162,17 @@ def render(report: Report, form: Format) -> str:
 
 
 def write(report: Report, folder: Path, form: Format) -> Path:
-    """Write the report to `folder/<profile>/tables.<form>`, aside and then renamed.
-
-    Raises: ReportError.
-    """
+    """Write the report to `folder/<profile>/tables.<form>`. Raises: ReportError."""
     path = folder / report.experiment.profile / f"tables.{form}"
-    aside = path.with_suffix(".part")
+    return write_text(path, render(report, form))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file of the report, aside and then renamed. Raises: ReportError."""
+    aside = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(render(report, form), encoding="utf-8")
+        aside.write_text(text, encoding="utf-8")
         aside.replace(path)
     except OSError as error:
         raise ReportError(f"{path}: cannot be written: {error}; choose other --results") from error

@@ -120,3 +120,42 @@ def problems_of_set(spec_file, tmp_path):
         return [line.replace(f"{tmp_path}/", "") for line in caught.value.problems]
 
     return find
+
+
+@pytest.fixture
+def store(tmp_path):
+    """
+    An empty result store.
+    """
+    from orchestrator.store import Store
+
+    opened = Store(tmp_path / "store.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def reported(make_run, tmp_path):
+    """
+    An experiment of two runs in two tables, one of them an ablation, with a note.
+    """
+    from orchestrator.spec import RADII, Column, Experiment, Row, Table
+
+    columns = [Column(title=metric, metric=metric) for metric in RADII]
+    published = [70.0, 60.0, 50.0, 40.0, 20.0]
+    rows = [Row(label=f"row {run}", run=run, published=published) for run in (0, 22)]
+    return Experiment(
+        path=tmp_path / "x.yaml",
+        name="tiny",
+        source="",
+        profile="demo",
+        note="demo: not comparable",
+        checkpoint_seconds=60,
+        data_root=None,
+        runs=(make_run(0), make_run(22)),
+        columns=tuple(columns),
+        tables=(
+            Table(id="one", title="One", rows=rows),
+            Table(id="ablation", title="Ablation", header="offset", rows=rows[::-1]),
+        ),
+    )

@@ -174,8 +174,21 @@ DOORS = {
     "orchestrator.report": {
         "orchestrator.cells",
         "orchestrator.invariants",
+        "orchestrator.latex",
         "orchestrator.markdown",
         "orchestrator.spec",
+        "orchestrator.store",
+        "orchestrator.verdicts",
+    },
+    "orchestrator.latex": {
+        "orchestrator.cells",
+        "orchestrator.numbers",
+        "orchestrator.report",
+    },
+    "orchestrator.page": {
+        "orchestrator.cells",
+        "orchestrator.numbers",
+        "orchestrator.report",
         "orchestrator.store",
         "orchestrator.verdicts",
     },

@@ -5,33 +5,9 @@ import pytest
 
 from orchestrator.comparing import CompareError, compared, comparison_table, cra_table
 from orchestrator.document import SpecError
-from orchestrator.spec import RADII, Column, Experiment
-from orchestrator.store import Status, Store
+from orchestrator.spec import RADII
+from orchestrator.store import Status
 from tests.stores import ORIGIN
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "store.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def experiment(make_run, tmp_path):
-    columns = [Column(title=f"at {metric}", metric=metric) for metric in RADII]
-    return Experiment(
-        path=tmp_path / "x.yaml",
-        name="tiny",
-        source="",
-        profile="demo",
-        note="",
-        checkpoint_seconds=60,
-        data_root=None,
-        runs=(make_run(0), make_run(22)),
-        columns=tuple(columns),
-        tables=(),
-    )
 
 
 def finish(store, run, margins, status=Status.DONE):
@@ -40,64 +16,64 @@ def finish(store, run, margins, status=Status.DONE):
     store.finish(run.key, status, margins=np.asarray(margins, "<f4").tobytes())
 
 
-def test_two_runs_are_compared_in_every_column(experiment, store):
-    finish(store, experiment.runs[0], np.linspace(-1, 3, 100))
-    finish(store, experiment.runs[1], np.linspace(-0.5, 3.5, 100))
-    found = compared(experiment, store, (0, 22))
+def test_two_runs_are_compared_in_every_column(reported, store):
+    finish(store, reported.runs[0], np.linspace(-1, 3, 100))
+    finish(store, reported.runs[1], np.linspace(-0.5, 3.5, 100))
+    found = compared(reported, store, (0, 22))
 
-    assert list(found) == [f"at {metric}" for metric in RADII]
+    assert list(found) == list(RADII)
     assert [one.radius for one in found.values()] == list(RADII.values())
     assert all(one.second > one.first for one in found.values())
     assert all(one.only_first == 0 and one.p < 0.01 for one in found.values())
 
 
-def test_the_table_says_shares_in_percent_and_the_json_all(experiment, store):
-    finish(store, experiment.runs[0], [1.0] * 60 + [-1.0] * 40)
-    finish(store, experiment.runs[1], [1.0] * 70 + [-1.0] * 30)
-    found = compared(experiment, store, (0, 22))
+def test_the_table_says_shares_in_percent_and_the_json_all(reported, store):
+    finish(store, reported.runs[0], [1.0] * 60 + [-1.0] * 40)
+    finish(store, reported.runs[1], [1.0] * 70 + [-1.0] * 30)
+    found = compared(reported, store, (0, 22))
     first_row = comparison_table(found, (0, 22)).splitlines()[2].split()
 
-    assert first_row[:5] == ["at", "accuracy", "60.0", "70.0", "+10.0"]
+    assert first_row[:4] == ["accuracy", "60.0", "70.0", "+10.0"]
     assert first_row[-3:] == ["0", "10", "0.002"]
-    record = json.loads(comparison_table(found, (0, 22), as_json=True))["at accuracy"]
+    record = json.loads(comparison_table(found, (0, 22), as_json=True))["accuracy"]
     assert (record["first"], record["second"], record["only_second"]) == (0.6, 0.7, 10)
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.UNSOUND])
-def test_a_run_that_is_not_finished_is_named(experiment, store, status):
-    finish(store, experiment.runs[0], [1.0])
-    finish(store, experiment.runs[1], [1.0], status)
+def test_a_run_that_is_not_finished_is_named(reported, store, status):
+    finish(store, reported.runs[0], [1.0])
+    finish(store, reported.runs[1], [1.0], status)
 
     with pytest.raises(CompareError, match="run 22 with seed 22 of the profile `demo` is not"):
-        compared(experiment, store, (0, 22))
+        compared(reported, store, (0, 22))
 
 
-def test_an_unknown_run_is_named(experiment, store):
+def test_an_unknown_run_is_named(reported, store):
     with pytest.raises(SpecError, match="there is no run 7"):
-        compared(experiment, store, (0, 7))
+        compared(reported, store, (0, 7))
 
 
-def test_runs_on_other_images_are_refused(experiment, store, make_run):
-    finish(store, experiment.runs[0], [1.0])
-    finish(store, experiment.runs[1], [1.0, 2.0])
+def test_runs_on_other_images_are_refused(reported, store, make_run):
+    finish(store, reported.runs[0], [1.0])
+    finish(store, reported.runs[1], [1.0, 2.0])
 
     with pytest.raises(CompareError, match="1 and 2 images are not the same test set"):
-        compared(experiment, store, (0, 22))
+        compared(reported, store, (0, 22))
 
 
-def test_replicates_are_compared_by_number(experiment, store):
-    for run in experiment.replicates([1]).runs:
+def test_replicates_are_compared_by_number(reported, store):
+    for run in reported.replicates([1]).runs:
         finish(store, run, [1.0] * 10)
 
-    assert compared(experiment, store, (0, 22), replicate=1)["at accuracy"].p == 1.0
+    assert compared(reported, store, (0, 22), replicate=1)["accuracy"].p == 1.0
     with pytest.raises(CompareError, match="run 0 with seed 0"):
-        compared(experiment, store, (0, 22))
+        compared(reported, store, (0, 22))
 
 
-def test_any_radius_has_a_row_per_finished_run(experiment, store):
-    finish(store, experiment.runs[0], [0.5, 1.0, 2.0, -1.0])
-    rows = cra_table(experiment, store, 0.5).splitlines()
-    (record,) = json.loads(cra_table(experiment, store, 0.5, as_json=True))
+def test_any_radius_has_a_row_per_finished_run(reported, store):
+    finish(store, reported.runs[0], [0.5, 1.0, 2.0, -1.0])
+    rows = cra_table(reported, store, 0.5).splitlines()
+    (record,) = json.loads(cra_table(reported, store, 0.5, as_json=True))
 
     assert rows[2].split() == ["0", "AOL-Small", "digits", "0", "50.0"]
     assert len(rows) == 3

@@ -3,64 +3,41 @@ import pytest
 
 from orchestrator.invariants import broken
 from orchestrator.margins import share
-from orchestrator.spec import RADII, Experiment
-from orchestrator.store import Status, Store
+from orchestrator.spec import RADII
+from orchestrator.store import Status
 from tests.stores import ORIGIN
 
 CERTIFICATE = {"arithmetic": "float64", "violations": []}
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "store.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def experiment(make_run, tmp_path):
-    return Experiment(
-        path=tmp_path / "x.yaml",
-        name="tiny",
-        source="",
-        profile="demo",
-        note="",
-        checkpoint_seconds=60,
-        data_root=None,
-        runs=(make_run(0),),
-        columns=(),
-        tables=(),
-    )
 
 
 MARGINS = np.linspace(-0.5, 3, 100, dtype="<f4")
 GOOD = {name: share(MARGINS, radius) for name, radius in RADII.items()}
 
 
-def problems(experiment, store, *, values=None, margins=MARGINS, certificate=CERTIFICATE):
+def problems(reported, store, *, values=None, margins=MARGINS, certificate=CERTIFICATE):
     """
     What is said of a finished run with these results.
     """
-    (run,) = experiment.runs
+    (run,) = reported.runs
     store.queue([run])
     store.start(run, ORIGIN)
     store.record(run.key, run.train.epochs, GOOD | (values or {}))
     stored = None if margins is None else margins.tobytes()
     store.finish(run.key, Status.DONE, margins=stored, certificate=certificate)
-    return broken(experiment, store)
+    return broken(reported, store)
 
 
-def test_a_good_run_breaks_nothing(experiment, store):
-    assert problems(experiment, store) == []
+def test_a_good_run_breaks_nothing(reported, store):
+    assert problems(reported, store) == []
 
 
-def test_a_run_that_is_not_finished_is_not_looked_at(experiment, store):
-    (run,) = experiment.runs
+def test_a_run_that_is_not_finished_is_not_looked_at(reported, store):
+    (run,) = reported.runs
     store.queue([run])
     store.start(run, ORIGIN)
     store.record(run.key, 1, {"accuracy": 0.1, "cra_36": 0.2})
 
-    assert broken(experiment, store) == []
+    assert broken(reported, store) == []
 
 
 @pytest.mark.parametrize(
@@ -81,16 +58,16 @@ def test_a_run_that_is_not_finished_is_not_looked_at(experiment, store):
         ),
     ],
 )
-def test_each_broken_invariant_is_a_line(experiment, store, changes, found):
-    assert problems(experiment, store, **changes) == [f"run 0, seed 0: {line}" for line in found]
+def test_each_broken_invariant_is_a_line(reported, store, changes, found):
+    assert problems(reported, store, **changes) == [f"run 0, seed 0: {line}" for line in found]
 
 
-def test_a_metric_that_is_missing_is_said_alone(experiment, store):
-    (run,) = experiment.runs
+def test_a_metric_that_is_missing_is_said_alone(reported, store):
+    (run,) = reported.runs
     store.queue([run])
     store.start(run, ORIGIN)
     store.record(run.key, run.train.epochs, {"accuracy": GOOD["accuracy"]})
     store.finish(run.key, Status.DONE, margins=MARGINS.tobytes(), certificate=CERTIFICATE)
 
     lacking = "cra_36, cra_72, cra_108, cra_1"
-    assert broken(experiment, store) == [f"run 0, seed 0: the last epoch lacks {lacking}"]
+    assert broken(reported, store) == [f"run 0, seed 0: the last epoch lacks {lacking}"]

@@ -77,6 +77,7 @@ def way(request, monkeypatch):
         toom_cook = {"convolution": 0, "half-plane": 10**9, "fewest products": 0}[request.param]
         monkeypatch.setattr(cost, "NARROW", narrow)
         monkeypatch.setattr(cost, "TOOM_COOK", toom_cook)
+        monkeypatch.setattr(cost, "NARROW_DENSE", 0)
         monkeypatch.setattr(cost, "BLOCK", 2)
     return request.param
 

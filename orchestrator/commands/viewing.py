@@ -31,7 +31,8 @@ def report(
     results: ResultsOption = None,
     store: StoreOption = None,
     form: Annotated[
-        Literal["md", "csv", "json"], typer.Option("--format", help="What to write and print.")
+        Literal["md", "csv", "json", "tex", "html"],
+        typer.Option("--format", help="What to write, and but for html to print."),
     ] = "md",
     figures: Annotated[
         bool, typer.Option("--figures", help="Draw the figures, too, as PNG and SVG.")
@@ -42,19 +43,26 @@ def report(
 ) -> None:
     """Write the paper's tables from the store to results/PROFILE/ and print them."""
     from orchestrator.cells import newest_profile
-    from orchestrator.report import BrokenError, make_report, render, write
+    from orchestrator.report import BrokenError, make_report, render, write, write_text
     from orchestrator.spec import CUSTOM
 
     opened, experiment = _opened(spec, profile, settings, results, store)
     made = make_report(experiment, opened)
-    path = write(made, results or spec.parent / "results", form)
-    typer.echo(render(made, form))
-    typer.echo(f"written to {path}", err=True)
-    if figures:
+    place = results or spec.parent / "results"
+    drawn: list[Path] = []
+    if figures or form == "html":
         from orchestrator.figures import draw_figures
 
-        drawn = draw_figures(made, opened, path.parent / "figures")
-        typer.echo(f"{len(drawn)} figures in {path.parent / 'figures'}", err=True)
+        drawn = draw_figures(made, opened, place / experiment.profile / "figures")
+        typer.echo(f"{len(drawn)} figures in {place / experiment.profile / 'figures'}", err=True)
+    if form == "html":
+        from orchestrator.page import page
+
+        path = write_text(place / experiment.profile / "report.html", page(made, opened, drawn))
+    else:
+        path = write(made, place, form)
+        typer.echo(render(made, form))
+    typer.echo(f"written to {path}", err=True)
     if not profile and not settings and newest_profile(opened) == CUSTOM:
         typer.echo("trained last was a run with --set: give `report` the same --set", err=True)
     for line in made.broken:

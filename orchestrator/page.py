@@ -1,0 +1,126 @@
+"""The report as one page of HTML that needs nothing else: no network, no files beside it."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.cells import Cell, runs_of
+from orchestrator.numbers import MISSING, shown
+from orchestrator.report import Report, paragraph
+from orchestrator.store import Status, Store, StoredRun
+from orchestrator.verdicts import Judged, Verdict
+
+TEMPLATES = Path(__file__).parent / "templates"
+FAILED = (Status.FAILED, Status.DIVERGED, Status.UNSOUND, Status.INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of a table on the page."""
+
+    text: str
+    published: str
+    difference: str
+    verdict: Verdict
+    explained: str  # on hover
+    value: float  # to sort by; -1 where there is none
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page, as a data URI."""
+
+    title: str
+    uri: str
+
+
+def page(report: Report, store: Store, figures: Sequence[Path]) -> str:
+    """The whole page; `figures` are PNGs with SVGs of the same name beside them."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found = [run for runs in runs_of(report.experiment, store).values() for run in runs]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        experiment=report.experiment,
+        summary=paragraph(report),
+        counts=[(verdict, report.counts[verdict]) for verdict in Verdict],
+        shown={cell.name: _shown(report.judged[cell]) for cell in report.cells},
+        figures=[_picture(path) for path in figures],
+        runs=found,
+        failures=[run for run in found if run.status in FAILED],
+        provenance=_provenance,
+    )
+
+
+def _shown(judged: Judged) -> Shown:
+    cell = judged.cell
+    return Shown(
+        shown(cell.measured),
+        shown(cell.published),
+        shown(cell.difference, signed=True),
+        judged.verdict,
+        explained(judged),
+        -1.0 if cell.measured is None else cell.measured,
+    )
+
+
+def explained(judged: Judged) -> str:
+    """A verdict in words."""
+    cell = judged.cell
+    if judged.interval is None or judged.spread is None:
+        return _not_measured(cell, judged.verdict)
+    low, high = (shown(end, signed=True) for end in judged.interval)
+    seeds = "one seed" if cell.seeds == 1 else f"{cell.seeds} seeds"
+    source = "the prior's" if judged.spread.from_prior else "of the seeds and the prior"
+    said = [
+        f"{judged.verdict}: {shown(cell.measured)} measured ({seeds}), {cell.published} published.",
+        f"The difference is between {low} and {high} (95 %); the margin is ±{cell.margin:g}.",
+        f"Spread between seeds {judged.spread.sd:.2f}, {source}.",
+        f"p of equivalence {judged.p_equivalent:.2g}, of a difference {judged.p_differs:.2g}.",
+    ]
+    if judged.verdict is Verdict.UNDERPOWERED:
+        said.append(
+            "No number of seeds settles it: the paper's single one leaves too much open."
+            if judged.further_seeds is None
+            else f"{judged.further_seeds} further seeds would settle it."
+        )
+    if judged.binomial is not None:
+        said.append(f"Binomial error of the test images alone: ±{judged.binomial:.1f}.")
+    return " ".join(said)
+
+
+def _not_measured(cell: Cell, verdict: Verdict) -> str:
+    if verdict is Verdict.PARTIAL:
+        return f"partial: run {cell.run} is not trained to its last epoch."
+    return f"missing: run {cell.run} is not trained; {cell.published} published."
+
+
+def _provenance(run: StoredRun) -> list[tuple[str, str]]:
+    certificate = run.certificate or {}
+    return [
+        ("key", run.key),
+        ("commit", run.git_commit or MISSING),
+        (
+            "packages",
+            ", ".join(f"{name} {version}" for name, version in (run.packages or {}).items()),
+        ),
+        ("data", run.data_fingerprint or MISSING),
+        ("machine", ", ".join(filter(None, (run.host, run.device))) or MISSING),
+        ("trained", f"{run.started_at or MISSING} to {run.finished_at or MISSING}"),
+        ("certified in", str(certificate.get("arithmetic", MISSING))),
+        ("MLflow", run.mlflow_run_id or MISSING),
+    ]
+
+
+def _picture(path: Path) -> Picture:
+    content = base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()
+    title = path.stem.replace("-", " ")
+    return Picture(title[:1].upper() + title[1:], f"data:image/svg+xml;base64,{content}")
