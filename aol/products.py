@@ -21,6 +21,13 @@ def products(left: Tensor, right: Tensor) -> Tensor:
     return (torch.stack(found) if len(found) > 1 else found[0]).view(shape)
 
 
+def products_apart(left: Tensor, right: Tensor) -> list[Tensor]:
+    """The same, each of the first dimension by itself: nothing is copied to be stacked."""
+    if left.ndim == 3 or not _onednn_pays(left, right):
+        return list(products(left, right).unbind())
+    return [products(*pair) for pair in zip(left, right, strict=True)]
+
+
 def transposed(matrices: Tensor) -> Tensor:
     """Each matrix's transpose, contiguous. Shapes: (..., N, K) -> (..., K, N)."""
     if matrices.device.type != "cpu":

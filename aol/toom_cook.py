@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aol.products import products, transposed
+from aol.products import products, products_apart, transposed
 
 # Weights of three taps in a line, and the pairs (left, right) of them that are multiplied.
 SUM, ALTERNATING = (1.0, 1.0, 1.0), (1.0, -1.0, 1.0)
@@ -101,12 +101,12 @@ def _crossed(taps_TBIO: Tensor, left: Weights, right: Weights) -> Tensor:
 
 def _products(
     taps_TBIO: Tensor, left: Weights, right: Weights, columns: tuple[tuple[Weights, Weights], ...]
-) -> Tensor:
-    """One product per pair of columns' weights. Shapes: -> (pairs, B, I, I)."""
+) -> list[Tensor]:
+    """One product per pair of columns' weights. Shapes: -> pairs of (B, I, I)."""
     flat, shape = taps_TBIO.flatten(1), (len(columns), *taps_TBIO.shape[1:])
     lefts = _kron((left,), tuple(pair[0] for pair in columns), like=flat) @ flat
     rights = _kron((right,), tuple(pair[1] for pair in columns), like=flat) @ flat
-    return products(lefts.view(shape), rights.view(shape))
+    return products_apart(lefts.view(shape), rights.view(shape))
 
 
 def _kron(rows: tuple[Weights, ...], columns: tuple[Weights, ...], *, like: Tensor) -> Tensor:

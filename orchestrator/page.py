@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cells import Cell, runs_of
+from orchestrator.markdown import SIGNS
 from orchestrator.numbers import MISSING, shown
 from orchestrator.report import Report, paragraph
 from orchestrator.store import Status, Store, StoredRun
@@ -23,6 +24,7 @@ class Shown:
     published: str
     difference: str
     verdict: Verdict
+    sign: str
     explained: str  # on hover
     value: float  # to sort by; -1 where there is none
 
@@ -67,6 +69,7 @@ def _shown(judged: Judged) -> Shown:
         shown(cell.published),
         shown(cell.difference, signed=True),
         judged.verdict,
+        "" if judged.verdict is Verdict.MISSING else SIGNS[judged.verdict],
         explained(judged),
         -1.0 if cell.measured is None else cell.measured,
     )

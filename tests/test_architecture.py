@@ -187,6 +187,7 @@ DOORS = {
     },
     "orchestrator.page": {
         "orchestrator.cells",
+        "orchestrator.markdown",
         "orchestrator.numbers",
         "orchestrator.report",
         "orchestrator.store",

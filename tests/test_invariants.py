@@ -18,7 +18,7 @@ def problems(reported, store, *, values=None, margins=MARGINS, certificate=CERTI
     """
     What is said of a finished run with these results.
     """
-    (run,) = reported.runs
+    run, _ = reported.runs
     store.queue([run])
     store.start(run, ORIGIN)
     store.record(run.key, run.train.epochs, GOOD | (values or {}))
@@ -32,7 +32,7 @@ def test_a_good_run_breaks_nothing(reported, store):
 
 
 def test_a_run_that_is_not_finished_is_not_looked_at(reported, store):
-    (run,) = reported.runs
+    run, _ = reported.runs
     store.queue([run])
     store.start(run, ORIGIN)
     store.record(run.key, 1, {"accuracy": 0.1, "cra_36": 0.2})
@@ -63,7 +63,7 @@ def test_each_broken_invariant_is_a_line(reported, store, changes, found):
 
 
 def test_a_metric_that_is_missing_is_said_alone(reported, store):
-    (run,) = reported.runs
+    run, _ = reported.runs
     store.queue([run])
     store.start(run, ORIGIN)
     store.record(run.key, run.train.epochs, {"accuracy": GOOD["accuracy"]})
