@@ -10,7 +10,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/uv/bin/uv)
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench lock clean
+.PHONY: help run test test-slow check docs bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: $(READY) ## format, lint, types, tests with coverage: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q $(PARALLEL) --cov --cov-report=term --cov-fail-under=90
+
+docs: run ## make the demo's report anew: tables, figures, page
+	@$(BIN)/python -m orchestrator report experiments.yaml --profile demo --format html
 
 bench: $(READY) ## measure the engine against a plain port, in about ten minutes
 	@$(BIN)/python -m benchmarks.cpu --keep latest

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli import PROJECT, Shell, statuses_of
 
-VIEWS = ("report", "status", "compare", "cra")
+VIEWS = ("report", "status", "compare", "cra", "query")
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
@@ -181,6 +181,23 @@ def test_two_runs_are_compared_and_any_radius_is_shown(finished):
     assert [one["run_id"] for one in json.loads(any_radius.stdout)] == [0, 11]
     assert wrong.returncode == 2
     assert "there is no run 7" in wrong.stderr
+
+
+def test_a_query_reads_and_cannot_write(finished):
+    sql = "SELECT run_id, value FROM v_final WHERE metric = 'accuracy' ORDER BY run_id"
+    found = finished("query", sql, "--json")
+    table = finished("query", sql)
+    written = finished("query", "DELETE FROM metrics")
+    wrong = finished("query", "SELECT 1 FROM nowhere")
+
+    assert [row["run_id"] for row in json.loads(found.stdout)] == [0, 11]
+    assert table.stdout.split()[:2] == ["run_id", "value"]
+    assert (written.returncode, written.stderr) == (
+        2,
+        "Error: attempt to write a readonly database\n",
+    )
+    assert (wrong.returncode, wrong.stderr) == (2, "Error: no such table: nowhere\n")
+    assert json.loads(finished("query", sql, "--json").stdout) == json.loads(found.stdout)
 
 
 def test_status_of_a_profile_without_runs_names_those_with_some(finished):
@@ -374,6 +391,13 @@ def test_the_readme_shows_a_table_as_the_demo_made_it():
 
     assert shown.count("\n") >= 5
     assert shown in made
+
+
+def test_the_pictures_of_the_readme_are_there():
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+
+    assert pictures
+    assert all((PROJECT / picture).is_file() for picture in pictures)
 
 
 def test_every_make_target_of_the_readme_exists():

@@ -83,7 +83,7 @@ def test_the_readme_shows_every_command():
     commands = {shlex.split(line)[3] for line in documented_commands()}
 
     training = ("run", "plan", "validate", "data", "sync", "ingest")
-    assert commands == {*training, *("report", "status", "compare", "cra")}
+    assert commands == {*training, *("report", "status", "compare", "cra", "query")}
 
 
 def train_without_the_orchestrator(shell, out):

@@ -10,7 +10,9 @@ from orchestrator.figures import draw_figures
 from orchestrator.latex import escaped, latex
 from orchestrator.page import page
 from orchestrator.report import make_report
+from orchestrator.specfile import SpecFile
 from orchestrator.store import Status
+from tests.cli import PROJECT
 from tests.reports import finish
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -94,6 +96,26 @@ def test_a_page_of_nothing_is_a_page(reported, store, tmp_path):
 
     assert outline(file).count["table"] == 2
     assert "None yet." in file.read_text(encoding="utf-8")
+
+
+def headings(text):
+    found = re.findall(r"<(h1|h2|h3|button)>(.*?)</", text)
+    return [line for line in found if line[1]]
+
+
+def test_the_committed_page_of_the_demo_is_current_in_structure(store):
+    """
+    `make docs` makes it anew; an empty store gives the same headings but for the figures.
+    """
+    experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo")
+    fresh = headings(page(make_report(experiment, store), store, []))
+    folder = PROJECT / "results" / "demo"
+    committed = (folder / "report.html").read_text(encoding="utf-8")
+
+    assert [one for one in headings(committed) if one[1] != "Figures"] == fresh
+    assert outline(folder / "report.html").count["figure"] == len(
+        list((folder / "figures").glob("*.png"))
+    )
 
 
 SORTING = """

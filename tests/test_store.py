@@ -11,7 +11,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.exc import NoResultFound
 
-from orchestrator.store import Checkpoint, Status, Store
+from orchestrator.store import Checkpoint, QueryError, Status, Store
 from orchestrator.store.schema import LEASE_S, Base
 from tests.stores import BACKENDS, ORIGIN, empty_schema, spawn
 
@@ -426,6 +426,32 @@ def test_a_link_to_mlflow_is_kept(store, running):
     store.link(running.key, "m1")
 
     assert only(store).mlflow_run_id == "m1"
+
+
+# Somebody's SQL
+
+
+def test_a_query_finds_the_last_epoch_of_finished_runs(store, running):
+    store.record(running.key, running.train.epochs, {"accuracy": 0.5})
+    before = store.query("SELECT value FROM v_final")
+    store.finish(running.key, Status.DONE)
+
+    assert before == (["value"], [])
+    assert store.query("SELECT run_id, metric, value FROM v_final") == (
+        ["run_id", "metric", "value"],
+        [(running.id, "accuracy", 0.5)],
+    )
+
+
+@pytest.mark.parametrize("sql", ["DELETE FROM metrics", "DROP VIEW v_final", "nonsense"])
+def test_a_query_that_writes_or_is_wrong_changes_nothing_and_is_one_line(store, running, sql):
+    store.record(running.key, 1, {"accuracy": 0.5})
+
+    with pytest.raises(QueryError) as caught:
+        store.query(sql)
+    assert "\n" not in str(caught.value)
+    store.record(running.key, 2, {"accuracy": 0.6})
+    assert store.query("SELECT count(*) AS n FROM metrics") == (["n"], [(2,)])
 
 
 # Drivers that live and die

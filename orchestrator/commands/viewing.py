@@ -1,5 +1,6 @@
 """Commands that read what was trained."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -133,6 +134,25 @@ def cra(
 
     opened, experiment = _opened(spec, profile, settings, results, store)
     typer.echo(cra_table(experiment, opened, radius, as_json=as_json))
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="What to read; v_final is a start.")],
+    spec: SpecOption = Path("experiments.yaml"),
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what SQL finds in the store; nothing can be written."""
+    columns, rows = open_store(spec, results, store).query(sql)
+    if as_json:
+        records = [dict(zip(columns, row, strict=True)) for row in rows]
+        typer.echo(json.dumps(records, indent=2, default=str))
+        return
+    from tabulate import tabulate
+
+    typer.echo(tabulate(rows, columns))
 
 
 def _opened(

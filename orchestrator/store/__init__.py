@@ -3,8 +3,17 @@
 SQLite in WAL mode by default, PostgreSQL on request. This package alone imports SQLAlchemy.
 """
 
-from orchestrator.store.database import StoreError, exists
+from orchestrator.store.database import QueryError, StoreError, exists
 from orchestrator.store.schema import Checkpoint, Status, StoredRun
 from orchestrator.store.writing import CHECKPOINTS_KEPT, Store
 
-__all__ = ["CHECKPOINTS_KEPT", "Checkpoint", "Status", "Store", "StoreError", "StoredRun", "exists"]
+__all__ = [
+    "CHECKPOINTS_KEPT",
+    "Checkpoint",
+    "QueryError",
+    "Status",
+    "Store",
+    "StoreError",
+    "StoredRun",
+    "exists",
+]

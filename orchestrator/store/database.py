@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
-REVISION = "0004"  # the newest migration
+REVISION = "0005"  # the newest migration
 BUSY_TIMEOUT_S = 30
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the one that the extra installs
 ADVICE = {
@@ -25,6 +25,12 @@ ADVICE = {
     "readonly database": "it may only be read here: make it and its folder writable",
 }
 OTHERWISE = "repair it, or choose another with --store"
+
+
+class QueryError(Exception):
+    """What a database said about somebody's SQL."""
+
+    exit_code = 2
 
 
 class StoreError(Exception):

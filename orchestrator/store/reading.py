@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from orchestrator.store.database import (
+    QueryError,
     migrate,
     open_engine,
     outdated,
@@ -134,6 +136,24 @@ class StoreReader:
         with self._session() as session:
             row = session.get(MarginRow, key)
             return row.values if row else None
+
+    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The columns and rows of somebody's SQL, which may read only.
+
+        Raises: QueryError for what the database says against it, StoreError.
+        """
+        read_only = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
+        with told(self.url), self.engine.connect() as connection:
+            connection.exec_driver_sql(read_only[self.engine.dialect.name])
+            try:
+                found = connection.exec_driver_sql(sql)
+                if not found.returns_rows:
+                    raise QueryError("the query returns no rows; only reading is allowed")
+                return list(found.keys()), [tuple(row) for row in found]
+            except DBAPIError as error:
+                raise QueryError(" ".join(str(error.orig).split())) from error
+            finally:
+                connection.invalidate()  # nobody else gets one that only reads
 
     def frame(self, profile: str | None = None) -> "pd.DataFrame":
         """Every metric of every run, or of one profile's, as a tidy frame.
