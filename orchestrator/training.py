@@ -18,6 +18,7 @@ from orchestrator.location import parent
 from orchestrator.plan import Action, PlannedRun
 from orchestrator.progress import plan_table
 from orchestrator.report import make_report, write
+from orchestrator.signals import deferred
 from orchestrator.store import Status, Store
 
 if TYPE_CHECKING:
@@ -113,15 +114,16 @@ def _trained(
 ) -> int | None:
     """Train the runs; returns the signal that stopped it, also one from before Tune heeded any."""
     try:
-        return _train(invocation, store, todo, requests, tracking)
+        stopped = _train(invocation, store, todo, requests, tracking)
     except KeyboardInterrupt:
         stopped = signal.SIGINT
     except SystemExit as exit_:
         if exit_.code not in (SIGTERM_EXIT, signal.SIGTERM):  # the latter is Ray's own
             raise
         stopped = signal.SIGTERM
-    store.recover()
-    return int(stopped)
+    if stopped is not None:
+        store.recover()
+    return stopped
 
 
 def _train(
@@ -157,10 +159,12 @@ def _train(
         fail_fast=request.fail_fast,
     )
     invocation.say(f"Starting Ray ({invocation.cluster}) ...")
-    with ExitStack() as stack:
+    with deferred() as noted, ExitStack() as stack:
         if request.address == LOCAL:
             stack.enter_context(schedule.cluster(LOCAL, invocation.cluster))
         schedule.prepare_machines(datasets, options.data_root, options.storage)
+        if noted:
+            return noted[0]
         with screen:
             stopped = schedule.run_all(jobs, [keeper, tracking, screen], options)
     return stopped

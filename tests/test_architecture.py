@@ -50,6 +50,7 @@ DOORS = {
     "orchestrator": set(),
     "orchestrator.environment": set(),
     "orchestrator.location": set(),
+    "orchestrator.signals": set(),
     "orchestrator.document": set(),
     "orchestrator.validation": {"orchestrator.document"},
     "orchestrator.spec": {"aol.config", "orchestrator.document"},
