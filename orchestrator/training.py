@@ -158,8 +158,8 @@ def _train(
         retries=request.retries,
         fail_fast=request.fail_fast,
     )
-    invocation.say(f"Starting Ray ({invocation.cluster}) ...")
     with deferred() as noted, ExitStack() as stack:
+        invocation.say(f"Starting Ray ({invocation.cluster}) ...")
         if request.address == LOCAL:
             stack.enter_context(schedule.cluster(LOCAL, invocation.cluster))
         schedule.prepare_machines(datasets, options.data_root, options.storage)
