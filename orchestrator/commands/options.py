@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from orchestrator.spec import Experiment
     from orchestrator.store import Store
 
 app = typer.Typer(
@@ -22,6 +23,10 @@ SpecOption = Annotated[Path, typer.Option("--spec", help="The YAML file the runs
 ProfileOption = Annotated[
     str | None,
     typer.Option("--profile", help="Which profile of SPEC; by default what fits the cluster."),
+]
+TrainedProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", help="Which profile of SPEC; by default that trained last."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -70,3 +75,20 @@ def open_store(spec: Path, results: Path | None, store: str | None) -> "Store":
     if not exists(location):
         raise StoreError(f"there is no store at {location} yet; `run` makes one")
     return Store(location)
+
+
+def opened_profile(
+    spec: Path,
+    profile: str | None,
+    settings: list[str] | None,
+    results: Path | None,
+    store: str | None,
+) -> tuple["Store", "Experiment"]:
+    """The store, and the profile asked for or trained last. Raises: StoreError, SpecError."""
+    from orchestrator.cells import newest_profile
+    from orchestrator.specfile import SpecFile
+
+    file = SpecFile(spec)
+    opened = open_store(spec, results, store)
+    chosen = profile or newest_profile(opened, file.profiles) or file.profiles[0]
+    return opened, file.experiment(chosen, settings or ())

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,21 +13,17 @@ from orchestrator.commands.options import (
     SpecArgument,
     SpecOption,
     StoreOption,
+    TrainedProfileOption,
     app,
     open_store,
+    opened_profile,
 )
-
-if TYPE_CHECKING:
-    from orchestrator.spec import Experiment
-    from orchestrator.store import Store
 
 
 @app.command()
 def report(
     spec: SpecArgument,
-    profile: Annotated[
-        str | None, typer.Option(help="Which profile of SPEC; by default that trained last.")
-    ] = None,
+    profile: TrainedProfileOption = None,
     settings: SetOption = None,
     results: ResultsOption = None,
     store: StoreOption = None,
@@ -47,7 +43,7 @@ def report(
     from orchestrator.report import BrokenError, make_report, render, write, write_text
     from orchestrator.spec import CUSTOM
 
-    opened, experiment = _opened(spec, profile, settings, results, store)
+    opened, experiment = opened_profile(spec, profile, settings, results, store)
     made = make_report(experiment, opened)
     place = results or spec.parent / "results"
     drawn: list[Path] = []
@@ -100,9 +96,7 @@ def compare(
     first: Annotated[int, typer.Argument(metavar="RUN", help="A run ID.")],
     second: Annotated[int, typer.Argument(metavar="RUN", help="Another.")],
     spec: SpecOption = Path("experiments.yaml"),
-    profile: Annotated[
-        str | None, typer.Option(help="Which profile of SPEC; by default that trained last.")
-    ] = None,
+    profile: TrainedProfileOption = None,
     settings: SetOption = None,
     replicate: Annotated[int, typer.Option(help="Number of the replicates to compare.")] = 0,
     results: ResultsOption = None,
@@ -112,7 +106,7 @@ def compare(
     """Compare two runs image by image: McNemar's test, and an interval for the difference."""
     from orchestrator.comparing import compared, comparison_table
 
-    opened, experiment = _opened(spec, profile, settings, results, store)
+    opened, experiment = opened_profile(spec, profile, settings, results, store)
     found = compared(experiment, opened, (first, second), replicate)
     typer.echo(comparison_table(found, (first, second), as_json=as_json))
 
@@ -121,9 +115,7 @@ def compare(
 def cra(
     radius: Annotated[float, typer.Option(min=0, help="L2 norm, pixels in [0, 1].")],
     spec: SpecOption = Path("experiments.yaml"),
-    profile: Annotated[
-        str | None, typer.Option(help="Which profile of SPEC; by default that trained last.")
-    ] = None,
+    profile: TrainedProfileOption = None,
     settings: SetOption = None,
     results: ResultsOption = None,
     store: StoreOption = None,
@@ -132,7 +124,7 @@ def cra(
     """Print every finished run's certified robust accuracy at any radius."""
     from orchestrator.comparing import cra_table
 
-    opened, experiment = _opened(spec, profile, settings, results, store)
+    opened, experiment = opened_profile(spec, profile, settings, results, store)
     typer.echo(cra_table(experiment, opened, radius, as_json=as_json))
 
 
@@ -153,20 +145,3 @@ def query(
     from tabulate import tabulate
 
     typer.echo(tabulate(rows, columns))
-
-
-def _opened(
-    spec: Path,
-    profile: str | None,
-    settings: list[str] | None,
-    results: Path | None,
-    store: str | None,
-) -> tuple["Store", "Experiment"]:
-    """The store, and the profile asked for or trained last. Raises: StoreError, SpecError."""
-    from orchestrator.cells import newest_profile
-    from orchestrator.specfile import SpecFile
-
-    file = SpecFile(spec)
-    opened = open_store(spec, results, store)
-    chosen = profile or newest_profile(opened, file.profiles) or file.profiles[0]
-    return opened, file.experiment(chosen, settings or ())
