@@ -99,6 +99,30 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
     ]
 
 
+def note_cells(experiment: Experiment, store: Store) -> None:
+    """Put the published numbers beside the results, for the store's view `v_cells`."""
+    runs = {run.id: run for run in experiment.runs}
+    store.note_cells(
+        experiment.profile,
+        (
+            {
+                "table_id": table.id,
+                "row_label": row.label,
+                "column_title": column.title,
+                "run_id": row.run,
+                "seed": runs[row.run].train.seed,
+                "digest": runs[row.run].train.digest(),
+                "metric": column.metric,
+                "published": published,
+                "margin": experiment.margin(table, row, column),
+            }
+            for table in experiment.tables
+            for row in table.rows
+            for column, published in zip(experiment.columns, row.published, strict=True)
+        ),
+    )
+
+
 def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:
     """By run ID what the store holds of the profile's runs and their replicates."""
     wanted = {run.id: run for run in experiment.runs}

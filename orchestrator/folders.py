@@ -45,6 +45,7 @@ class Attempt(BaseModel):
     host: str
     device: str
     commit: str | None
+    diff: str | None = None
     packages: dict[str, str]
     fingerprints: dict[str, str]
 

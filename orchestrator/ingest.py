@@ -68,7 +68,8 @@ def _write(found: TrainedElsewhere, store: Store) -> None:
     ends = [attempt.from_epoch for attempt in found.attempts[1:]] + [len(found.epochs)]
     for attempt, last in zip(found.attempts, ends, strict=True):
         parts = attempt.fingerprints
-        origin = Provenance(attempt.commit, attempt.packages, f"{parts['train']}-{parts['test']}")
+        data = f"{parts['train']}-{parts['test']}"
+        origin = Provenance(attempt.commit, attempt.packages, data, attempt.diff)
         store.start(run, origin, at=str(attempt.time))
         store.place(run.key, attempt.host, attempt.device, attempt.from_epoch)
         for item in found.epochs[attempt.from_epoch : last]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import resources
+from orchestrator.cells import note_cells
 from orchestrator.environment import LOCAL, SIGTERM_EXIT
 from orchestrator.invocation import Invocation
 from orchestrator.location import parent
@@ -44,6 +45,7 @@ def run(invocation: Invocation) -> int:
     behind = _behind(store, made)
     tracking = _tracking(invocation, store, behind) if todo or behind else None
     stopped = _trained(invocation, store, todo, requests, tracking) if tracking and todo else None
+    note_cells(invocation.whole, store)
     tables = _write_tables(invocation, store)  # before MLflow, which may be slow
     if tracking:
         _finish(invocation, store, tracking)

@@ -51,8 +51,9 @@ class Judged:
 
     `interval` holds the true difference with 95% confidence. `p_equivalent` is that of the two
     one-sided tests, `p_differs` of a difference beyond the margin, corrected by Holm for all
-    cells judged with it. `further_seeds` would settle an underpowered cell if nothing else
-    changed; None if no number up to `MOST_SEEDS` would.
+    cells judged with it. `further_seeds` would settle an undecided cell if mean and spread stayed
+    as they are, one without a value if it were the published one; None if no number up to
+    `MOST_SEEDS` would.
     """
 
     cell: Cell
@@ -87,9 +88,15 @@ def judge(cells: Sequence[Cell], rules: Reproduction) -> list[Judged]:
     return [
         _judged(cell, rules, spread, p_differs[place], len(raw))
         if spread
-        else Judged(cell, Verdict.PARTIAL if cell.started else Verdict.MISSING)
+        else _unmeasured(cell, rules, len(cells))
         for place, (cell, spread) in enumerate(zip(cells, spreads, strict=True))
     ]
+
+
+def _unmeasured(cell: Cell, rules: Reproduction, cells: int) -> Judged:
+    verdict = Verdict.PARTIAL if cell.started else Verdict.MISSING
+    further = _further_seeds(cell, rules, Spread(rules.prior.sd, rules.prior.freedom, 0), cells)
+    return Judged(cell, verdict, further_seeds=further)
 
 
 def _holm(raw: Mapping[int, float]) -> dict[int, float]:
@@ -154,8 +161,9 @@ def _further_seeds(cell: Cell, rules: Reproduction, spread: Spread, cells: int) 
 
     seeds = np.arange(cell.seeds + 1, MOST_SEEDS + 1)
     freedom = rules.prior.freedom + seeds - 1
-    inside = cell.margin - rules.rounding - abs(_difference(cell))
-    outside = abs(_difference(cell)) - rules.rounding - cell.margin
+    difference = abs(_difference(cell)) if cell.values else 0.0
+    inside = cell.margin - rules.rounding - difference
+    outside = difference - rules.rounding - cell.margin
     equivalent = _tail(inside, spread, seeds, freedom) < LEVEL
     differs = cells * _tail(outside, spread, seeds, freedom) < LEVEL
     settled = seeds[equivalent | differs]

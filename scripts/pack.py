@@ -58,15 +58,15 @@ def write_plan(file: Path, spec: Path, profile: str, settings: list[str]) -> lis
 
 
 def copy_source(stage: Path) -> None:
-    """The core with the commit it is of, its benchmarks, and the script that trains runs."""
+    """The core with the checkout it is of, its benchmarks, and the script that trains runs."""
     sys.path.insert(0, str(PROJECT))
-    from aol.environment import COMMIT_FILE, commit
+    from aol.checkout import PACKED, checkout
 
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "aol", stage / "aol", ignore=ignored)
     benchmarks = shutil.ignore_patterns("__pycache__", "results")
     shutil.copytree(PROJECT / "benchmarks", stage / "benchmarks", ignore=benchmarks)
-    (stage / "aol" / COMMIT_FILE.name).write_text(commit() or "", encoding="utf-8")
+    (stage / "aol" / PACKED.name).write_text(checkout().as_json(), encoding="utf-8")
     shutil.copy(PROJECT / "scripts" / "campaign.py", stage)
 
 

@@ -44,7 +44,8 @@ DOORS = {
         "aol.step",
     },
     "aol.result": {"aol.train"},
-    "aol.environment": {"aol.config"},
+    "aol.checkout": set(),
+    "aol.environment": {"aol.checkout", "aol.config"},
     "aol.folder": {"aol.config", "aol.environment", "aol.result", "aol.train"},
     "aol.__main__": {"aol.data", "aol.folder"},
     "orchestrator": set(),
@@ -79,7 +80,7 @@ DOORS = {
         "orchestrator.spec",
         "orchestrator.validation",
     },
-    "orchestrator.provenance": {"aol.config"},
+    "orchestrator.provenance": {"aol.checkout", "aol.config"},
     "orchestrator.store": {
         "orchestrator.store.database",
         "orchestrator.store.schema",

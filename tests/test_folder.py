@@ -3,13 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 import torch
 
 from aol.__main__ import EXIT_CONTINUE, EXIT_FAILED, EXIT_USAGE, Deadline, main
-from aol.environment import commit
+from aol.checkout import checkout
 from aol.folder import Outcome, Run, RunFolder
 from orchestrator.plan import as_rows, make_plan
 from orchestrator.specfile import SpecFile
@@ -81,7 +82,7 @@ def test_an_attempt_names_machine_versions_commit_and_images(box, folders):
     (facts,) = lines(folders()["0"] / "attempts.jsonl")
 
     assert facts["packages"]["torch"] == torch.__version__
-    assert facts["commit"] == commit()
+    assert (facts["commit"], facts["diff"]) == astuple(checkout())
     assert set(facts["fingerprints"]) == {"train", "test"}
     assert facts["host"]
     assert facts["from_epoch"] == 0

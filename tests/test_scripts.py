@@ -10,6 +10,7 @@ import tarfile
 
 import pytest
 
+from aol.checkout import Checkout
 from aol.data import prepare
 from orchestrator.folders import folders_in, read
 from orchestrator.store import Status
@@ -83,5 +84,6 @@ def test_what_was_packed_trains_there_and_is_taken_in_here(arrived, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "run 11 needs 3000 s and 2" in done.stdout
     assert (found.run.id, found.status) == (0, Status.DONE)
-    assert found.attempts[0].commit == (box / "aol" / "COMMIT").read_text()
+    packed = Checkout(**json.loads((box / "aol" / "checkout.json").read_text()))
+    assert found.attempts[0].commit == packed.commit
     assert not list((tmp_path / "home").rglob("state-*"))

@@ -3,6 +3,7 @@ import pickle
 import signal
 import socket
 import struct
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -441,6 +442,49 @@ def test_a_query_finds_the_last_epoch_of_finished_runs(store, running):
         ["run_id", "metric", "value"],
         [(running.id, "accuracy", 0.5)],
     )
+
+
+CELL = {
+    "table_id": "t",
+    "row_label": "AOL-Small",
+    "column_title": "Std Acc",
+    "metric": "accuracy",
+    "published": 70.0,
+    "margin": 1.0,
+}
+
+
+def test_a_query_finds_what_was_measured_for_each_published_cell(store, run):
+    """
+    Replicates train with the seed + 1000 k; other seeds and settings are other experiments.
+    """
+    mine = {"run_id": run.id, "seed": run.train.seed, "digest": run.train.digest()}
+    values = {0: 0.6, 2000: 0.7, 1: 0.9}
+    for further, value in values.items():
+        one = run.model_copy(update={"train": replace(run.train, seed=run.train.seed + further)})
+        store.queue([one])
+        store.start(one, ORIGIN)
+        store.record(one.key, one.train.epochs, {"accuracy": value})
+        store.finish(one.key, Status.DONE)
+    store.note_cells("demo", [CELL | mine, CELL | mine | {"digest": "other"}])
+    _, rows = store.query("SELECT place, seeds, measured, lowest, highest, difference FROM v_cells")
+
+    assert sorted(rows) == [
+        (0, 2, pytest.approx(65), pytest.approx(60), pytest.approx(70), pytest.approx(-5)),
+        (1, 0, None, None, None, None),
+    ]
+
+
+def test_noting_the_cells_of_a_profile_again_replaces_those_alone(store):
+    mine = {"run_id": 0, "seed": 0, "digest": "d"}
+    store.note_cells("demo", [CELL | mine] * 3)
+    store.note_cells("paper", [CELL | mine] * 2)
+    store.note_cells("demo", [CELL | mine])
+
+    assert store.query("SELECT profile, count(*) FROM cells GROUP BY 1 ORDER BY 1")[1] == [
+        ("demo", 1),
+        ("paper", 2),
+    ]
 
 
 @pytest.mark.parametrize("sql", ["DELETE FROM metrics", "DROP VIEW v_final", "nonsense"])

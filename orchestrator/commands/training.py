@@ -136,6 +136,7 @@ def ingest(
     ] = False,
 ) -> None:
     """Take runs that were trained without the orchestrator into the store and MLflow."""
+    from orchestrator.cells import note_cells
     from orchestrator.folders import folders_in
     from orchestrator.ingest import IngestError
     from orchestrator.ingest import ingest as take_all
@@ -149,6 +150,8 @@ def ingest(
     opened = Store(store or str(place / "store.db"), exclusive=True)
     opened.recover()
     runs, problems = take_all(folders, opened, replace=replace)
+    for profile in file.profiles:
+        note_cells(file.experiment(profile), opened)
     for found, fresh in runs:
         what = f"{found.status}, {len(found.epochs)} epochs" if fresh else "there already"
         typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {what}")

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
-REVISION = "0005"  # the newest migration
+REVISION = "0006"  # the newest migration
 BUSY_TIMEOUT_S = 30
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the one that the extra installs
 ADVICE = {

@@ -20,12 +20,15 @@ from orchestrator.store.database import (
 )
 from orchestrator.store.lock import sole_writer
 from orchestrator.store.schema import (
+    Attempt,
+    AttemptRow,
     EpochRow,
     MarginRow,
     MetricRow,
     RunRow,
     Status,
     StoredRun,
+    attempt,
     stored,
 )
 
@@ -130,6 +133,17 @@ class StoreReader:
             for key, name, value in session.execute(query):
                 found.setdefault(key, {})[name] = value
         return found
+
+    def attempts(self, key: str) -> list[Attempt]:
+        """Every try of a run, first to last."""
+        query = select(AttemptRow).where(AttemptRow.key == key).order_by(AttemptRow.id)
+        with self._session() as session:
+            return [attempt(row) for row in session.scalars(query)]
+
+    def diff(self, key: str) -> str | None:
+        """What the source of a run had changed beside its commit, as a patch; None if nothing."""
+        with self._session() as session:
+            return session.scalar(select(RunRow.git_diff).where(RunRow.key == key))
 
     def margins(self, key: str) -> bytes | None:
         """A run's final margins as little-endian float32, or None."""

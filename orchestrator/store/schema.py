@@ -55,6 +55,7 @@ class RunRow(Base):
     host: Mapped[str | None]
     device: Mapped[str | None]
     git_commit: Mapped[str | None]
+    git_diff: Mapped[str | None] = mapped_column(deferred=True)  # may be long
     packages: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     data_fingerprint: Mapped[str | None]
     mlflow_run_id: Mapped[str | None]
@@ -99,6 +100,24 @@ class MetricRow(Base):
     value: Mapped[float] = mapped_column(Double)
 
 
+class CellRow(Base):
+    """A published number of one profile's tables, for the view `v_cells`."""
+
+    __tablename__ = "cells"
+
+    profile: Mapped[str] = mapped_column(primary_key=True)
+    place: Mapped[int] = mapped_column(primary_key=True)  # in reading order
+    table_id: Mapped[str]
+    row_label: Mapped[str]
+    column_title: Mapped[str]
+    run_id: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigInteger)  # the file's own; replicates are beyond it
+    digest: Mapped[str]
+    metric: Mapped[str]
+    published: Mapped[float] = mapped_column(Double)  # percent
+    margin: Mapped[float] = mapped_column(Double)  # within which it counts as reproduced
+
+
 class MarginRow(Base):
     """The final score margins of a run's test set: little-endian float32, in its order."""
 
@@ -115,6 +134,17 @@ class Checkpoint:
 
     epoch: int
     path: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of a run; `outcome` and `finished_at` are None while it goes on."""
+
+    from_epoch: int
+    driver: str
+    started_at: str
+    finished_at: str | None
+    outcome: str | None
 
 
 @dataclass(frozen=True)
@@ -191,6 +221,11 @@ def stored(row: RunRow, epoch: int | None, recorded: int | None) -> StoredRun:
         error=row.error,
         certificate=row.certificate,
     )
+
+
+def attempt(row: AttemptRow) -> Attempt:
+    """An attempt's row."""
+    return Attempt(row.from_epoch, row.driver, row.started_at, row.finished_at, row.outcome)
 
 
 def _process_exists(process: int) -> bool:

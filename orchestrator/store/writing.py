@@ -17,6 +17,7 @@ from orchestrator.spec import RunSpec
 from orchestrator.store.reading import StoreReader
 from orchestrator.store.schema import (
     AttemptRow,
+    CellRow,
     Checkpoint,
     EpochRow,
     MarginRow,
@@ -49,6 +50,7 @@ class Store(StoreReader):
             row.driver, row.heartbeat_at = _driver(), _now()
             row.started_at = row.started_at or at or _now()
             row.git_commit = provenance.git_commit
+            row.git_diff = provenance.git_diff
             row.packages = dict(provenance.packages)
             row.data_fingerprint = provenance.data_fingerprint
             _close_attempts(session, run.key, Status.INTERRUPTED, at)
@@ -155,6 +157,17 @@ class Store(StoreReader):
         with self._session() as session:
             for table in (MetricRow, EpochRow, MarginRow, AttemptRow, RunRow):
                 session.execute(delete(table).where(table.key == key))
+
+    def note_cells(self, profile: str, cells: Iterable[Mapping[str, object]]) -> None:
+        """Put the published cells of a profile, in reading order, in place of those noted before.
+
+        Each has the columns of `CellRow` but for `profile` and `place`.
+        """
+        rows = [{"profile": profile, "place": place, **cell} for place, cell in enumerate(cells)]
+        with self._session() as session:
+            session.execute(delete(CellRow).where(CellRow.profile == profile))
+            if rows:
+                session.execute(insert(CellRow), rows)
 
     def link(self, key: str, mlflow_run_id: str | None) -> None:
         """Note which MLflow run shows this run, before anything is sent to it."""
