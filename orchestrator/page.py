@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cells import Cell, runs_of
+from orchestrator.cells import runs_of
 from orchestrator.markdown import SIGNS
 from orchestrator.numbers import MISSING, shown
 from orchestrator.report import Report, paragraph
 from orchestrator.store import Status, Store, StoredRun
-from orchestrator.verdicts import Judged, Verdict
+from orchestrator.verdicts import Judged, Verdict, in_words
 
 TEMPLATES = Path(__file__).parent / "templates"
 FAILED = (Status.FAILED, Status.DIVERGED, Status.UNSOUND, Status.INTERRUPTED)
@@ -70,40 +70,9 @@ def _shown(judged: Judged) -> Shown:
         shown(cell.difference, signed=True),
         judged.verdict,
         "" if judged.verdict is Verdict.MISSING else SIGNS[judged.verdict],
-        explained(judged),
+        in_words(judged),
         -1.0 if cell.measured is None else cell.measured,
     )
-
-
-def explained(judged: Judged) -> str:
-    """A verdict in words."""
-    cell = judged.cell
-    if judged.interval is None or judged.spread is None:
-        return _not_measured(cell, judged.verdict)
-    low, high = (shown(end, signed=True) for end in judged.interval)
-    seeds = "one seed" if cell.seeds == 1 else f"{cell.seeds} seeds"
-    source = "the prior's" if judged.spread.from_prior else "of the seeds and the prior"
-    said = [
-        f"{judged.verdict}: {shown(cell.measured)} measured ({seeds}), {cell.published} published.",
-        f"The difference is between {low} and {high} (95 %); the margin is ±{cell.margin:g}.",
-        f"Spread between seeds {judged.spread.sd:.2f}, {source}.",
-        f"p of equivalence {judged.p_equivalent:.2g}, of a difference {judged.p_differs:.2g}.",
-    ]
-    if judged.verdict is Verdict.UNDERPOWERED:
-        said.append(
-            "No number of seeds settles it: the paper's single one leaves too much open."
-            if judged.further_seeds is None
-            else f"{judged.further_seeds} further seeds would settle it."
-        )
-    if judged.binomial is not None:
-        said.append(f"Binomial error of the test images alone: ±{judged.binomial:.1f}.")
-    return " ".join(said)
-
-
-def _not_measured(cell: Cell, verdict: Verdict) -> str:
-    if verdict is Verdict.PARTIAL:
-        return f"partial: run {cell.run} is not trained to its last epoch."
-    return f"missing: run {cell.run} is not trained; {cell.published} published."
 
 
 def _provenance(run: StoredRun) -> list[tuple[str, str]]:

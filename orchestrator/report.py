@@ -101,10 +101,11 @@ def paragraph(report: Report) -> str:
 
 def as_records(report: Report) -> list[dict[str, Any]]:
     """One plain record per cell."""
-    return [_record(report.judged[cell]) for cell in report.cells]
+    return [as_record(report.judged[cell]) for cell in report.cells]
 
 
-def _record(judged: Judged) -> dict[str, Any]:
+def as_record(judged: Judged) -> dict[str, Any]:
+    """A cell with its verdict as plain values; None where nothing was measured."""
     cell = judged.cell
     low, high = judged.interval or (None, None)
     return {

@@ -172,6 +172,7 @@ class Experiment:
     columns: tuple[Column, ...]
     tables: tuple[Table, ...]
     reproduction: Reproduction = field(default_factory=Reproduction)
+    options: tuple[str, ...] = ()  # of the command line, that make it of the file
 
     def margin(self, table: Table, row: Row, column: Column) -> float:
         """Within which a cell counts as reproduced, in percentage points."""

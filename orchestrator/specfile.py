@@ -73,6 +73,11 @@ class SpecFile:
             columns=tuple(self.file.columns),
             tables=tuple(self.file.tables),
             reproduction=self.file.reproduction,
+            options=(
+                "--profile",
+                profile,
+                *(part for text in overrides for part in ("--set", text)),
+            ),
         )
 
     def _runs(self, profile: str, overrides: tuple[str, ...]) -> list[RunSpec]:

@@ -212,8 +212,7 @@ def _close(
     if any(run.status is not Status.DONE for run in runs):
         say(f"Not all runs are finished. The same command continues: {_command()}")
         return EXIT_SOME_FAILED
-    options = ["--profile", invocation.profile]
-    options += [part for text in request.settings for part in ("--set", text)]
+    options = list(invocation.whole.options)
     options += ["--results", str(request.results)] if request.results else []
     options += ["--store", request.store] if request.store else []
     printer = f"{_program('python')} -m orchestrator report {_relative(request.spec)}"

@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from orchestrator.cells import Cell
+from orchestrator.numbers import shown
 from orchestrator.spec import Reproduction
 
 LEVEL = 0.05
@@ -91,6 +92,37 @@ def judge(cells: Sequence[Cell], rules: Reproduction) -> list[Judged]:
         else _unmeasured(cell, rules, len(cells))
         for place, (cell, spread) in enumerate(zip(cells, spreads, strict=True))
     ]
+
+
+def in_words(judged: Judged) -> str:
+    """A verdict and what it rests on, as sentences."""
+    cell = judged.cell
+    if judged.interval is None or judged.spread is None:
+        return _not_measured(cell, judged.verdict)
+    low, high = (shown(end, signed=True) for end in judged.interval)
+    seeds = "one seed" if cell.seeds == 1 else f"{cell.seeds} seeds"
+    source = "the prior's" if judged.spread.from_prior else "of the seeds and the prior"
+    said = [
+        f"{judged.verdict}: {shown(cell.measured)} measured ({seeds}), {cell.published} published.",
+        f"The difference is between {low} and {high} (95 %); the margin is ±{cell.margin:g}.",
+        f"Spread between seeds {judged.spread.sd:.2f}, {source}.",
+        f"p of equivalence {judged.p_equivalent:.2g}, of a difference {judged.p_differs:.2g}.",
+    ]
+    if judged.verdict is Verdict.UNDERPOWERED:
+        said.append(
+            "No number of seeds settles it: the paper's single one leaves too much open."
+            if judged.further_seeds is None
+            else f"{judged.further_seeds} further seeds would settle it."
+        )
+    if judged.binomial is not None:
+        said.append(f"Binomial error of the test images alone: ±{judged.binomial:.1f}.")
+    return " ".join(said)
+
+
+def _not_measured(cell: Cell, verdict: Verdict) -> str:
+    if verdict is Verdict.PARTIAL:
+        return f"partial: run {cell.run} is not trained to its last epoch."
+    return f"missing: run {cell.run} is not trained; {cell.published} published."
 
 
 def _unmeasured(cell: Cell, rules: Reproduction, cells: int) -> Judged:

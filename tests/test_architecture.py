@@ -171,7 +171,11 @@ DOORS = {
         "orchestrator.tracking",
     },
     "orchestrator.cells": {"orchestrator.spec", "orchestrator.store"},
-    "orchestrator.verdicts": {"orchestrator.cells", "orchestrator.spec"},
+    "orchestrator.verdicts": {
+        "orchestrator.cells",
+        "orchestrator.numbers",
+        "orchestrator.spec",
+    },
     "orchestrator.numbers": set(),
     "orchestrator.report": {
         "orchestrator.cells",
@@ -181,6 +185,21 @@ DOORS = {
         "orchestrator.spec",
         "orchestrator.store",
         "orchestrator.verdicts",
+    },
+    "orchestrator.explaining": {
+        "orchestrator.cells",
+        "orchestrator.margins",
+        "orchestrator.report",
+        "orchestrator.spec",
+        "orchestrator.store",
+        "orchestrator.verdicts",
+    },
+    "orchestrator.telling": {
+        "aol.config",
+        "orchestrator.explaining",
+        "orchestrator.numbers",
+        "orchestrator.provenance",
+        "orchestrator.store",
     },
     "orchestrator.latex": {
         "orchestrator.cells",
@@ -241,6 +260,7 @@ INTRODUCERS = {  # they know everybody
     "orchestrator.invocation",
     "orchestrator.training",
     "orchestrator.commands",
+    "orchestrator.commands.asking",
     "orchestrator.commands.options",
     "orchestrator.commands.training",
     "orchestrator.commands.viewing",

@@ -1,0 +1,125 @@
+"""What `orchestrator.explaining` found, for people and as JSON."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from aol.config import FINGERPRINTS
+from orchestrator.explaining import Explained, Origin
+from orchestrator.numbers import MISSING, shown
+from orchestrator.provenance import package_versions
+from orchestrator.store import Status, StoredRun
+
+
+def as_json(explained: list[Explained]) -> str:
+    """All of it but the patches."""
+    return json.dumps(
+        [
+            {
+                "cell": one.title,
+                "said": one.verdict,
+                **one.record,
+                "runs": [_plain(origin) for origin in one.origins],
+            }
+            for one in explained
+        ],
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def _plain(origin: Origin) -> dict[str, Any]:
+    plain: dict[str, Any] = asdict(origin)
+    run, patch = plain.pop("run"), plain.pop("diff")
+    plain["changed_lines"] = changed_lines(patch) if patch else None
+    return {**plain, **run}
+
+
+def changed_lines(patch: str) -> int:
+    """How many lines a patch adds or removes."""
+    lines = patch.splitlines()
+    return sum(line[:1] in ("+", "-") and line[:3] not in ("+++", "---") for line in lines)
+
+
+def as_text(explained: list[Explained]) -> str:
+    """For people: what is said of each cell, then what it rests on, run by run."""
+    blocks = []
+    for one in explained:
+        blocks.append(f"{one.title}\n  {one.verdict}")
+        blocks += [_described(origin) for origin in one.origins]
+    return "\n\n".join(blocks)
+
+
+def _described(origin: Origin) -> str:
+    run = origin.run
+    lines = [f"  run {run.run_id} {run.name}, seed {run.seed} (replicate {origin.replicate})"]
+    lines += [f"    {title:<13}{text}" for title, text in _facts(origin)]
+    lines += ["    to make it again:", *(f"      {command}" for command in origin.commands)]
+    return "\n".join(lines)
+
+
+def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
+    run = origin.run
+    yield "value", _value(origin)
+    yield "state", f"{run.status}, {run.epoch} of {run.epochs} epochs" + _because(run)
+    yield "key", f"{run.key}, profile {run.profile}"
+    yield "certificate", _certificate(run)
+    yield "checkpoint", ", ".join(item.path for item in run.checkpoints) or "none kept"
+    yield "commit", _commit(origin)
+    yield "packages", _packages(run)
+    yield "hardware", ", ".join(filter(None, (run.host, run.device))) or MISSING
+    yield "data", _data(run)
+    yield "trained", f"{run.started_at or MISSING} to {run.finished_at or MISSING}"
+    for number, attempt in enumerate(origin.attempts, start=1):
+        outcome = attempt.outcome or "goes on"
+        said = f"from epoch {attempt.from_epoch} at {attempt.started_at} by {attempt.driver}"
+        yield f"attempt {number}", f"{said}: {outcome}"
+    yield "MLflow", run.mlflow_run_id or MISSING
+
+
+def _because(run: StoredRun) -> str:
+    return f": {run.error.strip().splitlines()[-1]}" if run.error else ""
+
+
+def _value(origin: Origin) -> str:
+    if origin.value is None:
+        return f"{MISSING} (not finished)"
+    if origin.from_margins is None:
+        return f"{shown(origin.value)} %, and no margins to derive it from"
+    return f"{shown(origin.value)} % (its margins give {shown(origin.from_margins)})"
+
+
+def _certificate(run: StoredRun) -> str:
+    if run.certificate is None:
+        return "none"
+    broken = "; ".join(run.certificate["violations"])
+    arithmetic = run.certificate["arithmetic"]
+    verdict = f"UNSOUND: {broken}" if run.status is Status.UNSOUND else broken or "sound"
+    return f"{verdict}, certified in {arithmetic}"
+
+
+def _commit(origin: Origin) -> str:
+    commit = origin.run.git_commit
+    if commit is None:
+        return "unknown: the program was not run from a checkout"
+    if origin.diff is not None:
+        return f"{commit} ({changed_lines(origin.diff)} lines changed, --diff prints them)"
+    return f"{commit} (the changes were not kept)" if commit.endswith("+changes") else commit
+
+
+def _packages(run: StoredRun) -> str:
+    now = package_versions()
+    named = [
+        f"{name} {version}" + (f" (here {now[name]})" if now.get(name, version) != version else "")
+        for name, version in (run.packages or {}).items()
+    ]
+    return ", ".join(named) or MISSING
+
+
+def _data(run: StoredRun) -> str:
+    name = run.config["data"]["name"]
+    parts = FINGERPRINTS[name]
+    known = f"{parts['train']}-{parts['test']}"
+    agrees = "as it should be" if run.data_fingerprint == known else f"and should be {known}"
+    return f"{name}, fingerprint {run.data_fingerprint} {agrees}"
