@@ -7,6 +7,7 @@ from pathlib import Path
 
 PACKED = Path(__file__).parent / "checkout.json"  # in source that was packed without its history
 CODE = (":(top)", ":(top,exclude)results")  # generated tables change no result
+PACKAGES = (":(top)aol", ":(top)orchestrator")  # where a new file is code, committed or not
 LONGEST_DIFF = 1_000_000  # characters
 
 
@@ -33,7 +34,7 @@ def checkout() -> Checkout:
     try:
         _git(here.parent, "ls-files", "--error-unmatch", here.name)  # not just around us
         commit = _git(here.parent, "rev-parse", "HEAD").strip()
-        diff = _git(here.parent, "diff", "--binary", "HEAD", "--", *CODE)
+        diff = _git(here.parent, "diff", "--binary", "HEAD", "--", *CODE) + _new_files(here.parent)
     except (OSError, subprocess.SubprocessError):
         return Checkout()
     if not diff:
@@ -41,8 +42,19 @@ def checkout() -> Checkout:
     return Checkout(f"{commit}+changes", diff if len(diff) <= LONGEST_DIFF else None)
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _new_files(folder: Path) -> str:
+    """Patches that make the files which git does not know."""
+    top = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
+    others = ("ls-files", "--others", "--exclude-standard", "-z", "--", *PACKAGES)
+    names = [name for name in _git(top, *others).split("\0") if name]
+    against_nothing = ("diff", "--binary", "--no-index", "--", "/dev/null")
+    return "".join(_git(top, *against_nothing, name, fails_with=1) for name in names)
+
+
+def _git(folder: Path, *arguments: str, fails_with: int = 0) -> str:
     done = subprocess.run(
-        ["git", *arguments], cwd=folder, check=True, capture_output=True, timeout=10
+        ["git", *arguments], cwd=folder, check=False, capture_output=True, timeout=10
     )
+    if done.returncode not in (0, fails_with):  # `diff --no-index` exits with 1 for a difference
+        raise subprocess.CalledProcessError(done.returncode, done.args)
     return done.stdout.decode("utf-8", "replace")  # as text it would lose its carriage returns

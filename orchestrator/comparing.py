@@ -6,7 +6,7 @@ from dataclasses import asdict
 from orchestrator.cells import runs_of
 from orchestrator.margins import Compared, compare, read_margins, share
 from orchestrator.numbers import shown
-from orchestrator.spec import REPLICATE_STRIDE, Experiment
+from orchestrator.spec import Experiment
 from orchestrator.store import Status, Store
 
 
@@ -27,7 +27,7 @@ def compared(
         raise CompareError(f"runs {pair[0]} and {pair[1]} have other images: {', '.join(names)}")
     found = []
     for run_id in pair:
-        seed = runs[run_id].train.seed + REPLICATE_STRIDE * replicate
+        seed = runs[run_id].replicate_seed(replicate)
         stored = runs_of(experiment, store)[run_id]
         done = [run for run in stored if run.seed == seed and run.status is Status.DONE]
         margins = store.margins(done[0].key) if done else None

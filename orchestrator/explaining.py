@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.cells import Cell, runs_of
 from orchestrator.margins import read_margins, share
 from orchestrator.report import Report, as_record
-from orchestrator.spec import REPLICATE_STRIDE, Column, Experiment
+from orchestrator.spec import Column, Experiment
 from orchestrator.store import Attempt, Store, StoredRun
 from orchestrator.verdicts import in_words
 
@@ -120,8 +120,8 @@ def _nearest(name: str, titles: list[str]) -> str:
 def _origin(
     experiment: Experiment, store: Store, run: StoredRun, column: Column, places: Sequence[str]
 ) -> Origin:
-    seeds = {one.id: one.train.seed for one in experiment.runs}
-    replicate = (run.seed - seeds[run.run_id]) // REPLICATE_STRIDE
+    specs = {one.id: one for one in experiment.runs}
+    replicate = specs[run.run_id].replicate_number(run.seed)
     value = store.final([run.key]).get(run.key, {}).get(column.metric)
     margins = store.margins(run.key) if value is not None else None
     diff = store.diff(run.key)

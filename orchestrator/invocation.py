@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -14,16 +15,21 @@ from rich.console import Console
 
 from orchestrator import plan as planning
 from orchestrator import resources
+from orchestrator.budget import affordable, gpu_hours
+from orchestrator.costing import budget_json, budget_text, missing_json, missing_text
 from orchestrator.environment import LOCAL, prepare_ray
 from orchestrator.location import absolute, is_uri
+from orchestrator.needs import Needs, needs_of
 from orchestrator.plan import PlannedRun
 from orchestrator.progress import plan_table, rough
+from orchestrator.report import make_report
 from orchestrator.resources import Cluster, PlanError
 from orchestrator.spec import ids_of
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Store, StoredRun, exists
 
 PIPED_WIDTH = 160
+IN_MEMORY = "sqlite://"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,38 @@ class Invocation:
         self.preflight(made)
         return 0
 
+    def print_missing(self, table: str | None, *, as_json: bool = False) -> int:
+        """Print which cells are not settled, and what would settle them."""
+        needs = self._needs(table)
+        text = (missing_json if as_json else missing_text)(needs, self.cluster)
+        typer.echo(text)
+        return 0
+
+    def print_budget(self, budget: str, table: str | None, *, as_json: bool = False) -> int:
+        """Print which runs settle most cells within a budget, in which order."""
+        hours = gpu_hours(budget, self.whole.prices)
+        needs = self._needs(table)
+        chosen = affordable(needs.runs, hours)
+        if as_json:
+            typer.echo(budget_json(chosen, needs, hours))
+        else:
+            typer.echo(budget_text(chosen, needs, hours, self._run_command()))
+        return 0
+
+    def _needs(self, table: str | None) -> Needs:
+        found = exists(self.store_location)
+        store = Store(self.store_location if found else IN_MEMORY)  # then everything is missing
+        report = make_report(self.experiment, store)
+        return needs_of(report, store, table and self.whole.table(table).id)
+
+    def _run_command(self) -> str:
+        """`run` with the options that lead to this experiment and this store."""
+        request = self.request
+        places = {"--results": request.results, "--store": request.store}
+        given = [part for name, place in places.items() if place for part in (name, str(place))]
+        words = ["run", str(request.spec), *self.whole.options, *given]
+        return f"python -m orchestrator {shlex.join(words)}"
+
     def plan(self, stored: Iterable[StoredRun]) -> list[PlannedRun]:
         """What to do with each run, in the order of SPEC. Raises: SpecError."""
         return planning.make_plan(self.experiment, stored, self.rerun())
@@ -148,10 +186,10 @@ class Invocation:
         wanted = self.file.default_profile(has_gpu=True)
         if chosen != wanted and not self.request.quiet:
             flop = sum(resources.cost(run).flop for run in self.file.experiment(wanted).runs)
-            rate = resources.cpu_rate() * self.cluster.cpus / resources.local_cluster().cpus
             self.say(
                 f"No GPU here: the profile `{wanted}` would take about "
-                f"{rough(flop / rate)} on {self.cluster.cpus:g} CPUs (a rough estimate). "
+                f"{rough(resources.cpu_seconds(flop, self.cluster))} on {self.cluster.cpus:g} CPUs "
+                "(a rough estimate). "
                 f"Taking `{chosen}`; "
                 f"--profile {wanted} insists."
             )

@@ -153,6 +153,11 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
+def cpu_seconds(flop: float, cluster: Cluster) -> float:
+    """How long that takes on the cluster's CPUs, if they are like this machine's."""
+    return flop / (cpu_rate() * cluster.cpus / local_cluster().cpus)
+
+
 def cpu_rate() -> float:
     """Floating-point operations per second that training reaches here, roughly measured."""
     import torch

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, FiniteFloat
 
 from orchestrator.document import Document, Mistake
-from orchestrator.spec import CUSTOM, Column, Reproduction, Strict, Table, parse_ids, unknown_ids
+from orchestrator.spec import (
+    CUSTOM,
+    Column,
+    Prices,
+    Reproduction,
+    Strict,
+    Table,
+    parse_ids,
+    unknown_ids,
+)
 from orchestrator.validation import nearest, validate
 
 PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -46,6 +55,7 @@ class File(Strict):
     columns: list[Column] = Field(default_factory=list)
     tables: list[Table] = Field(default_factory=list)
     reproduction: Reproduction = Reproduction()
+    prices: Prices = Prices()
 
     @property
     def run_ids(self) -> set[int]:

@@ -90,6 +90,14 @@ class RunSpec(Strict):
         """
         return f"{self.id}-s{self.train.seed}-{self.train.digest()}"
 
+    def replicate_seed(self, number: int) -> int:
+        """The seed of the run's replicate of this number; 0 is the run itself."""
+        return self.train.seed + REPLICATE_STRIDE * number
+
+    def replicate_number(self, seed: int) -> int:
+        """Which of its replicates has this seed."""
+        return (seed - self.train.seed) // REPLICATE_STRIDE
+
     def is_replicate(self, seed: int) -> bool:
         """Whether `seed` is this run's own or that of one of its replicates."""
         return seed >= self.train.seed and (seed - self.train.seed) % REPLICATE_STRIDE == 0
@@ -157,6 +165,17 @@ class Reproduction(Strict):
         return 0.5 * 10.0**-self.decimals
 
 
+class Prices(Strict):
+    """What training costs, for `missing` and `plan --budget`.
+
+    `tflops` is what training is taken to reach on a GPU until an epoch was timed on one.
+    """
+
+    gpu_hour: Annotated[FiniteFloat, Field(ge=0)] = 3.0
+    currency: Annotated[str, Field(pattern=r"^\w+$")] = "USD"
+    tflops: Annotated[FiniteFloat, Field(gt=0)] = 30.0
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One profile of a YAML file: its runs and the tables they fill."""
@@ -172,12 +191,21 @@ class Experiment:
     columns: tuple[Column, ...]
     tables: tuple[Table, ...]
     reproduction: Reproduction = field(default_factory=Reproduction)
+    prices: Prices = field(default_factory=Prices)
     options: tuple[str, ...] = ()  # of the command line, that make it of the file
 
     def margin(self, table: Table, row: Row, column: Column) -> float:
         """Within which a cell counts as reproduced, in percentage points."""
         otherwise = self.reproduction.margin if table.margin is None else table.margin
         return row.margins.get(column.title, otherwise)
+
+    def table(self, name: str) -> Table:
+        """The table of this ID or title. Raises: SpecError."""
+        for table in self.tables:
+            if name.casefold() in (table.id.casefold(), table.title.casefold()):
+                return table
+        known = ", ".join(table.id for table in self.tables)
+        raise SpecError([f"--table {name}: there is no such table; the tables are {known}"])
 
     def select(self, ids: Iterable[int], option: str = "--only") -> "Experiment":
         """The same experiment with these runs only. Raises: SpecError for an unknown ID."""
@@ -199,9 +227,7 @@ class Experiment:
     def replicates(self, numbers: Iterable[int]) -> "Experiment":
         """Every run once per number k, trained with its seed + 1000 k; 0 is the file's own."""
         runs = tuple(
-            run.model_copy(
-                update={"train": replace(run.train, seed=run.train.seed + REPLICATE_STRIDE * k)}
-            )
+            run.model_copy(update={"train": replace(run.train, seed=run.replicate_seed(k))})
             for k in numbers
             for run in self.runs
         )

@@ -73,6 +73,7 @@ class SpecFile:
             columns=tuple(self.file.columns),
             tables=tuple(self.file.tables),
             reproduction=self.file.reproduction,
+            prices=self.file.prices,
             options=(
                 "--profile",
                 profile,

@@ -55,7 +55,8 @@ def _described(origin: Origin) -> str:
     run = origin.run
     lines = [f"  run {run.run_id} {run.name}, seed {run.seed} (replicate {origin.replicate})"]
     lines += [f"    {title:<13}{text}" for title, text in _facts(origin)]
-    lines += ["    to make it again:", *(f"      {command}" for command in origin.commands)]
+    again = "to make it again:" if run.started_at else "to train it elsewhere:"
+    lines += [f"    {again}", *(f"      {command}" for command in origin.commands)]
     return "\n".join(lines)
 
 
@@ -64,13 +65,15 @@ def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
     yield "value", _value(origin)
     yield "state", f"{run.status}, {run.epoch} of {run.epochs} epochs" + _because(run)
     yield "key", f"{run.key}, profile {run.profile}"
+    if run.started_at is None:
+        return
     yield "certificate", _certificate(run)
     yield "checkpoint", ", ".join(item.path for item in run.checkpoints) or "none kept"
     yield "commit", _commit(origin)
     yield "packages", _packages(run)
     yield "hardware", ", ".join(filter(None, (run.host, run.device))) or MISSING
     yield "data", _data(run)
-    yield "trained", f"{run.started_at or MISSING} to {run.finished_at or MISSING}"
+    yield "trained", f"{run.started_at} to {run.finished_at or MISSING}"
     for number, attempt in enumerate(origin.attempts, start=1):
         outcome = attempt.outcome or "goes on"
         said = f"from epoch {attempt.from_epoch} at {attempt.started_at} by {attempt.driver}"

@@ -201,6 +201,28 @@ DOORS = {
         "orchestrator.provenance",
         "orchestrator.store",
     },
+    "orchestrator.needs": {
+        "aol.config",
+        "orchestrator.cells",
+        "orchestrator.plan",
+        "orchestrator.report",
+        "orchestrator.resources",
+        "orchestrator.spec",
+        "orchestrator.store",
+        "orchestrator.verdicts",
+    },
+    "orchestrator.budget": {
+        "orchestrator.needs",
+        "orchestrator.spec",
+        "orchestrator.verdicts",
+    },
+    "orchestrator.costing": {
+        "orchestrator.budget",
+        "orchestrator.needs",
+        "orchestrator.progress",
+        "orchestrator.resources",
+        "orchestrator.verdicts",
+    },
     "orchestrator.latex": {
         "orchestrator.cells",
         "orchestrator.numbers",

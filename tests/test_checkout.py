@@ -62,6 +62,20 @@ def test_changes_mark_the_commit_and_are_a_patch_that_restores_them(package, com
     assert (package / "checkout.py").read_bytes() == "2 ü\r\n".encode()
 
 
+def test_a_new_module_that_nobody_added_is_a_change_too(package, committed):
+    (package / "new.py").write_text("3\n")
+    (package.parent / "notes.txt").write_text("no code")
+    found = checkout()
+    (package / "new.py").unlink()
+    patch = package.parent / "patch"
+    patch.write_bytes(found.diff.encode())
+    git(package.parent, "apply", str(patch))
+
+    assert found.commit == f"{committed}+changes"
+    assert (package / "new.py").read_text() == "3\n"
+    assert "notes" not in found.diff
+
+
 def test_a_patch_that_is_too_long_is_left_out(package, committed):
     (package / "checkout.py").write_text("x" * module.LONGEST_DIFF)
 

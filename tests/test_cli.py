@@ -183,6 +183,59 @@ def test_two_runs_are_compared_and_any_radius_is_shown(finished):
     assert "there is no run 7" in wrong.stderr
 
 
+def test_the_views_cells_are_those_of_the_report(finished):
+    sql = "SELECT measured, seeds, difference FROM v_cells WHERE profile = 'demo' ORDER BY place"
+    view = json.loads(finished("query", sql, "--json").stdout)
+    report = finished("report", "experiments.yaml", "--profile", "demo", "--format", "json")
+    cells = json.loads(report.stdout)["cells"]
+
+    assert len(view) == len(cells) == 4
+    for row, cell in zip(view, cells, strict=True):
+        assert row == {name: pytest.approx(cell[name]) for name in row}
+
+
+def test_a_cell_is_explained_and_its_last_command_makes_it_again(finished):
+    name = "The only table/AOL-Conv/Std Acc"
+    text = finished("explain", name, "--profile", "demo")
+    (cell,) = json.loads(finished("explain", name, "--profile", "demo", "--json").stdout)
+    again = finished(*shlex.split(cell["runs"][0]["commands"][-1])[3:])
+    (other,) = json.loads(
+        finished("explain", name, "--profile", "demo", "--json", "--results", "again").stdout
+    )
+    wrong = finished("explain", "The only table/AOL-Con/Std Acc")
+
+    assert text.returncode == again.returncode == 0, text.stderr + again.stderr
+    assert text.stdout.startswith(f"{name}\n  differs: ")
+    assert other["measured"] == cell["measured"]
+    assert other["runs"][0]["key"] == cell["runs"][0]["key"]
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.count("\n") == 1
+    assert f"the nearest is '{name}'" in wrong.stderr
+
+
+def test_what_is_missing_and_what_a_budget_buys_are_said_also_without_a_store(finished):
+    paper = ("experiments.yaml", "--profile", "paper")
+    missing = finished("missing", *paper, "--only", "11", "--json")
+    nothing = finished("missing", *paper, "--results", "nowhere", "--table", "only")
+    budget = finished("plan", *paper, "--budget", "1000gpuh", "--results", "nowhere")
+    wrong = finished("plan", *paper, "--budget", "40")
+    lonely = finished("plan", *paper, "--table", "only")
+
+    assert [cell["run_id"] for cell in json.loads(missing.stdout)["cells"]] == [11, 11]
+    assert "4 of 4 cells are not settled" in nothing.stdout
+    assert budget.stdout.splitlines()[-1] == (
+        "python -m orchestrator run experiments.yaml --profile paper --results nowhere "
+        "--only 11,0 --seeds 0"
+    )
+    assert not (finished.folder / "nowhere").exists()
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "Error: --budget 40: write for example 40gpuh or 100usd\n",
+    )
+    assert lonely.returncode == 2
+    assert "--table goes with --budget" in lonely.stderr
+
+
 def test_a_query_reads_and_cannot_write(finished):
     sql = "SELECT run_id, value FROM v_final WHERE metric = 'accuracy' ORDER BY run_id"
     found = finished("query", sql, "--json")

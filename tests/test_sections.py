@@ -19,6 +19,21 @@ def unknown(nearest, allowed):
 # Every mistake of a file
 
 
+@pytest.mark.parametrize(
+    ("prices", "problem"),
+    [
+        ("{gpu_hour: -1}", "prices.gpu_hour: must be greater than or equal to 0, got -1"),
+        ("{tflops: 0}", "prices.tflops: must be greater than 0, got 0"),
+        ("{currency: US $}", "prices.currency: "),
+        ("{gpu_hours: 1}", "prices.gpu_hours: unknown field; did you mean `gpu_hour`?"),
+    ],
+)
+def test_prices_that_cannot_be_are_told(problems_in, prices, problem):
+    (found,) = problems_in(("name: x\n", f"name: x\nprices: {prices}\n"))
+
+    assert found.startswith(f"x.yaml:2: {problem}")
+
+
 def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
     text = """\
         nam: x
@@ -52,7 +67,8 @@ def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
     optimizer = "(allowed: learning_rate, momentum, nesterov, l2, drops, drop_factor)"
 
     assert problems_in(text=text) == [
-        f"x.yaml:1: nam: unknown field; did you mean `name`? {file}columns, tables, reproduction)",
+        f"x.yaml:1: nam: unknown field; did you mean `name`? {file}columns, tables, "
+        "reproduction, prices)",
         "x.yaml:4: runs 0, 1, 4: epochs: must be a whole number, got 'many'",
         f"x.yaml:5: runs 0, 1, 4: dat: unknown field; did you mean `data`? {TRAINING}",
         "x.yaml:6: runs 0, 1, 4: data.augmnt: unknown field; did you mean `augment`? "

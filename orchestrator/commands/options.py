@@ -49,6 +49,9 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", help="Path or SQLAlchemy URL.  [default: store.db in the results]"),
 ]
+TableOption = Annotated[
+    str | None, typer.Option("--table", metavar="NAME", help="Just this table, by ID or title.")
+]
 JobsOption = Annotated[
     int | None, typer.Option("--jobs", "-j", min=1, help="At most so many runs at once.")
 ]

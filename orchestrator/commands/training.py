@@ -19,6 +19,7 @@ from orchestrator.commands.options import (
     SpecArgument,
     SpecOption,
     StoreOption,
+    TableOption,
     VerboseOption,
     app,
     open_store,
@@ -83,13 +84,42 @@ def plan(
     address: AddressOption = "local",
     results: ResultsOption = None,
     store: StoreOption = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Like 40gpuh or 100usd: what to train for it to settle most cells."),
+    ] = None,
+    table: TableOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what `run` would do with each run, and why."""
+    """Print what `run` would do with each run, and why; with --budget, what to train first."""
+    from orchestrator.invocation import Invocation
+
+    if table and not budget:
+        raise typer.BadParameter("--table goes with --budget; for single runs there is --only")
+    with Invocation(_request(context, quiet=as_json)) as invocation:
+        if budget:
+            raise typer.Exit(invocation.print_budget(budget, table, as_json=as_json))
+        raise typer.Exit(invocation.print_plan(as_json=as_json))
+
+
+@app.command()
+def missing(
+    context: typer.Context,
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    only: OnlyOption = None,
+    settings: SetOption = None,
+    address: AddressOption = "local",
+    results: ResultsOption = None,
+    store: StoreOption = None,
+    table: TableOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the cells that are not settled, the runs that would settle them, and their cost."""
     from orchestrator.invocation import Invocation
 
     with Invocation(_request(context, quiet=as_json)) as invocation:
-        raise typer.Exit(invocation.print_plan(as_json=as_json))
+        raise typer.Exit(invocation.print_missing(table, as_json=as_json))
 
 
 @app.command()

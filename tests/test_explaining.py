@@ -1,0 +1,199 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.explaining import ExplainError, explain, patch_of
+from orchestrator.report import make_report
+from orchestrator.store import Checkpoint, Status
+from orchestrator.telling import as_json, as_text, changed_lines
+from tests.reports import finish
+from tests.stores import ORIGIN
+
+PATCH = """\
+diff --git a/aol/x.py b/aol/x.py
+--- a/aol/x.py
++++ b/aol/x.py
+@@ -1 +1,2 @@
+-old
++new
++more
+"""
+CHANGED = replace(ORIGIN, git_commit="abc+changes", git_diff=PATCH)
+
+
+@pytest.fixture
+def experiment(reported):
+    return replace(reported, options=("--profile", "demo"))
+
+
+@pytest.fixture
+def asked(experiment, store):
+    """
+    What is found for a cell's name.
+    """
+
+    def ask(*name, **options):
+        return explain(make_report(experiment, store), store, *name, **options)
+
+    return ask
+
+
+def replicate(run, number):
+    return run.model_copy(update={"train": replace(run.train, seed=run.replicate_seed(number))})
+
+
+@pytest.mark.parametrize(
+    ("name", "titles"),
+    [
+        (("One/row 0/accuracy",), ["One/row 0/accuracy"]),
+        (("one/ROW 0/Accuracy",), ["One/row 0/accuracy"]),
+        (("ablation/row 22/cra_1",), ["Ablation/row 22/cra_1"]),
+        (("22", "cra_72"), ["One/row 22/cra_72", "Ablation/row 22/cra_72"]),
+        (("One/row 0", "CRA_1"), ["One/row 0/cra_1"]),
+    ],
+)
+def test_cells_are_named_as_printed_by_id_or_by_run(asked, name, titles):
+    assert [one.title for one in asked(*name)] == titles
+
+
+def test_the_beginning_of_a_name_means_all_its_cells(asked):
+    assert len(asked("One/row 0")) == 5
+    assert len(asked("One")) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (("One/row 1/accuracy",), "there is no cell 'One/row 1/accuracy'"),
+        (("One/row 1/accuracy",), "the nearest is 'One/row 0/accuracy'"),
+        (("One/ro",), "there is no cell"),
+        (("7",), "no table has a run 7, only 0, 22"),
+        (("0", "cra"), "there is no column 'cra', only accuracy, cra_36, cra_72, cra_108, cra_1"),
+    ],
+)
+def test_what_there_is_not_is_said_with_what_there_is(asked, name, said):
+    with pytest.raises(ExplainError, match=said):
+        asked(*name)
+
+
+def test_a_cell_leads_to_each_of_its_runs_and_the_commands_that_make_them_again(
+    asked, experiment, store
+):
+    run = experiment.runs[0]
+    finish(store, run, 0.0)
+    store.saved(run.key, Checkpoint(3, "/c/3"))
+    finish(store, replicate(run, 2), 0.5)
+    (found,) = asked("One/row 0/accuracy")
+    first, second = found.origins
+
+    assert (first.replicate, second.replicate) == (0, 2)
+    assert (first.value, first.from_margins) == (75.0, 75.0)
+    assert second.value > first.value
+    assert first.run.checkpoints == (Checkpoint(3, "/c/3"),)
+    assert [attempt.outcome for attempt in first.attempts] == ["done"]
+    assert second.commands == (
+        "git checkout abc",
+        f"python -m orchestrator run {experiment.path} --profile demo --only 0 --seeds 2 "
+        "--results again",
+    )
+    assert [one.replicate for one in asked("One/row 0/accuracy", replicate=2)[0].origins] == [2]
+
+
+def test_changes_beside_the_commit_come_back_as_a_patch(asked, experiment, store):
+    run = experiment.runs[0]
+    store.queue([run])
+    store.start(run, CHANGED)
+    found = asked("0", "accuracy", places=["--store", "my store.db"])
+    commands = found[0].origins[0].commands
+
+    assert patch_of(found) == PATCH
+    assert commands[0] == (
+        f"python -m orchestrator explain 0 --spec {experiment.path} --profile demo "
+        "--replicate 0 --store 'my store.db' --diff > changes.patch"
+    )
+    assert commands[1:3] == ("git checkout abc", "git apply changes.patch")
+
+
+def test_a_patch_that_there_is_not_or_not_only_one_of_is_refused(asked, experiment, store):
+    with pytest.raises(ExplainError, match="nothing of it was trained"):
+        patch_of(asked("0"))
+
+    finish(store, experiment.runs[0], 0.0)
+    with pytest.raises(ExplainError, match="no changes beside its commit"):
+        patch_of(asked("0"))
+
+    other = replicate(experiment.runs[0], 1)
+    store.queue([other])
+    store.start(other, CHANGED)
+    with pytest.raises(ExplainError, match="different patches; name one with --replicate"):
+        patch_of(asked("0"))
+    assert patch_of(asked("0", replicate=1)) == PATCH
+
+
+def test_the_text_says_what_a_value_rests_on(asked, experiment, store):
+    finish(store, experiment.runs[0], 0.0)
+    store.place(experiment.runs[0].key, "box", "CPU, 2 threads", 0)
+    text = as_text(asked("One/row 0/accuracy"))
+
+    for said in (
+        "One/row 0/accuracy\n  differs: 75.0 measured (one seed), 70.0 published.",
+        "value        75.0 % (its margins give 75.0)",
+        "state        done, 3 of 3 epochs",
+        "certificate  sound, certified in float64",
+        "commit       abc\n",
+        "hardware     box, CPU, 2 threads",
+        "fingerprint d-d and should be ddda0fbdddb6cd56-b0b8e1d499dc517d",
+        "to make it again:",
+    ):
+        assert said in text
+    assert "packages     torch 2.0 (here " in text
+
+
+def test_the_text_says_what_is_known_of_a_run_that_waits_failed_or_is_unsound(
+    asked, experiment, store
+):
+    waiting, failed = experiment.runs
+    store.queue([waiting])
+    store.queue([failed])
+    store.start(failed, CHANGED)
+    store.finish(failed.key, Status.FAILED, error="Traceback\nOSError: disk full\n")
+    text = as_text(asked("One", "accuracy"))
+
+    assert "state        pending, 0 of 3 epochs\n" in text
+    assert "to train it elsewhere:" in text
+    assert "state        failed, 0 of 3 epochs: OSError: disk full" in text
+    assert "commit       abc+changes (3 lines changed, --diff prints them)" in text
+    assert "value        – (not finished)" in text
+
+    violated = {"arithmetic": "float32", "violations": ["layer 1: norm 1.1"]}
+    store.finish(failed.key, Status.UNSOUND, certificate=violated)
+    assert "UNSOUND: layer 1: norm 1.1, certified in float32" in as_text(asked("22", "accuracy"))
+
+
+def test_changes_that_were_too_many_to_keep_are_said_to_be_lost(asked, experiment, store):
+    run = experiment.runs[0]
+    store.queue([run])
+    store.start(run, replace(CHANGED, git_diff=None))
+
+    assert "commit       abc+changes (the changes were not kept)" in as_text(asked("0", "cra_1"))
+
+
+def test_the_json_has_the_cell_and_its_runs_without_the_patch(asked, experiment, store):
+    run = experiment.runs[0]
+    finish(store, run, 0.0)
+    store.start(run, CHANGED)
+    (cell, _) = json.loads(as_json(asked("0", "accuracy")))
+    (found,) = cell["runs"]
+
+    assert (cell["cell"], cell["published"], cell["verdict"]) == (
+        "One/row 0/accuracy",
+        70.0,
+        "partial",
+    )
+    assert (found["key"], found["changed_lines"], found["config"]["epochs"]) == (run.key, 3, 3)
+    assert "diff" not in found
+
+
+def test_lines_of_a_patch_are_counted_without_its_headers():
+    assert changed_lines(PATCH) == 3
