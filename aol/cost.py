@@ -14,6 +14,7 @@ from aol.widths import widths_of
 
 IMAGE_SIZE = 32
 IMAGE_CHANNELS = 3
+NARROWEST = 24  # input channels; below, autograd is as fast as any gradient by hand: measured
 NARROW = 72  # input channels; below, one convolution is faster than several products: measured
 NARROW_DENSE = 160  # inputs; below, autograd is faster than a gradient by hand: measured
 TOOM_COOK = 72  # input channels of 3 x 3 kernels; from here on fewer products pay: measured
@@ -135,8 +136,9 @@ def _symmetric(rows: int, size: int) -> int:
 
 
 def _narrow(outputs: int, inputs: int, kernel: int) -> int:
-    """One convolution of the kernel with itself, and one for the gradient."""
-    return 4 * outputs * inputs**2 * kernel**2 * (2 * kernel - 1) ** 2
+    """One convolution of the kernel with itself, and one for the gradient; autograd takes two."""
+    convolutions = 3 if inputs < NARROWEST else 2
+    return convolutions * 2 * outputs * inputs**2 * kernel**2 * (2 * kernel - 1) ** 2
 
 
 def _toom_cook(outputs: int, inputs: int) -> int:

@@ -7,14 +7,14 @@ For a kernel P (O, I, K, L) with the Gram kernel V (see `aol.gram`) the scale of
 and a dense layer is a kernel with one tap. The gradient is written by hand: with r the scale and
 g = -1/2 * r**3 * sum(upstream * P), every |V_ij| pulls on P with weight sign(V_ij) * (g_i + g_j),
 so that the signs, a byte each, are all that is kept of V. Narrow kernels take V from torch's
-convolution, whose one call is faster there than several products.
+convolution, whose one call is faster there than several products, and the narrowest leave the
+gradient to autograd.
 
 Shape letters: B kernels of one shape, O output channels, I input channels, K x L taps.
 Source: arXiv:2208.03160, theorem for dense layers and for convolutions.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -152,6 +152,8 @@ def rescale_conv(kernel: Tensor) -> Tensor:
     Differentiable once, in the kernel's own precision also under autocast: the scale is the
     certificate. Shapes: (O, I, K, L) -> (O, I, K, L).
     """
+    if kernel.shape[1] < cost.NARROWEST and kernel.shape[2:].numel() > 1:
+        return _in_full_precision(_conv_rescaled_plainly, kernel)
     return rescale_convs(kernel[None])[0]
 
 
@@ -165,16 +167,26 @@ def rescale_dense(matrix: Tensor) -> Tensor:
 def _rescaled_plainly(matrices: Tensor) -> Tensor:
     """By autograd, for one tap and few columns: calling a Function takes longer than they do."""
     gram = matrices.mT @ matrices
-    return matrices * (gram.abs().sum(-1) + EPS).rsqrt()[..., None, :]
+    scale = (gram.abs().sum(-1) + EPS).rsqrt()
+    return matrices * (scale if matrices.ndim == 2 else scale.unsqueeze(-2))
+
+
+def _conv_rescaled_plainly(kernel_OIKL: Tensor) -> Tensor:
+    """The same for one kernel of few channels."""
+    by_input = kernel_OIKL.transpose(0, 1)
+    rows, columns = kernel_OIKL.shape[2:]
+    gram = F.conv2d(by_input, by_input, padding=(rows - 1, columns - 1))
+    scale = (gram.abs().sum((1, 2, 3)) + EPS).rsqrt()
+    return kernel_OIKL * scale[:, None, None]
 
 
 def _in_full_precision(function: Callable[[Tensor], Any], kernels: Tensor) -> Tensor:
-    device = kernels.device.type
-    autocast_off: AbstractContextManager[object] = nullcontext()
-    if torch.amp.autocast_mode.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        autocast_off = torch.autocast(device, enabled=False)  # costs more than a small product
-    with autocast_off:
-        rescaled: Tensor = function(kernels)
+    rescaled: Tensor
+    if not torch._C._is_any_autocast_enabled():  # torch's own question; others take longer
+        rescaled = function(kernels)
+        return rescaled
+    with torch.autocast(kernels.device.type, enabled=False):
+        rescaled = function(kernels)
     return rescaled
 
 
