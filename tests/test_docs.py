@@ -1,0 +1,58 @@
+"""
+What the page about the store tells people to type works as it stands there.
+"""
+
+import re
+
+import pytest
+
+from orchestrator.cells import note_cells
+from orchestrator.specfile import SpecFile
+from orchestrator.store import Store
+from tests.cli import PROJECT
+from tests.reports import finish
+
+PAGE = (PROJECT / "docs" / "store.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, make_run):
+    """
+    A folder with a store of one finished run of the paper's profile.
+    """
+    store = Store(tmp_path / "results" / "store.db")
+    finish(store, make_run(0, profile="paper"), 0.0)
+    note_cells(SpecFile(PROJECT / "experiments.yaml").experiment("paper"), store)
+    store.close()
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_notebooks_code_works(folder):
+    names = {}
+    for block in blocks("python"):
+        exec(block, names)
+
+    assert len(names["final"]) == len(names["frame"]) / 3
+
+
+def test_the_queries_find_something(folder):
+    store = Store("results/store.db")
+    queries = [query for block in blocks("sql") for query in block.split(";") if query.strip()]
+    found = [store.query(query) for query in queries]
+    store.close()
+
+    assert [len(rows) for _, rows in found] == [4, 3]
+
+
+@pytest.mark.parametrize("view", ["v_final", "v_cells"])
+def test_the_views_have_the_columns_that_the_page_names(folder, view):
+    store = Store("results/store.db")
+    columns, _ = store.query(f"SELECT * FROM {view}")
+    store.close()
+    (row,) = re.findall(rf"^\| `{view}` \|.*\| (.*) \|$", PAGE, re.MULTILINE)
+
+    assert re.sub(r" \(.*?\)", "", row).split(", ") == columns
