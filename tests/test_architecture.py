@@ -24,7 +24,8 @@ DOORS = {
     "aol.widths": {"aol.config"},
     "aol.cost": {"aol.config", "aol.widths"},
     "aol.data": {"aol.config", "aol.sources"},
-    "aol.lipschitz": {"aol.layers"},
+    "aol.bounds": set(),
+    "aol.lipschitz": {"aol.bounds", "aol.layers"},
     "aol.step": {
         "aol.augment",
         "aol.config",
