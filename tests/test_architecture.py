@@ -44,6 +44,9 @@ DOORS = {
         "aol.models",
         "aol.step",
     },
+    "aol.network": set(),  # a copy of it goes beside exported weights
+    "aol.plain": {"aol.bounds", "aol.layers", "aol.network"},
+    "aol.certificate": {"aol.bounds", "aol.network"},
     "aol.result": {"aol.train"},
     "aol.environment": {"aol.config"},
     "aol.folder": {"aol.config", "aol.environment", "aol.result", "aol.train"},
@@ -262,7 +265,10 @@ SPEAKERS = {
     "typer": INTRODUCERS,
 }
 AOL_LIBRARIES = {"torch", "numpy", "filelock"}  # filelock is torch's own requirement
-SOURCES_LIBRARIES = AOL_LIBRARIES | {"PIL", "sklearn", "torchvision"}
+BESIDES = {  # and what else a module may ask for, inside the function that needs it
+    "aol.network": {"safetensors"},
+    "aol.sources": {"PIL", "sklearn", "torchvision"},
+}
 
 
 def modules():
@@ -279,13 +285,17 @@ def _modules():
 
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
-            if node.module in ("aol", "orchestrator"):
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from _imported(node)
+
+
+def _imported(node):
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"relative import of {node.module}"
+        yield node.module
+        if node.module in ("aol", "orchestrator"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize(("name", "path"), modules())
@@ -304,15 +314,32 @@ def test_each_library_has_one_speaker(name, path):
         assert any(name == speaker or name.startswith(f"{speaker}.") for speaker in speakers)
 
 
-@pytest.mark.parametrize(("name", "path"), [item for item in modules() if item[0][:3] == "aol"])
+CORE = [item for item in modules() if item[0].split(".")[0] == "aol"]
+
+
+@pytest.mark.parametrize(("name", "path"), CORE)
 def test_the_core_needs_torch_and_the_standard_library_only(name, path):
     """
-    Only where images come from may other libraries be asked.
+    Only where images come from and networks go may other libraries be asked.
     """
-    allowed = SOURCES_LIBRARIES if name == "aol.sources" else AOL_LIBRARIES
     foreign = {item.split(".")[0] for item in imports(path)} - set(sys.stdlib_module_names)
 
-    assert foreign - {"aol"} <= allowed
+    assert foreign - {"aol"} <= AOL_LIBRARIES | BESIDES.get(name, set())
+
+
+@pytest.mark.parametrize(("name", "path"), CORE)
+def test_the_core_is_imported_without_the_libraries_that_few_need(name, path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = [function for function in ast.walk(tree) if isinstance(function, ast.FunctionDef)]
+    lazily = {id(node) for function in inside for node in ast.walk(function)}
+    at_once = {
+        item.split(".")[0]
+        for node in ast.walk(tree)
+        if id(node) not in lazily
+        for item in _imported(node)
+    }
+
+    assert not at_once & set().union(*BESIDES.values())
 
 
 def test_no_module_is_a_drawer_without_a_name():
