@@ -50,7 +50,19 @@ DOORS = {
     "aol.result": {"aol.train"},
     "aol.environment": {"aol.config"},
     "aol.folder": {"aol.config", "aol.environment", "aol.result", "aol.train"},
-    "aol.__main__": {"aol.data", "aol.folder"},
+    "aol.classes": {"aol.config"},
+    "aol.pictures": set(),
+    "aol.trained": {"aol.config", "aol.folder", "aol.models"},
+    "aol.export": {
+        "aol.certificate",
+        "aol.classes",
+        "aol.folder",
+        "aol.network",
+        "aol.plain",
+        "aol.trained",
+    },
+    "aol.certify": {"aol.certificate", "aol.export", "aol.pictures", "aol.trained"},
+    "aol.__main__": {"aol.certify", "aol.data", "aol.folder"},
     "orchestrator": set(),
     "orchestrator.environment": set(),
     "orchestrator.location": set(),
@@ -266,7 +278,9 @@ SPEAKERS = {
 }
 AOL_LIBRARIES = {"torch", "numpy", "filelock"}  # filelock is torch's own requirement
 BESIDES = {  # and what else a module may ask for, inside the function that needs it
+    "aol.export": {"safetensors"},
     "aol.network": {"safetensors"},
+    "aol.pictures": {"PIL"},
     "aol.sources": {"PIL", "sklearn", "torchvision"},
 }
 
