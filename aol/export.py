@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,8 +76,8 @@ def exported(trained: TrainedNetwork, run: Run) -> Exported:
     measured: how far a single score in float32 is from the trained network's, with a safety factor.
     """
     plain = plain_network(trained.model)
-    found = divisors(trained.model)
-    proof = prove(plain_network(trained.model).double(), found)
+    hints = [_short(one) for one in divisors(trained.model)]
+    proof = prove(deepcopy(plain).double(), hints)
     data = run.config.data.name
     facts = {
         "schema": SCHEMA,
@@ -87,9 +88,15 @@ def exported(trained: TrainedNetwork, run: Run) -> Exported:
         "score_error": proof.score_error,
         "float32_error": _float32_error(plain, trained.model),
         "layers": describe(plain),
-        "divisors": [[float(f"{value:.9g}") for value in one.tolist()] for one in found],
+        "divisors": [one.tolist() for one in hints],
     }
     return Exported(plain, facts)
+
+
+def _short(values: Tensor) -> Tensor:
+    """With nine digits, which a bound hardly notices."""
+    short = [float(f"{value:.9g}") for value in values.tolist()]
+    return torch.tensor(short, dtype=torch.float64)
 
 
 def _float32_error(plain: nn.Sequential, model: nn.Sequential) -> float:
@@ -104,8 +111,16 @@ def _probe() -> Tensor:
     return torch.randint(256, (PROBES, 3, 32, 32), generator=seeded).float() / 255
 
 
-def missing_packages(form: Format) -> list[str]:
-    """What has to be installed to write a format."""
+def require(form: Format) -> None:
+    """Raises: ModelError if a package that writes this format is missing."""
+    if missing := _missing_packages(form):
+        raise ModelError(
+            f"format {form}: needs {' and '.join(missing)}: pip install {' '.join(missing)}, "
+            "or choose the format torchscript, which needs torch alone"
+        )
+
+
+def _missing_packages(form: Format) -> list[str]:
     return [name for name in PACKAGES[form] if find_spec(name) is None]
 
 
@@ -114,11 +129,7 @@ def write(model: Exported, form: Format, folder: Path) -> list[Path]:
 
     Raises: OSError, ModelError if a package is missing.
     """
-    if missing := missing_packages(form):
-        raise ModelError(
-            f"format {form}: needs {' and '.join(missing)}: pip install {' '.join(missing)}, "
-            "or choose the format torchscript, which needs torch alone"
-        )
+    require(form)
     file = folder / FILES[form]
     aside = file.with_name(f"part-{file.name}")
     try:
@@ -135,9 +146,10 @@ def write(model: Exported, form: Format, folder: Path) -> list[Path]:
 
 
 def _write_safetensors(model: Exported, file: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save  # its save_file leaves files that their owner alone reads
 
-    save_file(model.network.state_dict(), file, metadata={network.FACTS: json.dumps(model.facts)})
+    facts = {network.FACTS: json.dumps(model.facts)}
+    file.write_bytes(save(model.network.state_dict(), metadata=facts))
 
 
 def _write_torchscript(model: Exported, file: Path) -> None:
@@ -179,7 +191,7 @@ def read(path: Path) -> Exported:
         raise ModelError(f"{file}: no such file; a model is what `export` wrote")
     if file.suffix not in (".pt", ".safetensors"):
         raise ModelError(f"{file}: is no .pt or .safetensors file, which alone can be read back")
-    if file.suffix == ".safetensors" and missing_packages("safetensors"):
+    if file.suffix == ".safetensors" and _missing_packages("safetensors"):
         raise ModelError(f"{file}: reading it needs safetensors: pip install safetensors")
     try:
         read_it = _read_torchscript if file.suffix == ".pt" else network.load

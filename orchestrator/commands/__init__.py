@@ -1,6 +1,6 @@
 """The commands: parse, call, print. Heavy libraries are imported inside the commands."""
 
-from orchestrator.commands import training, viewing
+from orchestrator.commands import exporting, training, viewing
 from orchestrator.commands.options import app
 
-__all__ = ["app", "training", "viewing"]
+__all__ = ["app", "exporting", "training", "viewing"]
