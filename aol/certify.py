@@ -72,7 +72,7 @@ def answer(
         pixels = torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2)
         labels, radii = certifier(pixels)
         names = [model.classes[label] for label in labels]
-    except (IndexError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"the model cannot certify these images: {first}") from error
     answers = [

@@ -372,6 +372,14 @@ def test_a_model_that_can_prove_nothing_says_why(models, pictures, change):
         answer(model, pictures, radius=None, device="cpu")
 
 
+def test_layers_that_cannot_be_applied_certify_nothing(models, pictures):
+    model = read(models)
+    model.network[0].rows = 0
+
+    with pytest.raises(ModelError, match="cannot certify these images: integer division"):
+        answer(model, pictures, radius=None, device="cpu")
+
+
 def test_weights_that_are_no_numbers_certify_nothing(models, pictures):
     model = read(models)
     next(model.network.parameters()).data[0] = math.nan
