@@ -4,7 +4,7 @@ from pathlib import Path
 
 from orchestrator.folders import FolderError, TrainedElsewhere, read
 from orchestrator.provenance import Provenance
-from orchestrator.store import Status, Store, StoredRun
+from orchestrator.store import Checkpoint, Status, Store, StoredRun
 
 ENDED = (Status.DONE, Status.UNSOUND, Status.DIVERGED)
 
@@ -48,6 +48,7 @@ def take(found: TrainedElsewhere, store: Store, *, replace: bool = False) -> boo
                 f"{stored.status} after epoch {stored.epoch}; --replace takes the folder's"
             )
         if (stored.status, stored.epoch) == (found.status, len(found.epochs)):
+            _note_state(found, store)
             return False
         if stored.epoch > len(found.epochs) or (stored.status in ENDED and not found.end):
             return False
@@ -82,3 +83,12 @@ def _write(found: TrainedElsewhere, store: Store) -> None:
         certificate=found.end.certificate if found.end else None,
         at=found.last_sign,
     )
+    _note_state(found, store)
+
+
+def _note_state(found: TrainedElsewhere, store: Store) -> None:
+    """Note where a finished run's last state lies, unless the store has one of its own."""
+    (stored,) = store.runs([found.run.key])
+    if found.state and not any(checkpoint.ours for checkpoint in stored.checkpoints):
+        store.saved(stored.key, Checkpoint(stored.epoch, str(found.state.absolute())))
+        store.keep_checkpoints(stored.key, 1)

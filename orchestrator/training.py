@@ -102,7 +102,8 @@ def _forget(invocation: Invocation, store: Store, todo: Sequence[PlannedRun]) ->
 
     ids = invocation.rerun()
     for stored in store.runs({item.run.key for item in todo if item.run.id in ids}):
-        for folder in {parent(checkpoint.path) for checkpoint in stored.checkpoints}:
+        ours = [checkpoint.path for checkpoint in stored.checkpoints if checkpoint.ours]
+        for folder in {parent(path) for path in ours}:
             discard(folder)
         store.forget(stored.key)
 

@@ -135,6 +135,14 @@ class Checkpoint:
     epoch: int
     path: str
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is a folder that Ray wrote for us, and ours to remove.
+
+        What `python -m aol` saved is a file in a folder of somebody's own.
+        """
+        return not self.path.endswith(".pt")
+
 
 @dataclass(frozen=True)
 class Attempt:
