@@ -20,7 +20,7 @@ def publish_all(tracker: Tracker, store: Store, file: SpecFile, results: Path) -
     Those of a profile that is not in the file, as with `--set`, are taken as they were written
     last, if they were. Raises: TrackingError, StoreError.
     """
-    for profile in sorted({run.profile for run in store.runs()}):
+    for profile in store.profiles():
         written = results / profile / "tables.md"
         if profile in file.profiles:
             publish(tracker, store, file.experiment(profile))

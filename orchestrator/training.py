@@ -35,7 +35,7 @@ def run(invocation: Invocation) -> int:
     store = Store(invocation.store_location, exclusive=True)
     invocation.stack.callback(store.close)
     store.recover()
-    made = invocation.plan(store.runs())
+    made = invocation.plan(store)
     todo = [item for item in made if item.todo]
     requests: dict[str, resources.Request] = {}
     if todo:

@@ -73,8 +73,8 @@ class Tracker:
         digest = hashlib.sha256(tables.encode()).hexdigest()
         with self._told():
             client = self._connected()
-            for run in store.runs():
-                if run.profile != profile or not run.mlflow_run_id:
+            for run in store.runs(profiles=[profile]):
+                if not run.mlflow_run_id:
                     continue
                 if client.get_run(run.mlflow_run_id).data.tags.get(TABLES_TAG) != digest:
                     client.log_text(run.mlflow_run_id, tables, TABLES_FILE)
