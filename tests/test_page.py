@@ -83,6 +83,16 @@ def test_the_page_says_verdicts_failures_and_where_results_come_from(written):
     assert "abc" in text  # the commit
 
 
+def test_a_run_that_broke_off_without_an_error_has_no_empty_box(written, reported, store):
+    failed = written.read_text(encoding="utf-8").count("<pre>")
+    store.finish(reported.runs[1].key, Status.INTERRUPTED)
+    text = page(make_report(reported, store), store, [])
+
+    assert failed == 1
+    assert "seed 22: interrupted after epoch 0 of 3" in text
+    assert "<pre>" not in text
+
+
 def test_what_is_broken_stands_on_the_page(reported, store):
     finish(store, reported.runs[0], 0.0)
     report = replace(make_report(reported, store), broken=("run 0, seed 0: a <margin>",))
