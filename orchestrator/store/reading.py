@@ -22,6 +22,7 @@ from orchestrator.store.database import (
 from orchestrator.store.lock import sole_writer
 from orchestrator.store.schema import (
     OPEN,
+    RUN_COLUMNS,
     Attempt,
     AttemptRow,
     EpochRow,
@@ -96,7 +97,7 @@ class StoreReader:
             (RunRow.status, statuses),
         )
         query = (
-            select(RunRow.__table__, LAST.label("epoch"), RECORDED.label("recorded"))
+            select(*RUN_COLUMNS, LAST.label("epoch"), RECORDED.label("recorded"))
             .where(*(column.in_(list(wanted)) for column, wanted in asked if wanted is not None))
             .order_by(RunRow.run_id, RunRow.seed, RunRow.created_at)
         )

@@ -202,8 +202,13 @@ class StoredRun:
         return silent.total_seconds() < LEASE_S
 
 
-def stored(row: Row[Any]) -> StoredRun:
-    """A run from the columns of its row, with its last and its count of recorded epochs."""
+RUN_COLUMNS = tuple(  # what a `StoredRun` needs of a row
+    column for column in RunRow.__table__.columns if column.name in StoredRun.__annotations__
+)
+
+
+def stored(row: Row[*tuple[Any, ...]]) -> StoredRun:
+    """A run from `RUN_COLUMNS`, with its last epoch and the count of those recorded."""
     values = dict(row._mapping)
     values["status"] = Status(row.status)
     values["epoch"] = row.epoch or 0
