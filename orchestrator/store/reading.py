@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import case, func, select
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from orchestrator.store.database import (
-    QueryError,
+    asked,
     migrate,
     open_engine,
     outdated,
@@ -89,7 +88,7 @@ class StoreReader:
         statuses: Iterable[Status] | None = None,
     ) -> list[StoredRun]:
         """All runs, or those that are among what is given, by run ID and seed."""
-        asked = (
+        among = (
             (RunRow.key, keys),
             (RunRow.run_id, ids),
             (RunRow.digest, digests),
@@ -98,7 +97,7 @@ class StoreReader:
         )
         query = (
             select(*RUN_COLUMNS, LAST.label("epoch"), RECORDED.label("recorded"))
-            .where(*(column.in_(list(wanted)) for column, wanted in asked if wanted is not None))
+            .where(*(column.in_(list(wanted)) for column, wanted in among if wanted is not None))
             .order_by(RunRow.run_id, RunRow.seed, RunRow.created_at)
         )
         with self._session() as session:
@@ -219,18 +218,8 @@ class StoreReader:
 
         Raises: QueryError for what the database says against it, StoreError.
         """
-        read_only = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
-        with told(self.url), self.engine.connect() as connection:
-            connection.exec_driver_sql(read_only[self.engine.dialect.name])
-            try:
-                found = connection.exec_driver_sql(sql)
-                if not found.returns_rows:
-                    raise QueryError("the query returns no rows; only reading is allowed")
-                return list(found.keys()), [tuple(row) for row in found]
-            except DBAPIError as error:
-                raise QueryError(" ".join(str(error.orig).split())) from error
-            finally:
-                connection.invalidate()  # nobody else gets one that only reads
+        with told(self.url):
+            return asked(self.engine, sql)
 
     def frame(self, profile: str | None = None) -> "pd.DataFrame":
         """Every metric of every run, or of one profile's, as a tidy frame.
