@@ -65,7 +65,7 @@ def _differs(found: TrainedElsewhere, stored: StoredRun, store: Store) -> bool:
 
 
 def _write(found: TrainedElsewhere, store: Store) -> None:
-    run = found.run
+    run, key = found.run, found.run.key
     store.queue([run])
     ends = [attempt.from_epoch for attempt in found.attempts[1:]] + [len(found.epochs)]
     for attempt, last in zip(found.attempts, ends, strict=True):
@@ -73,13 +73,11 @@ def _write(found: TrainedElsewhere, store: Store) -> None:
         data = f"{parts['train']}-{parts['test']}"
         origin = Provenance(attempt.commit, attempt.packages, data, attempt.diff)
         store.start(run, origin, at=str(attempt.time))
-        store.place(run.key, attempt.host, attempt.device, attempt.from_epoch)
+        store.place(key, attempt.host, attempt.device, attempt.from_epoch)
         trained = found.epochs[attempt.from_epoch : last]
-        store.record_all(
-            run.key, [Epoch(item.epoch, item.values, str(item.time)) for item in trained]
-        )
+        store.record_all(key, [Epoch(item.epoch, item.values, str(item.time)) for item in trained])
     store.finish(
-        run.key,
+        key,
         found.status,
         error=found.end.error if found.end else None,
         margins=found.margins,
