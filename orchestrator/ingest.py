@@ -4,7 +4,7 @@ from pathlib import Path
 
 from orchestrator.folders import FolderError, TrainedElsewhere, read
 from orchestrator.provenance import Provenance
-from orchestrator.store import Checkpoint, Status, Store, StoredRun
+from orchestrator.store import Checkpoint, Epoch, Status, Store, StoredRun
 
 ENDED = (Status.DONE, Status.UNSOUND, Status.DIVERGED)
 
@@ -35,7 +35,7 @@ def ingest(
 
 
 def take(found: TrainedElsewhere, store: Store, *, replace: bool = False) -> bool:
-    """Write a run into the store; False if the store has it already, or more of it.
+    """Write a run into the store, whole or not at all; False if it has it already, or more of it.
 
     Raises: IngestError if the store holds other numbers and they are not to be replaced.
     """
@@ -52,7 +52,10 @@ def take(found: TrainedElsewhere, store: Store, *, replace: bool = False) -> boo
             return False
         if stored.epoch > len(found.epochs) or (stored.status in ENDED and not found.end):
             return False
-    _write(found, store)
+    with store.at_once():
+        if stored:
+            store.forget(run.key)
+        _write(found, store)
     return True
 
 
@@ -63,8 +66,7 @@ def _differs(found: TrainedElsewhere, stored: StoredRun, store: Store) -> bool:
 
 
 def _write(found: TrainedElsewhere, store: Store) -> None:
-    run = found.run
-    store.forget(run.key)
+    run, key = found.run, found.run.key
     store.queue([run])
     ends = [attempt.from_epoch for attempt in found.attempts[1:]] + [len(found.epochs)]
     for attempt, last in zip(found.attempts, ends, strict=True):
@@ -72,11 +74,11 @@ def _write(found: TrainedElsewhere, store: Store) -> None:
         data = f"{parts['train']}-{parts['test']}"
         origin = Provenance(attempt.commit, attempt.packages, data, attempt.diff)
         store.start(run, origin, at=str(attempt.time))
-        store.place(run.key, attempt.host, attempt.device, attempt.from_epoch)
-        for item in found.epochs[attempt.from_epoch : last]:
-            store.record(run.key, item.epoch, item.values, at=str(item.time))
+        store.place(key, attempt.host, attempt.device, attempt.from_epoch)
+        trained = found.epochs[attempt.from_epoch : last]
+        store.record_all(key, [Epoch(item.epoch, item.values, str(item.time)) for item in trained])
     store.finish(
-        run.key,
+        key,
         found.status,
         error=found.end.error if found.end else None,
         margins=found.margins,

@@ -198,6 +198,8 @@ DOORS = {
         "orchestrator.tracking.projection",
     },
     "orchestrator.publishing": {
+        "orchestrator.cells",
+        "orchestrator.figures",
         "orchestrator.report",
         "orchestrator.spec",
         "orchestrator.specfile",

@@ -39,7 +39,6 @@ def report(
     ] = False,
 ) -> None:
     """Write the paper's tables from the store to results/PROFILE/ and print them."""
-    from orchestrator.cells import newest_profile
     from orchestrator.report import BrokenError, make_report, render, write, write_text
     from orchestrator.spec import CUSTOM
 
@@ -60,7 +59,7 @@ def report(
         path = write(made, place, form)
         typer.echo(render(made, form))
     typer.echo(f"written to {path}", err=True)
-    if not profile and not settings and newest_profile(opened) == CUSTOM:
+    if not profile and not settings and opened.newest_profile() == CUSTOM:
         typer.echo("trained last was a run with --set: give `report` the same --set", err=True)
     for line in made.broken:
         typer.secho(f"broken: {line}", fg="red", err=True)
@@ -75,20 +74,23 @@ def status(
     results: ResultsOption = None,
     store: StoreOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every run, also where there are hundreds.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print what each run is doing now; from any terminal, also while `run` goes on."""
     from orchestrator.status import print_status, watch_status
 
-    if watch and as_json:
-        raise typer.BadParameter("--watch draws a table; for JSON call again without it")
+    if watch and (as_json or everything):
+        raise typer.BadParameter("--watch draws a table; for JSON or --all call again without it")
     opened = open_store(spec, results, store)
-    known = sorted({run.profile for run in opened.runs()})
+    known = opened.profiles()
     if profile and profile not in known:
         raise typer.BadParameter(f"no run of the profile {profile!r}, only of {', '.join(known)}")
     if watch:
         watch_status(opened, profile)
-    print_status(opened, profile, as_json=as_json)
+    print_status(opened, profile, as_json=as_json, everything=everything)
 
 
 @app.command()

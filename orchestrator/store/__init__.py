@@ -4,13 +4,14 @@ SQLite in WAL mode by default, PostgreSQL on request. This package alone imports
 """
 
 from orchestrator.store.database import QueryError, StoreError, exists
-from orchestrator.store.schema import Attempt, Checkpoint, Status, StoredRun
+from orchestrator.store.schema import Attempt, Checkpoint, Epoch, Status, StoredRun
 from orchestrator.store.writing import CHECKPOINTS_KEPT, Store
 
 __all__ = [
     "CHECKPOINTS_KEPT",
     "Attempt",
     "Checkpoint",
+    "Epoch",
     "QueryError",
     "Status",
     "Store",

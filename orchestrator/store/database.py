@@ -12,11 +12,18 @@ from urllib.parse import quote
 
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+)
 from sqlalchemy.pool import NullPool
 
 REVISION = "0006"  # the newest migration
 BUSY_TIMEOUT_S = 30
+READ_ONLY = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the one that the extra installs
 ADVICE = {
     "No module named 'psycopg'": 'install it: pip install "psycopg[binary]>=3.2"',
@@ -144,6 +151,24 @@ def migrate(engine: Engine) -> None:
                 f"{engine.url}: was written by a newer version of this program ({error}); "
                 "update the program or choose another --store"
             ) from error
+
+
+def asked(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """The columns and rows of somebody's SQL, which may read only.
+
+    Raises: QueryError for what the database says against it, DatabaseError.
+    """
+    with engine.connect() as connection:
+        connection.exec_driver_sql(READ_ONLY[engine.dialect.name])
+        try:
+            found = connection.exec_driver_sql(sql)
+            if not found.returns_rows:
+                raise QueryError("the query returns no rows; only reading is allowed")
+            return list(found.keys()), [tuple(row) for row in found]
+        except DBAPIError as error:
+            raise QueryError(" ".join(str(error.orig).split())) from error
+        finally:
+            connection.invalidate()  # nobody else gets one that only reads
 
 
 @contextmanager
