@@ -3,6 +3,7 @@
 SQLite in WAL mode by default, PostgreSQL on request. This package alone imports SQLAlchemy.
 """
 
+from orchestrator.store.copying import copy_run, seal, snapshot
 from orchestrator.store.database import QueryError, StoreError, exists
 from orchestrator.store.schema import Attempt, Checkpoint, Status, StoredRun
 from orchestrator.store.writing import CHECKPOINTS_KEPT, Store
@@ -16,5 +17,8 @@ __all__ = [
     "Store",
     "StoreError",
     "StoredRun",
+    "copy_run",
     "exists",
+    "seal",
+    "snapshot",
 ]

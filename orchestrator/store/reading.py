@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 class StoreReader:
     """The result store at a URL or path, opened; every method may raise StoreError."""
 
-    def __init__(self, location: str | Path, *, exclusive: bool = False) -> None:
+    def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
         """Open the database, creating or upgrading it where needed.
 
         `exclusive` keeps other drivers away until `close`.

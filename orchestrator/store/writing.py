@@ -24,6 +24,7 @@ from orchestrator.store.schema import (
     MetricRow,
     RunRow,
     Status,
+    tables_of_runs,
 )
 
 CHECKPOINTS_KEPT = 2
@@ -155,8 +156,8 @@ class Store(StoreReader):
     def forget(self, key: str) -> None:
         """Delete all that is known of a run."""
         with self._session() as session:
-            for table in (MetricRow, EpochRow, MarginRow, AttemptRow, RunRow):
-                session.execute(delete(table).where(table.key == key))
+            for table in reversed(tables_of_runs()):
+                session.execute(delete(table).where(table.c.key == key))
 
     def note_cells(self, profile: str, cells: Iterable[Mapping[str, object]]) -> None:
         """Put the published cells of a profile, in reading order, in place of those noted before.
