@@ -82,6 +82,12 @@ DOORS = {
     },
     "orchestrator.provenance": {"aol.checkout", "aol.config"},
     "orchestrator.store": {
+        "orchestrator.store.copying",
+        "orchestrator.store.database",
+        "orchestrator.store.schema",
+        "orchestrator.store.writing",
+    },
+    "orchestrator.store.copying": {
         "orchestrator.store.database",
         "orchestrator.store.schema",
         "orchestrator.store.writing",
@@ -134,8 +140,11 @@ DOORS = {
         "orchestrator.spec",
         "orchestrator.store",
     },
+    "orchestrator.histories": {"orchestrator.store"},
+    "orchestrator.merging": {"orchestrator.histories", "orchestrator.store"},
     "orchestrator.ingest": {
         "orchestrator.folders",
+        "orchestrator.histories",
         "orchestrator.provenance",
         "orchestrator.store",
     },
@@ -164,6 +173,7 @@ DOORS = {
         "orchestrator.tracking.projection",
     },
     "orchestrator.publishing": {
+        "orchestrator.cells",
         "orchestrator.report",
         "orchestrator.spec",
         "orchestrator.specfile",
@@ -283,6 +293,7 @@ INTRODUCERS = {  # they know everybody
     "orchestrator.training",
     "orchestrator.commands",
     "orchestrator.commands.asking",
+    "orchestrator.commands.bundling",
     "orchestrator.commands.options",
     "orchestrator.commands.training",
     "orchestrator.commands.viewing",
