@@ -72,10 +72,12 @@ def copy_run(source: Store, target: Store, key: str, **columns: str | None) -> N
 
 
 def seal(store: Store) -> None:
-    """Close a SQLite store for good: one file without logs, which can be opened to be read."""
+    """Close a SQLite store for good: one file that is read without writing beside it."""
     with told(store.url), store.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
     store.close()
+    if file := sqlite_file(store.url):
+        file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
 
 
 def _batches(
