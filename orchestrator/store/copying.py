@@ -8,7 +8,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import JSON, Connection, Table, delete, insert, inspect, select
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Insert,
+    Table,
+    column,
+    delete,
+    insert,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy import table as lightweight
 from sqlalchemy.engine import URL, Engine
 
 from orchestrator.store.database import (
@@ -26,6 +39,7 @@ from orchestrator.store.schema import AttemptRow, RunRow, tables_of_runs
 from orchestrator.store.writing import Store
 
 BATCH = 20_000  # rows that are in memory at once
+ATTACHED = "theirs"  # what another SQLite file is called on a connection
 
 
 @contextmanager
@@ -56,19 +70,17 @@ def copy_run(source: Store, target: Store, key: str, **columns: str | None) -> N
 
     `columns` of the run itself get these values instead. Raises: StoreError.
     """
-    with (
-        told(source.url),
-        source.engine.connect() as reading,
-        told(target.url),
-        target.engine.begin() as writing,
-    ):
+    file = sqlite_file(source.url) if sqlite_file(target.url) else None
+    with told(target.url), _connection(target, file) as writing, writing.begin():
         for table in reversed(tables_of_runs()):
             writing.execute(delete(table).where(table.c.key == key))
-        for table in tables_of_runs():
-            changes = columns if table is RunRow.__table__ else {}
-            with closing(_batches(source, reading, table, key)) as batches:
-                for rows in batches:
-                    _insert(writing, table, [row | changes for row in rows])
+        if file:
+            for table in tables_of_runs():
+                writing.execute(_from_attached(table, key))
+        else:
+            _copy_rows(source, writing, key)
+        if columns:
+            writing.execute(update(RunRow).where(RunRow.key == key).values(**columns))
 
 
 def seal(store: Store) -> None:
@@ -80,13 +92,51 @@ def seal(store: Store) -> None:
         file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
 
 
+@contextmanager
+def _connection(target: Store, attached: Path | None) -> Iterator[Connection]:
+    """A connection on which `attached`, if there is one, is the schema `ATTACHED`."""
+    with target.engine.connect() as connection:
+        if attached:
+            connection.exec_driver_sql(f"ATTACH DATABASE ? AS {ATTACHED}", (str(attached),))
+            connection.commit()
+        try:
+            yield connection
+        finally:
+            if attached:
+                connection.rollback()
+                connection.exec_driver_sql(f"DETACH DATABASE {ATTACHED}")
+
+
+def _from_attached(table: Table, key: str) -> Insert:
+    """The statement that copies a run's rows of a table from one SQLite file into another."""
+    theirs = lightweight(table.name, *(column(name) for name in table.c.keys()), schema=ATTACHED)  # noqa: SIM118
+    names = [one.name for one in _copied(table)]
+    rows = select(*(theirs.c[name] for name in names)).where(theirs.c.key == key)
+    order = (theirs.c[one.name] for one in table.primary_key)
+    return insert(table).from_select(names, rows.order_by(*order))
+
+
+def _copied(table: Table) -> list[Column[Any]]:
+    """The columns of a table but for the numbers that a database gives to its rows itself."""
+    return [one for one in table.columns if one is not table.autoincrement_column]
+
+
+def _copy_rows(source: Store, writing: Connection, key: str) -> None:
+    """Copy a run from any database into any other."""
+    with source.engine.connect() as reading:
+        for table in tables_of_runs():
+            with closing(_batches(source, reading, table, key)) as batches:
+                for rows in batches:
+                    _insert(writing, table, rows)
+
+
 def _batches(
     source: Store, connection: Connection, table: Table, key: str
 ) -> Generator[list[dict[str, Any]]]:
-    """A run's rows of a table; numbers that the database gave to rows itself are left out."""
-    columns = [column for column in table.columns if column is not table.autoincrement_column]
+    """A run's rows of a table."""
+    columns = _copied(table)
     query = select(*columns).where(table.c.key == key).order_by(*table.primary_key)
-    names = [column.name for column in columns]
+    names = [one.name for one in columns]
     with (
         told(source.url),  # what goes wrong in here is not the target's fault
         connection.execute(query, execution_options={"yield_per": BATCH}) as found,
@@ -96,7 +146,7 @@ def _batches(
 
 
 def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    if not any(isinstance(column.type, JSON) for column in table.columns):
+    if not any(isinstance(one.type, JSON) for one in table.columns):
         connection.execute(insert(table), rows)
         return
     for row in rows:  # JSON's null is not SQL's; what is left out is SQL's
@@ -131,7 +181,10 @@ def _require_schema(copy: Path, name: str) -> None:
     url = store_url(copy)
     engine = open_engine(url)
     try:
-        with told(url):
+        with told(url), engine.connect() as connection:
+            damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if damage != "ok":
+                raise StoreError(f"{name}: is damaged: {' '.join(str(damage).split())}")
             _refuse_newer(engine, name)
     except StoreError as error:
         raise StoreError(str(error).replace(str(copy), name)) from error
