@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from aol.checkout import checkout
 from aol.config import FINGERPRINTS, from_dict
-from orchestrator.archive import Manifest, Unpacked, unpacked
+from orchestrator.archive import BundleError, Manifest, Unpacked, unpacked
 from orchestrator.bundling import MARGINS, REPORT, STORE, YAML
 from orchestrator.cells import Cell, runs_of
 from orchestrator.document import SpecError
@@ -23,7 +23,14 @@ from orchestrator.report import Report, make_report
 from orchestrator.rereading import reread
 from orchestrator.spec import Experiment, RunSpec
 from orchestrator.specfile import SpecFile
-from orchestrator.store import Status, Store, StoredRun, StoreError, snapshot
+from orchestrator.store import (
+    NewerStoreError,
+    Status,
+    Store,
+    StoredRun,
+    StoreError,
+    snapshot,
+)
 
 if TYPE_CHECKING:
     from orchestrator.margins import Margins
@@ -93,6 +100,8 @@ def verify(file: Path) -> Verified:
             )
             with snapshot(found.folder / STORE) as store:
                 return _verified(found, Opened(found.folder, experiment, store))
+        except NewerStoreError as error:  # nothing is wrong with it
+            raise BundleError(f"{file}: {str(error).replace(f'{found.folder}/', '')}") from error
         except (SpecError, StoreError) as error:
             problems += tuple(str(error).replace(f"{found.folder}/", "").splitlines())
         except HOSTILE as error:  # whatever somebody wrote into the database

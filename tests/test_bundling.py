@@ -289,12 +289,13 @@ def test_a_folder_that_may_only_be_read_is_one_line(experiment, store, mounted):
         bundle(experiment, store, folder / "demo.zip", at=AT)
 
 
-@pytest.mark.parametrize("size", [100, 250, 500, 750, 900])
-def test_a_full_disk_is_one_line_and_leaves_nothing(experiment, store, mounted, size):
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.75, 0.9])
+def test_a_full_disk_is_one_line_and_leaves_nothing(made, experiment, store, mounted, share):
     """
     It fills up in the store, in the figures, in the page or in the zip.
     """
-    folder = mounted(f"size={size}k")
+    needed = sum(map(len, contents(made).values())) + made.stat().st_size
+    folder = mounted(f"size={int(share * needed)}")
     with pytest.raises(Exception, match=r"No space left on device|disk is full") as caught:
         bundle(experiment, store, folder / "demo.zip", at=AT)
 
@@ -490,6 +491,13 @@ def test_a_run_that_is_not_what_it_says_is_found(made, tmp_path, sql, expected):
     found = found_in(doctored(made, tmp_path / "x.zip", **{"store.db": database}))
 
     assert any(expected in line for line in found), found
+
+
+def test_a_store_of_a_newer_version_is_no_discrepancy(made, tmp_path):
+    database = edited(made, tmp_path, "UPDATE alembic_version SET version_num = '9999'")
+    said = refusal(doctored(made, tmp_path / "x.zip", **{"store.db": database}))
+
+    assert said.startswith(f"{tmp_path / 'x.zip'}: store.db: was written by a newer version of")
 
 
 def test_a_store_that_is_none_is_found(made, tmp_path):

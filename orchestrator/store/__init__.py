@@ -4,7 +4,7 @@ SQLite in WAL mode by default, PostgreSQL on request. This package alone imports
 """
 
 from orchestrator.store.copying import copy_run, seal, snapshot
-from orchestrator.store.database import QueryError, StoreError, exists
+from orchestrator.store.database import NewerStoreError, QueryError, StoreError, exists
 from orchestrator.store.schema import Attempt, Checkpoint, Status, StoredRun
 from orchestrator.store.writing import CHECKPOINTS_KEPT, Store
 
@@ -12,6 +12,7 @@ __all__ = [
     "CHECKPOINTS_KEPT",
     "Attempt",
     "Checkpoint",
+    "NewerStoreError",
     "QueryError",
     "Status",
     "Store",

@@ -27,6 +27,7 @@ from sqlalchemy.engine import URL, Engine
 from orchestrator.store.database import (
     BUSY_TIMEOUT_S,
     REVISION,
+    NewerStoreError,
     StoreError,
     open_engine,
     revision,
@@ -187,7 +188,7 @@ def _require_schema(copy: Path, name: str) -> None:
                 raise StoreError(f"{name}: is damaged: {' '.join(str(damage).split())}")
             _refuse_newer(engine, name)
     except StoreError as error:
-        raise StoreError(str(error).replace(str(copy), name)) from error
+        raise type(error)(str(error).replace(str(copy), name)) from error
     finally:
         engine.dispose()
 
@@ -198,7 +199,7 @@ def _refuse_newer(engine: Engine, name: str) -> str:
         raise StoreError(f"{name}: is no store of this program: it has no table `attempts`")
     found = revision(engine) or ""
     if found > REVISION:
-        raise StoreError(
+        raise NewerStoreError(
             f"{name}: was written by a newer version of this program (its schema is {found}, "
             f"this one knows {REVISION}); update the program"
         )

@@ -39,6 +39,10 @@ class StoreError(Exception):
     exit_code = 1
 
 
+class NewerStoreError(StoreError):
+    """The database is a newer version's."""
+
+
 def store_url(location: str | Path | URL) -> URL:
     """The SQLAlchemy URL of a path or URL. Raises: StoreError."""
     if isinstance(location, URL):
