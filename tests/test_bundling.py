@@ -182,10 +182,11 @@ def test_the_environment_says_what_is_installed(made):
 
 def dumped(file, folder):
     """
-    A bundle's files, the store as SQL: the order of its indexes is chance.
+    A bundle's files, the store as SQL: the order of its indexes is chance. Left out is what
+    describes the moment: somebody may install a package, or save a file, between two bundles.
     """
     files = contents(file)
-    del files["manifest.json"]
+    del files["manifest.json"], files["environment.json"]
     (folder / "dumped.db").write_bytes(files["store.db"])
     connection = sqlite3.connect(folder / "dumped.db")
     dump = sorted(connection.iterdump())
