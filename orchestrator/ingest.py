@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from orchestrator.folders import FolderError, TrainedElsewhere, read
+from orchestrator.histories import History, Standing, contradiction, history_of, standing
 from orchestrator.provenance import Provenance
-from orchestrator.store import Checkpoint, Epoch, Status, Store, StoredRun
-
-ENDED = (Status.DONE, Status.UNSOUND, Status.DIVERGED)
+from orchestrator.store import Checkpoint, Epoch, Store
 
 
 class IngestError(Exception):
@@ -40,29 +39,24 @@ def take(found: TrainedElsewhere, store: Store, *, replace: bool = False) -> boo
     Raises: IngestError if the store holds other numbers and they are not to be replaced.
     """
     run = found.run
+    there = History(found.status, {item.epoch: item.values for item in found.epochs}, found.margins)
     stored = next(iter(store.runs([run.key])), None)
-    if stored and not replace:
-        if _differs(found, stored, store):
-            raise IngestError(
-                f"{found.folder}: the store has other numbers of run {run.id} ({run.key}), "
-                f"{stored.status} after epoch {stored.epoch}; --replace takes the folder's"
-            )
-        if (stored.status, stored.epoch) == (found.status, len(found.epochs)):
-            _note_state(found, store)
-            return False
-        if stored.epoch > len(found.epochs) or (stored.status in ENDED and not found.end):
-            return False
+    here = history_of(stored, store) if stored else None
+    which = standing(here, there)
+    if here and which is Standing.OTHER and not replace:
+        raise IngestError(
+            f"{found.folder}: the store has other numbers of run {run.id} ({run.key}), {here}: "
+            f"{contradiction(here, there)}; --replace takes the folder's"
+        )
+    if which is Standing.SAME:
+        _note_state(found, store)
+    if which in (Standing.SAME, Standing.SHORTER):
+        return False
     with store.at_once():
         if stored:
             store.forget(run.key)
         _write(found, store)
     return True
-
-
-def _differs(found: TrainedElsewhere, stored: StoredRun, store: Store) -> bool:
-    """Whether an epoch that both have was measured differently."""
-    known = store.metrics(stored.key)
-    return any(known.get(item.epoch, item.values) != item.values for item in found.epochs)
 
 
 def _write(found: TrainedElsewhere, store: Store) -> None:

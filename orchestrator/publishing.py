@@ -1,15 +1,38 @@
-"""The tables and figures of a profile as artifacts of its runs in MLflow."""
+"""What the store holds, where else people look: MLflow, and the view `v_cells`."""
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.cells import runs_of
+from orchestrator.cells import note_cells, runs_of
 from orchestrator.figures import by_run, draw_figures
 from orchestrator.report import Report, make_report, render
 from orchestrator.spec import Experiment
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Store, StoreError
-from orchestrator.tracking import Tracker, TrackingError
+from orchestrator.tracking import Tracker, TrackingError, tracking_uri
+
+
+def tracker_of(file: SpecFile) -> Tracker:
+    """MLflow for the runs of a file: beside it, or where `$MLFLOW_TRACKING_URI` says."""
+    folder = file.document.path.parent
+    return Tracker(tracking_uri(folder), file.file.name, folder / "mlruns")
+
+
+def show_taken(store: Store, file: SpecFile, results: Path, keys: Iterable[str]) -> str | None:
+    """Show runs that were taken from elsewhere; returns what MLflow had against it, or None.
+
+    Raises: StoreError.
+    """
+    for profile in file.profiles:
+        note_cells(file.experiment(profile), store)
+    tracker = tracker_of(file)
+    try:
+        tracker.send(store, keys)
+        publish_all(tracker, store, file, results)
+    except TrackingError as error:
+        return f"{error}\nThe store has everything; `sync` sends it to MLflow."
+    return None
 
 
 def publish(tracker: Tracker, store: Store, experiment: Experiment) -> None:

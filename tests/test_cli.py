@@ -418,7 +418,8 @@ def test_help_names_every_command_without_heavy_imports():
     )
 
     assert "HEAVY []" in done.stdout
-    for command in (*("run", "plan", "validate", "data", "ingest", "sync"), *VIEWS):
+    training = ("run", "plan", "validate", "data", "ingest", "sync")
+    for command in (*training, *("bundle", "verify", "merge"), *VIEWS):
         assert re.search(rf"^\s+{command}\s", done.stdout, re.MULTILINE)
 
 

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from alembic.config import Config
 from sqlalchemy import create_engine, event, inspect, text
 
-import orchestrator.store
 from orchestrator.store import Status, Store, StoreError, database
 from orchestrator.store.schema import Base
-from tests.stores import ORIGIN, POSTGRESQL, spawn
+from tests.stores import ORIGIN, POSTGRESQL, migrate, spawn
 
 VALUES = {"train_loss": 0.5, "accuracy": 0.25}
 NOBODY = 65534
@@ -191,17 +189,6 @@ def first_version(path):
         )
     connection.close()
     return path
-
-
-def migrate(path, direction, revision):
-    config = Config()
-    folder = Path(orchestrator.store.__file__).parent / "migrations"
-    config.set_main_option("script_location", str(folder))
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        direction(config, revision)
-    engine.dispose()
 
 
 def test_a_database_of_an_older_version_is_upgraded_with_all_it_holds(first_version):

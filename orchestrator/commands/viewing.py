@@ -39,25 +39,24 @@ def report(
     ] = False,
 ) -> None:
     """Write the paper's tables from the store to results/PROFILE/ and print them."""
-    from orchestrator.report import BrokenError, make_report, render, write, write_text
+    from orchestrator.figures import draw_figures
+    from orchestrator.report import BrokenError, make_report, render, write
     from orchestrator.spec import CUSTOM
 
     opened, experiment = opened_profile(spec, profile, settings, results, store)
     made = make_report(experiment, opened)
     place = results or spec.parent / "results"
-    drawn: list[Path] = []
-    if figures or form == "html":
-        from orchestrator.figures import draw_figures
-
-        drawn = draw_figures(made, opened, place / experiment.profile / "figures")
-        typer.echo(f"{len(drawn)} figures in {place / experiment.profile / 'figures'}", err=True)
+    folder = place / experiment.profile
     if form == "html":
-        from orchestrator.page import page
+        from orchestrator.page import write_page
 
-        path = write_text(place / experiment.profile / "report.html", page(made, opened, drawn))
+        path, drawn = write_page(made, opened, folder)
     else:
+        drawn = draw_figures(made, opened, folder / "figures") if figures else []
         path = write(made, place, form)
         typer.echo(render(made, form))
+    if figures or form == "html":
+        typer.echo(f"{len(drawn)} figures in {folder / 'figures'}", err=True)
     typer.echo(f"written to {path}", err=True)
     if not profile and not settings and opened.newest_profile() == CUSTOM:
         typer.echo("trained last was a run with --set: give `report` the same --set", err=True)

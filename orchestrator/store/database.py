@@ -46,8 +46,14 @@ class StoreError(Exception):
     exit_code = 1
 
 
-def store_url(location: str | Path) -> URL:
+class NewerStoreError(StoreError):
+    """The database is a newer version's."""
+
+
+def store_url(location: str | Path | URL) -> URL:
     """The SQLAlchemy URL of a path or URL. Raises: StoreError."""
+    if isinstance(location, URL):
+        return location
     if isinstance(location, Path) or "://" not in location:
         return URL.create("sqlite", database=str(Path(location).expanduser().absolute()))
     hidden = re.sub(r"(?<=:)[^:@/]+(?=@)", "***", location)  # no password in a message
@@ -120,13 +126,18 @@ def _connect_to_read(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(file))}?{how}", uri=True, timeout=BUSY_TIMEOUT_S)
 
 
-def outdated(engine: Engine) -> bool:
-    """Whether the schema is not that of `REVISION`."""
+def revision(engine: Engine) -> str | None:
+    """The newest migration that the schema has had; None if it never had one."""
     if not inspect(engine).has_table("alembic_version"):
-        return True
+        return None
     with engine.connect() as connection:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return bool(found != REVISION)
+    return None if found is None else str(found)
+
+
+def outdated(engine: Engine) -> bool:
+    """Whether the schema is not that of `REVISION`."""
+    return revision(engine) != REVISION
 
 
 def migrate(engine: Engine) -> None:

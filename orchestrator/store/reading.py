@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import case, func, select
+from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from orchestrator.store.database import (
@@ -47,7 +48,7 @@ RECORDED = select(func.count()).where(OF_THE_RUN).correlate(RunRow).scalar_subqu
 class StoreReader:
     """The result store at a URL or path, opened; every method may raise StoreError."""
 
-    def __init__(self, location: str | Path, *, exclusive: bool = False) -> None:
+    def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
         """Open the database, creating or upgrading it where needed.
 
         `exclusive` keeps other drivers away until `close`.

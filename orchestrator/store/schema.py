@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 import psutil
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary, Row
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary, Row, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 LEASE_S = 60.0  # a driver that has not said it is alive for so long is taken for dead
@@ -129,6 +129,11 @@ class MarginRow(Base):
     key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
     count: Mapped[int]
     values: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+def tables_of_runs() -> list[Table]:
+    """The tables whose rows belong to a run, by its key; what others refer to comes first."""
+    return [table for table in Base.metadata.sorted_tables if "key" in table.columns]
 
 
 @dataclass(frozen=True)

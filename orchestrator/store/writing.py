@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, insert, update
+from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from orchestrator.provenance import Provenance
@@ -29,6 +30,7 @@ from orchestrator.store.schema import (
     MetricRow,
     RunRow,
     Status,
+    tables_of_runs,
 )
 
 CHECKPOINTS_KEPT = 2
@@ -37,7 +39,7 @@ CHECKPOINTS_KEPT = 2
 class Store(StoreReader):
     """The result store at a URL or path; repeating a write is harmless."""
 
-    def __init__(self, location: str | Path, *, exclusive: bool = False) -> None:
+    def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
         super().__init__(location, exclusive=exclusive)
         self._open = threading.local()  # the session of each thread that is in `at_once`
 
@@ -187,8 +189,8 @@ class Store(StoreReader):
     def forget(self, key: str) -> None:
         """Delete all that is known of a run."""
         with self._session() as session:
-            for table in (MetricRow, EpochRow, MarginRow, AttemptRow, RunRow):
-                session.execute(delete(table).where(table.key == key))
+            for table in reversed(tables_of_runs()):
+                session.execute(delete(table).where(table.c.key == key))
 
     def note_cells(self, profile: str, cells: Iterable[Mapping[str, object]]) -> None:
         """Put the published cells of a profile, in reading order, in place of those noted before.
