@@ -21,6 +21,7 @@ import sqlalchemy
 
 from benchmarks.machine import CLOCKS, load, machine, table
 from benchmarks.made_runs import SEEDS, made_runs, other, paper, trained, write_folder
+from orchestrator.cells import note_cells
 from orchestrator.ingest import ingest, take
 from orchestrator.provenance import Provenance
 from orchestrator.report import make_report, render
@@ -88,6 +89,9 @@ def reading(store: Store, experiment: Experiment, clock: Clock) -> Iterator[Meas
     for what, condition in VIEW.items():
         sql = f"SELECT * FROM v_final WHERE {condition}"  # noqa: S608 - of our own words
         yield Measured(f"`query` on v_final, {what}", seconds(lambda sql=sql: store.query(sql)))  # type: ignore[misc]
+    note_cells(experiment, store)
+    cells = "SELECT * FROM v_cells"
+    yield Measured("`query` on v_cells, all of it", seconds(lambda: store.query(cells)))
     keys = [run.key for run in experiment.runs]
     yield Measured("the paper's fourteen runs", seconds(lambda: store.runs(keys)))
     yield Measured("every metric of a run", seconds(lambda: store.metrics(keys[0])))

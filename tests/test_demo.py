@@ -6,6 +6,7 @@ command of the README is executed as it stands there.
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,8 +83,9 @@ def documented_commands():
 def test_the_readme_shows_every_command():
     commands = {shlex.split(line)[3] for line in documented_commands()}
 
-    training = ("run", "plan", "validate", "data", "sync", "ingest")
-    assert commands == {*training, *("report", "status", "compare", "cra", "query")}
+    training = ("run", "plan", "missing", "validate", "data", "sync", "ingest", "merge")
+    reading = ("report", "status", "compare", "cra", "query", "explain")
+    assert commands == {*training, *reading, "export", "bundle", "verify"}
 
 
 def train_without_the_orchestrator(shell, out):
@@ -109,6 +111,10 @@ def test_a_command_of_the_readme_works(demo, line, monkeypatch):
         monkeypatch.setitem(demo.environment, "AOL_DATA", os.environ["AOL_DATA"])
     if arguments[0] == "ingest":
         train_without_the_orchestrator(demo, arguments[1])
+    if arguments[0] == "merge":
+        store = demo.folder / arguments[1]
+        store.parent.mkdir(parents=True)
+        shutil.copy(demo.folder / "results" / "store.db", store)
     if "--watch" in arguments:
         process = demo.start(*arguments)
         try:

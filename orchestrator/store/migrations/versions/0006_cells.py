@@ -29,17 +29,20 @@ def upgrade() -> None:
         CREATE VIEW v_cells AS
         SELECT cells.profile, cells.place, cells.table_id, cells.row_label, cells.column_title,
                cells.run_id, cells.metric, cells.published, cells.margin,
-               count(v_final.value) AS seeds,
-               100 * avg(v_final.value) AS measured,
-               100 * min(v_final.value) AS lowest,
-               100 * max(v_final.value) AS highest,
-               100 * avg(v_final.value) - cells.published AS difference
+               count(metrics.value) AS seeds,
+               100 * avg(metrics.value) AS measured,
+               100 * min(metrics.value) AS lowest,
+               100 * max(metrics.value) AS highest,
+               100 * avg(metrics.value) - cells.published AS difference
         FROM cells
-        LEFT JOIN v_final ON v_final.run_id = cells.run_id
-            AND v_final.digest = cells.digest
-            AND v_final.metric = cells.metric
-            AND v_final.seed >= cells.seed
-            AND (v_final.seed - cells.seed) % 1000 = 0
+        LEFT JOIN runs ON runs.run_id = cells.run_id
+            AND runs.digest = cells.digest
+            AND runs.status = 'done'
+            AND runs.seed >= cells.seed
+            AND (runs.seed - cells.seed) % 1000 = 0
+        LEFT JOIN metrics ON metrics.key = runs.key
+            AND metrics.epoch = runs.epochs
+            AND metrics.name = cells.metric
         GROUP BY cells.profile, cells.place, cells.table_id, cells.row_label, cells.column_title,
                  cells.run_id, cells.metric, cells.published, cells.margin
         """
