@@ -1,7 +1,8 @@
 """`python -m aol`: train runs on a machine that has torch and no orchestrator.
 
 The runs come from `python -m orchestrator plan experiments.yaml --json`, the results go to folders
-that `python -m orchestrator ingest` takes into the store.
+that `python -m orchestrator ingest` takes into the store. `python -m aol certify` certifies single
+images with what was trained, see `aol.certify`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from aol.data import DataError, default_root
 from aol.folder import Outcome, Run, RunFolder
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONTINUE = 3, 2, 75  # 75: the world's "temporary, try again"
+CERTIFY = "certify"  # the other command
 HASTE = 1.5  # an epoch may take so many times the longest one so far
 
 
@@ -39,7 +41,12 @@ class Deadline:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the runs one after another; returns the exit code."""
+    """Train the runs one after another, or certify images; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == [CERTIFY]:
+        from aol.certify import main as certify
+
+        return certify(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         runs = chosen(options.config, options.run)
@@ -91,7 +98,11 @@ def chosen(config: Path, ids: list[int] | None) -> list[Run]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m aol", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m aol",
+        description=__doc__.split("\n\n")[0],
+        epilog=f"python -m aol {CERTIFY} --help: certified radii of single images",
+    )
     add = parser.add_argument
     add("--config", type=Path, required=True, help="what `orchestrator plan --json` printed")
     add("--run", type=_ids, help="IDs of the runs, in this order, like 0,24,20 (default: all)")

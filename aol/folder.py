@@ -73,6 +73,15 @@ class RunFolder:
             return None
         return Outcome(json.loads(self.end_file.read_text(encoding="utf-8"))["outcome"])
 
+    def states(self) -> list[Path]:
+        """The states, newest first."""
+        found = {
+            int(match[1]): file
+            for file in self.path.glob("state-*.pt")
+            if (match := re.fullmatch(r"state-(\d+)\.pt", file.name))
+        }
+        return [found[epoch] for epoch in sorted(found, reverse=True)]
+
     def train(
         self,
         run: Run,
@@ -153,7 +162,7 @@ class RunFolder:
         Raises: ValueError if there are states and none can be read.
         """
         reasons = []
-        for file in self._states():
+        for file in self.states():
             trainer = Trainer(run.config, data_root=data_root, device=device, run=str(run.id))
             try:
                 trainer.load_state_dict(torch.load(file, map_location=device, weights_only=True))
@@ -166,21 +175,12 @@ class RunFolder:
             raise ValueError("\n".join([*reasons, "remove these files to train from the start"]))
         return Trainer(run.config, data_root=data_root, device=device, run=str(run.id))
 
-    def _states(self) -> list[Path]:
-        """The states, newest first."""
-        found = {
-            int(match[1]): file
-            for file in self.path.glob("state-*.pt")
-            if (match := re.fullmatch(r"state-(\d+)\.pt", file.name))
-        }
-        return [found[epoch] for epoch in sorted(found, reverse=True)]
-
     def _save(self, trainer: Trainer) -> None:
         file = self.path / f"state-{trainer.epoch}.pt"
         aside = file.with_suffix(".part")
         torch.save(trainer.state_dict(), aside)
         aside.replace(file)
-        for old in self._states()[STATES_KEPT:]:
+        for old in self.states()[STATES_KEPT:]:
             old.unlink()
 
     def _metrics_after(self, epoch: int) -> Path:

@@ -1,18 +1,12 @@
 """The soundness gate: are the layers, and the network, 1-Lipschitz in L2 as they stand?
 
-From above, a proof. Whatever the positive numbers q_i, a stride-1, zero-padded convolution with
-weight W has a norm of at most
-
-    max over i of sqrt(sum over j, y, x of |V_ij(y, x)| * q_j / q_i),   V the Gram kernel of W.
-
-With q_i what the layer divided input channel i of its raw parameter by, that is the paper's
-bound and below 1. It is computed in float64 from the weight that the layer applies, by other
-code than the rescaling, and a bound of its own rounding error is added.
+From above, a proof (`aol.bounds`). With q_i what the layer divided input channel i of its raw
+parameter by, its bound is the paper's and below 1.
 
 From below, a search: power iteration on each layer as it runs, and gradient ascent over pairs of
 inputs of the whole network. What a search finds is real; what it does not find proves nothing.
 
-Source: arXiv:2208.03160 for the bound; docs/soundness.md has the proof with the numbers q_i.
+What it all means is in docs/soundness.md.
 """
 
 import math
@@ -23,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aol.bounds import Reach, upper_bound
 from aol.layers import (
     AOLConv2d,
     AOLLinear,
@@ -36,7 +31,6 @@ from aol.layers import (
 # A layer rescaled in float32 may exceed 1 by some 1e-7; one rounded to TF32 does by 1e-4. For 28
 # layers a millionth each costs a radius 3e-5 of its length.
 TOLERANCE = 1e-6
-EPS = torch.finfo(torch.float64).eps  # twice the largest relative error of one operation
 TINY = 1e-300  # keeps 0 / 0 at 0
 NEVER_STRETCH = (MaxMin, ConcatenationPooling, FirstChannels, Flatten)
 DISTANCES = (-2.0, 1.0)  # of the pairs, powers of ten; an image has a norm of some 30
@@ -118,8 +112,7 @@ def gate(
     _check_known(model)
     chain = in_float64(model)
     generator = torch.Generator().manual_seed(0)
-    reach = math.sqrt(math.prod(shape))  # the norm of a white image: no image has a larger one
-    error = EPS * reach  # of its pixels
+    reach = Reach.of_images(shape)
     x = torch.zeros(1, *shape, dtype=torch.float64, device=_device(chain))
     bounds = []
     for name, layer in chain.named_children():
@@ -128,12 +121,10 @@ def gate(
             upper = upper_bound(layer.rescaled(), layer.weight.detach())
             lower = largest_stretch(layer, _normal(x.shape, generator, x.device), iterations)
             bounds.append(LayerBound(f"layer {name} ({type(layer).__name__})", upper, lower))
-            offset = float(layer.bias.detach().norm()) * math.sqrt(y.shape[2:].numel())
-            rounding = _sum_error(layer.rescaled(), reach + error, offset)
-            reach, error = upper * reach + offset, upper * error + rounding
+            reach = reach.after(layer.rescaled(), layer.bias, upper, y.shape[2:].numel())
         x = y
     ratio = _steepest_pair(chain, shape, restarts=restarts, steps=steps, generator=generator)
-    return Gate(tuple(bounds), ratio, error, tolerance)
+    return Gate(tuple(bounds), ratio, reach.error, tolerance)
 
 
 def _check_known(model: nn.Sequential) -> None:
@@ -143,32 +134,6 @@ def _check_known(model: nn.Sequential) -> None:
                 f"layer {name} is {type(layer).__name__}, which has no known Lipschitz bound: use "
                 "the layers of aol.layers, or prove it 1-Lipschitz and name it in NEVER_STRETCH"
             )
-
-
-def upper_bound(weight: Tensor, raw: Tensor) -> float:
-    """A proven bound of the L2 norm of a stride-1, zero-padded convolution or a dense layer.
-
-    `raw` is the parameter that `weight` was rescaled from. It only makes the bound tight: any
-    other tensor gives a larger one.
-
-    Shapes: both (O, I, K, L), or (O, I).
-    """
-    taps_KLOI = _with_taps(weight).permute(2, 3, 0, 1)
-    rows, columns, outputs, inputs = taps_KLOI.shape
-    divided = _channel_norms(raw) / _channel_norms(weight)
-    q = torch.where((divided > 0) & divided.isfinite(), divided, 1.0)
-    sums = torch.zeros_like(q)
-    for y in range(1 - rows, rows):
-        for x in range(1 - columns, columns):
-            before = taps_KLOI[max(0, -y) : rows - max(0, y), max(0, -x) : columns - max(0, x)]
-            after = taps_KLOI[max(0, y) : rows + min(0, y), max(0, x) : columns + min(0, x)]
-            gram = before.reshape(-1, inputs).T @ after.reshape(-1, inputs)
-            sums += gram.abs() @ q
-    # In any order, a sum of n products is off by n * EPS times the sum of their sizes at most.
-    sizes_OI = taps_KLOI.abs().sum((0, 1))
-    sums += EPS * rows * columns * outputs * (sizes_OI.T @ (sizes_OI @ q))
-    additions = 4 * rows * columns * (inputs + outputs)
-    return float(((sums / q).max() * (1 + EPS * (additions + 8))).sqrt() * (1 + EPS))
 
 
 def largest_stretch(layer: nn.Module, x: Tensor, iterations: int) -> float:
@@ -213,22 +178,6 @@ def _steepest_pair(
         pull, change = torch.autograd.grad(stretched.sum(), (x, y))
         x = x + PAIR_STEP * _unit(pull + change)
     return float(largest)
-
-
-def _sum_error(weight: Tensor, reach: float, offset: float) -> float:
-    """How far (L2) a layer's sums of products may be off: inputs up to `reach`, biases `offset`."""
-    sizes = _with_taps(weight).abs()
-    largest = sizes.sum((0, 2, 3)).max() * sizes.sum((1, 2, 3)).max()  # squared norm of |weight|
-    return EPS * (weight[0].numel() + 1) * (math.sqrt(largest) * reach + offset)
-
-
-def _channel_norms(weight: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(weight.double().transpose(0, 1).flatten(1), dim=1)
-    return norms
-
-
-def _with_taps(weight: Tensor) -> Tensor:
-    return weight.double().reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
 
 
 def _normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:

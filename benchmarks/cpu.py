@@ -19,10 +19,9 @@ import torch
 
 from aol.config import Kind
 from benchmarks import contestants, memory
-from benchmarks.machine import load, report
+from benchmarks.machine import CLOCKS, load, report
 
 Contestants = dict[str, Callable[[], Any]]
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 RESULTS = Path(__file__).parent / "results"
 
 

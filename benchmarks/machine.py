@@ -2,12 +2,20 @@
 
 import os
 import platform
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 HEADER = ["what", "baseline ms", "ours ms", "orthogonium ms", "ratio", "target"]
+
+
+def machine() -> str:
+    """The processor, and how many of its cores there are."""
+    return f"{_processor()}, {os.cpu_count()} cores"
 
 
 def load() -> float:
@@ -20,7 +28,7 @@ def report(lines: list[list[str]], *, clock: str, loads: tuple[float, float], to
     versions = f"torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
     return f"""# Engine against plain port
 
-{_processor()}, {os.cpu_count()} cores, threads used: {torch.get_num_threads()}, {versions}.
+{machine()}, threads used: {torch.get_num_threads()}, {versions}.
 Load {loads[0]:.1f} before and {loads[1]:.1f} after, {took_s:.0f} s in all.
 
 Times are medians of {clock} time, ratios medians round by round. The baseline is a plain port of

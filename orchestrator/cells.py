@@ -1,6 +1,6 @@
 """The cells of the paper's tables, filled from the store."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -126,19 +126,13 @@ def note_cells(experiment: Experiment, store: Store) -> None:
 def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:
     """By run ID what the store holds of the profile's runs and their replicates."""
     wanted = {run.id: run for run in experiment.runs}
+    digests = {run_id: run.train.digest() for run_id, run in wanted.items()}
     found: dict[int, list[StoredRun]] = {run_id: [] for run_id in wanted}
-    for stored in store.runs():
-        run = wanted.get(stored.run_id)
-        if run and stored.digest == run.train.digest() and run.is_replicate(stored.seed):
-            found[stored.run_id].append(stored)
+    for stored in store.runs(ids=wanted, digests=set(digests.values())):
+        run = wanted[stored.run_id]
+        if stored.digest == digests[run.id] and run.is_replicate(stored.seed):
+            found[run.id].append(stored)
     return found
-
-
-def newest_profile(store: Store, profiles: Collection[str] | None = None) -> str | None:
-    """The profile that was trained last, of all or of these; None if none was."""
-    known = [run for run in store.runs() if profiles is None or run.profile in profiles]
-    newest = max(known, key=lambda run: run.heartbeat_at or run.created_at, default=None)
-    return newest.profile if newest else None
 
 
 def _unsound(runs: Sequence[StoredRun]) -> list[str]:

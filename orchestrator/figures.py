@@ -1,6 +1,6 @@
 """The report's pictures, each as PNG and SVG: readable in print and for the colour-blind."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg")
+OF_A_TABLE = ("curves", "training", "trade-off")  # the names before the table's ID
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -37,18 +38,28 @@ PANELS = (
 )
 
 
-def draw_figures(report: Report, store: Store, folder: Path) -> list[Path]:
-    """Write every figure that has something to show into `folder`; returns the PNGs."""
+def draw_figures(
+    report: Report,
+    store: Store,
+    folder: Path,
+    formats: Sequence[str] = FORMATS,
+    *,
+    overall: bool = True,
+) -> list[Path]:
+    """Write every figure that has something to show into `folder`; returns the PNGs.
+
+    Each is of one table, but for those of all tables together, which are drawn if `overall`.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with mpl.rc_context(STYLE):
-        for name, figure in _figures(report, store):
+        for name, figure in _figures(report, store, overall=overall):
             if note := report.experiment.note:
                 figure.supxlabel(note, fontsize=7, color="#777777")
-            for form in FORMATS:
+            for form in formats:
                 figure.savefig(
                     folder / f"{name}.{form}",
                     metadata={"Date": None} if form == "svg" else {"Software": None},
@@ -58,7 +69,18 @@ def draw_figures(report: Report, store: Store, folder: Path) -> list[Path]:
     return written
 
 
-def _figures(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
+def by_run(report: Report, drawn: Sequence[Path]) -> dict[int, list[Path]]:
+    """By run ID those of the figures that are of the tables it is in."""
+    found: dict[int, list[Path]] = {}
+    for filled in report.tables:
+        names = {f"{kind}-{filled.table.id}" for kind in OF_A_TABLE}
+        shown = [path for path in drawn if path.stem in names]
+        for run in {row.run for row in filled.table.rows}:
+            found.setdefault(run, []).extend(shown)
+    return found
+
+
+def _figures(report: Report, store: Store, *, overall: bool) -> Iterator[tuple[str, "Figure"]]:
     runs = runs_of(report.experiment, store)
     for filled in report.tables:
         rows = {row.run: runs.get(row.run, []) for row in filled.table.rows}
@@ -68,7 +90,7 @@ def _figures(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
             yield f"training-{filled.table.id}", _training(filled, rows, store)
         if filled.table.header and any(cell.values for row in filled.cells for cell in row):
             yield f"trade-off-{filled.table.id}", _trade_off(filled)
-    if any(cell.values for cell in report.cells):
+    if overall and any(cell.values for cell in report.cells):
         yield "paper-against-ours", _scatter(report)
 
 

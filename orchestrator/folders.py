@@ -84,6 +84,12 @@ class TrainedElsewhere:
         return Status(self.end.outcome) if self.end else Status.INTERRUPTED
 
     @property
+    def state(self) -> Path | None:
+        """The finished run's last state, if the folder has it."""
+        file = self.folder / f"state-{len(self.epochs)}.pt"
+        return file if self.status is Status.DONE and file.exists() else None
+
+    @property
     def last_sign(self) -> str:
         """When the run ended, or was last seen to go on."""
         if self.end:

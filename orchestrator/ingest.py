@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from orchestrator.folders import FolderError, TrainedElsewhere, read
+from orchestrator.histories import History, Standing, contradiction, history_of, standing
 from orchestrator.provenance import Provenance
-from orchestrator.store import Status, Store, StoredRun
-
-ENDED = (Status.DONE, Status.UNSOUND, Status.DIVERGED)
+from orchestrator.store import Checkpoint, Epoch, Store
 
 
 class IngestError(Exception):
@@ -35,35 +34,33 @@ def ingest(
 
 
 def take(found: TrainedElsewhere, store: Store, *, replace: bool = False) -> bool:
-    """Write a run into the store; False if the store has it already, or more of it.
+    """Write a run into the store, whole or not at all; False if it has it already, or more of it.
 
     Raises: IngestError if the store holds other numbers and they are not to be replaced.
     """
     run = found.run
+    there = History(found.status, {item.epoch: item.values for item in found.epochs}, found.margins)
     stored = next(iter(store.runs([run.key])), None)
-    if stored and not replace:
-        if _differs(found, stored, store):
-            raise IngestError(
-                f"{found.folder}: the store has other numbers of run {run.id} ({run.key}), "
-                f"{stored.status} after epoch {stored.epoch}; --replace takes the folder's"
-            )
-        if (stored.status, stored.epoch) == (found.status, len(found.epochs)):
-            return False
-        if stored.epoch > len(found.epochs) or (stored.status in ENDED and not found.end):
-            return False
-    _write(found, store)
+    here = history_of(stored, store) if stored else None
+    which = standing(here, there)
+    if here and which is Standing.OTHER and not replace:
+        raise IngestError(
+            f"{found.folder}: the store has other numbers of run {run.id} ({run.key}), {here}: "
+            f"{contradiction(here, there)}; --replace takes the folder's"
+        )
+    if which is Standing.SAME:
+        _note_state(found, store)
+    if which in (Standing.SAME, Standing.SHORTER):
+        return False
+    with store.at_once():
+        if stored:
+            store.forget(run.key)
+        _write(found, store)
     return True
 
 
-def _differs(found: TrainedElsewhere, stored: StoredRun, store: Store) -> bool:
-    """Whether an epoch that both have was measured differently."""
-    known = store.metrics(stored.key)
-    return any(known.get(item.epoch, item.values) != item.values for item in found.epochs)
-
-
 def _write(found: TrainedElsewhere, store: Store) -> None:
-    run = found.run
-    store.forget(run.key)
+    run, key = found.run, found.run.key
     store.queue([run])
     ends = [attempt.from_epoch for attempt in found.attempts[1:]] + [len(found.epochs)]
     for attempt, last in zip(found.attempts, ends, strict=True):
@@ -71,14 +68,23 @@ def _write(found: TrainedElsewhere, store: Store) -> None:
         data = f"{parts['train']}-{parts['test']}"
         origin = Provenance(attempt.commit, attempt.packages, data, attempt.diff)
         store.start(run, origin, at=str(attempt.time))
-        store.place(run.key, attempt.host, attempt.device, attempt.from_epoch)
-        for item in found.epochs[attempt.from_epoch : last]:
-            store.record(run.key, item.epoch, item.values, at=str(item.time))
+        store.place(key, attempt.host, attempt.device, attempt.from_epoch)
+        trained = found.epochs[attempt.from_epoch : last]
+        store.record_all(key, [Epoch(item.epoch, item.values, str(item.time)) for item in trained])
     store.finish(
-        run.key,
+        key,
         found.status,
         error=found.end.error if found.end else None,
         margins=found.margins,
         certificate=found.end.certificate if found.end else None,
         at=found.last_sign,
     )
+    _note_state(found, store)
+
+
+def _note_state(found: TrainedElsewhere, store: Store) -> None:
+    """Note where a finished run's last state lies, unless the store has one of its own."""
+    (stored,) = store.runs([found.run.key])
+    if found.state and not any(checkpoint.ours for checkpoint in stored.checkpoints):
+        store.saved(stored.key, Checkpoint(stored.epoch, str(found.state.absolute())))
+        store.keep_checkpoints(stored.key, 1)

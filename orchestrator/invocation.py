@@ -4,7 +4,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from orchestrator.report import make_report
 from orchestrator.resources import Cluster, PlanError
 from orchestrator.spec import ids_of
 from orchestrator.specfile import SpecFile
-from orchestrator.store import Store, StoredRun, exists
+from orchestrator.store import Store, exists
 
 PIPED_WIDTH = 160
 IN_MEMORY = "sqlite://"
@@ -86,7 +86,7 @@ class Invocation:
 
     def print_plan(self, *, as_json: bool = False) -> int:
         """Print what `run` would do; nothing is written, but an old store gets its new schema."""
-        made = self.plan(Store(self.store_location).runs() if exists(self.store_location) else [])
+        made = self.plan(Store(self.store_location) if exists(self.store_location) else None)
         if as_json:
             typer.echo(json.dumps(planning.as_rows(made), indent=2))
         else:
@@ -128,8 +128,9 @@ class Invocation:
         words = ["run", str(request.spec), *self.whole.options, *given]
         return f"python -m orchestrator {shlex.join(words)}"
 
-    def plan(self, stored: Iterable[StoredRun]) -> list[PlannedRun]:
-        """What to do with each run, in the order of SPEC. Raises: SpecError."""
+    def plan(self, store: Store | None) -> list[PlannedRun]:
+        """What to do with each run, in the order of SPEC. Raises: SpecError, StoreError."""
+        stored = store.runs(ids={run.id for run in self.experiment.runs}) if store else []
         return planning.make_plan(self.experiment, stored, self.rerun())
 
     def rerun(self) -> tuple[int, ...]:

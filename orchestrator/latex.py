@@ -6,14 +6,19 @@ from orchestrator.cells import Cell, FilledTable
 from orchestrator.numbers import MISSING, shown
 from orchestrator.report import Report, paragraph
 
+FORMULAS = {"±": "pm", "×": "times", "·": "cdot", "≤": "leq", "≥": "geq", "≈": "approx"}
+FORMULAS |= {"→": "to", "∞": "infty", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"}
+FORMULAS |= {"ε": "varepsilon", "η": "eta", "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma"}
+FORMULAS |= {"τ": "tau", "ω": "omega"}
 SPECIAL = {
     "\\": r"\textbackslash{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     MISSING: "--",
-    "ε": r"$\varepsilon$",
-    "±": r"$\pm$",
+    "−": "$-$",
+    **{sign: f"${sign}$" for sign in "<>|"},  # else LaTeX prints other signs for them
+    **{sign: rf"$\{name}$" for sign, name in FORMULAS.items()},
 }
 ROOT = re.compile(r"√(\d+)")
 
@@ -33,7 +38,7 @@ def latex(report: Report) -> str:
 def escaped(text: str) -> str:
     """Text that LaTeX prints as it stands; √2 becomes a root."""
     signs = "".join(SPECIAL.get(sign, sign) for sign in text)
-    return ROOT.sub(r"$\\sqrt{\1}$", signs)
+    return ROOT.sub(r"$\\sqrt{\1}$", signs).replace("√", r"$\surd$")
 
 
 def _table(report: Report, filled: FilledTable) -> str:
@@ -48,7 +53,11 @@ def _table(report: Report, filled: FilledTable) -> str:
         [
             r"\begin{table}",
             r"\centering",
+            r"\small",
+            r"\setlength{\tabcolsep}{3pt}",  # five columns of two numbers in a page's width
+            r"\setlength{\belowcaptionskip}{\abovecaptionskip}",
             rf"\caption{{{escaped(caption)}. Percent; published values in brackets.}}",
+            rf"\label{{tab:{filled.table.id}}}",
             rf"\begin{{tabular}}{{l{'r' * len(filled.columns)}}}",
             r"\toprule",
             " & ".join(map(escaped, titles)) + r" \\",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Margins = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 TIE = 1e-6  # margins so near to the boundary may have counted either way
+ROUNDING = 1e-9  # of a share, by its arithmetic
 RESAMPLES = 10_000
 LEVEL = 0.05
 
@@ -40,10 +41,14 @@ def share(margins: "Margins", radius: float) -> float:
 
 def agrees(margins: "Margins", radius: float, value: float) -> bool:
     """Whether a stored metric is what the margins give, ties counted either way."""
+    return abs(share(margins, radius) - value) <= tied(margins, radius) + ROUNDING
+
+
+def tied(margins: "Margins", radius: float) -> float:
+    """The share of images so near to the boundary that they may have counted either way."""
     import numpy as np
 
-    tied = float(np.mean(np.abs(margins - math.sqrt(2) * radius) < TIE))
-    return abs(share(margins, radius) - value) <= tied + 1e-9
+    return float(np.mean(np.abs(margins - math.sqrt(2) * radius) < TIE))
 
 
 @dataclass(frozen=True)

@@ -130,14 +130,15 @@ def _epoch_hours(run: RunSpec, pace: float | None, prices: Prices) -> float:
 
 def gpu_paces(store: Store) -> dict[tuple[object, ...], float]:
     """Seconds of an epoch as timed on GPUs lately, by what it depends on (`_kind`)."""
-    paces = {}
-    for run in store.runs():  # the newest of a kind come last
-        if run.device and not run.device.startswith("CPU") and run.epoch:
-            timed = store.metrics(run.key, after=run.epoch - TIMED_EPOCHS).values()
-            seconds = [values["seconds"] for values in timed if "seconds" in values]
-            if seconds:
-                paces[_kind(from_dict(dict(run.config)))] = fmean(seconds)
-    return paces
+    runs = [run for run in store.runs() if run.device and not run.device.startswith("CPU")]
+    timed = store.latest([run.key for run in runs], epochs=TIMED_EPOCHS, names=["seconds"])
+    return {  # the newest of a kind come last
+        _kind(from_dict(dict(run.config))): fmean(
+            values["seconds"] for values in timed[run.key].values()
+        )
+        for run in runs
+        if run.key in timed
+    }
 
 
 def _kind(train: TrainConfig) -> tuple[object, ...]:

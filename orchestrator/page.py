@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cells import runs_of
+from orchestrator.figures import draw_figures
 from orchestrator.markdown import SIGNS
 from orchestrator.numbers import MISSING, shown
-from orchestrator.report import Report, paragraph
+from orchestrator.report import Report, paragraph, write_text
 from orchestrator.store import Status, Store, StoredRun
 from orchestrator.verdicts import Judged, Verdict, in_words
 
@@ -35,6 +36,15 @@ class Picture:
 
     title: str
     uri: str
+
+
+def write_page(report: Report, store: Store, folder: Path) -> tuple[Path, list[Path]]:
+    """Draw the figures and write `report.html`, which holds them; returns it and their PNGs.
+
+    Raises: ReportError, OSError.
+    """
+    drawn = draw_figures(report, store, folder / "figures")
+    return write_text(folder / "report.html", page(report, store, drawn)), drawn
 
 
 def page(report: Report, store: Store, figures: Sequence[Path]) -> str:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 
 from aol.checkout import checkout
 from aol.config import FINGERPRINTS
 
+PROGRAM = "aol-orchestrator"
 PACKAGES = ("torch", "torchvision", "numpy", "ray", "mlflow", "sqlalchemy", "pandas")
 
 
@@ -40,3 +41,21 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def installed() -> dict[str, str]:
+    """Every installed package with its version, by name."""
+    found: dict[str, str] = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"]
+        if name:  # what a broken installation left has none
+            found.setdefault(name, distribution.version)  # the one that is imported comes first
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def program_version() -> str:
+    """The version of this program, "unknown" if it is not installed."""
+    try:
+        return version(PROGRAM)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,28 +1,85 @@
-"""The tables of a profile as artifacts of its runs in MLflow."""
+"""What the store holds, where else people look: MLflow, and the view `v_cells`."""
 
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.report import make_report, render
+from orchestrator.cells import note_cells, runs_of
+from orchestrator.figures import by_run, draw_figures
+from orchestrator.report import Report, make_report, render
 from orchestrator.spec import Experiment
 from orchestrator.specfile import SpecFile
-from orchestrator.store import Store
-from orchestrator.tracking import Tracker
+from orchestrator.store import Store, StoreError
+from orchestrator.tracking import Tracker, TrackingError, tracking_uri
+
+
+def tracker_of(file: SpecFile) -> Tracker:
+    """MLflow for the runs of a file: beside it, or where `$MLFLOW_TRACKING_URI` says."""
+    folder = file.document.path.parent
+    return Tracker(tracking_uri(folder), file.file.name, folder / "mlruns")
+
+
+def show_taken(store: Store, file: SpecFile, results: Path, keys: Iterable[str]) -> str | None:
+    """Show runs that were taken from elsewhere; returns what MLflow had against it, or None.
+
+    Raises: StoreError.
+    """
+    for profile in file.profiles:
+        note_cells(file.experiment(profile), store)
+    tracker = tracker_of(file)
+    try:
+        tracker.send(store, keys)
+        publish_all(tracker, store, file, results)
+    except TrackingError as error:
+        return f"{error}\nThe store has everything; `sync` sends it to MLflow."
+    return None
 
 
 def publish(tracker: Tracker, store: Store, experiment: Experiment) -> None:
-    """Attach the tables of one profile as they are now. Raises: TrackingError, StoreError."""
-    tracker.attach(store, experiment.profile, render(make_report(experiment, store), "md"))
+    """Attach the tables of one profile as they are now, then its figures.
+
+    Raises: TrackingError, StoreError.
+    """
+    report = make_report(experiment, store)
+    _attach_tables(tracker, store, report)
+    _attach_figures(tracker, store, report)
 
 
 def publish_all(tracker: Tracker, store: Store, file: SpecFile, results: Path) -> None:
-    """Attach the tables of every profile that the store holds runs of.
+    """Attach the tables of every profile that the store holds runs of, then their figures.
 
-    Those of a profile that is not in the file, as with `--set`, are taken as they were written
+    Tables of a profile that is not in the file, as with `--set`, are taken as they were written
     last, if they were. Raises: TrackingError, StoreError.
     """
-    for profile in sorted({run.profile for run in store.runs()}):
+    profiles = store.profiles()
+    reports = [
+        make_report(file.experiment(name), store) for name in profiles if name in file.profiles
+    ]
+    for report in reports:
+        _attach_tables(tracker, store, report)
+    for profile in profiles:
         written = results / profile / "tables.md"
-        if profile in file.profiles:
-            publish(tracker, store, file.experiment(profile))
-        elif written.is_file():
+        if profile not in file.profiles and written.is_file():
             tracker.attach(store, profile, written.read_text(encoding="utf-8"))
+    for report in reports:
+        _attach_figures(tracker, store, report)
+
+
+def _attach_tables(tracker: Tracker, store: Store, report: Report) -> None:
+    tracker.attach(store, report.experiment.profile, render(report, "md"))
+
+
+def _attach_figures(tracker: Tracker, store: Store, report: Report) -> None:
+    """Give each run the figures of its own tables."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = by_run(
+                report, draw_figures(report, store, Path(folder), ["png"], overall=False)
+            )
+            found = runs_of(report.experiment, store)
+            shown = {run.key: figures.get(run_id, []) for run_id in found for run in found[run_id]}
+            tracker.attach_figures(store, shown)
+    except (TrackingError, StoreError):
+        raise
+    except Exception as error:  # of fonts, numbers, disks: the training went well all the same
+        raise TrackingError(f"the figures cannot be drawn: {error}") from error

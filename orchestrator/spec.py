@@ -178,7 +178,10 @@ class Prices(Strict):
 
 @dataclass(frozen=True)
 class Experiment:
-    """One profile of a YAML file: its runs and the tables they fill."""
+    """One profile of a YAML file: its runs and the tables they fill.
+
+    With overrides that can change a number, the profile is "custom" and `base` the file's own.
+    """
 
     path: Path
     name: str
@@ -192,7 +195,14 @@ class Experiment:
     tables: tuple[Table, ...]
     reproduction: Reproduction = field(default_factory=Reproduction)
     prices: Prices = field(default_factory=Prices)
-    options: tuple[str, ...] = ()  # of the command line, that make it of the file
+    base: str = ""
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Those of the command line that make it of the file."""
+        changes = (part for text in self.overrides for part in ("--set", text))
+        return ("--profile", self.base, *changes)
 
     def margin(self, table: Table, row: Row, column: Column) -> float:
         """Within which a cell counts as reproduced, in percentage points."""

@@ -74,11 +74,8 @@ class SpecFile:
             tables=tuple(self.file.tables),
             reproduction=self.file.reproduction,
             prices=self.file.prices,
-            options=(
-                "--profile",
-                profile,
-                *(part for text in overrides for part in ("--set", text)),
-            ),
+            base=profile,
+            overrides=overrides,
         )
 
     def _runs(self, profile: str, overrides: tuple[str, ...]) -> list[RunSpec]:

@@ -3,22 +3,29 @@
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.numbers import MISSING, shown
 from orchestrator.progress import duration
 from orchestrator.store import Status, Store, StoredRun
 
+MOST = 100  # runs that a table shows unless it is asked for all
 RECENT = 5  # epochs that the speed is taken from
+SPEEDS = ("images_per_s", "seconds")
 REFRESH_S = 2.0
 PIPED_WIDTH = 160
+TITLES = ["run", "name", "dataset", "profile", "seed", "epoch", "loss", "acc", "CRA 36/255"]
+TITLES += ["images/s", "ETA", "state"]
+LEFT = {"name", "dataset", "profile", "state"}
 WITHOUT_DRIVER = {
     Status.PENDING: "pending (driver gone)",
     Status.RUNNING: "lost (driver gone)",
@@ -57,70 +64,112 @@ class RunStatus:
         }
 
 
-def statuses(store: Store, profile: str | None) -> list[RunStatus]:
-    """Every run of the store, or of one profile, as it stands."""
-    return [_status(store, run) for run in store.runs() if profile in (None, run.profile)]
+def statuses(store: Store, profile: str | None, *, most: int | None = None) -> list[RunStatus]:
+    """Every run of the store, or of one profile, as it stands; or the `most` that matter first."""
+    if most is not None:
+        runs = store.runs(store.foremost(most, profile))
+    else:
+        runs = store.runs(profiles=None if profile is None else [profile])
+    keys = [run.key for run in runs if run.epoch]
+    values = store.latest(keys)
+    speeds = store.latest(keys, epochs=RECENT, names=SPEEDS)
+    return [
+        _status(run, values.get(run.key, {}).get(run.epoch, {}), speeds.get(run.key, {}))
+        for run in runs
+    ]
 
 
-def _status(store: Store, run: StoredRun) -> RunStatus:
-    recent = store.metrics(run.key, after=run.epoch - RECENT) if run.epoch else {}
-    values = recent.get(run.epoch, {})
-    state = str(run.status) if run.alive else WITHOUT_DRIVER.get(run.status, str(run.status))
+def _status(
+    run: StoredRun, values: dict[str, float], recent: dict[int, dict[str, float]]
+) -> RunStatus:
+    alive = run.alive
+    state = str(run.status) if alive else WITHOUT_DRIVER.get(run.status, str(run.status))
     speeds = [item["images_per_s"] for item in recent.values() if "images_per_s" in item]
     seconds = [item["seconds"] for item in recent.values() if "seconds" in item]
-    trains = run.alive and run.status is Status.RUNNING
+    trains = alive and run.status is Status.RUNNING
     left = fmean(seconds) * (run.epochs - run.epoch) if trains and seconds else None
     return RunStatus(run, state, values, fmean(speeds) if speeds else None, left)
 
 
-def print_status(store: Store, profile: str | None, *, as_json: bool) -> None:
-    """Print the state of every run to the standard output."""
-    found = statuses(store, profile)
+def print_status(
+    store: Store, profile: str | None, *, as_json: bool = False, everything: bool = False
+) -> None:
+    """Print the state of the runs to the standard output; JSON always has every one."""
     if as_json:
-        print(json.dumps([item.as_dict() for item in found], indent=2))
+        print(json.dumps([item.as_dict() for item in statuses(store, profile)], indent=2))
+    elif everything:
+        print(_plain(statuses(store, profile)))
     else:
         width = None if sys.stdout.isatty() else PIPED_WIDTH
-        Console(file=sys.stdout, width=width).print(_table(found))
+        Console(file=sys.stdout, width=width).print(_overview(store, profile))
 
 
 def watch_status(store: Store, profile: str | None) -> None:
-    """Show the state of every run until interrupted: in place on a terminal, else one by one."""
+    """Show the state of the runs until interrupted: in place on a terminal, else one by one."""
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         while True:
-            print_status(store, profile, as_json=False)
+            print_status(store, profile)
             sys.stdout.flush()
             time.sleep(REFRESH_S)
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(_table(statuses(store, profile)), refresh=True)
+            live.update(_overview(store, profile), refresh=True)
             time.sleep(REFRESH_S)
 
 
-def _table(found: list[RunStatus]) -> Table:
+def _overview(store: Store, profile: str | None) -> Group:
+    """The runs that matter first in a table, and a line about the others if there are any."""
+    found = statuses(store, profile, most=MOST)
     table = Table(box=None, padding=(0, 1))
-    left = {"name", "dataset", "profile", "state"}
-    titles = ("run", "name", "dataset", "profile", "seed", "epoch", "loss", "acc", "CRA 36/255")
-    for title in (*titles, "images/s", "ETA", "state"):
-        justify: Literal["left", "right"] = "left" if title in left else "right"
+    for title in TITLES:
+        justify: Literal["left", "right"] = "left" if title in LEFT else "right"
         table.add_column(title, justify=justify, no_wrap=title != "state")
     for item in found:
-        run, values = item.run, item.values
-        loss = values.get("train_loss")
-        table.add_row(
-            str(run.run_id),
-            escape(run.name),
-            run.config["data"]["name"],
-            escape(run.profile),
-            str(run.seed),
-            f"{run.epoch}/{run.epochs}",
-            MISSING if loss is None else f"{loss:.3f}",
-            *(shown(_percent(values.get(name))) for name in ("accuracy", "cra_36")),
-            MISSING if item.images_per_s is None else f"{item.images_per_s:,.0f}",
-            duration(item.left_s),
-            item.state,
-        )
-    return table
+        table.add_row(*map(escape, _cells(item)))
+    if len(found) < MOST:
+        return Group(table)
+    counts = store.counts(profile)
+    if len(found) == sum(counts.values()):
+        return Group(table)
+    return Group(table, Text(_others(len(found), counts)))
+
+
+def _others(shown: int, counts: Mapping[Status, int]) -> str:
+    """One line that says which runs are not shown, and how they are."""
+    states = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
+    return (
+        f"{shown} of {sum(counts.values()):,} runs ({states}): those that wait, train or broke "
+        "off, then the newest; --all shows every run, --profile those of one profile"
+    )
+
+
+def _plain(found: Sequence[RunStatus]) -> str:
+    """The same table of any length: rich takes a millisecond a row."""
+    from tabulate import tabulate
+
+    align = ["left" if title in LEFT else "right" for title in TITLES]
+    rows = [_cells(item) for item in found]
+    return str(tabulate(rows, TITLES, tablefmt="plain", disable_numparse=True, colalign=align))
+
+
+def _cells(item: RunStatus) -> list[str]:
+    """A run's line of the table."""
+    run, values = item.run, item.values
+    loss = values.get("train_loss")
+    return [
+        str(run.run_id),
+        run.name,
+        run.config["data"]["name"],
+        run.profile,
+        str(run.seed),
+        f"{run.epoch}/{run.epochs}",
+        MISSING if loss is None else f"{loss:.3f}",
+        *(shown(_percent(values.get(name))) for name in ("accuracy", "cra_36")),
+        MISSING if item.images_per_s is None else f"{item.images_per_s:,.0f}",
+        duration(item.left_s),
+        item.state,
+    ]
 
 
 def _percent(share: float | None) -> float | None:

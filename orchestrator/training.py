@@ -35,7 +35,7 @@ def run(invocation: Invocation) -> int:
     store = Store(invocation.store_location, exclusive=True)
     invocation.stack.callback(store.close)
     store.recover()
-    made = invocation.plan(store.runs())
+    made = invocation.plan(store)
     todo = [item for item in made if item.todo]
     requests: dict[str, resources.Request] = {}
     if todo:
@@ -86,11 +86,11 @@ def _tracking(invocation: Invocation, store: Store, behind: Sequence[str]) -> "T
 
 
 def _finish(invocation: Invocation, store: Store, tracking: "TrackingRecorder") -> None:
-    """Give MLflow what it lacks, and the tables; say what went wrong."""
+    """Give MLflow what it lacks, the tables and the figures; say what went wrong."""
     from orchestrator.publishing import publish
 
-    tables = partial(publish, tracking.tracker, store, invocation.whole)
-    if problem := tracking.close(MLFLOW_PATIENCE_S, tables):
+    last = partial(publish, tracking.tracker, store, invocation.whole)
+    if problem := tracking.close(MLFLOW_PATIENCE_S, last):
         invocation.say(
             f"{problem}\nThe store has everything; `sync` sends it to MLflow.", always=True
         )
@@ -102,7 +102,8 @@ def _forget(invocation: Invocation, store: Store, todo: Sequence[PlannedRun]) ->
 
     ids = invocation.rerun()
     for stored in store.runs({item.run.key for item in todo if item.run.id in ids}):
-        for folder in {parent(checkpoint.path) for checkpoint in stored.checkpoints}:
+        ours = [checkpoint.path for checkpoint in stored.checkpoints if checkpoint.ours]
+        for folder in {parent(path) for path in ours}:
             discard(folder)
         store.forget(stored.key)
 

@@ -7,6 +7,7 @@ import textwrap
 from contextlib import contextmanager
 from uuid import uuid4
 
+from alembic.config import Config
 from sqlalchemy import create_engine, make_url, text
 
 from orchestrator.provenance import Provenance
@@ -30,6 +31,20 @@ def empty_schema():
     yield inside.render_as_string(hide_password=False)
     with engine.begin() as connection:
         connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
+    engine.dispose()
+
+
+def migrate(path, direction, revision):
+    """
+    Bring a SQLite store's schema up or down to a revision, without the program.
+    """
+    config = Config()
+    folder = PROJECT / "orchestrator" / "store" / "migrations"
+    config.set_main_option("script_location", str(folder))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        direction(config, revision)
     engine.dispose()
 
 

@@ -15,6 +15,7 @@ from aol.loss import offset_cross_entropy
 from aol.models import architecture, build_model
 from aol.step import TrainingStep
 from benchmarks import contestants, cpu, gpu, memory, plain
+from benchmarks import store as store_bench
 from benchmarks.roofline import Roofline
 from tests.golden_recipe import (
     drawn_batch,
@@ -92,6 +93,42 @@ def test_the_bench_prints_and_keeps_a_table_with_its_machine(tmp_path, monkeypat
         "| rescale, conv 3×3 of 16",
         "| rescale, dense 64",
     ]
+
+
+def test_the_store_bench_keeps_a_column_per_store_with_the_targets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(store_bench, "RESULTS", tmp_path)
+    monkeypatch.setattr(store_bench, "REPEATS", 1)
+    monkeypatch.setattr(store_bench, "FOLDERS", 2)
+    store_bench.main(["--runs", "70", "72", "--epochs", "2", "--keep", "here"])
+
+    page = (tmp_path / "here.md").read_text(encoding="utf-8")
+    header, _, *lines = [
+        line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")
+    ]
+    assert page in capsys.readouterr().out
+    assert header == ["what", "70 runs, 1,540 metrics", "72 runs, 1,584 metrics", "target"]
+    assert {line[0]: line[3] for line in lines if line[3] != "–"} == {
+        "metrics written as `ingest` does": "≥ 50,000",
+        "`report`: the paper's tables with their verdicts": "≤ 1,000 ms",
+        "`status`": "≤ 300 ms",
+        "metrics that `ingest` read from folders and wrote": "≥ 50,000",
+    }
+    assert len(lines) == 11
+
+
+def test_the_store_bench_reports_whole_tables_of_sound_runs(store):
+    """
+    What it measures is work: every cell has five seeds, and no invariant is broken.
+    """
+    experiment = store_bench.paper(2)
+    store_bench.build(store, 72, experiment, store_bench.CLOCKS["cpu"])
+    report = store_bench.make_report(experiment, store)
+    others = [run for run in store.runs() if run.profile == "other"]
+
+    assert report.broken == ()
+    assert {cell.seeds for cell in report.cells} == {store_bench.SEEDS}
+    assert len(others) == 2
+    assert len(store.query("SELECT * FROM v_final WHERE metric = 'cra_1'")[1]) == 72
 
 
 def test_contestants_take_the_same_step():

@@ -253,6 +253,13 @@ def test_a_query_reads_and_cannot_write(finished):
     assert json.loads(finished("query", sql, "--json").stdout) == json.loads(found.stdout)
 
 
+def test_watching_is_a_table_of_the_foremost_runs_only(finished):
+    status = finished("status", "experiments.yaml", "--watch", "--all")
+
+    assert status.returncode == 2
+    assert "--watch draws a table; for JSON or --all call again without it" in status.stderr
+
+
 def test_status_of_a_profile_without_runs_names_those_with_some(finished):
     status = finished("status", "experiments.yaml", "--profile", "dmo")
 
@@ -411,7 +418,8 @@ def test_help_names_every_command_without_heavy_imports():
     )
 
     assert "HEAVY []" in done.stdout
-    for command in (*("run", "plan", "validate", "data", "ingest", "sync"), *VIEWS):
+    training = ("run", "plan", "validate", "data", "ingest", "sync")
+    for command in (*training, *("bundle", "verify", "merge"), *VIEWS):
         assert re.search(rf"^\s+{command}\s", done.stdout, re.MULTILINE)
 
 

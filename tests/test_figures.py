@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from orchestrator.figures import draw_figures
+from orchestrator.figures import by_run, draw_figures
 from orchestrator.report import make_report
 from tests.reports import finish
 from tests.stores import ORIGIN
@@ -23,6 +23,21 @@ def test_every_figure_is_there_as_png_and_svg(reported, store, tmp_path):
     assert sorted(path.stem for path in written) == sorted(stems)
     svg = (tmp_path / "figures" / "curves-one.svg").read_text()
     assert "demo: not comparable" in svg
+
+
+def test_figures_of_single_tables_can_be_had_alone_in_one_format(reported, store, tmp_path):
+    finish(store, reported.runs[0], 0)
+    report = make_report(reported, store)
+    folder = tmp_path / "figures"
+    written = draw_figures(report, store, folder, ["png"], overall=False)
+
+    assert names(folder) == sorted(path.name for path in written)
+    assert {path.suffix for path in written} == {".png"}
+    assert "paper-against-ours.png" not in names(folder)
+    assert by_run(report, [*written, folder / "paper-against-ours.png"]) == {
+        0: written,
+        22: written,
+    }
 
 
 def test_the_same_results_are_the_same_files(reported, store, tmp_path):

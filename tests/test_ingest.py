@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from orchestrator.folders import FolderError, folders_in, read
 from orchestrator.ingest import IngestError, take
 from orchestrator.plan import Action, as_rows, make_plan
 from orchestrator.specfile import SpecFile
-from orchestrator.store import Status, Store
+from orchestrator.store import Status, Store, StoreError
 from tests.cli import TINY, Shell
 
 
@@ -110,6 +111,23 @@ def test_other_numbers_of_a_run_are_a_conflict_until_they_replace(out, store):
         take(other, store)
     assert take(other, store, replace=True)
     assert store.metrics(found.run.key)[1] == other.epochs[0].values
+
+
+def test_a_run_that_cannot_be_written_whole_leaves_the_store_as_it_was(out, store):
+    """
+    The disk is full when the margins come, after all epochs.
+    """
+    found = read(of_run(out, 0))
+    take(found, store)
+    before = store.runs(), store.metrics(found.run.key)
+    raw = store.engine.raw_connection()
+    pages = raw.execute("PRAGMA page_count").fetchone()[0]
+    raw.execute(f"PRAGMA max_page_count = {pages}")
+    raw.close()  # the pool hands this connection out again
+
+    with pytest.raises(StoreError, match="database or disk is full"):
+        take(replace(found, epochs=found.epochs[::-1], margins=bytes(10**6)), store, replace=True)
+    assert (store.runs(), store.metrics(found.run.key)) == before
 
 
 def test_every_call_that_trained_a_run_is_an_attempt_with_its_times(out, store):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aol import layers
+from aol.bounds import upper_bound
 from aol.config import ModelConfig
 from aol.layers import AOLConv2d, AOLLinear, FirstChannels, Flatten, MaxMin
-from aol.lipschitz import TOLERANCE, Gate, LayerBound, gate, largest_stretch, upper_bound
+from aol.lipschitz import TOLERANCE, Gate, LayerBound, gate, largest_stretch
 from aol.models import build_model
 from aol.rescale import rescale_conv
 

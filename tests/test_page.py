@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.figures import draw_figures
-from orchestrator.latex import escaped, latex
+from orchestrator.latex import SPECIAL, escaped, latex
 from orchestrator.page import page
 from orchestrator.report import make_report
 from orchestrator.specfile import SpecFile
@@ -81,6 +81,16 @@ def test_the_page_says_verdicts_failures_and_where_results_come_from(written):
     )
     assert "Binomial error of the test images alone: ±" in text
     assert "abc" in text  # the commit
+
+
+def test_a_run_that_broke_off_without_an_error_has_no_empty_box(written, reported, store):
+    failed = written.read_text(encoding="utf-8").count("<pre>")
+    store.finish(reported.runs[1].key, Status.INTERRUPTED)
+    text = page(make_report(reported, store), store, [])
+
+    assert failed == 1
+    assert "seed 22: interrupted after epoch 0 of 3" in text
+    assert "<pre>" not in text
 
 
 def test_what_is_broken_stands_on_the_page(reported, store):
@@ -161,6 +171,7 @@ def test_latex_has_a_table_each_and_escapes_what_it_must(reported, store):
         ("100 % & more_", r"100 \% \& more\_"),
         ("a\\b~c^d", r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d"),
         ("–", "--"),
+        ("√n < λ", r"$\surd$n $<$ $\lambda$"),
     ],
 )
 def test_text_is_escaped_for_latex(text, expected):
@@ -168,12 +179,22 @@ def test_text_is_escaped_for_latex(text, expected):
 
 
 @pytest.mark.skipif(not PDFLATEX, reason="there is no pdflatex")
-def test_the_latex_compiles(reported, store, tmp_path):
-    finish(store, reported.runs[0], 0.0)
-    (tmp_path / "tables.tex").write_text(latex(make_report(reported, store)), encoding="utf-8")
-    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables}"
-    (tmp_path / "all.tex").write_text(document + r"\end{document}", encoding="utf-8")
+def test_the_projects_tables_compile_and_fit_a_page(store, tmp_path):
+    """
+    Every sign that may stand in a label, and the widest numbers.
+    """
+    experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo", ["epochs=1"])
+    for run in experiment.runs:
+        finish(store, run, 1.0)  # all certified at most radii: 100.0
+    report = make_report(experiment, store)
+    signs = "".join(f"{sign} " for sign in [*SPECIAL, "√", "√16", "é", "°"])
+    document = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}"]
+    document += [r"\input{tables}", escaped(signs), r"\end{document}"]
+    (tmp_path / "tables.tex").write_text(latex(report), encoding="utf-8")
+    (tmp_path / "all.tex").write_text("\n".join(document), encoding="utf-8")
     command = [PDFLATEX, "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
 
+    assert [line for line in done.stdout.splitlines() if line.startswith(("!", "Overfull"))] == []
+    assert done.returncode == 0
     assert (tmp_path / "all.pdf").stat().st_size > 10_000

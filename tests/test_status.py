@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from orchestrator import status as module
 from orchestrator.provenance import Provenance
@@ -43,8 +43,8 @@ def words(line):
     return " ".join(line.split())
 
 
-def printed(store, capsys, *, profile=None, as_json=False):
-    print_status(store, profile, as_json=as_json)
+def printed(store, capsys, *, profile=None, **options):
+    print_status(store, profile, **options)
     return capsys.readouterr().out
 
 
@@ -175,6 +175,52 @@ def test_json_is_json_and_nothing_else(store, make_run, capsys):
 def test_an_empty_store_is_an_empty_list_or_a_header(store, capsys):
     assert json.loads(printed(store, capsys, as_json=True)) == []
     assert len(printed(store, capsys).splitlines()) == 1
+    assert len(printed(store, capsys, everything=True).splitlines()) == 1
+
+
+def test_of_many_runs_those_that_matter_are_shown_and_a_line_says_so(
+    store, make_run, capsys, monkeypatch
+):
+    """
+    In the order of all tables; JSON, and --all, have every run.
+    """
+    monkeypatch.setattr(module, "MOST", 2)
+    for number in (1, 2, 3):
+        start(store, make_run(number), epochs=1)
+    store.finish(make_run(1).key, Status.DONE)
+    store.finish(make_run(2).key, Status.DONE)
+    store.queue([make_run(9, profile="paper")])
+    _, first, second, note = printed(store, capsys).splitlines()
+    whole = printed(store, capsys, everything=True).splitlines()
+    of_one = printed(store, capsys, profile="paper").splitlines()
+
+    assert words(first) == "3 AOL-Small digits demo 3 1/3 1.000 50.0 25.0 100 4 s running"
+    assert words(second) == "9 AOL-Small digits paper 9 0/3 – – – – – pending"
+    assert note.startswith("2 of 4 runs (2 done, 1 pending, 1 running): those that wait, train")
+    assert [words(line)[0] for line in whole[1:]] == ["1", "2", "3", "9"]
+    assert (words(whole[3]), words(whole[4])) == (words(first), words(second))
+    assert len(of_one) == 2
+    assert len(json.loads(printed(store, capsys, as_json=True))) == 4
+
+
+def test_as_many_runs_as_are_shown_need_no_note(store, make_run, capsys, monkeypatch):
+    monkeypatch.setattr(module, "MOST", 2)
+    store.queue([make_run(1), make_run(2)])
+
+    assert len(printed(store, capsys).splitlines()) == 3
+
+
+def test_the_number_of_questions_does_not_grow_with_the_runs(store, make_run, capsys):
+    asked = []
+    event.listen(store.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    counts = []
+    for number in (1, 2, 3):
+        start(store, make_run(number), epochs=2)
+        asked.clear()
+        printed(store, capsys)
+        counts.append(len(asked))
+
+    assert counts == [counts[0]] * 3
 
 
 def terminal(file):

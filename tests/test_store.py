@@ -3,6 +3,7 @@ import pickle
 import signal
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.exc import NoResultFound
 
-from orchestrator.store import Checkpoint, QueryError, Status, Store
+from orchestrator.store import Checkpoint, Epoch, QueryError, Status, Store
 from orchestrator.store.schema import LEASE_S, Base
 from tests.stores import BACKENDS, ORIGIN, empty_schema, spawn
 
@@ -208,6 +209,51 @@ def test_runs_come_by_id_and_seed(store, make_run):
     assert store.runs([]) == []
 
 
+def test_runs_are_found_by_what_is_asked_for(store, make_run):
+    runs = [make_run(1), make_run(1, epochs=9), make_run(2, profile="paper"), make_run(3)]
+    store.queue(runs)
+    store.finish(runs[3].key, Status.FAILED)
+
+    def found(**asked):
+        return [run.key for run in store.runs(**asked)]
+
+    assert found(ids=[1, 3]) == [runs[0].key, runs[1].key, runs[3].key]
+    assert found(ids=[1], digests=[runs[1].train.digest()]) == [runs[1].key]
+    assert found(profiles=["paper"]) == [runs[2].key]
+    assert found(statuses=[Status.FAILED, Status.DONE]) == [runs[3].key]
+    assert found(keys=[runs[0].key], ids=[2]) == found(ids=[]) == []
+
+
+def test_the_foremost_wait_or_train_then_those_that_broke_off_then_the_newest(store, make_run):
+    old, new, failed, waiting = runs = [make_run(number) for number in range(4)]
+    store.queue(runs)
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-0' || (run_id + 1)"))
+    for run, status in ((old, Status.DONE), (new, Status.DONE), (failed, Status.FAILED)):
+        store.finish(run.key, status)
+    store.queue([make_run(9, profile="paper")])
+
+    assert store.foremost(9, "demo") == [run.key for run in (waiting, failed, new, old)]
+    assert store.foremost(2, "demo") == [waiting.key, failed.key]
+    assert store.foremost(9, "paper") == [make_run(9).key]
+    assert len(store.foremost(9)) == 5
+    assert store.counts("demo") == {Status.PENDING: 1, Status.FAILED: 1, Status.DONE: 2}
+    assert store.counts()[Status.PENDING] == 2
+
+
+def test_the_profile_that_was_trained_last_is_the_newest(store, make_run):
+    none = store.newest_profile()
+    store.queue([make_run(1), make_run(2, profile="paper"), make_run(3, profile="custom")])
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-0' || run_id"))
+
+    assert none is None
+    assert store.profiles() == ["custom", "demo", "paper"]
+    assert store.newest_profile() == "custom"
+    assert store.newest_profile(["demo", "paper"]) == "paper"
+    assert store.newest_profile(["other"]) is None
+
+
 def test_what_happens_to_one_run_leaves_the_others_alone(store, make_run):
     first, second = make_run(1), make_run(2)
     store.queue([first, second])
@@ -262,6 +308,83 @@ def test_metrics_after_an_epoch_are_the_later_ones(store, running):
     assert list(store.metrics(running.key, after=2, until=4)) == [3, 4]
     assert store.metrics(running.key, after=11) == {}
     assert store.metrics("nothing") == {}
+
+
+def test_the_latest_metrics_are_those_of_each_runs_own_last_epochs(store, make_run, monkeypatch):
+    """
+    However many keys: they are asked for in portions.
+    """
+    monkeypatch.setattr("orchestrator.store.reading.PORTION", 2)
+    short, long, queued = runs = [make_run(number) for number in range(3)]
+    store.queue(runs)
+    for run, epochs in ((short, 1), (long, 4)):
+        for epoch in range(1, epochs + 1):
+            store.record(run.key, epoch, {"loss": float(epoch), "seconds": 2.0})
+    keys = [run.key for run in runs]
+
+    assert store.latest(keys) == {
+        short.key: {1: {"loss": 1.0, "seconds": 2.0}},
+        long.key: {4: {"loss": 4.0, "seconds": 2.0}},
+    }
+    assert store.latest([long.key, queued.key], epochs=2, names=["loss"]) == {
+        long.key: {3: {"loss": 3.0}, 4: {"loss": 4.0}}
+    }
+    assert store.latest([]) == {}
+
+
+def test_epochs_written_together_are_as_those_written_one_by_one(store, make_run):
+    runs = one_by_one, together = make_run(1), make_run(2)
+    stamp = "2026-01-01T00:00:00.000+00:00"
+    store.queue(runs)
+    for run in runs:
+        for epoch in (1, 2, 3):
+            store.record(run.key, epoch, VALUES)
+            store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+    epochs = [Epoch(epoch, {"train_loss": epoch / 7}, stamp) for epoch in (2, 3)]
+    stale = [store.record(one_by_one.key, one.epoch, one.values) for one in epochs]
+
+    assert store.record_all(together.key, epochs) == stale[0] == [Checkpoint(3, "/c/3")]
+    assert store.record_all(together.key, []) == stale[1] == []
+    assert store.metrics(together.key) == store.metrics(one_by_one.key)
+    assert store.recorded_at(together.key, after=1) == {2: stamp, 3: stamp}
+
+
+def test_nan_in_one_epoch_refuses_all_that_are_written_with_it(store, running):
+    epochs = [Epoch(1, VALUES, "t"), Epoch(2, {"train_loss": math.nan}, "t")]
+    with pytest.raises(ValueError, match=f"epoch 2 of {running.key}: train_loss is not a number"):
+        store.record_all(running.key, epochs)
+
+    assert store.metrics(running.key) == {}
+
+
+def test_what_is_done_at_once_is_kept_whole_or_not_at_all(store, running, make_run):
+    other = make_run(8)
+
+    def write(then=lambda: None):
+        with store.at_once():
+            store.forget(running.key)
+            store.queue([other])
+            store.record(other.key, 1, VALUES)
+            seen = store.metrics(other.key)
+            then()
+        return seen
+
+    with pytest.raises(ZeroDivisionError):
+        write(lambda: 1 / 0)
+    kept = [run.key for run in store.runs()]
+
+    assert kept == [running.key]
+    assert write() == {1: VALUES}
+    assert [(run.key, run.epoch) for run in store.runs()] == [(other.key, 1)]
+
+
+def test_what_is_done_at_once_is_not_seen_by_other_threads_before_it_ends(store, running):
+    with ThreadPoolExecutor(1) as thread, store.at_once():
+        store.finish(running.key, Status.DONE)
+        before = thread.submit(store.runs).result()
+    (after,) = store.runs()
+
+    assert [before[0].status, after.status] == [Status.RUNNING, Status.DONE]
 
 
 def test_a_missing_epoch_shows_in_the_number_recorded(store, running):

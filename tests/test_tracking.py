@@ -3,6 +3,8 @@ import shutil
 import sqlite3
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,14 @@ from sqlalchemy import text
 from aol.config import OptimizerConfig, flatten
 from orchestrator.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.provenance import Provenance
-from orchestrator.publishing import publish_all
+from orchestrator.publishing import publish, publish_all
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Checkpoint, Status, Store, StoreError
 from orchestrator.tracking import Tracker, TrackingError, TrackingRecorder, tracking_uri
 from orchestrator.tracking.projection import METRICS_PER_CALL, PARAM_LENGTH
 from orchestrator.tracking.recorder import RETRY_S
 from tests.cli import TINY
+from tests.reports import finish
 
 ORIGIN = Provenance("abc", {}, "d-d")
 DEAD = "http://127.0.0.1:9"
@@ -509,6 +512,80 @@ def test_tables_that_cannot_be_attached_are_a_tracking_error(tracker, store, run
 
     with pytest.raises(TrackingError, match=f"MLflow at {tracker.uri}: "):
         tracker.attach(store, "demo", "| a |")
+
+
+# The figures
+
+
+def figures_of(tracker):
+    """
+    The names of the figures that MLflow shows, by run ID of the experiment.
+    """
+    return {
+        one.data.tags["run_id"]: [
+            Path(file.path).name
+            for file in client_of(tracker).list_artifacts(one.info.run_id, "figures")
+        ]
+        for one in shown(tracker)
+    }
+
+
+@pytest.fixture
+def finished(reported, store, tracker):
+    """
+    Two finished runs that MLflow shows; one of them is in one table only.
+    """
+    one, ablation = reported.tables
+    alone = one.model_copy(update={"rows": one.rows[:1]})
+    for run in reported.runs:
+        finish(store, run, 0)
+    tracker.send(store)
+    return replace(reported, tables=(alone, ablation))
+
+
+def test_a_run_shows_the_figures_of_its_own_tables(tracker, store, finished, published):
+    publish(tracker, store, finished)
+
+    ablation = ["curves-ablation.png", "trade-off-ablation.png", "training-ablation.png"]
+    assert published().keys() == {"0", "22"}
+    assert figures_of(tracker) == {
+        "0": sorted([*ablation, "curves-one.png", "training-one.png"]),
+        "22": ablation,
+    }
+
+
+def test_figures_are_sent_again_only_when_they_changed(tracker, store, finished, monkeypatch):
+    publish(tracker, store, finished)
+    client, sent = tracker._connected(), []
+    log_artifact = client.log_artifact
+    monkeypatch.setattr(
+        client, "log_artifact", lambda *given: sent.append(given) or log_artifact(*given)
+    )
+    publish(tracker, store, finished)
+    unchanged = [given for given in sent if given[-1] == "figures"]
+    replicate = finished.replicates([1]).runs[0]
+    finish(store, replicate, 0.5)
+    tracker.send(store)
+    publish(tracker, store, finished)
+
+    assert unchanged == []
+    assert len([given for given in sent if given[-1] == "figures"]) == 5 + 3 + 5
+    assert len(figures_of(tracker)["0"]) == 5
+
+
+def test_figures_that_cannot_be_drawn_are_said_and_the_tables_go(
+    tracker, store, finished, published
+):
+    """
+    The title of a table is no formula that matplotlib understands.
+    """
+    one, other = finished.tables
+    odd = replace(finished, tables=(one.model_copy(update={"title": r"$\odd$"}), other))
+    tell = TrackingRecorder(tracker, store)
+    problem = tell.close(60, partial(publish, tracker, store, odd))
+
+    assert problem.startswith("the figures cannot be drawn: ")
+    assert published().keys() == {"0", "22"}
 
 
 # MLflow's limits

@@ -88,10 +88,9 @@ def opened_profile(
     store: str | None,
 ) -> tuple["Store", "Experiment"]:
     """The store, and the profile asked for or trained last. Raises: StoreError, SpecError."""
-    from orchestrator.cells import newest_profile
     from orchestrator.specfile import SpecFile
 
     file = SpecFile(spec)
     opened = open_store(spec, results, store)
-    chosen = profile or newest_profile(opened, file.profiles) or file.profiles[0]
+    chosen = profile or opened.newest_profile(file.profiles) or file.profiles[0]
     return opened, file.experiment(chosen, settings or ())

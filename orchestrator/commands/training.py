@@ -166,31 +166,23 @@ def ingest(
     ] = False,
 ) -> None:
     """Take runs that were trained without the orchestrator into the store and MLflow."""
-    from orchestrator.cells import note_cells
     from orchestrator.folders import folders_in
     from orchestrator.ingest import IngestError
     from orchestrator.ingest import ingest as take_all
-    from orchestrator.publishing import publish_all
+    from orchestrator.publishing import show_taken
     from orchestrator.specfile import SpecFile
     from orchestrator.store import Store
-    from orchestrator.tracking import Tracker, TrackingError, tracking_uri
 
     file, folders = SpecFile(spec), folders_in(folder)
     place = results or spec.parent / "results"
     opened = Store(store or str(place / "store.db"), exclusive=True)
     opened.recover()
     runs, problems = take_all(folders, opened, replace=replace)
-    for profile in file.profiles:
-        note_cells(file.experiment(profile), opened)
     for found, fresh in runs:
         what = f"{found.status}, {len(found.epochs)} epochs" if fresh else "there already"
         typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {what}")
-    tracker = Tracker(tracking_uri(spec.parent), file.file.name, spec.parent / "mlruns")
-    try:
-        tracker.send(opened, [found.run.key for found, _ in runs])
-        publish_all(tracker, opened, file, place)
-    except TrackingError as error:
-        typer.echo(f"{error}\nThe store has everything; `sync` sends it to MLflow.", err=True)
+    if complaint := show_taken(opened, file, place, [found.run.key for found, _ in runs]):
+        typer.echo(complaint, err=True)
     if problems:
         raise IngestError("\n".join(problems))
 
@@ -198,12 +190,11 @@ def ingest(
 @app.command()
 def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption = None) -> None:
     """Bring MLflow up to what the store holds; a lost MLflow database is made anew."""
-    from orchestrator.publishing import publish_all
+    from orchestrator.publishing import publish_all, tracker_of
     from orchestrator.specfile import SpecFile
-    from orchestrator.tracking import Tracker, tracking_uri
 
     opened, file = open_store(spec, results, store), SpecFile(spec)
-    tracker = Tracker(tracking_uri(spec.parent), file.file.name, spec.parent / "mlruns")
+    tracker = tracker_of(file)
     typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
     sent = tracker.send(opened)
     publish_all(tracker, opened, file, results or spec.parent / "results")

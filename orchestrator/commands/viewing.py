@@ -39,28 +39,26 @@ def report(
     ] = False,
 ) -> None:
     """Write the paper's tables from the store to results/PROFILE/ and print them."""
-    from orchestrator.cells import newest_profile
-    from orchestrator.report import BrokenError, make_report, render, write, write_text
+    from orchestrator.figures import draw_figures
+    from orchestrator.report import BrokenError, make_report, render, write
     from orchestrator.spec import CUSTOM
 
     opened, experiment = opened_profile(spec, profile, settings, results, store)
     made = make_report(experiment, opened)
     place = results or spec.parent / "results"
-    drawn: list[Path] = []
-    if figures or form == "html":
-        from orchestrator.figures import draw_figures
-
-        drawn = draw_figures(made, opened, place / experiment.profile / "figures")
-        typer.echo(f"{len(drawn)} figures in {place / experiment.profile / 'figures'}", err=True)
+    folder = place / experiment.profile
     if form == "html":
-        from orchestrator.page import page
+        from orchestrator.page import write_page
 
-        path = write_text(place / experiment.profile / "report.html", page(made, opened, drawn))
+        path, drawn = write_page(made, opened, folder)
     else:
+        drawn = draw_figures(made, opened, folder / "figures") if figures else []
         path = write(made, place, form)
         typer.echo(render(made, form))
+    if figures or form == "html":
+        typer.echo(f"{len(drawn)} figures in {folder / 'figures'}", err=True)
     typer.echo(f"written to {path}", err=True)
-    if not profile and not settings and newest_profile(opened) == CUSTOM:
+    if not profile and not settings and opened.newest_profile() == CUSTOM:
         typer.echo("trained last was a run with --set: give `report` the same --set", err=True)
     for line in made.broken:
         typer.secho(f"broken: {line}", fg="red", err=True)
@@ -75,20 +73,23 @@ def status(
     results: ResultsOption = None,
     store: StoreOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every run, also where there are hundreds.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print what each run is doing now; from any terminal, also while `run` goes on."""
     from orchestrator.status import print_status, watch_status
 
-    if watch and as_json:
-        raise typer.BadParameter("--watch draws a table; for JSON call again without it")
+    if watch and (as_json or everything):
+        raise typer.BadParameter("--watch draws a table; for JSON or --all call again without it")
     opened = open_store(spec, results, store)
-    known = sorted({run.profile for run in opened.runs()})
+    known = opened.profiles()
     if profile and profile not in known:
         raise typer.BadParameter(f"no run of the profile {profile!r}, only of {', '.join(known)}")
     if watch:
         watch_status(opened, profile)
-    print_status(opened, profile, as_json=as_json)
+    print_status(opened, profile, as_json=as_json, everything=everything)
 
 
 @app.command()

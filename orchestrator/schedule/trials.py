@@ -3,9 +3,10 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,12 @@ def _payload(job: Job, options: Options, board: str) -> dict[str, Any]:
     }
 
 
+def opened(place: str) -> AbstractContextManager[str]:
+    """A checkpoint's folder on this machine, from a path or URI. Raises anything, as Ray does."""
+    folder: AbstractContextManager[str] = tune.Checkpoint(place).as_directory()
+    return folder
+
+
 def discard(folder: str) -> None:
     """Remove a folder of the storage, a path or URI; one that is gone already is fine."""
     try:
@@ -150,10 +157,10 @@ def _states(job: Mapping[str, Any], board: BoardReader) -> list[OpenState]:
     """What the run can continue from; Ray's newest of this invocation if the board is gone."""
     places = board.checkpoints(job["key"])
     if places is not None:
-        return [_opened(place) for place in places]
+        return [partial(opened, place) for place in places]
     if newest := tune.get_checkpoint():
         return [newest.as_directory]
-    return [_opened(place) for place in job["checkpoints"]]
+    return [partial(opened, place) for place in job["checkpoints"]]
 
 
 def _report(result: dict[str, Any], state: Path | None = None) -> None:
@@ -166,7 +173,3 @@ def _report(result: dict[str, Any], state: Path | None = None) -> None:
         tune.report(result, checkpoint=checkpoint)
     except Exception as error:
         raise ReportError(f"{result['kind']} could not be reported: {error}") from error
-
-
-def _opened(place: str) -> OpenState:
-    return lambda: tune.Checkpoint(place).as_directory()

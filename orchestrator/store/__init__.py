@@ -3,18 +3,24 @@
 SQLite in WAL mode by default, PostgreSQL on request. This package alone imports SQLAlchemy.
 """
 
-from orchestrator.store.database import QueryError, StoreError, exists
-from orchestrator.store.schema import Attempt, Checkpoint, Status, StoredRun
+from orchestrator.store.copying import copy_run, seal, snapshot
+from orchestrator.store.database import NewerStoreError, QueryError, StoreError, exists
+from orchestrator.store.schema import Attempt, Checkpoint, Epoch, Status, StoredRun
 from orchestrator.store.writing import CHECKPOINTS_KEPT, Store
 
 __all__ = [
     "CHECKPOINTS_KEPT",
     "Attempt",
     "Checkpoint",
+    "Epoch",
+    "NewerStoreError",
     "QueryError",
     "Status",
     "Store",
     "StoreError",
     "StoredRun",
+    "copy_run",
     "exists",
+    "seal",
+    "snapshot",
 ]

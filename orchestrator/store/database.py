@@ -12,11 +12,18 @@ from urllib.parse import quote
 
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+)
 from sqlalchemy.pool import NullPool
 
 REVISION = "0006"  # the newest migration
 BUSY_TIMEOUT_S = 30
+READ_ONLY = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the one that the extra installs
 ADVICE = {
     "No module named 'psycopg'": 'install it: pip install "psycopg[binary]>=3.2"',
@@ -39,8 +46,14 @@ class StoreError(Exception):
     exit_code = 1
 
 
-def store_url(location: str | Path) -> URL:
+class NewerStoreError(StoreError):
+    """The database is a newer version's."""
+
+
+def store_url(location: str | Path | URL) -> URL:
     """The SQLAlchemy URL of a path or URL. Raises: StoreError."""
+    if isinstance(location, URL):
+        return location
     if isinstance(location, Path) or "://" not in location:
         return URL.create("sqlite", database=str(Path(location).expanduser().absolute()))
     hidden = re.sub(r"(?<=:)[^:@/]+(?=@)", "***", location)  # no password in a message
@@ -113,13 +126,18 @@ def _connect_to_read(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(file))}?{how}", uri=True, timeout=BUSY_TIMEOUT_S)
 
 
-def outdated(engine: Engine) -> bool:
-    """Whether the schema is not that of `REVISION`."""
+def revision(engine: Engine) -> str | None:
+    """The newest migration that the schema has had; None if it never had one."""
     if not inspect(engine).has_table("alembic_version"):
-        return True
+        return None
     with engine.connect() as connection:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return bool(found != REVISION)
+    return None if found is None else str(found)
+
+
+def outdated(engine: Engine) -> bool:
+    """Whether the schema is not that of `REVISION`."""
+    return revision(engine) != REVISION
 
 
 def migrate(engine: Engine) -> None:
@@ -144,6 +162,24 @@ def migrate(engine: Engine) -> None:
                 f"{engine.url}: was written by a newer version of this program ({error}); "
                 "update the program or choose another --store"
             ) from error
+
+
+def asked(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """The columns and rows of somebody's SQL, which may read only.
+
+    Raises: QueryError for what the database says against it, DatabaseError.
+    """
+    with engine.connect() as connection:
+        connection.exec_driver_sql(READ_ONLY[engine.dialect.name])
+        try:
+            found = connection.exec_driver_sql(sql)
+            if not found.returns_rows:
+                raise QueryError("the query returns no rows; only reading is allowed")
+            return list(found.keys()), [tuple(row) for row in found]
+        except DBAPIError as error:
+            raise QueryError(" ".join(str(error.orig).split())) from error
+        finally:
+            connection.invalidate()  # nobody else gets one that only reads
 
 
 @contextmanager

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, func, select, true
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import case, func, select
+from sqlalchemy.engine import URL
+from sqlalchemy.orm import Session
 
 from orchestrator.store.database import (
-    QueryError,
+    asked,
     migrate,
     open_engine,
     outdated,
@@ -20,6 +21,8 @@ from orchestrator.store.database import (
 )
 from orchestrator.store.lock import sole_writer
 from orchestrator.store.schema import (
+    OPEN,
+    RUN_COLUMNS,
     Attempt,
     AttemptRow,
     EpochRow,
@@ -35,11 +38,17 @@ from orchestrator.store.schema import (
 if TYPE_CHECKING:
     import pandas as pd
 
+PORTION = 1000
+LAST_SIGN = func.coalesce(RunRow.heartbeat_at, RunRow.created_at)
+OF_THE_RUN = EpochRow.key == RunRow.key
+LAST = select(func.max(EpochRow.epoch)).where(OF_THE_RUN).correlate(RunRow).scalar_subquery()
+RECORDED = select(func.count()).where(OF_THE_RUN).correlate(RunRow).scalar_subquery()
+
 
 class StoreReader:
     """The result store at a URL or path, opened; every method may raise StoreError."""
 
-    def __init__(self, location: str | Path, *, exclusive: bool = False) -> None:
+    def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
         """Open the database, creating or upgrading it where needed.
 
         `exclusive` keeps other drivers away until `close`.
@@ -70,27 +79,64 @@ class StoreReader:
         with told(self.url), Session(self.engine) as session, session.begin():
             yield session
 
-    def runs(self, keys: Iterable[str] | None = None) -> list[StoredRun]:
-        """All runs, or those of these keys, by run ID and seed."""
-        wanted = None if keys is None else list(keys)
-        epochs = (
-            select(
-                EpochRow.key,
-                func.max(EpochRow.epoch).label("last"),
-                func.count().label("recorded"),
-            )
-            .where(_among(EpochRow.key, wanted))  # else it counts those of all runs
-            .group_by(EpochRow.key)
-            .subquery()
+    def runs(
+        self,
+        keys: Iterable[str] | None = None,
+        *,
+        ids: Iterable[int] | None = None,
+        digests: Iterable[str] | None = None,
+        profiles: Iterable[str] | None = None,
+        statuses: Iterable[Status] | None = None,
+    ) -> list[StoredRun]:
+        """All runs, or those that are among what is given, by run ID and seed."""
+        among = (
+            (RunRow.key, keys),
+            (RunRow.run_id, ids),
+            (RunRow.digest, digests),
+            (RunRow.profile, profiles),
+            (RunRow.status, statuses),
         )
         query = (
-            select(RunRow, epochs.c.last, epochs.c.recorded)
-            .outerjoin(epochs, epochs.c.key == RunRow.key)
-            .where(_among(RunRow.key, wanted))
+            select(*RUN_COLUMNS, LAST.label("epoch"), RECORDED.label("recorded"))
+            .where(*(column.in_(list(wanted)) for column, wanted in among if wanted is not None))
             .order_by(RunRow.run_id, RunRow.seed, RunRow.created_at)
         )
         with self._session() as session:
-            return [stored(*row) for row in session.execute(query)]
+            return [stored(row) for row in session.execute(query)]
+
+    def foremost(self, count: int, profile: str | None = None) -> list[str]:
+        """The keys of so many runs: waiting or in training, then broken off, then the newest."""
+        rank = case(
+            (RunRow.status.in_(OPEN), 0),
+            (RunRow.status == Status.DONE, 2),
+            else_=1,
+        )
+        query = select(RunRow.key).order_by(rank, LAST_SIGN.desc(), RunRow.key).limit(count)
+        if profile is not None:
+            query = query.where(RunRow.profile == profile)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def counts(self, profile: str | None = None) -> dict[Status, int]:
+        """How many runs there are by their status, of all or of one profile."""
+        query = select(RunRow.status, func.count()).group_by(RunRow.status)
+        if profile is not None:
+            query = query.where(RunRow.profile == profile)
+        with self._session() as session:
+            return {Status(status): count for status, count in session.execute(query)}
+
+    def profiles(self) -> list[str]:
+        """The profiles that there are runs of."""
+        with self._session() as session:
+            return sorted(session.scalars(select(RunRow.profile).distinct()))
+
+    def newest_profile(self, among: Iterable[str] | None = None) -> str | None:
+        """The profile that was trained last, of all or of these; None if none was."""
+        query = select(RunRow.profile).order_by(LAST_SIGN.desc(), RunRow.run_id, RunRow.seed)
+        if among is not None:
+            query = query.where(RunRow.profile.in_(list(among)))
+        with self._session() as session:
+            return session.scalar(query.limit(1))
 
     def metrics(
         self, key: str, *, after: int = 0, until: int | None = None
@@ -108,6 +154,24 @@ class StoreReader:
             for epoch, name, value in session.execute(query):
                 epochs.setdefault(epoch, {})[name] = value
         return epochs
+
+    def latest(
+        self, keys: Iterable[str], *, epochs: int = 1, names: Iterable[str] | None = None
+    ) -> dict[str, dict[int, dict[str, float]]]:
+        """The metrics of each run's last epochs, all or those of these names, by key and epoch."""
+        query = (
+            select(MetricRow.key, MetricRow.epoch, MetricRow.name, MetricRow.value)
+            .join(RunRow, RunRow.key == MetricRow.key)
+            .where(MetricRow.epoch > LAST - epochs)
+        )
+        if names is not None:
+            query = query.where(MetricRow.name.in_(list(names)))
+        found: dict[str, dict[int, dict[str, float]]] = {}
+        with self._session() as session:
+            for some in _portions(keys):
+                for key, epoch, name, value in session.execute(query.where(RunRow.key.in_(some))):
+                    found.setdefault(key, {}).setdefault(epoch, {})[name] = value
+        return found
 
     def recorded_at(self, key: str, *, after: int = 0) -> dict[int, str]:
         """When each epoch of a run was recorded, of the epochs after `after`."""
@@ -148,26 +212,15 @@ class StoreReader:
     def margins(self, key: str) -> bytes | None:
         """A run's final margins as little-endian float32, or None."""
         with self._session() as session:
-            row = session.get(MarginRow, key)
-            return row.values if row else None
+            return session.scalar(select(MarginRow.values).where(MarginRow.key == key))
 
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The columns and rows of somebody's SQL, which may read only.
 
         Raises: QueryError for what the database says against it, StoreError.
         """
-        read_only = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
-        with told(self.url), self.engine.connect() as connection:
-            connection.exec_driver_sql(read_only[self.engine.dialect.name])
-            try:
-                found = connection.exec_driver_sql(sql)
-                if not found.returns_rows:
-                    raise QueryError("the query returns no rows; only reading is allowed")
-                return list(found.keys()), [tuple(row) for row in found]
-            except DBAPIError as error:
-                raise QueryError(" ".join(str(error.orig).split())) from error
-            finally:
-                connection.invalidate()  # nobody else gets one that only reads
+        with told(self.url):
+            return asked(self.engine, sql)
 
     def frame(self, profile: str | None = None) -> "pd.DataFrame":
         """Every metric of every run, or of one profile's, as a tidy frame.
@@ -190,5 +243,8 @@ class StoreReader:
             return pd.read_sql(query, session.connection())
 
 
-def _among(column: InstrumentedAttribute[str], keys: list[str] | None) -> ColumnElement[bool]:
-    return true() if keys is None else column.in_(keys)
+def _portions(keys: Iterable[str]) -> Iterator[list[str]]:
+    """The keys in lists that fit into one statement of every database."""
+    rest = iter(keys)
+    while some := list(islice(rest, PORTION)):
+        yield some

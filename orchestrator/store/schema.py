@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 import psutil
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary, Row, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 LEASE_S = 60.0  # a driver that has not said it is alive for so long is taken for dead
@@ -27,6 +27,9 @@ class Status(StrEnum):
     DIVERGED = "diverged"
     UNSOUND = "unsound"  # trained, and its network is not 1-Lipschitz: no number of it is used
     INTERRUPTED = "interrupted"
+
+
+OPEN = (Status.PENDING, Status.RUNNING)  # a driver has it, or had until it was lost
 
 
 class Base(DeclarativeBase):
@@ -128,12 +131,34 @@ class MarginRow(Base):
     values: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+def tables_of_runs() -> list[Table]:
+    """The tables whose rows belong to a run, by its key; what others refer to comes first."""
+    return [table for table in Base.metadata.sorted_tables if "key" in table.columns]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The metrics of an epoch, and when they were measured."""
+
+    epoch: int
+    values: Mapping[str, float]
+    at: str
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A saved state: how many epochs it has done and where it lies (a path or a URI)."""
 
     epoch: int
     path: str
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a folder that Ray wrote for us, and ours to remove.
+
+        What `python -m aol` saved is a file in a folder of somebody's own.
+        """
+        return not self.path.endswith(".pt")
 
 
 @dataclass(frozen=True)
@@ -181,8 +206,7 @@ class StoredRun:
     @property
     def alive(self) -> bool:
         """Whether the driver that queued or trains this run was there until lately."""
-        waits_or_trains = self.status in (Status.PENDING, Status.RUNNING)
-        if not waits_or_trains or not self.heartbeat_at or not self.driver:
+        if self.status not in OPEN or not self.heartbeat_at or not self.driver:
             return False
         host, _, process = self.driver.rpartition(":")
         if host == socket.gethostname() and not _process_exists(int(process)):
@@ -191,36 +215,18 @@ class StoredRun:
         return silent.total_seconds() < LEASE_S
 
 
-def stored(row: RunRow, epoch: int | None, recorded: int | None) -> StoredRun:
-    """A run's row with its last and its count of recorded epochs."""
-    return StoredRun(
-        key=row.key,
-        run_id=row.run_id,
-        name=row.name,
-        profile=row.profile,
-        seed=row.seed,
-        digest=row.digest,
-        config=row.config,
-        epochs=row.epochs,
-        status=Status(row.status),
-        epoch=epoch or 0,
-        recorded=recorded or 0,
-        checkpoints=tuple(Checkpoint(**item) for item in row.checkpoints),
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        heartbeat_at=row.heartbeat_at,
-        driver=row.driver,
-        host=row.host,
-        device=row.device,
-        git_commit=row.git_commit,
-        packages=row.packages,
-        data_fingerprint=row.data_fingerprint,
-        mlflow_run_id=row.mlflow_run_id,
-        mlflow_status=row.mlflow_status,
-        error=row.error,
-        certificate=row.certificate,
-    )
+RUN_COLUMNS = tuple(  # what a `StoredRun` needs of a row
+    column for column in RunRow.__table__.columns if column.name in StoredRun.__annotations__
+)
+
+
+def stored(row: Row[*tuple[Any, ...]]) -> StoredRun:
+    """A run from `RUN_COLUMNS`, with its last epoch and the count of those recorded."""
+    values = dict(row._mapping)
+    values["status"] = Status(row.status)
+    values["epoch"] = row.epoch or 0
+    values["checkpoints"] = tuple(Checkpoint(**item) for item in row.checkpoints)
+    return StoredRun(**values)
 
 
 def attempt(row: AttemptRow) -> Attempt:

@@ -4,26 +4,33 @@ import json
 import math
 import os
 import socket
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, insert, update
+from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from orchestrator.provenance import Provenance
 from orchestrator.spec import RunSpec
 from orchestrator.store.reading import StoreReader
 from orchestrator.store.schema import (
+    OPEN,
     AttemptRow,
     CellRow,
     Checkpoint,
+    Epoch,
     EpochRow,
     MarginRow,
     MetricRow,
     RunRow,
     Status,
+    tables_of_runs,
 )
 
 CHECKPOINTS_KEPT = 2
@@ -31,6 +38,28 @@ CHECKPOINTS_KEPT = 2
 
 class Store(StoreReader):
     """The result store at a URL or path; repeating a write is harmless."""
+
+    def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
+        super().__init__(location, exclusive=exclusive)
+        self._open = threading.local()  # the session of each thread that is in `at_once`
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """One transaction of all that this thread does inside: all of it is kept, or nothing."""
+        with super()._session() as session:
+            self._open.session = session
+            try:
+                yield
+            finally:
+                del self._open.session
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        if session := getattr(self._open, "session", None):
+            yield session
+            return
+        with super()._session() as session:
+            yield session
 
     def queue(self, runs: Iterable[RunSpec]) -> None:
         """Note runs as pending with this driver; what is known of them stays."""
@@ -75,29 +104,35 @@ class Store(StoreReader):
                 .values(from_epoch=epoch)
             )
 
-    def record(
-        self, key: str, epoch: int, values: Mapping[str, float], *, at: str | None = None
-    ) -> list[Checkpoint]:
+    def record(self, key: str, epoch: int, values: Mapping[str, float]) -> list[Checkpoint]:
         """Write one epoch in place of it and all later ones: a resumed run trains them again.
 
         Returns the checkpoints of those later ones, which are of no use any more.
 
         Raises: ValueError if a value is NaN, which databases store in different ways.
         """
-        if unknown := sorted(name for name, value in values.items() if math.isnan(value)):
-            raise ValueError(f"epoch {epoch} of {key}: {', '.join(unknown)} is not a number")
-        rows = [
-            {"key": key, "epoch": epoch, "name": name, "value": value}
-            for name, value in values.items()
-        ]
+        return self.record_all(key, [Epoch(epoch, values, _now())])
+
+    def record_all(self, key: str, epochs: Sequence[Epoch]) -> list[Checkpoint]:
+        """Write a run's epochs, which follow each other, as `record` would one by one."""
+        if not epochs:
+            return []
+        for one in epochs:
+            if unknown := sorted(name for name, value in one.values.items() if math.isnan(value)):
+                raise ValueError(
+                    f"epoch {one.epoch} of {key}: {', '.join(unknown)} is not a number"
+                )
+        first = epochs[0].epoch
         with self._session() as session:
             run = session.get_one(RunRow, key)
             run.heartbeat_at = _now()
             for table in (MetricRow, EpochRow):
-                session.execute(delete(table).where(table.key == key, table.epoch >= epoch))
-            session.execute(insert(MetricRow), rows)
-            session.add(EpochRow(key=key, epoch=epoch, recorded_at=at or _now()))
-            return _keep(run, [item for item in run.checkpoints if item["epoch"] <= epoch])
+                session.execute(delete(table).where(table.key == key, table.epoch >= first))
+            stamps = [{"key": key, "epoch": one.epoch, "recorded_at": one.at} for one in epochs]
+            connection = session.connection()  # a session would take its time with each row
+            connection.execute(insert(MetricRow), list(_metric_rows(key, epochs)))
+            connection.execute(insert(EpochRow), stamps)
+            return _keep(run, [item for item in run.checkpoints if item["epoch"] <= first])
 
     def saved(self, key: str, checkpoint: Checkpoint) -> list[Checkpoint]:
         """Note a run's new checkpoint; returns those that it makes superfluous."""
@@ -137,7 +172,7 @@ class Store(StoreReader):
     def beat(self) -> None:
         """Say that this driver is alive, for the runs that it trains or still will."""
         mine = RunRow.driver == _driver()
-        open_ = RunRow.status.in_([Status.PENDING, Status.RUNNING])
+        open_ = RunRow.status.in_(OPEN)
         with self._session() as session:
             session.execute(update(RunRow).where(mine, open_).values(heartbeat_at=_now()))
 
@@ -147,16 +182,15 @@ class Store(StoreReader):
         In an exclusive store these are all: its lock says more than a heartbeat or the number of
         a process, which a restarted container gives to the next driver.
         """
-        for run in self.runs():
-            open_ = run.status in (Status.RUNNING, Status.PENDING)
-            if open_ and (self.exclusive or not run.alive):
+        for run in self.runs(statuses=OPEN):
+            if self.exclusive or not run.alive:
                 self.finish(run.key, Status.INTERRUPTED, error=run.error)
 
     def forget(self, key: str) -> None:
         """Delete all that is known of a run."""
         with self._session() as session:
-            for table in (MetricRow, EpochRow, MarginRow, AttemptRow, RunRow):
-                session.execute(delete(table).where(table.key == key))
+            for table in reversed(tables_of_runs()):
+                session.execute(delete(table).where(table.c.key == key))
 
     def note_cells(self, profile: str, cells: Iterable[Mapping[str, object]]) -> None:
         """Put the published cells of a profile, in reading order, in place of those noted before.
@@ -196,6 +230,12 @@ def _new_row(run: RunSpec) -> RunRow:
         created_at=_now(),
         checkpoints=[],
     )
+
+
+def _metric_rows(key: str, epochs: Iterable[Epoch]) -> Iterator[dict[str, object]]:
+    for one in epochs:
+        for name, value in one.values.items():
+            yield {"key": key, "epoch": one.epoch, "name": name, "value": value}
 
 
 def _keep(row: RunRow, kept: list[dict[str, object]]) -> list[Checkpoint]:

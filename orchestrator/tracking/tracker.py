@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 TABLES_TAG = "aol.tables"  # a digest of the tables that were attached last
 TABLES_FILE = "tables/tables.md"
+FIGURES_TAG = "aol.figures"
+FIGURES_FOLDER = "figures"
 
 
 class TrackingError(Exception):
@@ -73,12 +75,29 @@ class Tracker:
         digest = hashlib.sha256(tables.encode()).hexdigest()
         with self._told():
             client = self._connected()
-            for run in store.runs():
-                if run.profile != profile or not run.mlflow_run_id:
+            for run in store.runs(profiles=[profile]):
+                if not run.mlflow_run_id:
                     continue
                 if client.get_run(run.mlflow_run_id).data.tags.get(TABLES_TAG) != digest:
                     client.log_text(run.mlflow_run_id, tables, TABLES_FILE)
                     client.set_tag(run.mlflow_run_id, TABLES_TAG, digest)
+
+    def attach_figures(self, store: Store, figures: Mapping[str, Sequence[Path]]) -> None:
+        """Make files artifacts of runs, by key, in place of earlier ones of these names.
+
+        Raises: TrackingError, StoreError.
+        """
+        with self._told():
+            client = self._connected()
+            for run in store.runs(figures):
+                paths = figures[run.key]
+                if not paths or not run.mlflow_run_id:
+                    continue
+                digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+                if client.get_run(run.mlflow_run_id).data.tags.get(FIGURES_TAG) != digest:
+                    for path in paths:
+                        client.log_artifact(run.mlflow_run_id, str(path), FIGURES_FOLDER)
+                    client.set_tag(run.mlflow_run_id, FIGURES_TAG, digest)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -1,0 +1,96 @@
+"""Finished runs that nobody trained, as the result store would have them: `benchmarks.store`."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from aol.config import FINGERPRINTS
+from orchestrator.folders import Attempt, End, Epoch, TrainedElsewhere
+from orchestrator.margins import share
+from orchestrator.spec import RADII, Experiment, RunSpec
+from orchestrator.specfile import SpecFile
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments.yaml"
+SEEDS = 5  # replicates of each run of the paper
+STAMP = datetime(2026, 1, 1, tzinfo=UTC)
+PACKAGES = {"torch": "2.13.0", "numpy": "2.4.0", "ray": "2.60.0", "mlflow": "3.17.0"}
+LAYERS = [{"layer": number, "bound": 0.999, "probed": 0.9} for number in range(16)]
+CERTIFICATE = {"arithmetic": "float64", "layers": LAYERS, "violations": []}
+
+
+def paper(epochs: int) -> Experiment:
+    """The paper's profile with so many epochs a run."""
+    experiment = SpecFile(EXPERIMENTS).experiment("paper", [f"epochs={epochs}"])
+    runs = tuple(run.model_copy(update={"profile": "paper"}) for run in experiment.runs)
+    return replace(experiment, profile="paper", runs=runs)
+
+
+def made_runs(count: int, experiment: Experiment) -> Iterator[TrainedElsewhere]:
+    """So many finished runs: the paper's with replicates last, before them the same IDs' others."""
+    papers = experiment.replicates(range(SEEDS)).runs
+    for number in range(count - len(papers)):
+        yield trained(other(papers[number % len(papers)], number), number, images=0)
+    for number, run in enumerate(papers):
+        yield trained(run, number, images=run.train.data.test_images)
+
+
+def other(run: RunSpec, number: int) -> RunSpec:
+    """The run with settings that no other has, in a profile of its own."""
+    optimizer = replace(run.train.optimizer, l2=1 + 1e-6 * number)
+    changed = {"train": replace(run.train, optimizer=optimizer), "profile": "other"}
+    return run.model_copy(update=changed)
+
+
+def trained(run: RunSpec, number: int, *, images: int) -> TrainedElsewhere:
+    """The run as if it had been trained; without images it has no margins."""
+    random = np.random.default_rng(number)
+    margins = random.normal(0.5, 1.0, images or 100).astype("<f4")
+    accuracies = {str(name): share(margins, radius) for name, radius in RADII.items()}
+    epochs = [
+        Epoch(epoch=epoch, time=STAMP, values=_values(accuracies, loss))
+        for epoch, loss in enumerate(random.random(run.train.epochs).tolist(), start=1)
+    ]
+    return TrainedElsewhere(
+        Path(run.key),
+        run,
+        (
+            Attempt(
+                from_epoch=0,
+                time=STAMP,
+                host="host",
+                device="GPU",
+                commit="0" * 40,
+                packages=PACKAGES,
+                fingerprints=FINGERPRINTS[run.train.data.name],
+            ),
+        ),
+        tuple(epochs),
+        End(outcome="done", time=STAMP, error=None, certificate=CERTIFICATE),
+        margins.tobytes() if images else None,
+    )
+
+
+def _values(accuracies: dict[str, float], loss: float) -> dict[str, float]:
+    """The eleven metrics of an epoch."""
+    timed = {"learning_rate": 0.001, "images_per_s": 5000.0, "seconds": 10 + loss}
+    return accuracies | timed | {"train_loss": loss, "train_accuracy": 0.5, "test_loss": 1 + loss}
+
+
+def write_folder(found: TrainedElsewhere, folder: Path) -> Path:
+    """The run as `python -m aol` would have left it; returns its folder."""
+    run, place = found.run, folder / found.run.key
+    place.mkdir(parents=True)
+    described = {"key": run.key, "id": run.id, "name": run.name, "profile": run.profile}
+    described["settings"] = asdict(run.train)
+    (place / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    for name, lines in (("attempts", found.attempts), ("metrics", found.epochs)):
+        text = "".join(f"{json.dumps(vars(line))}\n" for line in lines)
+        (place / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    if found.end:
+        (place / "end.json").write_text(json.dumps(vars(found.end)), encoding="utf-8")
+    (place / "margins.f32").write_bytes(found.margins or b"")
+    return place
