@@ -19,7 +19,7 @@ from torch import nn
 
 from aol.config import ModelConfig, Precision
 from aol.environment import environment
-from aol.train import use_tf32
+from aol.train import train_in
 from benchmarks import roofline
 from benchmarks.contestants import Training, config_of, initial, our_training, plain_training
 from benchmarks.machine import table
@@ -110,7 +110,7 @@ def errors(
     exact = change(plain_training(settings, model, dtype=torch.float64), model)
     found = {}
     for way in ways(device):
-        use_tf32(way.precision == "tf32")
+        train_in(way.precision)
         make = way.training(model, config, CHECKED_BATCH)
         if way.recorded:
             unrecorded = Way(way.precision).training(model, config, CHECKED_BATCH)
@@ -130,13 +130,13 @@ def seconds(
     runs = {way: way.training(model, config, batch)(device) for way in ways(device)}
     counts, times = {}, {way: list[float]() for way in runs}
     for way, run in runs.items():
-        use_tf32(way.precision == "tf32")
+        train_in(way.precision)
         for _ in range(GRAPH_STEPS):
             run()
         counts[way] = max(1, round(ROUND_S / roofline.seconds_of(run, device, 3)))
     for _ in range(rounds):
         for way, run in runs.items():
-            use_tf32(way.precision == "tf32")
+            train_in(way.precision)
             times[way].append(roofline.seconds_of(run, device, counts[way]))
     return {way: median(values) for way, values in times.items()}
 

@@ -32,10 +32,14 @@ class Roofline:
     def step_seconds(self, model: ModelConfig, batch: int, precision: Precision) -> float:
         """What a training step takes if nothing but its products or its memory takes time."""
         layers = layers_of(model)
-        flop = sum(3 * batch * layer.flop + layer.rescale_flop for layer in layers)
+        applying = 3 * batch * sum(layer.flop for layer in layers)
+        rescaling = sum(layer.rescale_flop for layer in layers)  # never in bf16
+        rates = self.flop_per_s
+        rescaling_rate = rates["float32" if precision == "float32" else "tf32"]
+        computing = applying / rates[precision] + rescaling / rescaling_rate
         outputs = batch * sum(layer.outputs * layer.side**2 for layer in layers)
         moved = BYTES * (WEIGHT_PASSES * parameters(model) + OUTPUT_PASSES * outputs)
-        return max(flop / self.flop_per_s[precision], moved / self.bytes_per_s)
+        return max(computing, moved / self.bytes_per_s)
 
 
 def measure(device: torch.device, size: int = MATRIX, copied_bytes: int = COPIED_BYTES) -> Roofline:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from aol import train
 from aol.config import ModelConfig
+from aol.cost import layers_of
 from aol.layers import MaxMin
 from aol.loss import offset_cross_entropy
 from aol.models import architecture, build_model
@@ -150,6 +152,7 @@ def test_contestants_take_the_same_step():
 
 SMALL_BENCH = ["--device", "cpu", "--batch", "10", "--rounds", "2", "--matrix", "64"]
 SMALL_BENCH += ["--copied-bytes", "100000", "--width", "0.125"]
+NARROW_CONV = ModelConfig(kind="conv", width=1 / 8)
 
 
 def test_the_gpu_bench_checks_and_times_every_way_the_device_has(tmp_path, capsys):
@@ -170,6 +173,14 @@ def test_the_gpu_bench_checks_and_times_every_way_the_device_has(tmp_path, capsy
         assert 10 * 50_000 / float(row[4].replace(",", "")) == pytest.approx(
             10 * rates["AOL-Small"][row[1]], rel=0.01
         )
+
+
+def test_the_gpu_bench_trains_in_the_arithmetic_of_training(monkeypatch):
+    allowed = []
+    monkeypatch.setattr(train, "use_tf32", allowed.append)
+    gpu.errors(NARROW_CONV, gpu.start_of(NARROW_CONV), contestants.CPU)
+
+    assert allowed == [False, False, True, True]  # plain float32, float32, tf32, bf16
 
 
 class Doubled(TrainingStep):
@@ -207,9 +218,10 @@ def test_the_roofline_is_the_longer_of_products_and_memory():
     slow_memory = Roofline({"float32": 1e30, "tf32": 1e30, "bf16": 1e30}, 1e9)
 
     assert 3 * 250 * 0.545e9 < 1e12 * slow_products.step_seconds(model, 250, "float32") < 0.62e12
+    rescaling = 1e-12 * sum(layer.rescale_flop for layer in layers_of(model))
     assert slow_products.step_seconds(model, 250, "bf16") == pytest.approx(
-        slow_products.step_seconds(model, 250, "float32") / 4
-    )
+        (slow_products.step_seconds(model, 250, "float32") - rescaling) / 4 + rescaling / 2
+    )  # the rescaling at TF32's rate
     weights, outputs = 8 * 4 * 18.72e6, 4 * 4 * 250 * (14 * 64 * 192 + 14 * 1024)
     found = 1e9 * slow_memory.step_seconds(model, 250, "tf32")
     assert found == pytest.approx(weights + outputs, rel=1e-3)

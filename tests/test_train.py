@@ -649,14 +649,19 @@ def test_bf16_trains_and_evaluates_in_float32(trainer):
     torch.testing.assert_close(run.margins(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_tf32_is_allowed_in_training_alone(trainer, monkeypatch):
+@pytest.mark.parametrize(
+    ("precision", "in_training"), [("float32", False), ("tf32", True), ("bf16", True)]
+)
+def test_tf32_is_allowed_in_training_alone(trainer, monkeypatch, precision, in_training):
+    """
+    In bf16 as well: the rescaling's products are float32's, and the matrix units are idle.
+    """
     allowed = []
     monkeypatch.setattr(train, "use_tf32", allowed.append)
 
-    list(trainer(replace(ONE_EPOCH, precision="tf32")).epochs())
-    list(trainer(ONE_EPOCH).epochs())
+    list(trainer(replace(ONE_EPOCH, precision=precision)).epochs())
 
-    assert allowed == [True, False, False, False]
+    assert allowed == [in_training, False]
 
 
 def test_tf32_switches_both_libraries():
