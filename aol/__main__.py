@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
                 device=device,
                 must_stop=deadline,
                 save_every_s=options.save_every,
+                record=not options.eager,
                 say=_say,
             )
         except (DataError, ValueError) as error:
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder of the results, a folder per run in it")
     add("--until-seconds", type=float, help="save and stop before so many seconds have passed")
     add("--save-every", type=float, default=60.0, help="seconds between two saved states")
+    add("--eager", action="store_true", help="on CUDA, do not record the steps as a graph")
     cuda = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=cuda, help="cuda or cpu (default: %(default)s)")
     return parser

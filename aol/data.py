@@ -91,6 +91,16 @@ def _images(records: Records, device: torch.device) -> Images:
     return Images(pixels.to(device), labels.to(device))
 
 
+def kept_file(name: str, root: Path) -> Path:
+    """Where `prepare` keeps a dataset's records, or would: in the root, or in the cache."""
+    kept = _kept(name, root)
+    return kept if kept.exists() or not _is_read_only(root) else _kept(name, _cache())
+
+
+def _kept(name: str, root: Path) -> Path:
+    return root / "verified" / f"{name}.npy"
+
+
 def prepare(
     name: str, root: Path, progress: Progress = lambda stage, share: None
 ) -> dict[str, Records]:
@@ -102,11 +112,9 @@ def prepare(
 
     Raises: DataError if no source has the right images or they cannot be kept.
     """
-    kept = root / "verified" / f"{name}.npy"
-    if (records := _open_kept(name, kept, progress)) is not None:
+    if (records := _open_kept(name, _kept(name, root), progress)) is not None:
         return records
-    if _is_read_only(root):
-        kept = _cache() / "verified" / f"{name}.npy"
+    kept = kept_file(name, root)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(kept.with_suffix(".lock")):

@@ -29,6 +29,7 @@ def environment(device: torch.device, dataset: str) -> dict[str, Any]:
     }
     if device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(device)
+        facts["cudnn"] = torch.backends.cudnn.version()
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         facts["driver"] = _printed(query)
     return facts

@@ -15,10 +15,12 @@ import json
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from aol.result import result_of
 from aol.train import DivergedError, Trainer
 
 STATES_KEPT = 2
+LATEST = 5  # epochs; the first of a call is longer: libraries choose, and steps are recorded
 
 
 class Outcome(StrEnum):
@@ -90,20 +93,31 @@ class RunFolder:
         device: torch.device,
         must_stop: Callable[[float], bool],
         save_every_s: float = 60.0,
+        record: bool = True,
         say: Callable[[str], None] = print,
     ) -> Outcome:
         """Train the run to its end, or until `must_stop`, asked after every epoch.
 
-        `must_stop` gets the seconds that the longest epoch and a save took here.
+        `must_stop` gets the seconds that the longest of the latest epochs and a save took here.
+        `record` says whether steps on CUDA are recorded as a graph.
 
         Raises: DataError without images, ValueError if the folder is another run's.
         """
         if self.outcome:
             return self.outcome
         self._describe(run)
-        trainer = self._continued(run, data_root, device, say)
+        make = partial(
+            Trainer,
+            run.config,
+            data_root=data_root,
+            device=device,
+            run=str(run.id),
+            record=record,
+        )
+        trainer = self._continued(make, say)
         self._note_attempt(run, device, trainer.epoch)
-        saved, longest, saving = time.monotonic(), 0.0, 0.0
+        saved, saving = time.monotonic(), 0.0
+        latest: deque[float] = deque(maxlen=LATEST)
         try:
             with self._metrics_after(trainer.epoch).open("a", encoding="utf-8") as file:
                 for metrics in trainer.epochs():
@@ -112,9 +126,9 @@ class RunFolder:
                     file.flush()
                     os.fsync(file.fileno())
                     say(f"run {run.id}: {metrics}")
-                    longest = max(longest, metrics.seconds)
+                    latest.append(metrics.seconds)
                     last = trainer.epoch == run.config.epochs
-                    stop = not last and must_stop(longest + saving)
+                    stop = not last and must_stop(max(latest) + saving)
                     if last or stop or time.monotonic() - saved >= save_every_s:
                         started = time.monotonic()
                         self._save(trainer)
@@ -154,26 +168,25 @@ class RunFolder:
         line = json.dumps({"from_epoch": epoch, "time": _now(), **facts})
         _write(file, before + f"{line}\n".encode())
 
-    def _continued(
-        self, run: Run, data_root: Path, device: torch.device, say: Callable[[str], None]
-    ) -> Trainer:
+    def _continued(self, make: Callable[[], Trainer], say: Callable[[str], None]) -> Trainer:
         """A trainer with the newest whole state; a fresh one if there is no state at all.
 
         Raises: ValueError if there are states and none can be read.
         """
         reasons = []
         for file in self.states():
-            trainer = Trainer(run.config, data_root=data_root, device=device, run=str(run.id))
+            trainer = make()  # a state that fits in part leaves its marks
             try:
-                trainer.load_state_dict(torch.load(file, map_location=device, weights_only=True))
+                state = torch.load(file, map_location=trainer.device, weights_only=True)
+                trainer.load_state_dict(state)
             except Exception as error:  # a damaged file raises anything
                 reasons.append(f"{file}: {error}")
                 continue
-            say(f"run {run.id}: continues after epoch {trainer.epoch}")
+            say(f"run {trainer.run}: continues after epoch {trainer.epoch}")
             return trainer
         if reasons:
             raise ValueError("\n".join([*reasons, "remove these files to train from the start"]))
-        return Trainer(run.config, data_root=data_root, device=device, run=str(run.id))
+        return make()
 
     def _save(self, trainer: Trainer) -> None:
         file = self.path / f"state-{trainer.epoch}.pt"

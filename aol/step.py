@@ -4,8 +4,10 @@ An epoch of steps says nothing to the host and asks nothing of it, and every ful
 same shapes, so on CUDA the step is recorded as a graph and replayed.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,7 +29,8 @@ class Replay:
     """A step that on CUDA is recorded after `WARM_UP` calls and replayed from then on.
 
     Its tensors but the batch must stay where they are: make a new one when weights, momentum or
-    the learning rate are replaced.
+    the learning rate are replaced. Warm-up and recording share a stream, on which libraries have
+    made their workspaces by then.
     """
 
     def __init__(self, step: Step, generator: torch.Generator) -> None:
@@ -46,25 +49,44 @@ class Replay:
         self.graph.replay()
         return self.result
 
+    @cached_property
+    def stream(self) -> torch.cuda.Stream:
+        """That of the warm-up and of the recording."""
+        return torch.cuda.Stream()
+
     def _warm_up(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             result = self.step(batch)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         return result
 
     def _recorded(self, batch: Tensor) -> torch.cuda.CUDAGraph:
         self.batch = batch.clone()
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
+        with uncollected(), torch.cuda.graph(graph, stream=self.stream):
             self.result = self.step(self.batch)
         return graph
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected inside the block: the end of an old graph would spoil a recording."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class TrainingStep:
-    """One step of SGD on the images of given indices; the weights are the model's own."""
+    """One step of SGD on the images of given indices; the weights are the model's own.
+
+    `record` says whether it is recorded on CUDA. A recording holds the step, and the step it:
+    `close` ends that, and with it the graph's memory.
+    """
 
     def __init__(
         self,
@@ -74,11 +96,13 @@ class TrainingStep:
         optimizer: torch.optim.Optimizer,
         images: Images,
         noise: torch.Generator,
+        record: bool = True,
     ) -> None:
         self.config, self.model, self.optimizer = config, model, optimizer
         self.images, self.noise = images, noise
         self.on_cuda = images.pixels.device.type == "cuda"
-        self.full: Step = Replay(self, noise) if self.on_cuda else self
+        self.record = record
+        self.full: Step = Replay(self, noise) if self.on_cuda and record else self
         self.rate = 0.0
 
     def __call__(self, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,6 +138,10 @@ class TrainingStep:
             losses[position], found = step(batch)
             hits += found
         return losses, hits
+
+    def close(self) -> None:
+        """Let the recording go; the step still works, unrecorded."""
+        self.full = self
 
     def _follow_rate(self) -> None:
         """A recording holds the learning rate that it was made with."""

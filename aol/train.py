@@ -74,10 +74,19 @@ class Trainer:
     """Owns model, optimiser, images and random numbers; knows nothing about who is watching."""
 
     def __init__(
-        self, config: TrainConfig, *, data_root: Path, device: torch.device, run: str = "?"
+        self,
+        config: TrainConfig,
+        *,
+        data_root: Path,
+        device: torch.device,
+        run: str = "?",
+        record: bool = True,
     ) -> None:
-        """Raises: DataError if the images cannot be had, ValueError if the widths do not fit."""
-        self.config, self.device, self.run = config, device, run
+        """`record` says whether steps on CUDA are recorded as a graph.
+
+        Raises: DataError if the images cannot be had, ValueError if the widths do not fit.
+        """
+        self.config, self.device, self.run, self.record = config, device, run, record
         self.epoch = 0
         self.train, self.test = load(config.data, data_root, device)
         self.order = torch.Generator().manual_seed(config.seed)
@@ -113,6 +122,7 @@ class Trainer:
                 seconds=time.perf_counter() - started,
                 **tested,
             )
+        self.step.close()  # what comes now may want its memory
 
     def margins(self) -> Tensor:
         """Score margins of the whole test set in its order, (N,) float32 on the CPU.
@@ -167,6 +177,7 @@ class Trainer:
             optimizer=self.optimizer,
             images=self.train,
             noise=self.noise,
+            record=self.record,
         )
 
     def _train_epoch(self) -> tuple[float, float]:

@@ -8,7 +8,9 @@ is measured in the same call. Prints a table in markdown and keeps it in benchma
 """
 
 import argparse
+import gc
 import json
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,16 +186,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rates: dict[str, dict[str, float]] = {}
     for name in options.networks or MODELS:
         config = _narrowed(MODELS[name], options.width)
-        found, rates[name] = lines_of(name, config, device, limits, options)
+        try:
+            found, rates[name] = lines_of(name, config, device, limits, options)
+        except Exception:  # the other networks are worth their time all the same
+            traceback.print_exc()
+            found = [[name, "failed", *["–"] * (len(HEADER) - 2)]]
         lines += found
         for line in found:
             print(*line, sep="  ", flush=True)
-    text = _page(lines, rates, device, limits, options.batch)
+        text = _page(lines, rates, device, limits, options.batch)
+        if options.keep:  # now: the call may be ended at any time
+            options.keep.parent.mkdir(parents=True, exist_ok=True)
+            options.keep.write_text(text, encoding="utf-8")
+        gc.collect()  # a recording and its step hold each other, and memory
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     print(text)
-    if options.keep:
-        options.keep.parent.mkdir(parents=True, exist_ok=True)
-        options.keep.write_text(text, encoding="utf-8")
-    return int(any("too large" in line[2] for line in lines))
+    return int(any("too large" in line[2] or line[1] == "failed" for line in lines))
 
 
 def _narrowed(config: ModelConfig, width: float) -> ModelConfig:

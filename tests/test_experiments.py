@@ -100,7 +100,7 @@ def test_all_runs_train_as_the_paper_trains(paper):
             "drop_factor": 10,
         }
         assert (run.train.epochs, run.train.batch_size) == (1000, 250)
-        assert (run.train.precision, run.train.eval_every) == ("float32", 1)
+        assert (run.train.precision, run.train.eval_every) == ("tf32", 10)
         assert run.train.certify == "float64"
 
 

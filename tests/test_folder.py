@@ -3,15 +3,17 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 import torch
 
-from aol.__main__ import EXIT_CONTINUE, EXIT_FAILED, EXIT_USAGE, Deadline, main
+from aol import folder as folder_module
+from aol.__main__ import EXIT_CONTINUE, EXIT_FAILED, EXIT_USAGE, Deadline, chosen, main
 from aol.checkout import checkout
 from aol.folder import Outcome, Run, RunFolder
+from aol.train import Trainer
 from orchestrator.plan import as_rows, make_plan
 from orchestrator.specfile import SpecFile
 from tests.cli import PROJECT, TINY
@@ -86,6 +88,45 @@ def test_an_attempt_names_machine_versions_commit_and_images(box, folders):
     assert set(facts["fingerprints"]) == {"train", "test"}
     assert facts["host"]
     assert facts["from_epoch"] == 0
+
+
+@pytest.mark.parametrize(("options", "recorded"), [((), True), (("--eager",), False)])
+def test_steps_are_recorded_unless_asked_otherwise(box, monkeypatch, options, recorded):
+    asked = []
+
+    def make(*arguments, record, **keywords):
+        asked.append(record)
+        return Trainer(*arguments, record=record, **keywords)
+
+    monkeypatch.setattr(folder_module, "Trainer", make)
+    box("--run", "0", *options)
+
+    assert asked == [recorded]
+
+
+def test_the_time_of_an_epoch_is_that_of_the_latest_five(plan, data_root, tmp_path, monkeypatch):
+    """
+    The first of a call is longer, and would stop a run long before its time.
+    """
+    (run,) = chosen(plan("epochs=7"), [0])
+    seconds = [100.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0]
+    asked = []
+
+    class Timed(Trainer):
+        def epochs(self):
+            for metrics, taken in zip(super().epochs(), seconds, strict=True):
+                yield replace(metrics, seconds=taken)
+
+    monkeypatch.setattr(folder_module, "Trainer", Timed)
+    RunFolder(tmp_path / "folder").train(
+        run,
+        data_root=data_root,
+        device=CPU,
+        must_stop=lambda taken: bool(asked.append(taken)),
+        save_every_s=1e9,
+    )
+
+    assert asked == [*[100.0] * 5, 3.0]
 
 
 def test_what_is_done_is_not_trained_again(box, folders):

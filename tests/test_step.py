@@ -1,3 +1,4 @@
+import gc
 import math
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aol.layers import rescaled_together
 from aol.models import build_model
-from aol.step import WARM_UP, Replay
+from aol.step import WARM_UP, Replay, TrainingStep
 from aol.train import Trainer
 
 CPU = torch.device("cpu")
@@ -166,7 +167,9 @@ def recording(monkeypatch):
             pass
 
     @contextmanager
-    def graph(recorded):
+    def graph(recorded, stream):
+        assert stream is recorded.replay_of.stream
+        assert not gc.isenabled()
         replay = recorded.replay_of
         recorded.step = replay.step
         replay.step = lambda batch: (torch.zeros((), dtype=torch.float64), torch.tensor(0))
@@ -202,6 +205,45 @@ def test_replayed_steps_train_as_eager_steps(trainer, recording):
     assert torch.equal(losses, expected_losses)
     assert torch.equal(hits, expected_hits)
     assert all(torch.equal(value, weights(eager)[name]) for name, value in weights(run).items())
+
+
+def test_a_recording_is_made_where_it_was_warmed_up_and_garbage_waits(trainer, recording):
+    run = trainer()
+    recording(run)
+    for batch in torch.arange(len(run.train)).split(run.config.batch_size)[:5]:
+        run.step.full(batch)
+
+    assert FakeGraph.replays == 2
+    assert gc.isenabled()
+
+
+def test_a_step_that_is_not_to_be_recorded_is_not(trainer, monkeypatch):
+    """
+    On CUDA too, where it is for whoever cannot have a recording.
+    """
+    run = trainer()
+    on_cuda = type("OnCuda", (), {"pixels": type("P", (), {"device": torch.device("cuda")})})
+    parts = {"model": run.model, "optimizer": run.optimizer, "images": on_cuda, "noise": run.noise}
+    recorded = TrainingStep(run.config, **parts)
+    eager = TrainingStep(run.config, **parts, record=False)
+
+    assert isinstance(recorded.full, Replay)
+    assert eager.full is eager
+    recorded.close()
+    assert recorded.full is recorded
+
+
+def test_a_trained_run_lets_its_recording_go(trainer, recording):
+    run = trainer(replace(CONFIG, optimizer=OptimizerConfig(drops=())))
+    recording(run)
+    run.step.rate = run.config.learning_rate(0)
+    epochs = run.epochs()
+    next(epochs)
+    during = run.step.full
+    list(epochs)
+
+    assert isinstance(during, Replay)
+    assert run.step.full is run.step
 
 
 def test_the_cpu_records_nothing(trainer):
