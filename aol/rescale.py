@@ -149,8 +149,9 @@ def rescale_denses(matrices: Tensor) -> Tensor:
 def rescale_conv(kernel: Tensor) -> Tensor:
     """The kernel whose stride-1, zero-padded convolution is 1-Lipschitz in L2.
 
-    Differentiable once, in the kernel's own precision also under autocast: the scale is the
-    certificate. Shapes: (O, I, K, L) -> (O, I, K, L).
+    In the kernel's own precision also under autocast: the scale is the certificate. Differentiable
+    once; narrow kernels, whose gradient is autograd's, as often as one likes.
+    Shapes: (O, I, K, L) -> (O, I, K, L).
     """
     if kernel.shape[1] < cost.NARROWEST and kernel.shape[2:].numel() > 1:
         return _in_full_precision(_conv_rescaled_plainly, kernel)
@@ -158,7 +159,10 @@ def rescale_conv(kernel: Tensor) -> Tensor:
 
 
 def rescale_dense(matrix: Tensor) -> Tensor:
-    """The matrix whose linear map is 1-Lipschitz in L2. Shapes: (O, I) -> (O, I)."""
+    """The matrix whose linear map is 1-Lipschitz in L2. Shapes: (O, I) -> (O, I).
+
+    Precision and derivatives are as with `rescale_conv`.
+    """
     if matrix.shape[-1] < cost.NARROW_DENSE:
         return _in_full_precision(_rescaled_plainly, matrix)
     return rescale_denses(matrix[None])[0]
