@@ -168,8 +168,6 @@ def test_the_golden_maxmin_has_ties():
         assert (x[..., 0::2] == x[..., 1::2]).any()
 
 
-# concat3 and concat4 of the golden file overlap their patches or pad them ("same"). No network
-# of the paper does either, an overlap is no isometry, and our layer does not offer it.
 @pytest.mark.parametrize("name", ["concat0", "concat1", "concat2"])
 def test_concatenation_pooling_equals_the_authors(name):
     size, strides, padding = text(BASIC[f"{name}_cfg"])
@@ -178,6 +176,28 @@ def test_concatenation_pooling_equals_the_authors(name):
     y = ConcatenationPooling(*size)(images_from_tf(BASIC[f"{name}_x"], torch.float32))
 
     assert np.array_equal(images_to_tf(y), BASIC[f"{name}_y"])
+
+
+@pytest.mark.parametrize("name", ["concat3", "concat4"])
+def test_patches_that_overlap_are_concatenated_in_the_same_order(name):
+    """
+    The authors' layer can also overlap and pad its patches, which is no isometry and in no network
+    of the paper: ours has no option for it. Laid side by side their patches are ours.
+    """
+    (size, _), (stride, _), padding = text(BASIC[f"{name}_cfg"])
+    assert padding == "same"
+    x = images_from_tf(BASIC[f"{name}_x"], torch.float32)
+    expected = BASIC[f"{name}_y"]
+    missing = [
+        stride * (after - 1) + size - before
+        for after, before in zip(expected.shape[1:3], x.shape[2:], strict=True)
+    ]
+    top, left = (total // 2 for total in missing)
+    x = F.pad(x, (left, missing[1] - left, top, missing[0] - top))
+    tiles = x.unfold(2, size, stride).unfold(3, size, stride)
+    side_by_side = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+    assert np.array_equal(images_to_tf(ConcatenationPooling(size, size)(side_by_side)), expected)
 
 
 def test_first_channels_equals_the_authors():
