@@ -54,7 +54,7 @@ METHODS = (
     "__int__",
 )
 NARROW = [
-    ModelConfig(kind="patchwise", width=1 / 4),  # 3 x 3 kernels by the fewest products
+    ModelConfig(kind="patchwise", width=3 / 8),  # 3 x 3 kernels by the fewest products
     ModelConfig(kind="fc", width=1 / 64),
     ModelConfig(kind="conv", width=1 / 8),
     ModelConfig(kind="std", width=1 / 8),
