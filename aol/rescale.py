@@ -36,7 +36,7 @@ class _Rescale(torch.autograd.Function):
     def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
         half = gram(kernels_BOIKL)
         signs = half.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
-        scale_BI = _scale(half.abs_())
+        scale_BI = _scale_of(_total(half.abs_()))
         ctx.save_for_backward(kernels_BOIKL, signs, scale_BI)
         return kernels_BOIKL * _per_input(scale_BI)
 
@@ -57,7 +57,7 @@ class _RescaleDense(torch.autograd.Function):
     def forward(ctx: Any, matrices_BOI: Tensor) -> Tensor:
         gram = symmetric_product(matrices_BOI)
         signs = gram.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
-        scale_BI = (gram.abs_().sum(1) + EPS).rsqrt()
+        scale_BI = _scale_of(gram.abs_().sum(1))
         ctx.save_for_backward(matrices_BOI, signs, scale_BI)
         return matrices_BOI * scale_BI[:, None]
 
@@ -77,7 +77,7 @@ class _RescaleNarrow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
         whole = _whole_gram(kernels_BOIKL)
-        scale_BI = (whole.abs().sum((0, 3, 4)) + EPS).rsqrt()
+        scale_BI = _scale_of(whole.abs().sum((0, 3, 4)))
         ctx.save_for_backward(kernels_BOIKL, whole, scale_BI)
         return kernels_BOIKL * _per_input(scale_BI)
 
@@ -112,11 +112,16 @@ def _whole_gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
     return gradient.view(inputs, count, outputs, rows, columns).permute(1, 2, 0, 3, 4)
 
 
-def _scale(sizes: Tensor) -> Tensor:
-    """Each input channel's scale from |V| on the half-plane. Shapes: (D, B, I, I) -> (B, I)."""
+def _total(sizes: Tensor) -> Tensor:
+    """Each input channel's sum of |V|, from the half-plane's. Shapes: (D, B, I, I) -> (B, I)."""
     total = sizes.sum((0, 3))
     if len(sizes) > 1:
         total = total + sizes[1:].sum((0, 2))
+    return total
+
+
+def _scale_of(total: Tensor) -> Tensor:
+    """The scale of input channels whose |V| have this sum."""
     return (total + EPS).rsqrt()
 
 
@@ -171,7 +176,7 @@ def rescale_dense(matrix: Tensor) -> Tensor:
 def _rescaled_plainly(matrices: Tensor) -> Tensor:
     """By autograd, for one tap and few columns: calling a Function takes longer than they do."""
     gram = matrices.mT @ matrices
-    scale = (gram.abs().sum(-1) + EPS).rsqrt()
+    scale = _scale_of(gram.abs().sum(-1))
     return matrices * (scale if matrices.ndim == 2 else scale.unsqueeze(-2))
 
 
@@ -180,21 +185,18 @@ def _conv_rescaled_plainly(kernel_OIKL: Tensor) -> Tensor:
     by_input = kernel_OIKL.transpose(0, 1)
     rows, columns = kernel_OIKL.shape[2:]
     gram = F.conv2d(by_input, by_input, padding=(rows - 1, columns - 1))
-    scale = (gram.abs().sum((1, 2, 3)) + EPS).rsqrt()
+    scale = _scale_of(gram.abs().sum((1, 2, 3)))
     return kernel_OIKL * scale[:, None, None]
 
 
-def _in_full_precision(function: Callable[[Tensor], Any], kernels: Tensor) -> Tensor:
-    rescaled: Tensor
+def _in_full_precision(function: Callable[[Tensor], Tensor], kernels: Tensor) -> Tensor:
     if not torch._C._is_any_autocast_enabled():  # torch's own question; others take longer
-        rescaled = function(kernels)
-        return rescaled
+        return function(kernels)
     with torch.autocast(kernels.device.type, enabled=False):
-        rescaled = function(kernels)
-    return rescaled
+        return function(kernels)
 
 
 @torch.no_grad()
 def conv_scale(kernel: Tensor) -> Tensor:
     """The scale of each input channel of a convolution. Shapes: (O, I, K, L) -> (I,)."""
-    return _scale(gram(kernel[None]).abs_())[0]
+    return _scale_of(_total(gram(kernel[None]).abs_()))[0]

@@ -348,13 +348,26 @@ def test_an_all_zero_kernel_has_a_finite_gradient(way):
     torch.testing.assert_close(gradient, torch.full_like(gradient, 1e3))
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (40, 40, 3, 3), (80, 80, 3, 3), (200, 200, 1, 1)])
-def test_autocast_does_not_lower_the_precision(shape):
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (40, 40, 3, 3), (80, 80, 3, 3), (300, 300, 1, 1)])
+def test_autocast_does_not_lower_the_precision(shape, way):
     kernel = normal(*shape, seed=2).float()
     plain = rescale_conv(kernel)
 
     with torch.autocast("cpu", torch.bfloat16):
         cast = rescale_conv(kernel)
+
+    assert cast.dtype == torch.float32
+    assert torch.equal(cast, plain)
+
+
+@every_way
+@pytest.mark.parametrize("stacked", [rescale_convs, rescale_denses])
+def test_autocast_does_not_lower_the_precision_of_stacked_kernels(stacked, way):
+    kernels = normal(*[2, 5, 4, 3, 3][: 5 if stacked is rescale_convs else 3], seed=2).float()
+    with taken(way):
+        plain = stacked(kernels)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = stacked(kernels)
 
     assert cast.dtype == torch.float32
     assert torch.equal(cast, plain)
