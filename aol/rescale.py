@@ -140,7 +140,7 @@ def rescale_convs(kernels: Tensor) -> Tensor:
     """
     _, _, inputs, rows, columns = kernels.shape
     if rows == columns == 1:
-        return rescale_denses(kernels[:, :, :, 0, 0])[..., None, None]
+        return rescale_denses(kernels.flatten(2)).view(kernels.shape)
     function = _RescaleNarrow if inputs < cost.NARROW else _Rescale
     return _in_full_precision(function.apply, kernels)
 
@@ -158,7 +158,9 @@ def rescale_conv(kernel: Tensor) -> Tensor:
     once; narrow kernels, whose gradient is autograd's, as often as one likes.
     Shapes: (O, I, K, L) -> (O, I, K, L).
     """
-    if kernel.shape[1] < cost.NARROWEST and kernel.shape[2:].numel() > 1:
+    if kernel.shape[2:].numel() == 1:
+        return rescale_dense(kernel.flatten(1)).view(kernel.shape)
+    if kernel.shape[1] < cost.NARROWEST:
         return _in_full_precision(_conv_rescaled_plainly, kernel)
     return rescale_convs(kernel[None])[0]
 
