@@ -19,6 +19,7 @@ from aol.layers import (
     in_float64,
     repeated_orthogonal_,
     rescaled_once,
+    rescaled_together,
 )
 from aol.rescale import conv_scale
 from tests.golden_recipe import (
@@ -667,6 +668,36 @@ def test_a_float64_copy_applies_the_very_weights_of_the_float32_model():
     x = normal(2, 3, 5, 5, seed=2)
     torch.testing.assert_close(copy(x), model(x.float()).double(), rtol=1e-4, atol=1e-4)
     assert copy(x).dtype == torch.float64
+
+
+def test_a_float64_copy_of_a_float64_copy_applies_the_same_weights():
+    """
+    The float32 model's, which rescaling the copy's raw parameters in float64 does not give.
+    """
+    model = nn.Sequential(AOLConv2d(3, 4, 3), Flatten(), AOLLinear(4 * 25, 6))
+    for parameter in model.parameters():
+        parameter.data = normal(*parameter.shape, seed=1).float()
+    copy = in_float64(model)
+    again = in_float64(copy)
+
+    for index in (0, 2):
+        assert torch.equal(again[index].rescaled(), copy[index].rescaled())
+        assert torch.equal(copy[index].rescaled(), model[index].rescaled().double())
+
+
+@pytest.mark.parametrize("block", [rescaled_once, rescaled_together])
+def test_a_block_gives_back_the_weights_that_were_kept_before_it(block):
+    network = small_network()
+    with rescaled_once(network):
+        kept = [network[index].rescaled() for index in (0, 3)]
+        with block(network):
+            pass
+        assert all(network[i].rescaled() is k for i, k in zip((0, 3), kept, strict=True))
+        with pytest.raises(KeyError), block(network):
+            raise KeyError
+        assert all(network[i].rescaled() is k for i, k in zip((0, 3), kept, strict=True))
+
+    assert network[0].rescaled() is not kept[0]
 
 
 def test_kept_weights_are_dropped_after_an_error():

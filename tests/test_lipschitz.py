@@ -233,6 +233,25 @@ def test_every_layer_with_weights_is_in_the_gate():
     ]
 
 
+def test_a_layer_that_occurs_twice_counts_twice():
+    layer = AOLLinear(12, 12)
+    layer.weight.data = normal(12, 12, seed=2).float()
+    once = gate(nn.Sequential(Flatten(), layer), (3, 2, 2))
+    twice = gate(nn.Sequential(Flatten(), layer, layer), (3, 2, 2))
+
+    assert [bound.name for bound in twice.layers] == ["layer 1 (AOLLinear)", "layer 2 (AOLLinear)"]
+    assert twice.upper == pytest.approx(once.upper**2, rel=1e-15)
+    assert twice.score_error > once.score_error
+    assert twice.ratio <= twice.upper
+
+
+def test_an_unknown_module_behind_itself_is_refused_by_its_first_place():
+    unknown = nn.ReLU()
+
+    with pytest.raises(ValueError, match="layer 1 is ReLU"):
+        gate(nn.Sequential(AOLLinear(3, 3), unknown, unknown), (3,))
+
+
 def test_the_gate_is_exact_to_repeat_and_leaves_the_model_alone():
     model = disturbed("conv", spread=0.05)
     before = {name: value.clone() for name, value in model.state_dict().items()}
