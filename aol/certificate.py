@@ -102,7 +102,7 @@ def prove(
     reach, lipschitz = Reach.of_images(shape), 1.0
     rest = list(divisors)
     x = torch.zeros(1, *shape, dtype=torch.float64, device=next(network.parameters()).device)
-    for name, layer in network.named_children():
+    for name, layer in enumerate(network):  # one that occurs twice counts twice
         x = layer(x)
         if isinstance(layer, NEVER_STRETCH):
             continue

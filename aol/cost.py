@@ -1,6 +1,8 @@
 """What training takes, by arithmetic alone: asking does not need torch.
 
-The rescaling of a kernel has three ways; which one a kernel takes is decided here, by its shape.
+A kernel is rescaled in one of six ways, and which it takes is decided here, by its shape. With one
+tap: matrix products, differentiated by autograd or by hand. With more: one convolution,
+differentiated by autograd or by hand, a product per displacement, or the fewest products.
 
 Shape letters as in `aol.rescale`: O output channels, I input channels, K x L taps.
 """
@@ -16,7 +18,7 @@ IMAGE_SIZE = 32
 IMAGE_CHANNELS = 3
 NARROWEST = 24  # input channels; below, autograd is as fast as any gradient by hand: measured
 NARROW = 72  # input channels; below, one convolution is faster than several products: measured
-NARROW_DENSE = 160  # inputs; below, autograd is faster than a gradient by hand: measured
+NARROW_DENSE = 256  # inputs; below, autograd is faster than a gradient by hand: measured
 TOOM_COOK = 72  # input channels of 3 x 3 kernels; from here on fewer products pay: measured
 BLOCK = 512  # halving smaller symmetric products costs what it saves: measured
 

@@ -3,7 +3,6 @@
 Source: `layers/` of the authors' code. Its kernels are (K, L, I, O), ours (O, I, K, L).
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,20 +57,32 @@ class _Rescaled(nn.Module):
         return self._rescale(self.weight) if self._kept is None else self._kept
 
 
+def _rescaled_layers(model: nn.Module) -> list[_Rescaled]:
+    return [layer for layer in model.modules() if isinstance(layer, _Rescaled)]
+
+
+@contextmanager
+def _keeping(model: nn.Module) -> Iterator[None]:
+    """After the block every layer keeps what it kept before it: nothing, as a rule."""
+    before = [(layer, layer._kept) for layer in _rescaled_layers(model)]
+    try:
+        yield
+    finally:
+        for layer, kept in before:
+            layer._kept = kept
+
+
 @contextmanager
 def rescaled_once(model: nn.Module) -> Iterator[None]:
     """Inside the block every layer keeps its rescaled weight, without gradients to the raw one.
 
     For evaluation in several batches. Do not change weights inside.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, _Rescaled)]
-    try:
-        for layer in layers:
-            layer._kept = layer._rescale(layer.weight.detach())
+    with _keeping(model):
+        with torch.no_grad():
+            for layer in _rescaled_layers(model):
+                layer._kept = layer.rescaled()
         yield
-    finally:
-        for layer in layers:
-            layer._kept = None
 
 
 def in_float64(model: nn.Module) -> nn.Module:
@@ -81,9 +92,8 @@ def in_float64(model: nn.Module) -> nn.Module:
     """
     with rescaled_once(model):
         copy = deepcopy(model).double().requires_grad_(False)
-    for layer in copy.modules():
-        if isinstance(layer, _Rescaled) and layer._kept is not None:
-            layer._kept = layer._kept.double()
+    for layer in _rescaled_layers(copy):
+        layer._kept = layer.rescaled().double()
     return copy
 
 
@@ -94,18 +104,14 @@ def rescaled_together(model: nn.Module) -> Iterator[None]:
     For one forward pass where each product is too small to fill the device.
     """
     alike: dict[tuple[type, torch.Size], list[_Rescaled]] = defaultdict(list)
-    for layer in model.modules():
-        if isinstance(layer, _Rescaled):
-            alike[type(layer), layer.weight.shape].append(layer)
-    try:
+    for layer in _rescaled_layers(model):
+        alike[type(layer), layer.weight.shape].append(layer)
+    with _keeping(model):
         for layers in alike.values():
             stacked = layers[0]._rescale_all(torch.stack([layer.weight for layer in layers]))
             for layer, rescaled in zip(layers, stacked.unbind(), strict=True):
                 layer._kept = rescaled
         yield
-    finally:
-        for layer in itertools.chain.from_iterable(alike.values()):
-            layer._kept = None
 
 
 class AOLLinear(_Rescaled):

@@ -115,7 +115,7 @@ def gate(
     reach = Reach.of_images(shape)
     x = torch.zeros(1, *shape, dtype=torch.float64, device=_device(chain))
     bounds = []
-    for name, layer in chain.named_children():
+    for name, layer in _places(chain):
         y = _apply(layer, x)
         if isinstance(layer, AOLConv2d | AOLLinear):
             upper = upper_bound(layer.rescaled(), layer.weight.detach())
@@ -127,8 +127,14 @@ def gate(
     return Gate(tuple(bounds), ratio, reach.error, tolerance)
 
 
+def _places(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers with their names in the order of a pass; one that occurs twice is there twice."""
+    modules = model.named_modules(remove_duplicate=False)
+    return [(name, module) for name, module in modules if name and "." not in name]
+
+
 def _check_known(model: nn.Sequential) -> None:
-    for name, layer in model.named_children():
+    for name, layer in _places(model):
         if not isinstance(layer, (AOLConv2d, AOLLinear, *NEVER_STRETCH)):
             raise ValueError(
                 f"layer {name} is {type(layer).__name__}, which has no known Lipschitz bound: use "

@@ -1,6 +1,7 @@
 """What the paper's tables report, one value per row of scores, and the margins behind it."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,11 @@ RADII: dict[str, float] = {
     "cra_1": 1.0,
 }
 
+Norm = Literal["L1", "L2", "Linf"]
+# How far a margin moves per unit of radius where input and scores are measured in this norm: the
+# most that x_t - x_j can be for a vector x of norm 1.
+PRICES: dict[Norm, float] = {"L1": 1.0, "L2": math.sqrt(2), "Linf": 2.0}
+
 
 def correct(scores: Tensor, labels: Tensor) -> Tensor:
     """Which rows are classified correctly; among equal scores the lowest class counts.
@@ -22,12 +28,13 @@ def correct(scores: Tensor, labels: Tensor) -> Tensor:
     return scores.argmax(1) == labels
 
 
-def certified(scores: Tensor, labels: Tensor, radius: float) -> Tensor:
-    """Which rows no L2 change of the input up to `radius` can flip, for a 1-Lipschitz network.
+def certified(scores: Tensor, labels: Tensor, radius: float, *, norm: Norm = "L2") -> Tensor:
+    """Which rows no change of the input up to `radius` can flip, for a 1-Lipschitz network.
 
     The row is still classified correctly after sqrt(2) * radius is taken from its true class's
     score, the paper's definition of certified robust accuracy (CRA). `radius` is in units of
-    the input, pixels in [0, 1].
+    the input, pixels in [0, 1]. Our layers are 1-Lipschitz in L2, the paper's norm; what another
+    norm costs is here for networks that are 1-Lipschitz in it.
 
     Shapes: scores (N, C), labels (N,) int64 -> (N,) bool.
     Raises: ValueError if a score is not finite.
@@ -36,7 +43,7 @@ def certified(scores: Tensor, labels: Tensor, radius: float) -> Tensor:
     """
     _check_finite(scores)
     price = torch.zeros_like(scores)
-    price.scatter_(1, labels[:, None], math.sqrt(2) * radius)
+    price.scatter_(1, labels[:, None], PRICES[norm] * radius)
     return correct(scores - price, labels)
 
 

@@ -36,7 +36,7 @@ class _Rescale(torch.autograd.Function):
     def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
         half = gram(kernels_BOIKL)
         signs = half.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
-        scale_BI = _scale(half.abs_())
+        scale_BI = _scale_of(_total(half.abs_()))
         ctx.save_for_backward(kernels_BOIKL, signs, scale_BI)
         return kernels_BOIKL * _per_input(scale_BI)
 
@@ -57,7 +57,7 @@ class _RescaleDense(torch.autograd.Function):
     def forward(ctx: Any, matrices_BOI: Tensor) -> Tensor:
         gram = symmetric_product(matrices_BOI)
         signs = gram.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
-        scale_BI = (gram.abs_().sum(1) + EPS).rsqrt()
+        scale_BI = _scale_of(gram.abs_().sum(1))
         ctx.save_for_backward(matrices_BOI, signs, scale_BI)
         return matrices_BOI * scale_BI[:, None]
 
@@ -77,7 +77,7 @@ class _RescaleNarrow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
         whole = _whole_gram(kernels_BOIKL)
-        scale_BI = (whole.abs().sum((0, 3, 4)) + EPS).rsqrt()
+        scale_BI = _scale_of(whole.abs().sum((0, 3, 4)))
         ctx.save_for_backward(kernels_BOIKL, whole, scale_BI)
         return kernels_BOIKL * _per_input(scale_BI)
 
@@ -112,11 +112,16 @@ def _whole_gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
     return gradient.view(inputs, count, outputs, rows, columns).permute(1, 2, 0, 3, 4)
 
 
-def _scale(sizes: Tensor) -> Tensor:
-    """Each input channel's scale from |V| on the half-plane. Shapes: (D, B, I, I) -> (B, I)."""
+def _total(sizes: Tensor) -> Tensor:
+    """Each input channel's sum of |V|, from the half-plane's. Shapes: (D, B, I, I) -> (B, I)."""
     total = sizes.sum((0, 3))
     if len(sizes) > 1:
         total = total + sizes[1:].sum((0, 2))
+    return total
+
+
+def _scale_of(total: Tensor) -> Tensor:
+    """The scale of input channels whose |V| have this sum."""
     return (total + EPS).rsqrt()
 
 
@@ -135,7 +140,7 @@ def rescale_convs(kernels: Tensor) -> Tensor:
     """
     _, _, inputs, rows, columns = kernels.shape
     if rows == columns == 1:
-        return rescale_denses(kernels[:, :, :, 0, 0])[..., None, None]
+        return rescale_denses(kernels.flatten(2)).view(kernels.shape)
     function = _RescaleNarrow if inputs < cost.NARROW else _Rescale
     return _in_full_precision(function.apply, kernels)
 
@@ -149,16 +154,22 @@ def rescale_denses(matrices: Tensor) -> Tensor:
 def rescale_conv(kernel: Tensor) -> Tensor:
     """The kernel whose stride-1, zero-padded convolution is 1-Lipschitz in L2.
 
-    Differentiable once, in the kernel's own precision also under autocast: the scale is the
-    certificate. Shapes: (O, I, K, L) -> (O, I, K, L).
+    In the kernel's own precision also under autocast: the scale is the certificate. Differentiable
+    once; narrow kernels, whose gradient is autograd's, as often as one likes.
+    Shapes: (O, I, K, L) -> (O, I, K, L).
     """
-    if kernel.shape[1] < cost.NARROWEST and kernel.shape[2:].numel() > 1:
+    if kernel.shape[2:].numel() == 1:
+        return rescale_dense(kernel.flatten(1)).view(kernel.shape)
+    if kernel.shape[1] < cost.NARROWEST:
         return _in_full_precision(_conv_rescaled_plainly, kernel)
     return rescale_convs(kernel[None])[0]
 
 
 def rescale_dense(matrix: Tensor) -> Tensor:
-    """The matrix whose linear map is 1-Lipschitz in L2. Shapes: (O, I) -> (O, I)."""
+    """The matrix whose linear map is 1-Lipschitz in L2. Shapes: (O, I) -> (O, I).
+
+    Precision and derivatives are as with `rescale_conv`.
+    """
     if matrix.shape[-1] < cost.NARROW_DENSE:
         return _in_full_precision(_rescaled_plainly, matrix)
     return rescale_denses(matrix[None])[0]
@@ -167,7 +178,7 @@ def rescale_dense(matrix: Tensor) -> Tensor:
 def _rescaled_plainly(matrices: Tensor) -> Tensor:
     """By autograd, for one tap and few columns: calling a Function takes longer than they do."""
     gram = matrices.mT @ matrices
-    scale = (gram.abs().sum(-1) + EPS).rsqrt()
+    scale = _scale_of(gram.abs().sum(-1))
     return matrices * (scale if matrices.ndim == 2 else scale.unsqueeze(-2))
 
 
@@ -176,21 +187,18 @@ def _conv_rescaled_plainly(kernel_OIKL: Tensor) -> Tensor:
     by_input = kernel_OIKL.transpose(0, 1)
     rows, columns = kernel_OIKL.shape[2:]
     gram = F.conv2d(by_input, by_input, padding=(rows - 1, columns - 1))
-    scale = (gram.abs().sum((1, 2, 3)) + EPS).rsqrt()
+    scale = _scale_of(gram.abs().sum((1, 2, 3)))
     return kernel_OIKL * scale[:, None, None]
 
 
-def _in_full_precision(function: Callable[[Tensor], Any], kernels: Tensor) -> Tensor:
-    rescaled: Tensor
+def _in_full_precision(function: Callable[[Tensor], Tensor], kernels: Tensor) -> Tensor:
     if not torch._C._is_any_autocast_enabled():  # torch's own question; others take longer
-        rescaled = function(kernels)
-        return rescaled
+        return function(kernels)
     with torch.autocast(kernels.device.type, enabled=False):
-        rescaled = function(kernels)
-    return rescaled
+        return function(kernels)
 
 
 @torch.no_grad()
 def conv_scale(kernel: Tensor) -> Tensor:
     """The scale of each input channel of a convolution. Shapes: (O, I, K, L) -> (I,)."""
-    return _scale(gram(kernel[None]).abs_())[0]
+    return _scale_of(_total(gram(kernel[None]).abs_()))[0]

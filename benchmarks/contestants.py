@@ -1,7 +1,7 @@
 """What is compared: by name, functions without arguments that do the same work."""
 
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -39,12 +39,22 @@ def rescale(shape: tuple[int, ...]) -> Contestants:
         "plain": _both_passes(plain.rescale_conv, kernel, upstream),
         "ours": _both_passes(rescale_conv, *ours),
     }
-    with suppress(ImportError):  # a peer, where someone has installed it
-        from orthogonium.layers.conv.AOL.aol import MultiStepAOLReparametrizer
-
-        peer = MultiStepAOLReparametrizer(min(shape[:2]), groups=1, niter=1)
+    if (reparametrizer := _peer()) is not None:
+        peer = reparametrizer(min(shape[:2]), groups=1, niter=1)
         runs["orthogonium"] = _both_passes(peer, kernel, upstream)
     return runs
+
+
+def _peer() -> Callable[..., Callable[[Tensor], Tensor]] | None:
+    """The rescaling of orthogonium, where someone has installed it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a SyntaxWarning of its source is not ours to mend
+        try:
+            from orthogonium.layers.conv.AOL.aol import MultiStepAOLReparametrizer
+        except ImportError:
+            return None
+    made: Callable[..., Callable[[Tensor], Tensor]] = MultiStepAOLReparametrizer
+    return made
 
 
 def _both_passes(

@@ -38,7 +38,8 @@ class Row:
 
 def rescale_row(name: str, shape: tuple[int, ...], target: float, rounds: int) -> Row:
     """A rescaling with its gradient."""
-    what = f"dense {shape[0]}" if len(shape) == 2 else f"conv {shape[2]}×{shape[3]} of {shape[0]}"
+    channels = f"{shape[0]}" if shape[0] == shape[1] else f"{shape[1]} to {shape[0]}"
+    what = f"dense {channels}" if len(shape) == 2 else f"conv {shape[2]}×{shape[3]} of {channels}"
     return Row(name, f"rescale, {what}", lambda: contestants.rescale(shape), target, rounds)
 
 
@@ -70,8 +71,11 @@ ROWS = [
     rescale_row("conv192", (192, 192, 3, 3), 3.5, 40),
     rescale_row("conv256", (256, 256, 3, 3), 3.5, 30),
     rescale_row("conv512", (512, 512, 3, 3), 4.0, 9),
+    rescale_row("conv1x1-16", (16, 12, 1, 1), 1.0, 400),
+    rescale_row("conv1x1-32", (32, 3, 1, 1), 1.0, 400),
     rescale_row("conv1x1", (1024, 1024, 1, 1), 7.0, 15),
     rescale_row("dense64", (64, 64), 1.0, 200),
+    rescale_row("dense256", (256, 256), 1.0, 100),
     rescale_row("dense1024", (1024, 1024), 1.8, 25),
     rescale_row("dense2048", (2048, 2048), 1.8, 9),
     *model_rows("AOL-Small", "patchwise", 250, 1.6),

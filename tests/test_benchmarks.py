@@ -1,6 +1,8 @@
 import json
 import math
 import re
+import sys
+import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -148,6 +150,54 @@ def test_contestants_take_the_same_step():
     for before, left, right in zip(*models, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
         assert not torch.equal(before, right)
+
+
+PEER = """
+    import torch
+
+    NOTE = "\\d"  # warns when it is compiled
+
+
+    class MultiStepAOLReparametrizer(torch.nn.Module):
+        def __init__(self, channels, groups, niter):
+            super().__init__()
+
+        def forward(self, kernel):
+            return kernel / 2
+"""
+
+
+@pytest.fixture
+def without_peer(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "orthogonium"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "orthogonium", None)
+
+
+@pytest.fixture
+def with_peer(without_peer, tmp_path, monkeypatch):
+    """
+    A package of the peer's name, whose source warns as the peer's does.
+    """
+    folder = tmp_path / "orthogonium" / "layers" / "conv" / "AOL"
+    folder.mkdir(parents=True)
+    (folder / "aol.py").write_text(textwrap.dedent(PEER), encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "orthogonium")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "orthogonium"]:
+        del sys.modules[name]
+
+
+def test_an_installed_peer_is_a_contestant_whatever_its_source_warns_of(with_peer):
+    runs = contestants.rescale((4, 4, 3, 3))
+    runs["orthogonium"]()
+
+    assert list(runs) == ["plain", "ours", "orthogonium"]
+
+
+def test_without_the_peer_two_contestants_are_left(without_peer):
+    assert list(contestants.rescale((4, 4, 3, 3))) == ["plain", "ours"]
 
 
 SMALL_BENCH = ["--device", "cpu", "--batch", "10", "--rounds", "2", "--matrix", "64"]

@@ -113,8 +113,8 @@ def test_flop_of_a_rescaling_are_those_that_torch_counts(outputs, inputs, kernel
     assert Layer(outputs, inputs, kernel).rescale_flop == counted.get_total_flops()
 
 
-@pytest.mark.parametrize("inputs", [512, 513, 1030, 2051])
-def test_flop_of_a_wide_dense_rescaling_are_those_that_torch_counts(inputs):
+@pytest.mark.parametrize("inputs", [255, 256, 512, 513, 1030, 2051])
+def test_flop_of_a_dense_rescaling_are_those_that_torch_counts(inputs):
     weight = torch.zeros(20, inputs, device="meta", requires_grad=True)
     with counter() as counted:
         rescale_dense(weight).sum().backward()

@@ -19,6 +19,7 @@ from aol.layers import (
     in_float64,
     repeated_orthogonal_,
     rescaled_once,
+    rescaled_together,
 )
 from aol.rescale import conv_scale
 from tests.golden_recipe import (
@@ -168,8 +169,6 @@ def test_the_golden_maxmin_has_ties():
         assert (x[..., 0::2] == x[..., 1::2]).any()
 
 
-# concat3 and concat4 of the golden file overlap their patches or pad them ("same"). No network
-# of the paper does either, an overlap is no isometry, and our layer does not offer it.
 @pytest.mark.parametrize("name", ["concat0", "concat1", "concat2"])
 def test_concatenation_pooling_equals_the_authors(name):
     size, strides, padding = text(BASIC[f"{name}_cfg"])
@@ -178,6 +177,28 @@ def test_concatenation_pooling_equals_the_authors(name):
     y = ConcatenationPooling(*size)(images_from_tf(BASIC[f"{name}_x"], torch.float32))
 
     assert np.array_equal(images_to_tf(y), BASIC[f"{name}_y"])
+
+
+@pytest.mark.parametrize("name", ["concat3", "concat4"])
+def test_patches_that_overlap_are_concatenated_in_the_same_order(name):
+    """
+    The authors' layer can also overlap and pad its patches, which is no isometry and in no network
+    of the paper: ours has no option for it. Laid side by side their patches are ours.
+    """
+    (size, _), (stride, _), padding = text(BASIC[f"{name}_cfg"])
+    assert padding == "same"
+    x = images_from_tf(BASIC[f"{name}_x"], torch.float32)
+    expected = BASIC[f"{name}_y"]
+    missing = [
+        stride * (after - 1) + size - before
+        for after, before in zip(expected.shape[1:3], x.shape[2:], strict=True)
+    ]
+    top, left = (total // 2 for total in missing)
+    x = F.pad(x, (left, missing[1] - left, top, missing[0] - top))
+    tiles = x.unfold(2, size, stride).unfold(3, size, stride)
+    side_by_side = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+    assert np.array_equal(images_to_tf(ConcatenationPooling(size, size)(side_by_side)), expected)
 
 
 def test_first_channels_equals_the_authors():
@@ -225,6 +246,14 @@ def test_maxmin_interleaves_the_larger_and_the_smaller(pairs, rank, seed):
     for i in range(pairs):
         assert torch.equal(y[:, 2 * i], torch.max(x[:, 2 * i], x[:, 2 * i + 1]))
         assert torch.equal(y[:, 2 * i + 1], torch.min(x[:, 2 * i], x[:, 2 * i + 1]))
+
+
+def test_a_second_derivative_of_maxmin_is_refused():
+    x = normal(2, 4, 3, 3, seed=0).requires_grad_()
+    (gradient,) = torch.autograd.grad(MaxMin()(x).square().sum(), x, create_graph=True)
+
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def test_an_odd_number_of_channels_cannot_be_paired():
@@ -639,6 +668,36 @@ def test_a_float64_copy_applies_the_very_weights_of_the_float32_model():
     x = normal(2, 3, 5, 5, seed=2)
     torch.testing.assert_close(copy(x), model(x.float()).double(), rtol=1e-4, atol=1e-4)
     assert copy(x).dtype == torch.float64
+
+
+def test_a_float64_copy_of_a_float64_copy_applies_the_same_weights():
+    """
+    The float32 model's, which rescaling the copy's raw parameters in float64 does not give.
+    """
+    model = nn.Sequential(AOLConv2d(3, 4, 3), Flatten(), AOLLinear(4 * 25, 6))
+    for parameter in model.parameters():
+        parameter.data = normal(*parameter.shape, seed=1).float()
+    copy = in_float64(model)
+    again = in_float64(copy)
+
+    for index in (0, 2):
+        assert torch.equal(again[index].rescaled(), copy[index].rescaled())
+        assert torch.equal(copy[index].rescaled(), model[index].rescaled().double())
+
+
+@pytest.mark.parametrize("block", [rescaled_once, rescaled_together])
+def test_a_block_gives_back_the_weights_that_were_kept_before_it(block):
+    network = small_network()
+    with rescaled_once(network):
+        kept = [network[index].rescaled() for index in (0, 3)]
+        with block(network):
+            pass
+        assert all(network[i].rescaled() is k for i, k in zip((0, 3), kept, strict=True))
+        with pytest.raises(KeyError), block(network):
+            raise KeyError
+        assert all(network[i].rescaled() is k for i, k in zip((0, 3), kept, strict=True))
+
+    assert network[0].rescaled() is not kept[0]
 
 
 def test_kept_weights_are_dropped_after_an_error():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aol import layers
-from aol.bounds import upper_bound
+from aol.bounds import Reach, upper_bound, weighted_bound
 from aol.config import ModelConfig
 from aol.layers import AOLConv2d, AOLLinear, FirstChannels, Flatten, MaxMin
 from aol.lipschitz import TOLERANCE, Gate, LayerBound, gate, largest_stretch
@@ -143,6 +143,21 @@ def test_the_bound_of_rescaled_weights_is_1(channels, kernel, seed, spread, dead
     assert upper_bound(rescale_conv(raw) * 1.01, raw) == pytest.approx(1.01 * bound, rel=1e-12)
 
 
+def test_the_bound_pays_for_the_rounding_of_its_own_sums():
+    """
+    Sums of 64 products of 1 and -1 are exact, and all between different columns are 0. In general
+    each could be off by 64 * 2**-52 of the 64 sizes in it, 64 times over: 4096 in all, to which
+    its additions come.
+    """
+    columns = torch.ones(1, 1, dtype=torch.float64)
+    for _ in range(6):
+        columns = torch.cat((torch.cat((columns, columns)), torch.cat((columns, -columns))), 1)
+    assert torch.equal(columns.T @ columns, 64 * torch.eye(64, dtype=torch.float64))
+
+    steps = (weighted_bound(columns, torch.ones(64).double()) ** 2 / 64 - 1) * 2**52
+    assert 4096 <= steps <= 4096 + 4 * (64 + 64) + 20
+
+
 def test_without_the_divisors_unequal_channels_would_fail():
     raw = torch.tensor([[10.0, 0.1], [0.0, 0.1]], dtype=torch.float64)
     weight = rescale_conv(raw[:, :, None, None])[:, :, 0, 0]
@@ -206,6 +221,19 @@ def test_the_steepest_pair_of_a_chain_with_maxmin_is_approached():
     assert 1 - 1e-4 < gate(model, (3, 2, 2)).ratio <= 1
 
 
+def test_the_steepest_pair_is_looked_for_elsewhere_than_among_images():
+    """
+    The larger of x and 2 + x / 10, nearly: a pair of images is where the second one is larger.
+    """
+    model = nn.Sequential(AOLLinear(1, 2), MaxMin(), FirstChannels(1)).double()
+    model[0].weight.data = torch.tensor([[1.0], [0.1]]).double()
+    model[0].bias.data = torch.tensor([0.0, 2.0]).double()
+    slope = model[0].rescaled()[0].item()
+
+    assert gate(model, (1,), restarts=16, steps=1).ratio < 0.9 * slope
+    assert gate(model, (1,), restarts=16).ratio == pytest.approx(slope, rel=1e-9)
+
+
 # --- the gate ---
 
 
@@ -231,6 +259,25 @@ def test_every_layer_with_weights_is_in_the_gate():
         for place, layer in enumerate(model)
         if isinstance(layer, AOLConv2d | AOLLinear)
     ]
+
+
+def test_a_layer_that_occurs_twice_counts_twice():
+    layer = AOLLinear(12, 12)
+    layer.weight.data = normal(12, 12, seed=2).float()
+    once = gate(nn.Sequential(Flatten(), layer), (3, 2, 2))
+    twice = gate(nn.Sequential(Flatten(), layer, layer), (3, 2, 2))
+
+    assert [bound.name for bound in twice.layers] == ["layer 1 (AOLLinear)", "layer 2 (AOLLinear)"]
+    assert twice.upper == pytest.approx(once.upper**2, rel=1e-15)
+    assert twice.score_error > once.score_error
+    assert twice.ratio <= twice.upper
+
+
+def test_an_unknown_module_behind_itself_is_refused_by_its_first_place():
+    unknown = nn.ReLU()
+
+    with pytest.raises(ValueError, match="layer 1 is ReLU"):
+        gate(nn.Sequential(AOLLinear(3, 3), unknown, unknown), (3,))
 
 
 def test_the_gate_is_exact_to_repeat_and_leaves_the_model_alone():
@@ -322,6 +369,41 @@ def test_a_module_without_a_known_bound_is_refused():
 
     with pytest.raises(ValueError, match="layer 1 is Linear, which has no known Lipschitz bound"):
         gate(model, (3, 2, 2))
+
+
+@pytest.mark.parametrize("error", [0.0, 0.5])
+def test_what_a_layer_is_given_and_how_far_it_is_off_goes_through_its_bound(error):
+    """
+    Sums of two products and a bias each; the norm of |W| is at most the root of 7 times 6.
+    """
+    weight = torch.tensor([[3.0, -4.0], [0.0, 2.0]], dtype=torch.float64)
+    bias = torch.tensor([3.0, -4.0], dtype=torch.float64)
+    found = Reach(10.0, error).after(weight, bias, 0.5, 9)
+
+    offset = 5 * 3  # the bias at nine positions
+    rounding = 2.0**-52 * 3 * (math.sqrt(7 * 6) * (10 + error) + offset)
+    assert found.size == pytest.approx(0.5 * 10 + offset, rel=1e-15)
+    assert found.error == pytest.approx(0.5 * error + rounding, rel=1e-12)
+
+
+def test_the_score_error_is_carried_from_the_image_through_every_layer():
+    model = nn.Sequential(AOLConv2d(3, 4, 3, padding="valid"), MaxMin(), Flatten(), AOLLinear(8, 5))
+    model = model.double()
+    for index in (0, 3):
+        model[index].weight.data = normal(*model[index].weight.shape, seed=index)
+        model[index].bias.data = normal(*model[index].bias.shape, seed=index + 10)
+    found = gate(model, (3, 3, 4))
+
+    reach = Reach.of_images((3, 3, 4))
+    for index, bound, positions in zip((0, 3), found.layers, (2, 1), strict=True):
+        weight = model[index].rescaled().detach()
+        reach = reach.after(weight, model[index].bias, bound.upper, positions)
+    assert (reach.size, reach.error) != (6.0, 6 * 2.0**-52)
+    assert found.score_error == pytest.approx(reach.error, rel=1e-12)
+
+
+def test_an_image_is_no_larger_than_a_white_one():
+    assert Reach.of_images((1, 3, 3)) == Reach(3.0, 3 * 2.0**-52)
 
 
 def test_scores_in_float64_are_as_near_as_the_gate_says():

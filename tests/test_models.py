@@ -57,7 +57,7 @@ CASES = [
         pytest.param((tag, torch.float64), id=f"{tag}-float64", marks=pytest.mark.slow)
         for tag in ["patch32_10", *LARGEST]
     ),
-    *(pytest.param((tag, torch.float32), id=f"{tag}-float32") for tag in [*SMALLER, *LARGEST]),
+    *(pytest.param((tag, torch.float32), id=f"{tag}-float32") for tag in MODELS),
 ]
 
 
@@ -147,7 +147,7 @@ def test_every_layers_output_has_the_authors_norm(passed):
 
 
 def test_scores_equal_the_authors(passed):
-    bound = limit(passed, float64=1e-13, float32=3e-5)
+    bound = limit(passed, float64=1e-13, float32=2e-5)
 
     assert np.abs(passed.scores - passed.reference["scores"]).max() <= bound
 

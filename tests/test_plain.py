@@ -115,6 +115,14 @@ def test_the_bound_is_the_product_of_the_layers_and_not_below_1():
     assert prove(network[:1], ones, (3,)).lipschitz == 1
 
 
+def test_a_layer_that_occurs_twice_counts_twice():
+    layer = nn.Linear(3, 3).double()
+    layer.weight.data = 2 * torch.eye(3).double()
+    ones = [torch.ones(3), torch.ones(3)]
+
+    assert prove(nn.Sequential(layer, layer), ones, (3,)).lipschitz == pytest.approx(4, rel=1e-8)
+
+
 def test_other_divisors_only_make_the_bound_larger(model):
     plain = plain_network(model).double()
     tight = prove(plain, divisors(model)).lipschitz

@@ -1,11 +1,12 @@
 import itertools
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from aol import cost, gram
 from aol.rescale import (
@@ -21,8 +22,42 @@ from tests.golden_recipe import golden, weight_from_tf, weight_to_tf, worst
 
 RESCALE = golden("rescale")
 CASES = sorted(name.removesuffix("_K") for name in RESCALE.files if name.endswith("_K"))
-SHAPES = st.tuples(*[st.integers(1, 4)] * 4)  # (O, I, K, L): even, non-square, O != I
+FEW = st.integers(1, 4)
+SHAPES = st.tuples(FEW, FEW, FEW, FEW)  # (O, I, K, L): even, non-square, O != I
+SHAPES |= st.tuples(FEW, FEW, st.just(3), st.just(3))  # as often those with the fewest products
 SEEDS = st.integers(0, 2**32 - 1)
+
+
+# The widths from which on each way to the Gram kernel is taken: as measured, which leaves few
+# channels to autograd, or one gradient by hand for all widths.
+BY_HAND = {
+    "convolution": {"NARROW": 10**9, "TOOM_COOK": 0},
+    "half-plane": {"NARROW": 0, "TOOM_COOK": 10**9},
+    "fewest products": {"NARROW": 0, "TOOM_COOK": 0},
+}
+WAYS = {"as chosen": {}} | {
+    name: {"NARROWEST": 0, "NARROW_DENSE": 0, "BLOCK": 2} | widths
+    for name, widths in BY_HAND.items()
+}
+every_way = pytest.mark.parametrize("way", WAYS)
+every_way_by_hand = pytest.mark.parametrize("way", BY_HAND)
+
+
+@contextmanager
+def taken(way):
+    """
+    Inside the block kernels go this way. Not a fixture: hypothesis refuses those of a function.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, width in WAYS[way].items():
+            patch.setattr(cost, name, width)
+        yield
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    with taken(request.param):
+        yield request.param
 
 
 def normal(*shape, seed, spread=1.0):
@@ -67,22 +102,6 @@ def test_the_golden_file_has_every_case():
     assert len(CASES) == 14 * 2 + 2 * 3 + 8
 
 
-@pytest.fixture(params=["as chosen", "convolution", "half-plane", "fewest products"])
-def way(request, monkeypatch):
-    """
-    The widths from which on each way to the Gram kernel is taken: as measured, or one for all.
-    """
-    if request.param != "as chosen":
-        narrow = {"convolution": 10**9, "half-plane": 0, "fewest products": 0}[request.param]
-        toom_cook = {"convolution": 0, "half-plane": 10**9, "fewest products": 0}[request.param]
-        monkeypatch.setattr(cost, "NARROWEST", 0)
-        monkeypatch.setattr(cost, "NARROW", narrow)
-        monkeypatch.setattr(cost, "TOOM_COOK", toom_cook)
-        monkeypatch.setattr(cost, "NARROW_DENSE", 0)
-        monkeypatch.setattr(cost, "BLOCK", 2)
-    return request.param
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_float64_equals_the_authors(name, way):
     kernel, gradient = rescaled_golden(name, torch.float64)
@@ -113,26 +132,30 @@ def test_the_scale_equals_the_authors_factors(name):
     assert worst(scale, RESCALE[f"{name}_f64_factors"]) <= 1e-12
 
 
+@every_way
 @given(shape=SHAPES, seed=SEEDS)
-def test_the_scale_is_the_papers_sum(shape, seed):
-    kernel = normal(*shape, seed=seed)
-    expected = torch.from_numpy(scale_by_loops(kernel.numpy()))
+def test_the_scale_is_the_papers_sum(shape, seed, way):
+    with taken(way):
+        kernel = normal(*shape, seed=seed)
+        expected = torch.from_numpy(scale_by_loops(kernel.numpy()))
 
-    torch.testing.assert_close(conv_scale(kernel), expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(
-        rescale_conv(kernel), kernel * expected[None, :, None, None], rtol=1e-12, atol=0
-    )
+        torch.testing.assert_close(conv_scale(kernel), expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            rescale_conv(kernel), kernel * expected[None, :, None, None], rtol=1e-12, atol=0
+        )
 
 
+@every_way
 @given(outputs=st.integers(1, 6), inputs=st.integers(1, 6), seed=SEEDS)
-def test_the_dense_scale_is_the_papers_sum(outputs, inputs, seed):
-    matrix = normal(outputs, inputs, seed=seed)
-    expected = torch.empty_like(matrix)
-    for i in range(inputs):
-        total = sum(abs(float(matrix[:, i] @ matrix[:, j])) for j in range(inputs))
-        expected[:, i] = matrix[:, i] * (total + 1e-6) ** -0.5
+def test_the_dense_scale_is_the_papers_sum(outputs, inputs, seed, way):
+    with taken(way):
+        matrix = normal(outputs, inputs, seed=seed)
+        expected = torch.empty_like(matrix)
+        for i in range(inputs):
+            total = sum(abs(float(matrix[:, i] @ matrix[:, j])) for j in range(inputs))
+            expected[:, i] = matrix[:, i] * (total + 1e-6) ** -0.5
 
-    torch.testing.assert_close(rescale_dense(matrix), expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(rescale_dense(matrix), expected, rtol=1e-12, atol=0)
 
 
 def rescaled_plainly(kernel):
@@ -167,90 +190,142 @@ def test_sizes_outside_the_golden_files_follow_the_plain_formula_too(shape):
         assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
+@every_way
 @settings(max_examples=20)
 @given(shape=SHAPES, seed=SEEDS)
-def test_the_gradient_is_the_difference_quotient(shape, seed):
+def test_the_gradient_is_the_difference_quotient(shape, seed, way):
     """
     Away from V = 0, where the absolute value has a kink and there is no derivative.
     """
-    kernel = normal(*shape, seed=seed)
-    gram = gram_by_loops(kernel.numpy())
-    reachable = np.abs(gram_by_loops(np.ones(shape))) > 0
-    kernel.requires_grad_()
+    with taken(way):
+        kernel = normal(*shape, seed=seed)
+        gram = gram_by_loops(kernel.numpy())
+        reachable = np.abs(gram_by_loops(np.ones(shape))) > 0
+        kernel.requires_grad_()
 
-    assume(np.abs(gram[reachable]).min() > 1e-4)
-    assert gradcheck(rescale_conv, kernel, eps=1e-6, atol=1e-6, rtol=1e-5)
+        assume(np.abs(gram[reachable]).min() > 1e-4)
+        assert gradcheck(rescale_conv, kernel, eps=1e-6, atol=1e-6, rtol=1e-5)
 
 
-def test_the_gradient_of_a_generic_kernel_passes_gradcheck():
-    kernel = normal(3, 2, 2, 3, seed=5)
+@pytest.mark.parametrize("shape", [(3, 2, 2, 3), (3, 2, 3, 3), (5, 3, 1, 1)])
+def test_the_gradient_of_a_generic_kernel_passes_gradcheck(shape, way):
+    kernel = normal(*shape, seed=5)
     assert np.abs(gram_by_loops(kernel.numpy())).min() > 1e-3
 
     assert gradcheck(rescale_conv, kernel.requires_grad_(), eps=1e-6, atol=1e-8)
+
+
+def test_the_gradient_of_a_generic_matrix_passes_gradcheck(way):
     assert gradcheck(rescale_dense, normal(5, 3, seed=5).requires_grad_(), eps=1e-6, atol=1e-8)
 
 
-def test_sign_of_zero_is_zero_in_the_gradient():
+def pull_of_one_weight():
+    """
+    The gradient of the first rescaled weight where V_01 = 0 and V_ii = 4 alone counts.
+    """
+    r = (4 + EPS) ** -0.5
+    return torch.tensor([[r - 4 * r**3, 0], [0, 0]], dtype=torch.float64)
+
+
+def test_sign_of_zero_is_zero_in_the_gradient(way):
     """
     Orthogonal columns: V_01 = 0 pulls on neither, so only V_ii = 4 counts.
     """
     matrix = (2 * torch.eye(2, dtype=torch.float64)).requires_grad_()
     (gradient,) = torch.autograd.grad(rescale_dense(matrix)[0, 0], matrix)
 
-    r = (4 + EPS) ** -0.5
-    expected = torch.tensor([[r - 4 * r**3, 0], [0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(gradient, pull_of_one_weight(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_sign_of_zero_is_zero_in_a_convolutions_gradient(size, way):
+    """
+    The same at the first tap; all other displacements are 0, too.
+    """
+    kernel = torch.zeros(2, 2, size, size, dtype=torch.float64)
+    kernel[:, :, 0, 0] = 2 * torch.eye(2)
+    kernel.requires_grad_()
+    (gradient,) = torch.autograd.grad(rescale_conv(kernel)[0, 0, 0, 0], kernel)
+
+    expected = torch.zeros_like(kernel)
+    expected[:, :, 0, 0] = pull_of_one_weight()
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("channels", [24, 72])
-def test_a_second_derivative_of_a_gradient_by_hand_is_refused(channels):
-    """
-    The narrowest kernels are left to autograd, which has one.
-    """
-    kernel = normal(2, channels, 3, 3, seed=0).requires_grad_()
-    loss = rescale_conv(kernel).square().sum()
-    (gradient,) = torch.autograd.grad(loss, kernel, create_graph=True)
+@every_way_by_hand
+@pytest.mark.parametrize("rescale", [rescale_conv, rescale_dense])
+def test_a_second_derivative_of_a_gradient_by_hand_is_refused(rescale, way):
+    weight = normal(*[3, 4, 3, 3][: 4 if rescale is rescale_conv else 2], seed=0).requires_grad_()
+    with taken(way):
+        (gradient,) = torch.autograd.grad(rescale(weight).square().sum(), weight, create_graph=True)
 
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
 
+@pytest.mark.parametrize(("channels", "refused"), [(23, False), (24, True), (72, True)])
+def test_the_narrowest_kernels_alone_have_a_second_derivative(channels, refused):
+    kernel = normal(2, channels, 3, 3, seed=0).requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        rescale_conv(kernel).square().sum(), kernel, create_graph=True
+    )
+
+    with pytest.raises(RuntimeError, match="once") if refused else nullcontext():
+        gradient.sum().backward()
+
+
+def test_autograds_second_derivative_is_the_difference_quotient():
+    assert gradgradcheck(rescale_conv, normal(3, 2, 2, 3, seed=5).requires_grad_(), atol=1e-6)
+    assert gradgradcheck(rescale_dense, normal(5, 3, seed=5).requires_grad_(), atol=1e-6)
+
+
+@every_way
 @given(shape=SHAPES, seed=SEEDS, data=st.data())
-def test_signs_and_orders_of_channels_pass_through(shape, seed, data):
-    kernel = normal(*shape, seed=seed)
-    outputs = data.draw(st.permutations(range(shape[0])))
-    inputs = data.draw(st.permutations(range(shape[1])))
-    signs = torch.tensor(data.draw(st.lists(st.sampled_from([-1.0, 1.0]), min_size=4)))[:4]
-    out_signs, in_signs = signs[: shape[0], None, None, None], signs[None, : shape[1], None, None]
+def test_signs_and_orders_of_channels_pass_through(shape, seed, data, way):
+    with taken(way):
+        kernel = normal(*shape, seed=seed)
+        outputs = data.draw(st.permutations(range(shape[0])))
+        inputs = data.draw(st.permutations(range(shape[1])))
+        signs = torch.tensor(data.draw(st.lists(st.sampled_from([-1.0, 1.0]), min_size=4)))[:4]
+        out_signs, in_signs = (
+            signs[: shape[0], None, None, None],
+            signs[None, : shape[1], None, None],
+        )
 
-    def change(weight):
-        return (weight * out_signs * in_signs)[outputs][:, inputs]
+        def change(weight):
+            return (weight * out_signs * in_signs)[outputs][:, inputs]
 
-    torch.testing.assert_close(rescale_conv(change(kernel)), change(rescale_conv(kernel)))
+        torch.testing.assert_close(rescale_conv(change(kernel)), change(rescale_conv(kernel)))
 
 
+@every_way
 @given(shape=SHAPES, seed=SEEDS)
-def test_mirrored_kernels_are_rescaled_to_mirrored_kernels(shape, seed):
-    kernel = normal(*shape, seed=seed)
+def test_mirrored_kernels_are_rescaled_to_mirrored_kernels(shape, seed, way):
+    with taken(way):
+        kernel = normal(*shape, seed=seed)
 
-    for axes in [(2,), (3,), (2, 3)]:
-        torch.testing.assert_close(rescale_conv(kernel.flip(axes)), rescale_conv(kernel).flip(axes))
+        for axes in [(2,), (3,), (2, 3)]:
+            torch.testing.assert_close(
+                rescale_conv(kernel.flip(axes)), rescale_conv(kernel).flip(axes)
+            )
 
 
+@every_way
 @given(shape=SHAPES, seed=SEEDS, factor=st.sampled_from([1e2, 1e4, -1e3]))
-def test_the_size_of_a_large_kernel_cancels(shape, seed, factor):
+def test_the_size_of_a_large_kernel_cancels(shape, seed, factor, way):
     """
     Up to EPS, whose share of a channel's sum is below 1e-6 where the sum is above 1.
     """
-    kernel = normal(*shape, seed=seed, spread=10.0)
-    kernel[0] += 3.0
+    with taken(way):
+        kernel = normal(*shape, seed=seed, spread=10.0)
+        kernel[0] += 3.0
 
-    expected = rescale_conv(kernel) * (1 if factor > 0 else -1)
-    torch.testing.assert_close(rescale_conv(kernel * factor), expected, rtol=1e-6, atol=0)
+        expected = rescale_conv(kernel) * (1 if factor > 0 else -1)
+        torch.testing.assert_close(rescale_conv(kernel * factor), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dead_channels_stay_zero_and_finite(dtype):
+def test_dead_channels_stay_zero_and_finite(dtype, way):
     kernel = normal(4, 3, 3, 3, seed=1).to(dtype)
     kernel[:, 1] = 0
     kernel.requires_grad_()
@@ -264,7 +339,7 @@ def test_dead_channels_stay_zero_and_finite(dtype):
     assert gradient.isfinite().all()
 
 
-def test_an_all_zero_kernel_has_a_finite_gradient():
+def test_an_all_zero_kernel_has_a_finite_gradient(way):
     kernel = torch.zeros(2, 3, 2, 2, requires_grad=True)
     rescaled = rescale_conv(kernel)
     (gradient,) = torch.autograd.grad(rescaled.sum(), kernel)
@@ -273,8 +348,8 @@ def test_an_all_zero_kernel_has_a_finite_gradient():
     torch.testing.assert_close(gradient, torch.full_like(gradient, 1e3))
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (40, 40, 3, 3), (80, 80, 3, 3), (200, 200, 1, 1)])
-def test_autocast_does_not_lower_the_precision(shape):
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (40, 40, 3, 3), (80, 80, 3, 3), (300, 300, 1, 1)])
+def test_autocast_does_not_lower_the_precision(shape, way):
     kernel = normal(*shape, seed=2).float()
     plain = rescale_conv(kernel)
 
@@ -285,7 +360,20 @@ def test_autocast_does_not_lower_the_precision(shape):
     assert torch.equal(cast, plain)
 
 
-def test_the_input_is_not_changed():
+@every_way
+@pytest.mark.parametrize("stacked", [rescale_convs, rescale_denses])
+def test_autocast_does_not_lower_the_precision_of_stacked_kernels(stacked, way):
+    kernels = normal(*[2, 5, 4, 3, 3][: 5 if stacked is rescale_convs else 3], seed=2).float()
+    with taken(way):
+        plain = stacked(kernels)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = stacked(kernels)
+
+    assert cast.dtype == torch.float32
+    assert torch.equal(cast, plain)
+
+
+def test_the_input_is_not_changed(way):
     kernel = normal(3, 4, 3, 2, seed=3)
     before = kernel.clone()
     rescale_conv(kernel.requires_grad_()).sum().backward()
@@ -293,7 +381,7 @@ def test_the_input_is_not_changed():
     assert torch.equal(kernel.detach(), before)
 
 
-def test_memory_layout_does_not_matter():
+def test_memory_layout_does_not_matter(way):
     kernel = normal(4, 3, 3, 3, seed=4)
     upstream = normal(4, 3, 3, 3, seed=5)
     results = []

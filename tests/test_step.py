@@ -4,12 +4,15 @@ from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from aol import step
 from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aol.layers import rescaled_together
+from aol.loss import offset_cross_entropy
 from aol.models import build_model
 from aol.step import WARM_UP, Replay, TrainingStep
 from aol.train import Trainer
@@ -23,8 +26,11 @@ CONFIG = TrainConfig(
     epochs=2,
     batch_size=40,
 )
-# What makes the host wait for a device: a number out of a tensor, a shape out of its values.
+# What makes the host wait for a device: a number out of a tensor, a shape out of its values, a
+# tensor out of the host's numbers ("lift_fresh").
 WAITS = {
+    "lift_fresh",
+    "mask",
     "_local_scalar_dense",
     "item",
     "is_nonzero",
@@ -36,8 +42,20 @@ WAITS = {
     "bincount",
     "repeat_interleave",
 }
+# What does so without an operation that could be seen where the device is the CPU.
+METHODS = (
+    "cpu",
+    "cuda",
+    "numpy",
+    "tolist",
+    "item",
+    "__array__",
+    "__bool__",
+    "__float__",
+    "__int__",
+)
 NARROW = [
-    ModelConfig(kind="patchwise", width=1 / 4),  # 3 x 3 kernels by the fewest products
+    ModelConfig(kind="patchwise", width=3 / 8),  # 3 x 3 kernels by the fewest products
     ModelConfig(kind="fc", width=1 / 64),
     ModelConfig(kind="conv", width=1 / 8),
     ModelConfig(kind="std", width=1 / 8),
@@ -46,7 +64,7 @@ NARROW = [
 
 class Dispatched(TorchDispatchMode):
     """
-    Counts the operations below it, and the copies from one device to another.
+    Counts the operations below it, and as "mask" those that index by what is true.
     """
 
     def __init__(self):
@@ -55,7 +73,15 @@ class Dispatched(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
         self.counts[operation.overloadpacket.__name__] += 1
+        indices = [index for part in arguments if isinstance(part, list | tuple) for index in part]
+        masks = [index for index in indices if getattr(index, "dtype", None) == torch.bool]
+        self.counts["mask"] += operation.overloadpacket.__name__.startswith("index") and len(masks)
         return operation(*arguments, **(keywords or {}))
+
+
+@pytest.fixture(autouse=True)
+def no_replays():
+    FakeGraph.replays = 0
 
 
 @pytest.fixture
@@ -67,28 +93,84 @@ def weights(run):
     return {name: value.clone() for name, value in run.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_an_epoch_of_steps_never_waits_for_the_device(trainer, precision):
-    run = trainer(replace(CONFIG, precision=precision))
-    order = torch.arange(len(run.train))
+class WaitError(Exception):
+    """
+    The host would wait for its device.
+    """
 
-    with Dispatched() as dispatched:
-        run.step.epoch(order)
+
+@contextmanager
+def waits_refused():
+    """
+    Inside the block whatever would make the host wait for its device fails.
+    """
+    move = torch.Tensor.to
+
+    def refusing(name):
+        def refuse(tensor, *arguments, **keywords):
+            raise WaitError(name)
+
+        return refuse
+
+    def only_types(tensor, *arguments, **keywords):
+        if any(
+            isinstance(target, str | torch.device) for target in (*arguments, *keywords.values())
+        ):
+            raise WaitError("to another device")
+        return move(tensor, *arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in METHODS:
+            patch.setattr(torch.Tensor, name, refusing(name))
+        patch.setattr(torch.Tensor, "to", only_types)
+        with Dispatched() as dispatched:
+            yield dispatched
+    if found := WAITS & set(+dispatched.counts):
+        raise WaitError(found)
+
+
+@pytest.mark.parametrize("model", [CONFIG.model, NARROW[0]], ids=["narrow", "by hand"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("on_cuda", [False, True])
+def test_an_epoch_of_steps_never_waits_for_the_device(
+    trainer, as_on_cuda, model, precision, on_cuda
+):
+    """
+    Constants are made in the first step: a recording comes later.
+    """
+    run = trainer(replace(CONFIG, model=model, precision=precision))
+    run.step(torch.arange(40))
+    if on_cuda:
+        as_on_cuda(run)
+        run.step(torch.arange(40))
+
+    with waits_refused() as dispatched:
+        run.step.epoch(torch.arange(len(run.train)))
 
     assert dispatched.counts["convolution"] > 0
     assert dispatched.counts["_fused_sgd_"] > 0
-    assert not WAITS & set(dispatched.counts)
+    assert FakeGraph.replays == (5 - WARM_UP if on_cuda else 0)
 
 
-def test_the_counter_notices_what_waits():
-    with Dispatched() as dispatched:
-        value = torch.tensor([0.0, 2.0])
-        value.sum().item()
-        value[value > 1]
-        bool(value.any())
-
-    assert dispatched.counts["_local_scalar_dense"] == 2
-    assert dispatched.counts["nonzero"] + dispatched.counts["index"] > 0
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda value: value.cpu(),
+        lambda value: value.to("cpu"),
+        lambda value: value.to(device=CPU),
+        lambda value: value.numpy(),
+        np.asarray,
+        lambda value: value.tolist(),
+        lambda value: value.sum().item(),
+        lambda value: float(value.sum()),
+        lambda value: bool(value.any()),
+        lambda value: value[value > 1],
+        lambda value: value + torch.tensor([1.0, 2.0]),
+    ],
+)
+def test_whatever_waits_is_refused(wait):
+    with pytest.raises(WaitError), waits_refused():
+        wait(torch.arange(2.0))
 
 
 def test_every_full_step_has_the_same_shapes(trainer):
@@ -172,7 +254,10 @@ def recording(monkeypatch):
         assert not gc.isenabled()
         replay = recorded.replay_of
         recorded.step = replay.step
-        replay.step = lambda batch: (torch.zeros((), dtype=torch.float64), torch.tensor(0))
+        replay.step = lambda batch: (
+            torch.zeros((), dtype=torch.float64),
+            torch.zeros((), dtype=torch.int64),
+        )
         yield
         replay.step = recorded.step
 
@@ -186,8 +271,21 @@ def recording(monkeypatch):
         bound = type("Graph", (FakeGraph,), {"replay_of": run.step.full})
         monkeypatch.setattr(torch.cuda, "CUDAGraph", bound)
 
-    FakeGraph.replays = 0
     return record
+
+
+@pytest.fixture
+def as_on_cuda(recording):
+    """
+    Makes a run on the CPU take the steps that it would take on CUDA.
+    """
+
+    def prepare(run):
+        run.step.on_cuda = True
+        run.step.rate = run.optimizer.param_groups[0]["lr"]  # else it makes a recording of its own
+        recording(run)
+
+    return prepare
 
 
 def test_replayed_steps_train_as_eager_steps(trainer, recording):
@@ -202,6 +300,7 @@ def test_replayed_steps_train_as_eager_steps(trainer, recording):
     expected_losses, expected_hits = eager.step.epoch(order)
 
     assert FakeGraph.replays == 5 - WARM_UP
+    assert run.step.full.graph.generator is run.noise
     assert torch.equal(losses, expected_losses)
     assert torch.equal(hits, expected_hits)
     assert all(torch.equal(value, weights(eager)[name]) for name, value in weights(run).items())
@@ -290,3 +389,43 @@ def test_bf16_keeps_weights_momentum_and_the_rescaling_in_float32(trainer):
     state = run.optimizer.state.values()
     assert {entry["momentum_buffer"].dtype for entry in state} == {torch.float32}
     assert any(not torch.equal(before[name], value) for name, value in weights(run).items())
+
+
+@pytest.mark.parametrize("on_cuda", [False, True])
+def test_layers_of_one_shape_are_rescaled_together_on_cuda_alone(
+    trainer, as_on_cuda, monkeypatch, on_cuda
+):
+    run, models = trainer(), []
+
+    def together(model):
+        models.append(model)
+        return rescaled_together(model)
+
+    monkeypatch.setattr(step, "rescaled_together", together)
+    if on_cuda:
+        as_on_cuda(run)
+    run.step(torch.arange(40))
+
+    assert models == ([run.model] if on_cuda else [])
+
+
+def test_bf16_computes_the_loss_in_float32_and_keeps_no_casts(trainer, monkeypatch):
+    """
+    Autocast would keep weights that it has cast, and a recording go on with those.
+    """
+    run, scores_are, caches = trainer(replace(CONFIG, precision="bf16")), [], []
+
+    def loss(scores, labels, **settings):
+        scores_are.append(scores.dtype)
+        return offset_cross_entropy(scores, labels, **settings)
+
+    def note_cache(*_):
+        assert torch.is_autocast_enabled("cpu")
+        caches.append(torch.is_autocast_cache_enabled())
+
+    monkeypatch.setattr(step, "offset_cross_entropy", loss)
+    run.model.register_forward_hook(note_cache)
+    run.step(torch.arange(40))
+
+    assert scores_are == [torch.float32]
+    assert caches == [False]
