@@ -18,7 +18,18 @@ hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, m
 hypothesis.settings.load_profile("fixed")
 
 
-LONG = ("test_schedule", "test_cli", "test_demo", "test_faults", "test_signals", "test_cluster")
+LONG = (
+    "test_schedule",
+    "test_cli",
+    "test_demo",
+    "test_faults",
+    "test_signals",
+    "test_cluster",
+    "test_bundling",
+    "test_merging",
+    "test_exporting",
+    "test_models",
+)
 
 
 def pytest_collection_modifyitems(items):

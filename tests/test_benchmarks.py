@@ -115,7 +115,7 @@ def test_the_store_bench_keeps_a_column_per_store_with_the_targets(tmp_path, mon
         "`status`": "≤ 300 ms",
         "metrics that `ingest` read from folders and wrote": "≥ 50,000",
     }
-    assert len(lines) == 11
+    assert len(lines) == 12
 
 
 def test_the_store_bench_reports_whole_tables_of_sound_runs(store):

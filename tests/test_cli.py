@@ -71,7 +71,10 @@ def test_mlflow_shows_each_run_with_every_epoch_once(finished):
         history = client.get_metric_history(run.info.run_id, "accuracy")
         assert sorted(item.step for item in history) == [1, 2, 3]
         assert run.info.status == "FINISHED"
-        assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["tables"]
+        assert [item.path for item in client.list_artifacts(run.info.run_id)] == [
+            "figures",
+            "tables",
+        ]
 
 
 def test_a_second_run_has_nothing_to_do(finished):
@@ -194,10 +197,11 @@ def test_the_views_cells_are_those_of_the_report(finished):
         assert row == {name: pytest.approx(cell[name]) for name in row}
 
 
-def test_a_cell_is_explained_and_its_last_command_makes_it_again(finished):
+def test_a_cell_is_explained_and_its_last_command_makes_it_again(finished, monkeypatch):
     name = "The only table/AOL-Conv/Std Acc"
     text = finished("explain", name, "--profile", "demo")
     (cell,) = json.loads(finished("explain", name, "--profile", "demo", "--json").stdout)
+    monkeypatch.setitem(finished.environment, "MLFLOW_TRACKING_URI", "sqlite:///again.db")
     again = finished(*shlex.split(cell["runs"][0]["commands"][-1])[3:])
     (other,) = json.loads(
         finished("explain", name, "--profile", "demo", "--json", "--results", "again").stdout

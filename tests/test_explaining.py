@@ -24,7 +24,7 @@ CHANGED = replace(ORIGIN, git_commit="abc+changes", git_diff=PATCH)
 
 @pytest.fixture
 def experiment(reported):
-    return replace(reported, options=("--profile", "demo"))
+    return replace(reported, base="demo")
 
 
 @pytest.fixture
