@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import platform
 import re
 import sys
 import textwrap
@@ -16,6 +18,7 @@ from aol.models import architecture, build_model
 from aol.step import TrainingStep
 from benchmarks import contestants, cpu, gpu, memory, plain
 from benchmarks import store as store_bench
+from benchmarks.machine import machine
 from benchmarks.roofline import Roofline
 from tests.golden_recipe import (
     drawn_batch,
@@ -221,6 +224,24 @@ def test_memory_is_our_share_of_the_ports(monkeypatch):
     monkeypatch.setattr(memory, "peak_mb", lambda who, *_: {"plain": 1000.0, "ours": 700.0}[who])
 
     assert cpu.memory_line("std", "std", 50)[1:5] == ["1000 MB", "700 MB", "–", "0.70×"]
+
+
+def test_a_processor_is_told_apart_by_its_family_model_and_widest_vectors(tmp_path):
+    """
+    Of the first one; where the system says nothing, the name that Python has.
+    """
+    file = tmp_path / "cpuinfo"
+    file.write_text(
+        "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+        "flags\t\t: avx sse2 avx512f avx2\n\nprocessor\t: 1\nmodel\t\t: 99\n",
+        encoding="utf-8",
+    )
+    cores = f"{os.cpu_count()} cores"
+
+    assert machine(file) == f"AMD EPYC (family 25, model 17, AVX-512), {cores}"
+    file.write_text("model name : ARM\nFeatures : asimd\n", encoding="utf-8")
+    assert machine(file) == f"ARM, {cores}"
+    assert machine(tmp_path / "none") == f"{platform.processor() or platform.machine()}, {cores}"
 
 
 PEER = """
