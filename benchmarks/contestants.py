@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aol.augment import augment
-from aol.config import DataConfig, Kind, LossConfig, ModelConfig, Precision, TrainConfig
+from aol.config import DataConfig, LossConfig, ModelConfig, Precision, TrainConfig
 from aol.data import Images
 from aol.layers import rescaled_once
 from aol.loss import offset_cross_entropy
@@ -127,12 +127,12 @@ def plain_training(
         {"params": [weight for weight in network.parameters() if weight.ndim > 1]},
         {"params": [bias for bias in network.parameters() if bias.ndim == 1]},
     ]
-    groups[0]["weight_decay"] = 1e-3
+    groups[0]["weight_decay"] = 2 * config.optimizer.l2
     optimizer = torch.optim.SGD(
         groups,
         lr=config.optimizer.learning_rate,
-        momentum=0.9,
-        nesterov=True,
+        momentum=config.optimizer.momentum,
+        nesterov=config.optimizer.nesterov,
     )
     images, loss = images_of(config.batch_size), config.loss
     inputs, labels = images.pixels.to(device, dtype) / 255, images.labels.to(device)
@@ -153,29 +153,27 @@ def initial(config: ModelConfig) -> nn.Sequential:
     return build_model(config, 10, torch.Generator().manual_seed(0))
 
 
-def step(kind: Kind, batch: int) -> Contestants:
+def step(model_config: ModelConfig, batch: int) -> Contestants:
     """A whole training step."""
-    config = config_of(ModelConfig(kind=kind), batch)
-    model = initial(config.model)
+    config = config_of(model_config, batch)
+    model = initial(model_config)
     return {"plain": plain_training(config, model), "ours": our_training(config, model)}
 
 
-def evaluation(kind: Kind, batch: int) -> Contestants:
+def evaluation(model_config: ModelConfig, batch: int) -> Contestants:
     """Scores of a few batches; the plain port rescales for each of them."""
-    ours = initial(ModelConfig(kind=kind))
+    ours = initial(model_config)
     theirs = plain.plain_copy(ours)
     pixels = images_of(batch).pixels
 
     @torch.no_grad()
-    def kept() -> None:
+    def kept() -> list[Tensor]:
         with rescaled_once(ours):
-            for _ in range(EVALUATED):
-                ours(scaled(pixels))
+            return [ours(scaled(pixels)) for _ in range(EVALUATED)]
 
     @torch.no_grad()
-    def rescaled_again() -> None:
-        for _ in range(EVALUATED):
-            theirs(pixels.float() / 255)
+    def rescaled_again() -> list[Tensor]:
+        return [theirs(pixels.float() / 255) for _ in range(EVALUATED)]
 
     return {"plain": rescaled_again, "ours": kept}
 

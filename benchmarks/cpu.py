@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from aol.config import Kind
+from aol.config import Kind, ModelConfig
 from benchmarks import contestants, memory
 from benchmarks.machine import CLOCKS, load, report
 
@@ -45,19 +45,19 @@ def rescale_row(name: str, shape: tuple[int, ...], target: float, rounds: int) -
 
 def model_rows(model: str, kind: Kind, batch: int, target: float) -> list[Row]:
     """A training step and an evaluation with kept weights."""
-    name = model.removeprefix("AOL-").lower()
+    name, config = model.removeprefix("AOL-").lower(), ModelConfig(kind=kind)
     return [
         Row(
             f"step-{name}",
             f"training step, {model}, batch {batch}",
-            lambda: contestants.step(kind, batch),
+            lambda: contestants.step(config, batch),
             target,
             5,
         ),
         Row(
             f"eval-{name}",
             f"evaluation, weights kept, {model}, batch {batch}",
-            lambda: contestants.evaluation(kind, batch),
+            lambda: contestants.evaluation(config, batch),
             2.5,
             5,
         ),

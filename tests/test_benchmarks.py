@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import platform
 import re
 import sys
 import textwrap
@@ -12,12 +14,13 @@ import torch
 from aol import train
 from aol.config import ModelConfig
 from aol.cost import layers_of
-from aol.layers import MaxMin
+from aol.layers import AOLConv2d, AOLLinear, MaxMin
 from aol.loss import offset_cross_entropy
 from aol.models import architecture, build_model
 from aol.step import TrainingStep
 from benchmarks import contestants, cpu, gpu, memory, plain
 from benchmarks import store as store_bench
+from benchmarks.machine import machine
 from benchmarks.roofline import Roofline
 from tests.golden_recipe import (
     drawn_batch,
@@ -133,23 +136,114 @@ def test_the_store_bench_reports_whole_tables_of_sound_runs(store):
     assert len(store.query("SELECT * FROM v_final WHERE metric = 'cra_1'")[1]) == 72
 
 
-def test_contestants_take_the_same_step():
+@pytest.mark.parametrize("rate", [1e-3, 1.0])
+def test_contestants_take_the_same_steps(rate):
     """
-    From the same weights and images to the same weights.
+    From the same weights and images to the same weights, twice: the second with momentum. At the
+    larger rate the decay of the kernels is a thousandth of them, ten times the tolerance.
     """
     config = contestants.config_of(ModelConfig(kind="std", width=1 / 16), 4)
+    config = replace(config, optimizer=replace(config.optimizer, learning_rate=rate))
     start = contestants.initial(config.model)
     theirs, ours = (
         contestants.plain_training(config, start),
         contestants.our_training(config, start),
     )
-    theirs()
-    ours()
+    before = list(start.parameters())
+    for _ in range(2):
+        theirs()
+        ours()
+        models = (before, theirs.model.parameters(), ours.model.parameters())
+        for old, left, right in zip(*models, strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+            assert not torch.equal(old, right)
+        before = [parameter.detach().clone() for parameter in ours.model.parameters()]
 
-    models = [list(model.parameters()) for model in (start, theirs.model, ours.model)]
-    for before, left, right in zip(*models, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
-        assert not torch.equal(before, right)
+
+def test_an_evaluation_is_of_four_batches_with_equal_scores(monkeypatch):
+    """
+    Our layers are rescaled once for all of them, the port's once for each.
+    """
+    counts = {"ours": 0, "plain": 0}
+
+    def counted(name, function):
+        def count(weight):
+            counts[name] += 1
+            return function(weight)
+
+        return count
+
+    for owner, name in ((AOLConv2d, "rescale_conv"), (AOLLinear, "rescale_dense")):
+        monkeypatch.setattr(owner, "_rescale", staticmethod(counted("ours", owner._rescale)))
+        monkeypatch.setattr(plain, name, counted("plain", getattr(plain, name)))
+    runs = contestants.evaluation(ModelConfig(kind="std", width=1 / 16), 3)
+    scores = {name: torch.stack(run()) for name, run in runs.items()}
+
+    assert scores["ours"].shape == (4, 3, 10)
+    assert not scores["ours"].requires_grad
+    torch.testing.assert_close(scores["plain"], scores["ours"], rtol=1e-4, atol=1e-5)
+    assert counts["plain"] == 4 * counts["ours"] > 0
+
+
+def test_both_augmentations_are_of_the_same_number_of_images():
+    images = [run() for run in contestants.augmentation().values()]
+
+    assert [image.shape for image in images] == [(250, 3, 32, 32)] * 2
+
+
+def row(rounds=3):
+    return cpu.Row("name", "what", dict, 2.5, rounds)
+
+
+def test_a_line_has_medians_in_milliseconds_and_the_median_of_the_rounds_ratios():
+    seconds = {"plain": [0.006, 0.008, 0.1], "ours": [0.003, 0.002, 0.1]}
+
+    expected = ["what", "8.00", "3.00", "–", "2.00×", "≥ 2.5×"]
+    assert cpu.time_line(row(), seconds) == expected
+    expected[3] = "7.0"
+    assert cpu.time_line(row(), seconds | {"orthogonium": [0.007] * 3}) == expected
+
+
+def test_the_share_is_the_augmentations_of_the_steps_time():
+    seconds = {
+        "augment": {"plain": [9.0], "ours": [0.001, 0.002, 0.003]},
+        "step-small": {"plain": [9.0], "ours": [0.1, 0.2, 9.0]},
+    }
+
+    assert cpu.share_line(seconds)[2] == "1.0 %"
+
+
+def test_a_row_is_measured_round_by_round_without_the_first():
+    order, ticks = [], iter(range(100))
+    runs = {name: lambda name=name: order.append(name) for name in ("plain", "ours")}
+    found = cpu.measured(replace(row(), make=lambda: runs), lambda: next(ticks))
+
+    assert order == ["plain", "ours"] * 4
+    assert found == {"plain": [1] * 3, "ours": [1] * 3}
+
+
+def test_memory_is_our_share_of_the_ports(monkeypatch):
+    monkeypatch.setattr(memory, "peak_mb", lambda who, *_: {"plain": 1000.0, "ours": 700.0}[who])
+
+    assert cpu.memory_line("std", "std", 50)[1:5] == ["1000 MB", "700 MB", "–", "0.70×"]
+
+
+def test_a_processor_is_told_apart_by_its_family_model_and_widest_vectors(tmp_path):
+    """
+    Of the first one; where the system says nothing, the name that Python has.
+    """
+    file = tmp_path / "cpuinfo"
+    file.write_text(
+        "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+        "flags\t\t: avx sse2 avx512f avx2\n\nprocessor\t: 1\nmodel\t\t: 99\n",
+        encoding="utf-8",
+    )
+    cores = f"{os.cpu_count()} cores"
+
+    assert machine(file) == f"AMD EPYC (family 25, model 17, AVX-512), {cores}"
+    file.write_text("model name : ARM\nFeatures : asimd\n", encoding="utf-8")
+    assert machine(file) == f"ARM, {cores}"
+    assert machine(tmp_path / "none") == f"{platform.processor() or platform.machine()}, {cores}"
 
 
 PEER = """
