@@ -251,7 +251,7 @@ def test_a_query_reads_and_cannot_write(finished):
     assert table.stdout.split()[:2] == ["run_id", "value"]
     assert (written.returncode, written.stderr) == (
         2,
-        "Error: attempt to write a readonly database\n",
+        "Error: not authorized; only reading is allowed\n",
     )
     assert (wrong.returncode, wrong.stderr) == (2, "Error: no such table: nowhere\n")
     assert json.loads(finished("query", sql, "--json").stdout) == json.loads(found.stdout)

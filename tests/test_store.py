@@ -610,7 +610,16 @@ def test_noting_the_cells_of_a_profile_again_replaces_those_alone(store):
     ]
 
 
-@pytest.mark.parametrize("sql", ["DELETE FROM metrics", "DROP VIEW v_final", "nonsense"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM metrics",
+        "DROP VIEW v_final",
+        "COMMIT; DELETE FROM metrics",
+        "SELECT 1; DELETE FROM metrics",
+        "nonsense",
+    ],
+)
 def test_a_query_that_writes_or_is_wrong_changes_nothing_and_is_one_line(store, running, sql):
     store.record(running.key, 1, {"accuracy": 0.5})
 
@@ -619,6 +628,34 @@ def test_a_query_that_writes_or_is_wrong_changes_nothing_and_is_one_line(store, 
     assert "\n" not in str(caught.value)
     store.record(running.key, 2, {"accuracy": 0.6})
     assert store.query("SELECT count(*) AS n FROM metrics") == (["n"], [(2,)])
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA query_only = OFF",
+        "ATTACH 'new.db' AS new",
+        "VACUUM",
+        "CREATE TEMP TABLE t (x)",
+    ],
+)
+def test_a_query_leaves_the_file_and_its_folder_as_they_were(tmp_path, monkeypatch, sql):
+    """
+    SQLite lets these through in a connection that may only be asked.
+    """
+    monkeypatch.chdir(tmp_path)
+    store = Store(tmp_path / "store.db")
+    journal, files = (tmp_path / "store.db").read_bytes()[18:20], set(tmp_path.iterdir())
+    with pytest.raises(QueryError, match="only reading is allowed"):
+        store.query(sql)
+    _, columns = store.query("PRAGMA table_info(cells)")
+    after = set(tmp_path.iterdir())
+    store.close()
+
+    assert journal == (tmp_path / "store.db").read_bytes()[18:20] == b"\x02\x02"  # WAL
+    assert after <= files
+    assert "digest" in {name for _, name, *_ in columns}
 
 
 # Drivers that live and die

@@ -23,6 +23,14 @@ from sqlalchemy.pool import NullPool
 
 REVISION = "0006"  # the newest migration
 BUSY_TIMEOUT_S = 30
+DENIED = ("not authorized", "authorization denied")
+READING = (  # what SQLite does in a query that reads
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+)
+LOOKING = ("table_info", "table_xinfo", "table_list", "index_list", "index_info")  # pragmas
 READ_ONLY = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the one that the extra installs
 ADVICE = {
@@ -165,21 +173,34 @@ def migrate(engine: Engine) -> None:
 
 
 def asked(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """The columns and rows of somebody's SQL, which may read only.
+    """The columns and rows of somebody's SQL: one statement, which may read only.
 
     Raises: QueryError for what the database says against it, DatabaseError.
     """
     with engine.connect() as connection:
         connection.exec_driver_sql(READ_ONLY[engine.dialect.name])
+        driver: Any = connection.connection.driver_connection
+        if engine.dialect.name == "sqlite":
+            driver.set_authorizer(_may_read)
+        else:
+            driver.prepare_threshold = 0  # a second statement cannot be prepared with the first
         try:
             found = connection.exec_driver_sql(sql)
             if not found.returns_rows:
                 raise QueryError("the query returns no rows; only reading is allowed")
             return list(found.keys()), [tuple(row) for row in found]
         except DBAPIError as error:
-            raise QueryError(" ".join(str(error.orig).split())) from error
+            said = " ".join(str(error.orig).split())
+            advice = "; only reading is allowed" if said in DENIED else ""
+            raise QueryError(said + advice) from error
         finally:
             connection.invalidate()  # nobody else gets one that only reads
+
+
+def _may_read(action: int, name: str | None, *_: str | None) -> int:
+    """Whether SQLite may do that for somebody: `query_only` lets through more than reading."""
+    looks = action == sqlite3.SQLITE_PRAGMA and name in LOOKING
+    return sqlite3.SQLITE_OK if looks or action in READING else sqlite3.SQLITE_DENY
 
 
 @contextmanager
