@@ -9,15 +9,12 @@ inputs of the whole network. What a search finds is real; what it does not find 
 What it all means is in docs/soundness.md.
 """
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aol.bounds import Reach, upper_bound
+from aol.gate import TOLERANCE, Gate, LayerBound
 from aol.layers import (
     AOLConv2d,
     AOLLinear,
@@ -28,67 +25,10 @@ from aol.layers import (
     in_float64,
 )
 
-# A layer rescaled in float32 may exceed 1 by some 1e-7; one rounded to TF32 does by 1e-4. For 28
-# layers a millionth each costs a radius 3e-5 of its length.
-TOLERANCE = 1e-6
 TINY = 1e-300  # keeps 0 / 0 at 0
 NEVER_STRETCH = (MaxMin, ConcatenationPooling, FirstChannels, Flatten)
 DISTANCES = (-2.0, 1.0)  # of the pairs, powers of ten; an image has a norm of some 30
 PAIR_STEP = 1.0  # how far a step moves a pair
-
-
-@dataclass(frozen=True)
-class LayerBound:
-    """A layer's place and kind, the proven bound of its norm, and the largest stretch found."""
-
-    name: str
-    upper: float
-    lower: float
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What is known of a network's Lipschitz constant in L2.
-
-    `ratio` is the largest |f(x) - f(y)| / |x - y| found. `score_error` bounds the distance (L2)
-    between the scores of an image, pixels in [0, 1], in float64 and in exact arithmetic, for
-    products that are sums of products in any order.
-    """
-
-    layers: tuple[LayerBound, ...]
-    ratio: float
-    score_error: float
-    tolerance: float
-
-    @property
-    def upper(self) -> float:
-        """A proven bound of the network: the product of its layers'."""
-        return math.prod(layer.upper for layer in self.layers)
-
-    @property
-    def violations(self) -> tuple[str, ...]:
-        """What contradicts the certificates, a sentence each; empty for a sound network."""
-        limit = 1 + self.tolerance  # compared so that NaN is a violation too
-        found = [
-            f"{layer.name}: its bound is {layer.upper:.9g}, above {limit:.9g}"
-            for layer in self.layers
-            if not layer.upper <= limit
-        ]
-        found += [
-            f"{layer.name}: stretches an input by {layer.lower:.9g}, its bound is {layer.upper:.9g}"
-            for layer in self.layers
-            if not layer.lower <= min(layer.upper, 1.0) + self.tolerance
-        ]
-        if not self.ratio <= self.upper + self.tolerance:
-            found.append(
-                f"the network stretches a difference by {self.ratio:.9g}, "
-                f"its bound is {self.upper:.9g}"
-            )
-        return tuple(found)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "upper": self.upper, "violations": list(self.violations)}
 
 
 def gate(

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from aol.config import Precision, TrainConfig
 from aol.data import load
+from aol.gate import Gate
 from aol.layers import rescaled_once
-from aol.lipschitz import Gate, gate
+from aol.lipschitz import gate
 from aol.loss import offset_cross_entropy
 from aol.metrics import RADII, certified, correct, margins, rounded_down
 from aol.models import build_model

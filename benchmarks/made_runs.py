@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aol.config import FINGERPRINTS
+from aol.cost import layers_of
+from aol.gate import TOLERANCE, Gate, LayerBound
 from orchestrator.folders import Attempt, End, Epoch, TrainedElsewhere
 from orchestrator.margins import share
 from orchestrator.spec import RADII, Experiment, RunSpec
@@ -18,8 +21,6 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments.yaml"
 SEEDS = 5  # replicates of each run of the paper
 STAMP = datetime(2026, 1, 1, tzinfo=UTC)
 PACKAGES = {"torch": "2.13.0", "numpy": "2.4.0", "ray": "2.60.0", "mlflow": "3.17.0"}
-LAYERS = [{"layer": number, "bound": 0.999, "probed": 0.9} for number in range(16)]
-CERTIFICATE = {"arithmetic": "float64", "layers": LAYERS, "violations": []}
 
 
 def paper(epochs: int) -> Experiment:
@@ -69,9 +70,17 @@ def trained(run: RunSpec, number: int, *, images: int) -> TrainedElsewhere:
             ),
         ),
         tuple(epochs),
-        End(outcome="done", time=STAMP, error=None, certificate=CERTIFICATE),
+        End(outcome="done", time=STAMP, error=None, certificate=certificate(run)),
         margins.tobytes() if images else None,
     )
+
+
+def certificate(run: RunSpec) -> dict[str, Any]:
+    """What is stored of a sound network of the run's size."""
+    names = (f"layer {number}" for number in range(len(layers_of(run.train.model))))
+    layers = tuple(LayerBound(name, 1.0, 0.9) for name in names)
+    gate = Gate(layers, ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
+    return {"arithmetic": "float64", **gate.as_dict()}
 
 
 def _values(accuracies: dict[str, float], loss: float) -> dict[str, float]:

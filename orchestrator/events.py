@@ -51,7 +51,7 @@ class Finished:
     status: Status
     error: str | None = None
     margins: bytes | None = None  # little-endian float32
-    certificate: Mapping[str, Any] | None = None  # `aol.lipschitz.Gate` and its arithmetic
+    certificate: Mapping[str, Any] | None = None  # `aol.gate.Gate` and its arithmetic
 
 
 @dataclass(frozen=True)

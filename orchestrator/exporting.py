@@ -35,7 +35,7 @@ class FinishedRun:
     run: RunSpec
     network: TrainedNetwork
     values: Mapping[str, float]  # the last epoch's metrics
-    certificate: Mapping[str, Any]  # `aol.lipschitz.Gate` and its arithmetic
+    certificate: Mapping[str, Any]  # `aol.gate.Gate` and its arithmetic
     device: str | None
     commit: str | None
     packages: Mapping[str, str]

@@ -25,7 +25,8 @@ DOORS = {
     "aol.cost": {"aol.config", "aol.widths"},
     "aol.data": {"aol.config", "aol.sources"},
     "aol.bounds": set(),
-    "aol.lipschitz": {"aol.bounds", "aol.layers"},
+    "aol.gate": set(),
+    "aol.lipschitz": {"aol.bounds", "aol.gate", "aol.layers"},
     "aol.step": {
         "aol.augment",
         "aol.config",
@@ -37,6 +38,7 @@ DOORS = {
     "aol.train": {
         "aol.config",
         "aol.data",
+        "aol.gate",
         "aol.layers",
         "aol.lipschitz",
         "aol.loss",
@@ -145,6 +147,8 @@ DOORS = {
         "orchestrator.verdicts",
     },
     "orchestrator.invariants": {
+        "aol.cost",
+        "aol.gate",
         "orchestrator.cells",
         "orchestrator.margins",
         "orchestrator.spec",

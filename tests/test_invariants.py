@@ -5,25 +5,23 @@ from orchestrator.invariants import broken
 from orchestrator.margins import share
 from orchestrator.spec import RADII
 from orchestrator.store import Status
+from tests.reports import certificate
 from tests.stores import ORIGIN
-
-CERTIFICATE = {"arithmetic": "float64", "violations": []}
-
 
 MARGINS = np.linspace(-0.5, 3, 100, dtype="<f4")
 GOOD = {name: share(MARGINS, radius) for name, radius in RADII.items()}
 
 
-def problems(reported, store, *, values=None, margins=MARGINS, certificate=CERTIFICATE):
+def problems(reported, store, *, values=None, margins=MARGINS, record=certificate):
     """
-    What is said of a finished run with these results.
+    What is said of a finished run with these results; `record` makes that of its gate.
     """
     run, _ = reported.runs
     store.queue([run])
     store.start(run, ORIGIN)
     store.record(run.key, run.train.epochs, GOOD | (values or {}))
     stored = None if margins is None else margins.tobytes()
-    store.finish(run.key, Status.DONE, margins=stored, certificate=certificate)
+    store.finish(run.key, Status.DONE, margins=stored, certificate=record(run))
     return broken(reported, store)
 
 
@@ -51,11 +49,7 @@ def test_a_run_that_is_not_finished_is_not_looked_at(reported, store):
         ({"margins": None}, ["there are no margins"]),
         ({"margins": MARGINS[:99]}, ["there are 99 margins for 100 test images"]),
         ({"margins": np.full(100, np.nan, "<f4")}, ["a margin is not finite"]),
-        ({"certificate": None}, ["there is no certificate of its Lipschitz bound"]),
-        (
-            {"certificate": {"violations": ["layer 3: its bound is 1.1"]}},
-            ["the Lipschitz gate: layer 3: its bound is 1.1"],
-        ),
+        ({"record": lambda run: None}, ["there is no certificate of its Lipschitz bound"]),
     ],
 )
 def test_each_broken_invariant_is_a_line(reported, store, changes, found):
@@ -67,7 +61,47 @@ def test_a_metric_that_is_missing_is_said_alone(reported, store):
     store.queue([run])
     store.start(run, ORIGIN)
     store.record(run.key, run.train.epochs, {"accuracy": GOOD["accuracy"]})
-    store.finish(run.key, Status.DONE, margins=MARGINS.tobytes(), certificate=CERTIFICATE)
+    store.finish(run.key, Status.DONE, margins=MARGINS.tobytes(), certificate=certificate(run))
 
     lacking = "cra_36, cra_72, cra_108, cra_1"
     assert broken(reported, store) == [f"run 0, seed 0: the last epoch lacks {lacking}"]
+
+
+def five_times(certificate):
+    certificate["layers"][3]["upper"] *= 5
+
+
+def faster(certificate):
+    certificate["ratio"] = 1.5
+
+
+def without_a_layer(certificate):
+    certificate["layers"] = certificate["layers"][1:]
+
+
+def tolerant(certificate):
+    five_times(certificate)
+    certificate["tolerance"] = 10.0
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (five_times, "layer 3: its bound is 5, above 1.000001"),
+        (tolerant, "layer 3: its bound is 5, above 1.000001"),
+        (faster, "the network stretches a difference by 1.5, its bound is 1"),
+        (without_a_layer, "27 layers are recorded, the network has 28"),
+        (dict.clear, "its record is not what a gate measured: KeyError('layers')"),
+    ],
+)
+def test_what_the_gate_measured_counts_and_not_what_it_is_said_to_conclude(
+    reported, store, change, found
+):
+    def record(run):
+        forged = certificate(run)
+        change(forged)
+        return forged
+
+    assert problems(reported, store, record=record) == [
+        f"run 0, seed 0: the Lipschitz gate: {found}"
+    ]

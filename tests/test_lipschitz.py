@@ -12,8 +12,9 @@ from torch import nn
 from aol import layers
 from aol.bounds import Reach, upper_bound, weighted_bound
 from aol.config import ModelConfig
+from aol.gate import TOLERANCE, Gate, LayerBound
 from aol.layers import AOLConv2d, AOLLinear, FirstChannels, Flatten, MaxMin
-from aol.lipschitz import TOLERANCE, Gate, LayerBound, gate, largest_stretch
+from aol.lipschitz import gate, largest_stretch
 from aol.models import build_model
 from aol.rescale import rescale_conv
 
@@ -291,7 +292,7 @@ def test_the_gate_is_exact_to_repeat_and_leaves_the_model_alone():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert json.loads(json.dumps(first.as_dict()))["layers"][0]["upper"] == first.layers[0].upper
+    assert Gate.from_dict(json.loads(json.dumps(first.as_dict()))) == first
 
 
 def too_large(share):

@@ -15,6 +15,7 @@ from orchestrator.specfile import SpecFile
 from orchestrator.store import Status
 from orchestrator.verdicts import Verdict
 from tests.cli import PROJECT
+from tests.reports import certificate
 from tests.stores import ORIGIN
 
 IMAGES = 10_000
@@ -61,7 +62,7 @@ def report(experiment, store):
                 run.key,
                 Status.DONE,
                 margins=margins.tobytes(),
-                certificate={"arithmetic": "float64", "violations": []},
+                certificate=certificate(run),
             )
     return make_report(experiment, store)
 

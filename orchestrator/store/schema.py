@@ -201,7 +201,7 @@ class StoredRun:
     mlflow_run_id: str | None
     mlflow_status: str | None
     error: str | None
-    certificate: Mapping[str, Any] | None  # `aol.lipschitz.Gate` and its arithmetic
+    certificate: Mapping[str, Any] | None  # `aol.gate.Gate` and its arithmetic
 
     @property
     def alive(self) -> bool:
