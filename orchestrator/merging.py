@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from orchestrator.coherence import HOSTILE, incoherences
 from orchestrator.histories import Standing, contradiction, history_of, standing
 from orchestrator.store import Status, Store, StoredRun, copy_run
 
 
 class MergeError(Exception):
-    """Runs of which the two stores say different things, a line each."""
+    """Runs that cannot be taken, a line each."""
 
     exit_code = 1
 
@@ -46,12 +47,15 @@ class Outcome:
 def merge(other: Store, store: Store, *, replace: bool = False) -> list[Outcome]:
     """Take every run that is not here, or not so far; `replace` takes those in conflict, too.
 
-    Each run is taken as a whole, in one transaction. Raises: StoreError.
+    Each run is taken as a whole, in one transaction. One that is not what its key says is refused
+    in any case. Raises: StoreError, MergeError if the other store's runs cannot be read.
     """
+    try:
+        theirs = other.runs()
+    except HOSTILE as error:
+        raise MergeError(f"the other store is damaged: {error!r}; nothing was taken") from error
     here = {run.key: run for run in store.runs()}
-    outcomes = [
-        _outcome(run, here.get(run.key), other, store, replace=replace) for run in other.runs()
-    ]
+    outcomes = [_outcome(run, here.get(run.key), other, store, replace=replace) for run in theirs]
     store.recover()  # a run whose driver is gone there is nobody's here
     return outcomes
 
@@ -71,6 +75,8 @@ def _outcome(
     for run, where in ((here, "here"), (there, "there")):
         if run and run.alive:
             return Outcome(there, Fate.ALIVE, f"it is in training {where}")
+    if reasons := list(incoherences(there)):
+        return Outcome(there, Fate.REFUSED, f"{there.key} there: {'; '.join(reasons)}")
     status = Status.INTERRUPTED if there.status is Status.RUNNING else there.status
     taken = f"{status}, {there.epoch} epochs"
     if here:

@@ -13,15 +13,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from aol.checkout import checkout
-from aol.config import FINGERPRINTS, from_dict
 from orchestrator.archive import BundleError, Manifest, Unpacked, unpacked
 from orchestrator.bundling import MARGINS, REPORT, STORE, YAML
 from orchestrator.cells import Cell, runs_of
+from orchestrator.coherence import HOSTILE, incoherences
 from orchestrator.document import SpecError
 from orchestrator.margins import ROUNDING, read_margins, share, tied
 from orchestrator.report import Report, make_report
 from orchestrator.rereading import reread
-from orchestrator.spec import Experiment, RunSpec
+from orchestrator.spec import Experiment
 from orchestrator.specfile import SpecFile
 from orchestrator.store import (
     NewerStoreError,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from orchestrator.margins import Margins
 
 FLOAT = 4  # bytes
-HOSTILE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class DiscrepancyError(Exception):
@@ -130,26 +129,12 @@ def _verified(found: Unpacked, opened: Opened) -> Verified:
 
 
 def _run_problems(opened: Opened) -> Iterator[str]:
-    """Runs that are not what their names say."""
+    """Runs that are not what their names say, or have no place here."""
     wanted = {run.key for runs in opened.runs.values() for run in runs}
     for run in opened.store.runs():
-        try:
-            config = from_dict(dict(run.config))
-            spec = RunSpec(id=run.run_id, name=run.name, profile=run.profile, train=config)
-        except HOSTILE as error:
-            yield f"{run.key}: its settings are damaged: {error!r}"
-            continue
-        if (spec.key, config.digest(), config.seed) != (run.key, run.digest, run.seed):
-            yield f"{run.key}: its settings make it {spec.key}"
-        if run.epochs != config.epochs:
-            yield f"{run.key}: has {run.epochs} epochs, its settings say {config.epochs}"
+        yield from (f"{run.key}: {problem}" for problem in incoherences(run))
         if run.key not in wanted:
             yield f"{run.key}: is no run of the profile `{opened.experiment.profile}`"
-        if run.status is Status.DONE:
-            if run.recorded != config.epochs:
-                yield f"{run.key}: is done with {run.recorded} of {config.epochs} epochs recorded"
-            if run.data_fingerprint != "{train}-{test}".format(**FINGERPRINTS[config.data.name]):
-                yield f"{run.key}: was trained on other images than {config.data.name}"
 
 
 def _margin_problems(opened: Opened) -> Iterator[str]:

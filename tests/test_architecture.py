@@ -174,10 +174,10 @@ DOORS = {
     "orchestrator.rereading": {"orchestrator.cells", "orchestrator.report"},
     "orchestrator.verifying": {
         "aol.checkout",
-        "aol.config",
         "orchestrator.archive",
         "orchestrator.bundling",
         "orchestrator.cells",
+        "orchestrator.coherence",
         "orchestrator.document",
         "orchestrator.margins",
         "orchestrator.report",
@@ -187,7 +187,12 @@ DOORS = {
         "orchestrator.store",
     },
     "orchestrator.histories": {"orchestrator.store"},
-    "orchestrator.merging": {"orchestrator.histories", "orchestrator.store"},
+    "orchestrator.coherence": {"aol.config", "orchestrator.spec", "orchestrator.store"},
+    "orchestrator.merging": {
+        "orchestrator.coherence",
+        "orchestrator.histories",
+        "orchestrator.store",
+    },
     "orchestrator.ingest": {
         "orchestrator.folders",
         "orchestrator.histories",

@@ -7,13 +7,16 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
+from aol.config import FINGERPRINTS
 from orchestrator.histories import History, Standing, contradiction, standing
-from orchestrator.merging import Fate, counted, merge
+from orchestrator.merging import Fate, MergeError, counted, merge
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Checkpoint, Status, Store
 from tests.cli import TINY, Shell
 from tests.stores import ORIGIN, spawn
 
+KNOWN = "{train}-{test}".format(**FINGERPRINTS["digits"])
+HERE = replace(ORIGIN, data_fingerprint=KNOWN)
 NOW = {1: {"accuracy": 0.5}}
 THEN = {1: {"accuracy": 0.5}, 2: {"accuracy": 0.6}}
 
@@ -23,7 +26,7 @@ def train(store, run, epochs=3, *, status=Status.DONE, margins=b"\x00\x00\x80\x3
     A run as it stands after so many epochs.
     """
     store.queue([run])
-    store.start(run, ORIGIN)
+    store.start(run, HERE)
     for epoch in range(1, epochs + 1):
         store.record(run.key, epoch, {"accuracy": epoch / 10 + shift})
     ended = status in (Status.DONE, Status.UNSOUND)
@@ -169,7 +172,7 @@ def test_a_run_in_training_is_left_out_on_either_side(store, other, make_run):
     for trains, waits in ((store, other), (other, store)):
         run = here if trains is store else there
         trains.queue([run])
-        trains.start(run, ORIGIN)
+        trains.start(run, HERE)
         train(waits, run)
     outcomes = merge(other, store)
 
@@ -182,7 +185,7 @@ def test_a_run_in_training_is_left_out_on_either_side(store, other, make_run):
 def test_a_run_whose_driver_is_gone_comes_as_interrupted(store, other, make_run):
     run = make_run(1)
     other.queue([run])
-    other.start(run, ORIGIN)
+    other.start(run, HERE)
     other.record(run.key, 1, {"accuracy": 0.1})
     with other.engine.begin() as connection:
         connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-01T00:00:00+00:00'"))
@@ -217,6 +220,39 @@ def test_mlflow_is_told_anew_and_goes_on_with_the_run_it_shows(store, other, mak
 
     assert [run.mlflow_run_id for run in store.runs()] == ["ours", "theirs"]
     assert [run.mlflow_status for run in store.runs()] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("UPDATE runs SET config = '{}'", "its settings are damaged: KeyError('optimizer')"),
+        ("UPDATE runs SET seed = 7", "its settings make it "),
+        ("UPDATE runs SET epochs = 2", "has 2 epochs, its settings say 3"),
+        ("DELETE FROM epochs WHERE epoch = 2", "is done with 2 of 3 epochs recorded"),
+        ("UPDATE runs SET data_fingerprint = 'd-d'", "was trained on other images than digits"),
+    ],
+)
+def test_a_run_that_is_not_what_its_key_says_is_refused_in_any_case(
+    store, other, make_run, sql, reason
+):
+    train(other, make_run(1))
+    with other.engine.begin() as connection:
+        connection.execute(text(sql))
+    outcomes = merge(other, store) + merge(other, store, replace=True)
+
+    assert fates(outcomes) == [Fate.REFUSED] * 2
+    assert reason in str(outcomes[0])
+    assert store.runs() == []
+
+
+def test_a_store_whose_records_cannot_be_read_is_refused_in_one_line(store, other, make_run):
+    train(other, make_run(1))
+    with other.engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET config = 'x'"))
+    with pytest.raises(MergeError, match=r"the other store is damaged: .*; nothing was taken"):
+        merge(other, store)
+
+    assert store.runs() == []
 
 
 # The command
@@ -302,7 +338,7 @@ MERGE = """
 
 def test_a_merge_that_is_killed_halfway_is_completed_by_the_next(tmp_path, store, other, make_run):
     for number in range(1, 101):
-        train(other, make_run(number), 20)
+        train(other, make_run(number, epochs=20), 20)
     path = tmp_path / "here" / "store.db"
     process = spawn(MERGE, tmp_path / "other" / "store.db", path)
     try:
