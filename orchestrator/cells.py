@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 
 from orchestrator.spec import Column, Experiment, Row, Table
 from orchestrator.store import Status, Store, StoredRun
@@ -34,6 +34,11 @@ class Cell:
     def measured(self) -> float | None:
         """The mean over the seeds."""
         return fmean(self.values) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """The standard deviation between the seeds, None with fewer than two."""
+        return stdev(self.values) if self.seeds > 1 else None
 
     @property
     def difference(self) -> float | None:

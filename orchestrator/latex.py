@@ -29,6 +29,8 @@ def latex(report: Report) -> str:
         "% Needs \\usepackage{booktabs}.",
         f"% Profile {report.experiment.profile} of {report.experiment.name}."
         + (f" {report.experiment.note}" if report.experiment.note else ""),
+        *(_comment(f"Broken, so nothing below can be trusted: {line}") for line in report.broken),
+        *map(_comment, report.unsound),
         *(_table(report, filled) for filled in report.tables),
         escaped(paragraph(report)),
     ]
@@ -41,6 +43,10 @@ def escaped(text: str) -> str:
     return ROOT.sub(r"$\\sqrt{\1}$", signs).replace("√", r"$\surd$")
 
 
+def _comment(line: str) -> str:
+    return f"% {' '.join(line.split())}"
+
+
 def _table(report: Report, filled: FilledTable) -> str:
     note = report.experiment.note.partition(":")[0]
     titles = [filled.table.header or "Network", *(column.title for column in filled.columns)]
@@ -49,6 +55,9 @@ def _table(report: Report, filled: FilledTable) -> str:
         for row in filled.cells
     ]
     caption = filled.table.title + (f" ({note})" if note else "")
+    caption += ". Percent; published values in brackets."
+    if any(cell.sd is not None for row in filled.cells for cell in row):
+        caption += " ±: standard deviation between seeds."
     return "\n".join(
         [
             r"\begin{table}",
@@ -56,7 +65,7 @@ def _table(report: Report, filled: FilledTable) -> str:
             r"\small",
             r"\setlength{\tabcolsep}{3pt}",  # five columns of two numbers in a page's width
             r"\setlength{\belowcaptionskip}{\abovecaptionskip}",
-            rf"\caption{{{escaped(caption)}. Percent; published values in brackets.}}",
+            rf"\caption{{{escaped(caption)}}}",
             rf"\label{{tab:{filled.table.id}}}",
             rf"\begin{{tabular}}{{l{'r' * len(filled.columns)}}}",
             r"\toprule",
@@ -71,4 +80,5 @@ def _table(report: Report, filled: FilledTable) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    return escaped(f"{shown(cell.measured)} ({shown(cell.published)})")
+    spread = "" if cell.sd is None else f" ± {cell.sd:.1f}"
+    return escaped(f"{shown(cell.measured)}{spread} ({shown(cell.published)})")

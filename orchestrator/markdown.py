@@ -14,6 +14,8 @@ SIGNS = {
     Verdict.PARTIAL: "…",
     Verdict.MISSING: MISSING,
 }
+COMPARED = """\
+measured / published (difference; of several seeds also their number and standard deviation, sd)"""
 LEGEND = """\
 Difference in percentage points with its 95 % interval. ✓ reproduced: within the margin; ✗ differs:
 beyond it; ?: not decided, +n: so many further seeds would do, +∞: none would; …: in training;
@@ -38,9 +40,7 @@ def markdown(report: Report) -> str:
         "",
     ]
     lines += _section(report, "As the paper prints them", "", lambda cell: shown(cell.measured))
-    lines += _section(
-        report, "Beside the published values", "measured / published (difference)", _compared
-    )
+    lines += _section(report, "Beside the published values", COMPARED, _compared)
     lines += _section(
         report,
         "Verdicts",
@@ -70,7 +70,7 @@ def _compared(cell: Cell) -> str:
     measured = shown(cell.measured)
     if cell.measured is None:
         return f"{measured} / {shown(cell.published)}"
-    seeds = f", {cell.seeds} seeds" if cell.seeds > 1 else ""
+    seeds = "" if cell.sd is None else f", {cell.seeds} seeds, sd {cell.sd:.2f}"
     return f"{measured} / {shown(cell.published)} ({shown(cell.difference, signed=True)}{seeds})"
 
 

@@ -94,6 +94,10 @@ def paragraph(report: Report) -> str:
             f"Values are those of the last epoch on all test images, with {trained} "
             f"seed{'s' if seeds[-1] > 1 else ''} per cell; the published values have one."
         )
+    if report.unsound:
+        said.append(f"Left out as unsound: {len(report.unsound)} of the runs.")
+    if report.broken:
+        said.insert(0, f"(Broken invariants: {len(report.broken)}, so this is no claim.)")
     if experiment.note:
         said.insert(0, f"({experiment.note}; as a claim about the paper this would read:)")
     return " ".join(said)
@@ -118,6 +122,7 @@ def as_record(judged: Judged) -> dict[str, Any]:
         "measured": cell.measured,
         "difference": cell.difference,
         "seeds": cell.seeds,
+        "sd": cell.sd,
         "verdict": str(judged.verdict),
         "margin": cell.margin,
         "interval_low": low,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from orchestrator.cells import Cell
@@ -50,10 +50,11 @@ class Spread:
 class Judged:
     """A cell with its verdict and what it rests on; None where nothing was measured.
 
-    `interval` holds the true difference with 95% confidence. `p_equivalent` is that of the two
-    one-sided tests, `p_differs` of a difference beyond the margin, corrected by Holm for all
-    cells judged with it. `further_seeds` would settle an undecided cell if mean and spread stayed
-    as they are, one without a value if it were the published one; None if no number up to
+    `interval` holds the true difference with 95% confidence; a cell that differs has all of it
+    beyond the margin, one that is reproduced its 90% interval within. `p_equivalent` is that of
+    the two one-sided tests, `p_differs` of a difference beyond the margin, corrected by Holm for
+    all cells judged with it. `further_seeds` would settle an undecided cell if mean and spread
+    stayed as they are, one without a value if it were the published one; None if no number up to
     `MOST_SEEDS` would.
     """
 
@@ -100,12 +101,14 @@ def in_words(judged: Judged) -> str:
     if judged.interval is None or judged.spread is None:
         return _not_measured(cell, judged.verdict)
     low, high = (shown(end, signed=True) for end in judged.interval)
-    seeds = "one seed" if cell.seeds == 1 else f"{cell.seeds} seeds"
+    seeds = (
+        "one seed" if cell.sd is None else f"{cell.seeds} seeds, standard deviation {cell.sd:.2f}"
+    )
     source = "the prior's" if judged.spread.from_prior else "of the seeds and the prior"
     said = [
         f"{judged.verdict}: {shown(cell.measured)} measured ({seeds}), {cell.published} published.",
         f"The difference is between {low} and {high} (95 %); the margin is ±{cell.margin:g}.",
-        f"Spread between seeds {judged.spread.sd:.2f}, {source}.",
+        f"Reckoned with a spread between seeds of {judged.spread.sd:.2f}, {source}.",
         f"p of equivalence {judged.p_equivalent:.2g}, of a difference {judged.p_differs:.2g}.",
     ]
     if judged.verdict is Verdict.UNDERPOWERED:
@@ -147,14 +150,15 @@ def _judged(
     cell: Cell, rules: Reproduction, spread: Spread, p_differs: float, cells: int
 ) -> Judged:
     p_equivalent = _p_equivalent(cell, rules, spread)
+    low, high = interval = _interval(cell, rules, spread)
+    outside = low > cell.margin or high < -cell.margin  # tested on one side, p alone is less strict
     verdict, further = Verdict.UNDERPOWERED, None
     if p_equivalent < LEVEL:
         verdict = Verdict.REPRODUCED
-    elif p_differs < LEVEL:
+    elif p_differs < LEVEL and outside:
         verdict = Verdict.DIFFERS
     else:
         further = _further_seeds(cell, rules, spread, cells)
-    interval = _interval(cell, rules, spread)
     return Judged(cell, verdict, spread, interval, p_equivalent, p_differs, further)
 
 
@@ -162,8 +166,8 @@ def _spread(cell: Cell, rules: Reproduction) -> Spread:
     """The seeds' variance and the prior's, weighted by their degrees of freedom."""
     prior, own = rules.prior.freedom, len(cell.values) - 1
     variance = prior * rules.prior.sd**2
-    if own:
-        variance += own * stdev(cell.values) ** 2
+    if cell.sd is not None:
+        variance += own * cell.sd**2
     return Spread(sqrt(variance / (prior + own)), prior + own, own + 1)
 
 
@@ -188,7 +192,10 @@ def _p_differs(cell: Cell, rules: Reproduction, spread: Spread) -> float:
 
 
 def _further_seeds(cell: Cell, rules: Reproduction, spread: Spread, cells: int) -> int | None:
-    """The fewest, with mean and spread as they are, and Holm's harshest factor."""
+    """The fewest, with mean and spread as they are, and Holm's harshest factor.
+
+    Two at least: the interval is outside the margin where a one-sided p is below half the level.
+    """
     import numpy as np
 
     seeds = np.arange(cell.seeds + 1, MOST_SEEDS + 1)
@@ -197,7 +204,7 @@ def _further_seeds(cell: Cell, rules: Reproduction, spread: Spread, cells: int) 
     inside = cell.margin - rules.rounding - difference
     outside = difference - rules.rounding - cell.margin
     equivalent = _tail(inside, spread, seeds, freedom) < LEVEL
-    differs = cells * _tail(outside, spread, seeds, freedom) < LEVEL
+    differs = max(cells, 2) * _tail(outside, spread, seeds, freedom) < LEVEL
     settled = seeds[equivalent | differs]
     return int(settled[0]) - cell.seeds if len(settled) else None
 

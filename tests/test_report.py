@@ -13,6 +13,7 @@ from orchestrator.provenance import Provenance
 from orchestrator.report import as_records, make_report, paragraph, render, write
 from orchestrator.spec import Column, Experiment, Row, Table
 from orchestrator.store import Status, Store
+from orchestrator.verdicts import in_words
 
 ORIGIN = Provenance("abc", {}, "d")
 NOTE = "demo: not comparable with the paper (few epochs)"
@@ -113,7 +114,7 @@ share of images that no change of L2 norm ε can turn wrong (pixels in [0, 1]). 
 
 ## Beside the published values
 
-measured / published (difference)
+measured / published (difference; of several seeds also their number and standard deviation, sd)
 
 ### One
 
@@ -156,7 +157,8 @@ def test_what_is_broken_stands_at_the_top(experiment, store):
 
 def test_the_paragraph_is_true_to_the_verdicts(experiment, store):
     finish(store, experiment.runs[0], 0.703, 0.70)
-    text = paragraph(make_report(experiment, store))
+    report = make_report(experiment, store)
+    text = paragraph(replace(report, broken=()))
 
     assert text == (
         "We reproduced 1 of the 6 published cells of A paper: there, two one-sided tests at 5% "
@@ -165,6 +167,20 @@ def test_the_paragraph_is_true_to_the_verdicts(experiment, store):
         "trained to the end. Values are those of the last epoch on all test images, with 1 seed "
         "per cell; the published values have one."
     )
+
+
+def test_no_form_is_silent_about_broken_invariants_and_runs_left_out(experiment, store):
+    finish(store, experiment.runs[0], 0.5, 0.75)
+    finish(store, experiment.runs[1], 0.9, 0.9, status=Status.UNSOUND)
+    report = make_report(experiment, store)
+    said, tex = paragraph(report), render(report, "tex")
+
+    assert said.startswith(f"(Broken invariants: {len(report.broken)}, so this is no claim.) We ")
+    assert said.endswith(" Left out as unsound: 1 of the runs.")
+    assert json.loads(render(report, "json"))["summary"] == said
+    assert "% Broken, so nothing below can be trusted: run 0, seed 0: there are no margins" in tex
+    assert "% Run 22 with seed 22 is left out, unsound: " in tex
+    assert tex.index("% Broken") < tex.index(r"\begin{table}")
 
 
 def test_the_paragraph_of_a_note_begins_with_it(experiment, store):
@@ -290,7 +306,11 @@ def test_replicates_are_averaged_and_counted(experiment, store):
     assert cell.measured == pytest.approx(70.5)
     assert cell.difference == pytest.approx(0.2)
     assert cell.seeds == 2
-    assert "70.5 / 70.3 (+0.2, 2 seeds)" in markdown(report)
+    assert cell.sd == pytest.approx(0.5**0.5)
+    assert "70.5 / 70.3 (+0.2, 2 seeds, sd 0.71)" in markdown(report)
+    assert r"70.5 $\pm$ 0.7 (70.3)" in render(report, "tex")
+    assert "(2 seeds, standard deviation 0.71)" in in_words(report.judged[cell])
+    assert as_records(report)[0]["sd"] == pytest.approx(0.5**0.5)
 
 
 def test_a_metric_that_was_not_measured_is_missing_alone(experiment, store):
@@ -322,6 +342,7 @@ def test_records_have_everything_about_a_cell(experiment, store):
         "measured": 50.0,
         "difference": pytest.approx(-20.3),
         "seeds": 1,
+        "sd": None,
         "verdict": "differs",
         "margin": 1.0,
         "interval_low": pytest.approx(-21.135, abs=1e-3),

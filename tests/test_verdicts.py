@@ -43,6 +43,30 @@ def test_each_verdict_where_it_belongs(cell, verdict):
     assert judge([cell], RULES)[0].verdict is verdict
 
 
+def test_nothing_differs_whose_interval_reaches_into_the_margin():
+    """
+    One cell by itself is tested on one side, at 5%, and its interval leaves 2.5% on each.
+    """
+    for value in np.linspace(71.5, 72.5, 41):
+        judged = verdict_of(float(value))
+        assert (judged.verdict is Verdict.DIFFERS) == (judged.interval[0] > 1), value
+    reaching = verdict_of(71.97)
+
+    assert reaching.p_differs < LEVEL
+    assert reaching.verdict is Verdict.UNDERPOWERED
+
+
+def test_the_further_seeds_bring_the_interval_out_of_the_margin():
+    judged = verdict_of(71.97)
+    seeds = 1 + judged.further_seeds
+
+    def lower_end(seeds):
+        half = stats.t.ppf(0.975, 3 + seeds) * 0.2 * sqrt(1 + 1 / seeds) + 0.05
+        return 1.67 - half
+
+    assert lower_end(seeds - 1) <= 1 < lower_end(seeds)
+
+
 def test_one_seed_has_the_priors_spread_and_says_so():
     judged = verdict_of(70.5)
     half = stats.t.ppf(0.975, 4) * 0.2 * sqrt(2) + 0.05
@@ -165,6 +189,16 @@ def test_true_reproductions_are_seldom_called_different(seeds, shift):
     reports, _ = share_of(Verdict.DIFFERS, reproductions(1000, shift, seeds, rng))
 
     assert reports <= 0.05
+
+
+def test_a_prior_that_is_half_of_the_truth_costs_that_guarantee():
+    """
+    With every true difference at the end of the margin, about one report in ten: docs/verdicts.md.
+    """
+    rng = np.random.default_rng(5)
+    reports, _ = share_of(Verdict.DIFFERS, reproductions(1000, 1.0, 5, rng, sd=0.4))
+
+    assert 0.05 < reports < 0.15
 
 
 @pytest.mark.parametrize("seeds", [1, 5])
