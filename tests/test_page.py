@@ -5,7 +5,9 @@ import shutil
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from orchestrator.figures import draw_figures, figures_of
 from orchestrator.latex import SPECIAL, escaped, latex
@@ -222,6 +224,12 @@ def test_the_committed_figures_are_those_that_the_code_draws(whole):
     assert committed == {f"{name}.{form}" for name in drawn for form in ("png", "svg")}
 
 
+def browse(file, *options):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *options]
+    command += [f"--user-data-dir={file.parent / 'browser'}", file.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
 SORTING = """
 <script>
 document.querySelectorAll("th button")[1].click();
@@ -239,12 +247,30 @@ def test_in_a_browser_columns_sort_and_nothing_complains(written, tmp_path):
     file = tmp_path / "sorting.html"
     text = written.read_text(encoding="utf-8")
     file.write_text(text.replace("</body>", SORTING), encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", file.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = browse(file, "--enable-logging=stderr", "--dump-dom")
 
     assert "<title>A column's head sorts the table by it. row 0|row 22</title>" in done.stdout
     assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+@pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)])
+def test_in_a_browser_figures_are_as_dark_as_the_reader_wants_the_page(written, scheme, dark):
+    """
+    Most of the picture is paper, of the page and of the figures alike.
+    """
+    picture = written.parent / "page.png"
+    browse(
+        written,
+        f"--blink-settings=preferredColorScheme={scheme}",
+        f"--screenshot={picture}",
+        "--window-size=800,4000",
+    )
+    with Image.open(picture) as opened:
+        grey = np.asarray(opened.convert("L"))
+
+    assert np.median(grey) == pytest.approx(23 if dark else 255, abs=3)
+    assert ((grey > 245).mean() < 0.01) == dark
 
 
 def test_latex_has_a_table_each_and_escapes_what_it_must(reported, store):
