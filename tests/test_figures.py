@@ -366,7 +366,7 @@ def test_labels_cover_neither_each_other_nor_a_sign(crowded, store):
     assert not any(one.overlaps(other) for one, other in combinations(labels, 2))
     assert all(label.count_contains(signs) == 0 for label in labels)
     for label in labels:
-        assert figure.bbox.count_contains([label.min, label.max]) == 2
+        assert axes.bbox.count_contains([label.min, label.max]) == 2
 
 
 def test_labels_stay_where_they_were_put_when_the_figure_is_drawn(crowded, store):
@@ -376,6 +376,32 @@ def test_labels_stay_where_they_were_put_when_the_figure_is_drawn(crowded, store
 
     after = [label.get_window_extent().bounds for label in figure.axes[0].texts]
     assert after == [pytest.approx(box, abs=1) for box in before]
+
+
+@pytest.fixture
+def long_winded(twice):
+    """
+    Rows of long names.
+    """
+    names = {0: "a network that is as wide as it is deep, and it is deep", 22: "w" * 50}
+    return replace(
+        twice,
+        tables=tuple(
+            table.model_copy(
+                update={
+                    "rows": [row.model_copy(update={"label": names[row.run]}) for row in table.rows]
+                }
+            )
+            for table in twice.tables
+        ),
+    )
+
+
+def test_a_legend_of_long_names_has_fewer_columns_and_fits(long_winded, store):
+    for name, figure in drawn(long_winded, store).items():
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        assert figure.bbox.count_contains([box.min, box.max]) == 2, name
 
 
 def test_a_figure_says_what_the_profile_is_and_which_table(twice, store):

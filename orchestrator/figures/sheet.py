@@ -79,9 +79,9 @@ def add_legend(figure: "Figure", keys: Sequence[tuple[str, Any]], title: str) ->
 
 
 def add_labels(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each text beside its point, where no sign and no other text is.
+    """Write each text beside its point, inside the axes and where no sign and no other text is.
 
-    To be called last: it measures the axes as they are.
+    To be called last: it measures the axes as they are. If all is taken, texts overlap.
     """
     from matplotlib.transforms import Bbox
 
@@ -96,7 +96,7 @@ def add_labels(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, float
         for place in PLACES:
             label = _label(axes, text, point, place)
             box = label.get_window_extent()
-            inside = all(figure.bbox.contains(*corner) for corner in (box.min, box.max))
+            inside = all(axes.bbox.contains(*corner) for corner in (box.min, box.max))
             free = inside and not any(box.overlaps(one) for one in taken)
             if free or place == PLACES[-1]:
                 break
@@ -108,7 +108,7 @@ def _label(axes: "Axes", text: str, point: Sequence[float], place: tuple[int, in
     from matplotlib.patheffects import withStroke
 
     across, up = place
-    label = axes.annotate(
+    return axes.annotate(
         text,
         (point[0], point[1]),
         xytext=place,
@@ -118,5 +118,3 @@ def _label(axes: "Axes", text: str, point: Sequence[float], place: tuple[int, in
         fontsize=SMALL,
         path_effects=[withStroke(linewidth=2, foreground="white")],
     )
-    label.set_in_layout(False)  # else the axes would make room for it, and move
-    return label
