@@ -14,12 +14,19 @@ SIGNS = {
     Verdict.PARTIAL: "…",
     Verdict.MISSING: MISSING,
 }
+PRIOR = "°"  # behind what rests on the prior's spread alone
 COMPARED = """\
 measured / published (difference; of several seeds also their number and standard deviation, sd)"""
 LEGEND = """\
 Difference in percentage points with its 95 % interval. ✓ reproduced: within the margin; ✗ differs:
 beyond it; ?: not decided, +n: so many further seeds would do, +∞: none would; …: in training;
 –: not trained. °: one seed, whose spread is taken from the prior. See `docs/verdicts.md`."""
+
+
+def sign(judged: Judged) -> str:
+    """A verdict's sign; an undecided one also says how many seeds would decide it."""
+    further = f"+{judged.further_seeds or '∞'}" if judged.verdict is Verdict.UNDERPOWERED else ""
+    return SIGNS[judged.verdict] + further
 
 
 def markdown(report: Report) -> str:
@@ -75,14 +82,11 @@ def _compared(cell: Cell) -> str:
 
 
 def _verdict(judged: Judged) -> str:
-    sign = SIGNS[judged.verdict]
     if judged.interval is None or judged.spread is None:
-        return sign
-    if judged.verdict is Verdict.UNDERPOWERED:
-        sign += f"+{judged.further_seeds or '∞'}"
+        return sign(judged)
     low, high = (shown(end, signed=True) for end in judged.interval)
-    prior = "°" if judged.spread.from_prior else ""
-    return f"{sign} {shown(judged.cell.difference, signed=True)} [{low}, {high}]{prior}"
+    prior = PRIOR if judged.spread.from_prior else ""
+    return f"{sign(judged)} {shown(judged.cell.difference, signed=True)} [{low}, {high}]{prior}"
 
 
 def _grid(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:

@@ -5,15 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cells import runs_of
+from orchestrator.cells import FilledTable, runs_of
 from orchestrator.figures import draw_figures
-from orchestrator.markdown import SIGNS
+from orchestrator.markdown import PRIOR, SIGNS, sign
 from orchestrator.numbers import MISSING, shown
 from orchestrator.report import Report, paragraph, write_text
 from orchestrator.store import Status, Store, StoredRun
 from orchestrator.verdicts import Judged, Verdict, in_words
 
 TEMPLATES = Path(__file__).parent / "templates"
+MEANINGS = {
+    Verdict.REPRODUCED: "within the margin",
+    Verdict.DIFFERS: "beyond the margin",
+    Verdict.UNDERPOWERED: "not decided; +n: so many further seeds would do, +∞: none would",
+    Verdict.PARTIAL: "in training",
+    Verdict.MISSING: "not trained",
+}
 FAILED = (Status.FAILED, Status.DIVERGED, Status.UNSOUND, Status.INTERRUPTED)
 
 
@@ -26,7 +33,7 @@ class Shown:
     difference: str
     verdict: Verdict
     sign: str
-    explained: str  # on hover
+    explained: str
     value: float  # to sort by; -1 where there is none
 
 
@@ -34,6 +41,7 @@ class Shown:
 class Picture:
     """A figure on the page, as a data URI."""
 
+    name: str
     title: str
     uri: str
 
@@ -65,6 +73,7 @@ def page(report: Report, store: Store, figures: Sequence[Path]) -> str:
         summary=paragraph(report),
         counts=[(verdict, report.counts[verdict]) for verdict in Verdict],
         shown={cell.name: _shown(report.judged[cell]) for cell in report.cells},
+        legends={filled.table.id: _legend(report, filled) for filled in report.tables},
         figures=[_picture(path) for path in figures],
         runs=found,
         failures=[run for run in found if run.status in FAILED],
@@ -74,15 +83,34 @@ def page(report: Report, store: Store, figures: Sequence[Path]) -> str:
 
 def _shown(judged: Judged) -> Shown:
     cell = judged.cell
+    prior = PRIOR if _from_prior(judged) else ""
     return Shown(
         shown(cell.measured),
         shown(cell.published),
         shown(cell.difference, signed=True),
         judged.verdict,
-        "" if judged.verdict is Verdict.MISSING else SIGNS[judged.verdict],
+        "" if judged.verdict is Verdict.MISSING else sign(judged) + prior,
         in_words(judged),
         -1.0 if cell.measured is None else cell.measured,
     )
+
+
+def _legend(report: Report, filled: FilledTable) -> list[tuple[str, str, str]]:
+    """The signs that stand in a table: the verdict, if it is of one, the sign and its meaning."""
+    found = [report.judged[cell] for row in filled.cells for cell in row]
+    verdicts = {judged.verdict for judged in found}
+    lines = [
+        (str(verdict), SIGNS[verdict], f"{verdict}: {MEANINGS[verdict]}")
+        for verdict in Verdict
+        if verdict in verdicts
+    ]
+    if any(map(_from_prior, found)):
+        lines.append(("", PRIOR, "one seed, whose spread is taken from the prior"))
+    return lines
+
+
+def _from_prior(judged: Judged) -> bool:
+    return judged.spread is not None and judged.spread.from_prior
 
 
 def _provenance(run: StoredRun) -> list[tuple[str, str]]:
@@ -105,4 +133,4 @@ def _provenance(run: StoredRun) -> list[tuple[str, str]]:
 def _picture(path: Path) -> Picture:
     content = base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()
     title = path.stem.replace("-", " ")
-    return Picture(title[:1].upper() + title[1:], f"data:image/svg+xml;base64,{content}")
+    return Picture(path.stem, title[:1].upper() + title[1:], f"data:image/svg+xml;base64,{content}")

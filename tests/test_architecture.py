@@ -139,12 +139,27 @@ DOORS = {
         "orchestrator.spec",
         "orchestrator.store",
     },
-    "orchestrator.figures": {
+    "orchestrator.figures": {"orchestrator.figures.drawing"},
+    "orchestrator.figures.sheet": set(),
+    "orchestrator.figures.curves": {
         "orchestrator.cells",
+        "orchestrator.figures.sheet",
         "orchestrator.margins",
+        "orchestrator.store",
+    },
+    "orchestrator.figures.points": {
+        "orchestrator.cells",
+        "orchestrator.figures.sheet",
+        "orchestrator.report",
+        "orchestrator.verdicts",
+    },
+    "orchestrator.figures.drawing": {
+        "orchestrator.cells",
+        "orchestrator.figures.curves",
+        "orchestrator.figures.points",
+        "orchestrator.figures.sheet",
         "orchestrator.report",
         "orchestrator.store",
-        "orchestrator.verdicts",
     },
     "orchestrator.invariants": {
         "aol.cost",

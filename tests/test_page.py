@@ -1,17 +1,22 @@
+import html
 import html.parser
 import re
 import shutil
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from orchestrator.figures import draw_figures
+from orchestrator.figures import draw_figures, figures_of
 from orchestrator.latex import SPECIAL, escaped, latex
+from orchestrator.markdown import markdown
 from orchestrator.page import page
 from orchestrator.report import make_report
 from orchestrator.specfile import SpecFile
-from orchestrator.store import Status
+from orchestrator.store import Status, Store
+from orchestrator.verdicts import in_words
 from tests.cli import PROJECT
 from tests.reports import finish
 
@@ -55,14 +60,14 @@ class Outline(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def outline(file):
+def outline(text):
     found = Outline()
-    found.feed(file.read_text(encoding="utf-8"))
+    found.feed(text)
     return found
 
 
 def test_the_page_is_whole_and_loads_nothing(written):
-    found = outline(written)
+    found = outline(written.read_text(encoding="utf-8"))
 
     assert found.open == []
     assert found.count["table"] == 2
@@ -81,6 +86,73 @@ def test_the_page_says_verdicts_failures_and_where_results_come_from(written):
     )
     assert "Binomial error of the test images alone: ±" in text
     assert "abc" in text  # the commit
+
+
+def test_every_cell_has_its_verdict_in_words_without_a_pointer(written, reported, store):
+    text = written.read_text(encoding="utf-8")
+    report = make_report(reported, store)
+    folded = re.findall(
+        r"<details><summary>The verdicts in words</summary>(.*?)</details>", text, re.DOTALL
+    )
+
+    assert len(folded) == len(report.tables)
+    for filled, words in zip(report.tables, folded, strict=True):
+        assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html.unescape(words)) == [
+            (f"{cell.row}, {cell.column}", in_words(report.judged[cell]))
+            for row in filled.cells
+            for cell in row
+        ]
+
+
+def test_a_cell_has_the_marks_of_the_markdown(written, reported, store):
+    text = written.read_text(encoding="utf-8")
+    report = make_report(reported, store)
+    marks = re.findall(r"<td class=.*?>\S+ (\S*)<small>", text)
+    table = markdown(report).partition("## Verdicts")[2]
+    expected = re.findall(r"\| +([✓✗?]\S*) \S+ \[.*?\](°?) ", table)
+
+    assert [mark for mark in marks if mark] == [sign + prior for sign, prior in expected]
+    assert any(mark.endswith("°") for mark in marks)
+
+
+def test_a_cell_of_two_seeds_is_not_marked_as_of_one(reported, store):
+    for run in reported.replicates([0, 1]).runs:
+        finish(store, run, 0.0)
+
+    assert "°" not in page(make_report(reported, store), store, [])
+
+
+def test_below_each_table_stand_the_signs_that_are_in_it_with_their_colours(written):
+    text = written.read_text(encoding="utf-8")
+    legends = re.findall(r'<ul class="legend">(.*?)</ul>', text, re.DOTALL)
+
+    assert len(legends) == 2
+    for legend in legends:
+        signs = dict(re.findall(r'<span class="(\w*)">(.)</span>', legend))
+        verdicts = set(re.findall(r'<td class="(\w+)"', text))
+        assert signs.keys() == verdicts | {""}
+        assert signs["missing"] == "–"
+        assert signs[""] == "°"
+        assert all(f"</span> {verdict}: " in legend for verdict in verdicts)
+
+
+def test_the_note_stands_once_on_the_page_and_is_marked(written):
+    text = written.read_text(encoding="utf-8")
+
+    assert text.count("demo: not comparable") == 1
+    assert '<p class="note">(demo: not comparable; as a claim' in text
+
+
+def test_a_page_without_a_note_has_nothing_marked(reported, store):
+    assert 'class="note"' not in page(make_report(replace(reported, note=""), store), store, [])
+
+
+def test_without_javascript_no_button_is_there_that_does_nothing(written):
+    body, _, script = written.read_text(encoding="utf-8").partition("<script>")
+
+    assert "<button" not in body
+    assert 'id="sorting" hidden' in body
+    assert "createElement" in script
 
 
 def test_a_run_that_broke_off_without_an_error_has_no_empty_box(written, reported, store):
@@ -104,36 +176,67 @@ def test_a_page_of_nothing_is_a_page(reported, store, tmp_path):
     file = tmp_path / "empty.html"
     file.write_text(page(make_report(reported, store), store, []), encoding="utf-8")
 
-    assert outline(file).count["table"] == 2
+    assert outline(file.read_text(encoding="utf-8")).count["table"] == 2
     assert "None yet." in file.read_text(encoding="utf-8")
 
 
 def headings(text):
-    found = re.findall(r"<(h1|h2|h3|button)>(.*?)</", text)
-    return [line for line in found if line[1]]
+    return re.findall(r'<(h1|h2|h3|th scope="col")>(.*?)</', text)
 
 
-def test_the_committed_page_of_the_demo_is_current_in_structure(store):
+def shown_figures(text):
+    return re.findall(r'<figure id="(.*?)"><img', text)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
     """
-    `make docs` makes it anew; an empty store gives the same headings but for the figures.
+    The demo with all its runs finished: its experiment and its store.
     """
+    opened = Store(tmp_path_factory.mktemp("whole") / "store.db")
     experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo")
-    fresh = headings(page(make_report(experiment, store), store, []))
-    folder = PROJECT / "results" / "demo"
-    committed = (folder / "report.html").read_text(encoding="utf-8")
+    for run in experiment.runs:
+        finish(opened, run, 0.0)
+    yield experiment, opened
+    opened.close()
 
-    assert [one for one in headings(committed) if one[1] != "Figures"] == fresh
-    assert outline(folder / "report.html").count["figure"] == len(
-        list((folder / "figures").glob("*.png"))
-    )
+
+def test_the_committed_page_of_the_demo_is_current_in_structure(whole, tmp_path):
+    """
+    `make docs` makes it anew; other results give the same headings.
+    """
+    experiment, store = whole
+    committed = (PROJECT / "results" / "demo" / "report.html").read_text(encoding="utf-8")
+    drawn = draw_figures(make_report(experiment, store), store, tmp_path, ["svg"])
+    fresh = page(make_report(experiment, store), store, drawn)
+
+    assert headings(committed) == headings(fresh)
+    assert shown_figures(committed) == shown_figures(fresh)
+    for tag in ("table", "figure", "details", "dl", "button"):
+        assert outline(committed).count.get(tag) == outline(fresh).count.get(tag), tag
+
+
+def test_the_committed_figures_are_those_that_the_code_draws(whole):
+    experiment, store = whole
+    drawn = {name for name, _ in figures_of(make_report(experiment, store), store)}
+    committed = {path.name for path in (PROJECT / "results" / "demo" / "figures").iterdir()}
+
+    assert committed == {f"{name}.{form}" for name in drawn for form in ("png", "svg")}
+
+
+def browse(file, *options):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *options]
+    command += [f"--user-data-dir={file.parent / 'browser'}", file.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
 SORTING = """
 <script>
 document.querySelectorAll("th button")[1].click();
 document.querySelectorAll("th button")[1].click();
-const rows = [...document.querySelector("tbody").rows];
-document.title = "sorted " + rows.map(row => row.cells[0].innerText).join("|");
+const rows = [...document.querySelector("tbody").rows].map(row => row.cells[0].innerText);
+const told = document.getElementById("sorting").checkVisibility();
+document.title = `told: ${told} ${rows.join("|")}`;
 </script></body>"""
 
 
@@ -145,12 +248,30 @@ def test_in_a_browser_columns_sort_and_nothing_complains(written, tmp_path):
     file = tmp_path / "sorting.html"
     text = written.read_text(encoding="utf-8")
     file.write_text(text.replace("</body>", SORTING), encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", file.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = browse(file, "--enable-logging=stderr", "--dump-dom")
 
-    assert "<title>sorted row 0|row 22</title>" in done.stdout
+    assert "<title>told: true row 0|row 22</title>" in done.stdout
     assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+@pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)])
+def test_in_a_browser_figures_are_as_dark_as_the_reader_wants_the_page(written, scheme, dark):
+    """
+    Most of the picture is paper, of the page and of the figures alike.
+    """
+    picture = written.parent / "page.png"
+    browse(
+        written,
+        f"--blink-settings=preferredColorScheme={scheme}",
+        f"--screenshot={picture}",
+        "--window-size=800,4000",
+    )
+    with Image.open(picture) as opened:
+        grey = np.asarray(opened.convert("L"))
+
+    assert np.median(grey) == pytest.approx(23 if dark else 255, abs=3)
+    assert ((grey > 245).mean() < 0.01) == dark
 
 
 def test_latex_has_a_table_each_and_escapes_what_it_must(reported, store):
