@@ -22,11 +22,10 @@ from aol.layers import (
     AOLConv2d,
     AOLLinear,
     ConcatenationPooling,
-    FirstChannels,
-    Flatten,
     MaxMin,
     in_float64,
 )
+from aol.network import FirstChannels, Flatten
 
 # A layer rescaled in float32 may exceed 1 by some 1e-7; one rounded to TF32 does by 1e-4. For 28
 # layers a millionth each costs a radius 3e-5 of its length.

@@ -12,9 +12,10 @@ from torch import nn
 from aol import layers
 from aol.bounds import Reach, upper_bound, weighted_bound
 from aol.config import ModelConfig
-from aol.layers import AOLConv2d, AOLLinear, FirstChannels, Flatten, MaxMin
+from aol.layers import AOLConv2d, AOLLinear, MaxMin
 from aol.lipschitz import TOLERANCE, Gate, LayerBound, gate, largest_stretch
 from aol.models import build_model
+from aol.network import FirstChannels, Flatten
 from aol.rescale import rescale_conv
 
 SEEDS = st.integers(0, 2**32 - 1)
