@@ -53,6 +53,7 @@ DOORS = {
     "aol.folder": {"aol.config", "aol.environment", "aol.result", "aol.train"},
     "aol.classes": {"aol.config"},
     "aol.pictures": set(),
+    "aol.radius": set(),
     "aol.trained": {"aol.config", "aol.folder", "aol.models"},
     "aol.export": {
         "aol.certificate",
@@ -62,7 +63,13 @@ DOORS = {
         "aol.plain",
         "aol.trained",
     },
-    "aol.certify": {"aol.certificate", "aol.export", "aol.pictures", "aol.trained"},
+    "aol.certify": {
+        "aol.certificate",
+        "aol.export",
+        "aol.pictures",
+        "aol.radius",
+        "aol.trained",
+    },
     "aol.__main__": {"aol.certify", "aol.data", "aol.folder"},
     "orchestrator": set(),
     "orchestrator.environment": set(),

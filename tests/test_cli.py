@@ -177,11 +177,19 @@ def test_report_draws_figures_and_checks_what_must_hold(finished, tmp_path, data
 def test_two_runs_are_compared_and_any_radius_is_shown(finished):
     comparison = finished("compare", "0", "11", "--profile", "demo")
     any_radius = finished("cra", "--radius", "0.25", "--json")
+    fraction = finished("cra", "--radius", "36/255", "--json")
+    endless = finished("cra", "--radius", "1e400")
     wrong = finished("compare", "0", "7")
 
     assert comparison.returncode == any_radius.returncode == 0, comparison.stderr
     assert "McNemar's p" in comparison.stdout
     assert [one["run_id"] for one in json.loads(any_radius.stdout)] == [0, 11]
+    assert [one["radius"] for one in json.loads(fraction.stdout)] == [36 / 255] * 2
+    assert (endless.returncode, endless.stderr) == (
+        2,
+        "Error: --radius: '1e400' is no radius; write a number that is not negative, like 0.5 or "
+        "36/255\n",
+    )
     assert wrong.returncode == 2
     assert "there is no run 7" in wrong.stderr
 

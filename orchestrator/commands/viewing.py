@@ -114,7 +114,9 @@ def compare(
 
 @app.command()
 def cra(
-    radius: Annotated[float, typer.Option(min=0, help="L2 norm, pixels in [0, 1].")],
+    radius: Annotated[
+        str, typer.Option(metavar="RADIUS", help="L2 norm, pixels in [0, 1]: 0.5 or 36/255.")
+    ],
     spec: SpecOption = Path("experiments.yaml"),
     profile: TrainedProfileOption = None,
     settings: SetOption = None,
@@ -123,10 +125,15 @@ def cra(
     as_json: JsonOption = False,
 ) -> None:
     """Print every finished run's certified robust accuracy at any radius."""
+    from aol.radius import RadiusError, parsed
     from orchestrator.comparing import cra_table
 
+    try:
+        asked = parsed(radius)
+    except RadiusError as error:
+        raise RadiusError(f"--radius: {error}") from None
     opened, experiment = opened_profile(spec, profile, settings, results, store)
-    typer.echo(cra_table(experiment, opened, radius, as_json=as_json))
+    typer.echo(cra_table(experiment, opened, asked, as_json=as_json))
 
 
 @app.command()
