@@ -20,6 +20,8 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 from pydantic import BaseModel, Field, ValidationError
 
+from orchestrator.numbers import number_of
+
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 10 * 2**20
 UNPACKED_LIMIT = 4 * 2**30  # bytes
@@ -163,7 +165,8 @@ def _unpack_file(archive: ZipFile, name: str, entry: Entry, target: Path) -> Ite
         yield f"{name}: cannot be unpacked: {error}"
         return
     if target.stat().st_size != entry.size:
-        yield f"{name}: has {target.stat().st_size} bytes, the manifest says {entry.size}"
+        size = number_of(target.stat().st_size, "byte")
+        yield f"{name}: has {size}, the manifest says {entry.size:,}"
     elif (found := sha256(target)) != entry.sha256:
         yield f"{name}: its SHA-256 is {found}, the manifest says {entry.sha256}"
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 from orchestrator.cells import runs_of
+from orchestrator.grid import grid
 from orchestrator.margins import Compared, compare, read_margins, share
 from orchestrator.numbers import shown
 from orchestrator.spec import Experiment
@@ -51,8 +52,6 @@ def comparison_table(
     """The comparison for people, or as JSON."""
     if as_json:
         return json.dumps({title: asdict(one) for title, one in found.items()}, indent=2)
-    from tabulate import tabulate
-
     rows = [
         [
             title,
@@ -68,8 +67,7 @@ def comparison_table(
     ]
     headers = ["", f"run {pair[0]}", f"run {pair[1]}", "difference", "95 % interval"]
     headers += [f"only {pair[0]}", f"only {pair[1]}", "McNemar's p"]
-    align = ["left", *("right" for _ in headers[1:])]
-    return str(tabulate(rows, headers, disable_numparse=True, colalign=align))
+    return grid(rows, headers, left={""})
 
 
 def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: bool = False) -> str:
@@ -89,18 +87,9 @@ def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: b
     ]
     if as_json:
         return json.dumps(records, indent=2)
-    from tabulate import tabulate
-
     rows = [
         [one["run_id"], one["name"], one["dataset"], one["seed"], shown(100 * float(one["cra"]))]
         for one in records
     ]
     headers = ["run", "name", "dataset", "seed", f"CRA {radius:g}"]
-    return str(
-        tabulate(
-            rows,
-            headers,
-            disable_numparse=True,
-            colalign=["right", "left", "left", "right", "right"],
-        )
-    )
+    return grid(rows, headers, left={"name", "dataset"})

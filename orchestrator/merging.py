@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.histories import Standing, contradiction, history_of, standing
+from orchestrator.numbers import number_of
 from orchestrator.store import Status, Store, StoredRun, copy_run
 
 
@@ -72,7 +73,7 @@ def _outcome(
         if run and run.alive:
             return Outcome(there, Fate.ALIVE, f"it is in training {where}")
     status = Status.INTERRUPTED if there.status is Status.RUNNING else there.status
-    taken = f"{status}, {there.epoch} epochs"
+    taken = f"{status}, {number_of(there.epoch, 'epoch')}"
     if here:
         ours, theirs = history_of(here, store), history_of(there, other)
         which = standing(ours, theirs)

@@ -7,7 +7,7 @@ from typing import Any
 
 from aol.config import FINGERPRINTS
 from orchestrator.explaining import Explained, Origin
-from orchestrator.numbers import MISSING, shown
+from orchestrator.numbers import MISSING, number_of, shown
 from orchestrator.provenance import package_versions
 from orchestrator.store import Status, StoredRun
 
@@ -63,7 +63,7 @@ def _described(origin: Origin) -> str:
 def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
     run = origin.run
     yield "value", _value(origin)
-    yield "state", f"{run.status}, {run.epoch} of {run.epochs} epochs" + _because(run)
+    yield "state", f"{run.status}, {run.epoch} of {number_of(run.epochs, 'epoch')}" + _because(run)
     yield "key", f"{run.key}, profile {run.profile}"
     if run.started_at is None:
         return
@@ -107,7 +107,8 @@ def _commit(origin: Origin) -> str:
     if commit is None:
         return "unknown: the program was not run from a checkout"
     if origin.diff is not None:
-        return f"{commit} ({changed_lines(origin.diff)} lines changed, --diff prints them)"
+        lines = number_of(changed_lines(origin.diff), "line")
+        return f"{commit} ({lines} changed, --diff prints them)"
     return f"{commit} (the changes were not kept)" if commit.endswith("+changes") else commit
 
 

@@ -19,6 +19,7 @@ from orchestrator.bundling import MARGINS, REPORT, STORE, YAML
 from orchestrator.cells import Cell, runs_of
 from orchestrator.document import SpecError
 from orchestrator.margins import ROUNDING, read_margins, share, tied
+from orchestrator.numbers import number_of
 from orchestrator.report import Report, make_report
 from orchestrator.rereading import reread
 from orchestrator.spec import Experiment, RunSpec
@@ -142,12 +143,14 @@ def _run_problems(opened: Opened) -> Iterator[str]:
         if (spec.key, config.digest(), config.seed) != (run.key, run.digest, run.seed):
             yield f"{run.key}: its settings make it {spec.key}"
         if run.epochs != config.epochs:
-            yield f"{run.key}: has {run.epochs} epochs, its settings say {config.epochs}"
+            epochs = number_of(run.epochs, "epoch")
+            yield f"{run.key}: has {epochs}, its settings say {config.epochs}"
         if run.key not in wanted:
             yield f"{run.key}: is no run of the profile `{opened.experiment.profile}`"
         if run.status is Status.DONE:
             if run.recorded != config.epochs:
-                yield f"{run.key}: is done with {run.recorded} of {config.epochs} epochs recorded"
+                epochs = number_of(config.epochs, "epoch")
+                yield f"{run.key}: is done with {run.recorded} of {epochs} recorded"
             if run.data_fingerprint != "{train}-{test}".format(**FINGERPRINTS[config.data.name]):
                 yield f"{run.key}: was trained on other images than {config.data.name}"
 

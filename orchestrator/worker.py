@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orchestrator.numbers import number_of
+
 if TYPE_CHECKING:
     from aol.train import Trainer
 
@@ -90,7 +92,7 @@ def _train(
     place = torch.device("cuda" if job["gpus"] else "cpu")
     make = partial(Trainer, config, data_root=root, device=place, run=str(job["id"]))
     trainer = _continued(make, states, job["id"])
-    device = f"CPU, {torch.get_num_threads()} threads"
+    device = f"CPU, {number_of(torch.get_num_threads(), 'thread')}"
     if job["gpus"]:
         device = torch.cuda.get_device_name()
     host = socket.gethostname()
@@ -146,7 +148,7 @@ def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState], run: 
         return trainer
     if reasons:
         raise CheckpointError(
-            "\n".join([f"none of its {len(reasons)} checkpoints can be read:", *reasons])
+            "\n".join(["none of its checkpoints can be read:", *reasons])
             + f"\nmend the storage and run again, or train from the start with --rerun {run}"
         )
     return make()

@@ -14,6 +14,7 @@ from orchestrator.costing import (
     replicates,
 )
 from orchestrator.needs import Needs, Training, needs_of
+from orchestrator.numbers import two_digits
 from orchestrator.report import make_report
 from orchestrator.resources import Cluster, Node
 from orchestrator.spec import Prices
@@ -42,9 +43,9 @@ def test_what_is_missing_is_a_line_per_run_and_a_total(needs):
 
     assert [row[0] for row in rows_of(text)[:2]] == ["0", "22"]
     assert text.splitlines()[0].split()[-2:] == ["GPU-hours", "EUR"]
-    assert rows_of(text)[0][-2:] == [f"{hours:.2f}", f"{2 * hours:.2f}"]
+    assert rows_of(text)[0][-2:] == [two_digits(hours), f"{2 * hours:.2f}"]
     assert "20 of 20 cells are not settled. All that seeds can settle takes 2 trainings" in text
-    assert f"{2 * hours:.1f} GPU-hours, {4 * hours:.2f} EUR (taking 1e-06 TFLOP/s" in text
+    assert f"{two_digits(2 * hours)} GPU-hours, {4 * hours:.2f} EUR (taking 1e-06 TFLOP/s" in text
     assert "on this cluster (1 machine, 8 CPUs, 4 GPUs) about" in text
 
 
@@ -58,10 +59,21 @@ def test_cells_of_one_run_that_ask_for_other_numbers_of_seeds_are_lines_of_their
     text = missing_text(Needs((mixed,), 10, 1.0, needs.prices), FOUR_GPUS)
 
     assert [row[-4:] for row in rows_of(text)[:2]] == [
-        ["1", "1", "1.00", "2.00"],
-        ["3", "1..2,4", "3.00", "6.00"],
+        ["1", "1", "1.0", "2.00"],
+        ["3", "1..2,4", "3.0", "6.00"],
     ]
     assert "∞  no number settles it" in text
+
+
+def test_one_training_one_cell_and_a_small_price_are_said_as_such(needs):
+    judged = needs.runs[0].cells[:1]
+    quick = replace(needs.runs[0], cells=judged, trainings=(Training(0, 3, 1 / 3600),))
+    text = missing_text(Needs((quick,), 1, 1.0, needs.prices), FOUR_GPUS)
+
+    assert rows_of(text)[0][-2:] == ["0.00028", "0.00"]
+    assert "1 of 1 cell is not settled. All that seeds can settle takes 1 training: " in text
+    assert "0.00028 GPU-hours, 0.00 EUR" in text
+    assert "on this cluster (1 machine, 8 CPUs, 4 GPUs) about 1 s. " in text
 
 
 def test_when_all_is_settled_it_says_so(experiment, store):
@@ -69,7 +81,7 @@ def test_when_all_is_settled_it_says_so(experiment, store):
         finish(store, run, 0.0)
     needs = needs_of(make_report(experiment, store), store)
 
-    assert missing_text(needs, FOUR_GPUS) == "All 20 cells are settled."
+    assert missing_text(needs, FOUR_GPUS) == "Nothing is open: 20 cells are settled."
     assert json.loads(missing_json(needs, FOUR_GPUS))["cells"] == []
 
 
@@ -128,8 +140,8 @@ def test_a_budgets_plan_is_an_order_and_the_commands_that_follow_it(needs):
         "1..2",
         "10",
         "20",
-        f"{2 * hours:.2f}",
-        f"{3 * hours:.2f}",
+        two_digits(2 * hours),
+        two_digits(3 * hours),
         f"{6 * hours:.2f}",
     ]
     assert "settle 20 of 20 open cells" in text
@@ -145,6 +157,10 @@ def test_a_budget_too_small_for_anything_says_so(needs):
     text = budget_text([], needs, 0.0, "run")
 
     assert text.startswith("0 GPU-hours settle 0 of 20 open cells")
+
+
+def test_a_budget_of_money_is_said_in_few_digits(needs):
+    assert budget_text([], needs, 0.001 / 3, "run").startswith("0.00033 GPU-hours settle")
 
 
 def test_what_was_timed_in_part_is_said(needs):

@@ -160,8 +160,8 @@ def test_the_paragraph_is_true_to_the_verdicts(experiment, store):
 
     assert text == (
         "We reproduced 1 of the 6 published cells of A paper: there, two one-sided tests at 5% "
-        "show the true difference to be within 1 percentage points of the published value. 1 "
-        "differ by more than that (5%, Holm's correction over all measured cells). 4 are not "
+        "show the true difference to be within 1 percentage point of the published value. 1 "
+        "differs by more than that (5%, Holm's correction over all measured cells). 4 are not "
         "trained to the end. Values are those of the last epoch on all test images, with 1 seed "
         "per cell; the published values have one."
     )

@@ -19,6 +19,7 @@ from orchestrator.commands.options import (
     app,
     opened_profile,
 )
+from orchestrator.numbers import number_of
 
 if TYPE_CHECKING:
     from orchestrator.verifying import Verified
@@ -52,7 +53,7 @@ def merge(
         for outcome in outcomes:
             if outcome.fate is not Fate.REFUSED:
                 typer.echo(outcome)
-        typer.echo(f"{counted(outcomes)} of {len(outcomes)} runs there")
+        typer.echo(f"{counted(outcomes)} of {number_of(len(outcomes), 'run')} there")
         shared = [outcome.run.key for outcome in outcomes if outcome.fate.here]
         if complaint := show_taken(ours, file, place, shared):
             typer.echo(complaint, err=True)
@@ -79,7 +80,8 @@ def bundle(
     manifest = write(experiment, opened, target, at=now, force=force)
     size = target.stat().st_size / 1e6
     typer.echo(
-        f"{target}: profile {experiment.profile}, {len(manifest.files)} files, {size:.1f} MB"
+        f"{target}: profile {experiment.profile}, {number_of(len(manifest.files), 'file')}, "
+        f"{size:.1f} MB"
     )
     typer.echo(f"SHA-256 {sha256(target)}")
 
@@ -105,9 +107,9 @@ def verify(
     typer.echo(f"SHA-256 {sha256(file)}")
     for table in found.tables:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in table.verdicts.items())
+        measured = number_of(table.measured, "measured cell")
         typer.echo(
-            f"{table.title}: {table.confirmed} of {table.measured} measured cells follow from the "
-            f"margins; {verdicts}"
+            f"{table.title}: {table.confirmed} of {measured} follow from the margins; {verdicts}"
         )
     for note in found.notes:
         typer.echo(f"note: {note}")

@@ -24,6 +24,7 @@ from orchestrator.commands.options import (
     app,
     open_store,
 )
+from orchestrator.numbers import number_of
 
 if TYPE_CHECKING:
     from orchestrator.invocation import Request
@@ -130,8 +131,9 @@ def validate(spec: SpecArgument) -> None:
     file = SpecFile(spec)
     cells = sum(len(row.published) for table in file.file.tables for row in table.rows)
     typer.echo(
-        f"{spec}: valid: {len(file.file.runs)} runs, profiles {', '.join(file.profiles)}, "
-        f"{len(file.file.tables)} tables with {cells} published cells"
+        f"{spec}: valid: {number_of(len(file.file.runs), 'run')}, profiles "
+        f"{', '.join(file.profiles)}, {number_of(len(file.file.tables), 'table')} with "
+        f"{number_of(cells, 'published cell')}"
     )
 
 
@@ -179,7 +181,8 @@ def ingest(
     opened.recover()
     runs, problems = take_all(folders, opened, replace=replace)
     for found, fresh in runs:
-        what = f"{found.status}, {len(found.epochs)} epochs" if fresh else "there already"
+        trained = number_of(len(found.epochs), "epoch")
+        what = f"{found.status}, {trained}" if fresh else "there already"
         typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {what}")
     if complaint := show_taken(opened, file, place, [found.run.key for found, _ in runs]):
         typer.echo(complaint, err=True)
@@ -198,7 +201,7 @@ def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption =
     typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
     sent = tracker.send(opened)
     publish_all(tracker, opened, file, results or spec.parent / "results")
-    typer.echo(f"{sent} runs are in MLflow at {tracker.uri}")
+    typer.echo(f"{number_of(sent, 'run is', 'runs are')} in MLflow at {tracker.uri}")
 
 
 def _request(context: typer.Context, **changes: bool) -> "Request":

@@ -18,6 +18,7 @@ from orchestrator.commands.options import (
     open_store,
     opened_profile,
 )
+from orchestrator.numbers import number_of
 
 
 @app.command()
@@ -56,14 +57,15 @@ def report(
         path = write(made, place, form)
         typer.echo(render(made, form))
     if figures or form == "html":
-        typer.echo(f"{len(drawn)} figures in {folder / 'figures'}", err=True)
+        typer.echo(f"{number_of(len(drawn), 'figure')} in {folder / 'figures'}", err=True)
     typer.echo(f"written to {path}", err=True)
     if not profile and not settings and opened.newest_profile() == CUSTOM:
         typer.echo("trained last was a run with --set: give `report` the same --set", err=True)
     for line in made.broken:
         typer.secho(f"broken: {line}", fg="red", err=True)
     if check and made.broken:
-        raise BrokenError(f"{len(made.broken)} invariants do not hold")
+        broken = number_of(len(made.broken), "invariant does", "invariants do")
+        raise BrokenError(f"{broken} not hold")
 
 
 @app.command()
