@@ -118,7 +118,8 @@ def unpacked(file: Path) -> Iterator[Unpacked]:
             raise BundleError(f"{file}: is no zip file, or a damaged one: {error}") from error
         except OSError as error:
             reason = error.strerror or error
-            raise UnpackingError(f"{file}: cannot be unpacked in {folder}: {reason}") from error
+            place = Path(folder).parent  # ours in it is gone by now
+            raise UnpackingError(f"{file}: cannot be unpacked in {place}: {reason}") from error
         yield found
 
 

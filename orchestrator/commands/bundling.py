@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.options import (
+    SPEC,
     JsonOption,
     ResultsOption,
     SetOption,
@@ -30,7 +31,7 @@ def merge(
     other: Annotated[
         str, typer.Argument(metavar="OTHER", help="Path or SQLAlchemy URL of another store.")
     ],
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     results: ResultsOption = None,
     store: StoreOption = None,
     replace: Annotated[
@@ -66,7 +67,7 @@ def bundle(
     target: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The bundle to write.")],
     profile: TrainedProfileOption = None,
     settings: SetOption = None,
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     results: ResultsOption = None,
     store: StoreOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE.zip.")] = False,
@@ -93,6 +94,7 @@ def verify(
 ) -> None:
     """Derive every cell of a bundle anew from its margins, and name what does not agree."""
     from orchestrator.archive import sha256
+    from orchestrator.spec import noted
     from orchestrator.verifying import DiscrepancyError
     from orchestrator.verifying import verify as check
 
@@ -102,7 +104,7 @@ def verify(
         raise typer.Exit(DiscrepancyError.exit_code if found.discrepancies else 0)
     made = found.manifest
     settings = "".join(f" --set {setting}" for setting in made.settings)
-    typer.echo(f"{file}: {made.experiment}, profile {made.profile}{settings}")
+    typer.echo(noted(found.note, f"{file}: {made.experiment}, profile {made.profile}{settings}"))
     typer.echo(f"made {made.created_at} by version {made.program} ({made.commit or 'no commit'})")
     typer.echo(f"SHA-256 {sha256(file)}")
     for table in found.tables:
