@@ -9,6 +9,7 @@ from orchestrator.grid import grid
 from orchestrator.needs import Need, Needs, Training
 from orchestrator.numbers import duration, number_of, two_digits
 from orchestrator.resources import Cluster, cpu_seconds
+from orchestrator.spec import noted
 from orchestrator.verdicts import Judged
 
 NEVER = "no number settles it"
@@ -21,11 +22,12 @@ def missing_text(needs: Needs, cluster: Cluster) -> str:
         _row(need, seeds, cells, needs) for need in needs.runs for seeds, cells in _by_seeds(need)
     ]
     if not rows:
-        return f"Nothing is open: {number_of(needs.cells, 'cell is', 'cells are')} settled."
+        settled = number_of(needs.cells, "cell is", "cells are")
+        return noted(needs.note, f"Nothing is open: {settled} settled.")
     headers = ["run", "name", "dataset", "cells", "verdict", "seeds", "--seeds", "GPU-hours"]
     headers.append(needs.prices.currency)
     table = grid(rows, headers, left={"name", "dataset", "cells", "verdict", "--seeds"})
-    return f"{table}\n\n{_total(needs, cluster)}"
+    return noted(needs.note, f"{table}\n\n{_total(needs, cluster)}")
 
 
 def _by_seeds(need: Need) -> Iterable[tuple[int | None, list[Judged]]]:
@@ -99,6 +101,8 @@ def missing_json(needs: Needs, cluster: Cluster) -> str:
     """The same for programs, cell by cell."""
     return json.dumps(
         {
+            "profile": needs.profile,
+            "note": needs.note,
             "cells": [_cell(need, one, needs) for need in needs.runs for one in need.cells],
             "gpu_hours": needs.hours,
             "price": needs.hours * needs.prices.gpu_hour,
@@ -153,9 +157,9 @@ def budget_text(chosen: Sequence[Choice], needs: Needs, hours: float, command: s
         f"{ASSUMED}"
     )
     if not chosen:
-        return left
+        return noted(needs.note, left)
     table = grid(rows, headers, left={"name", "dataset", "--seeds"})
-    return "\n".join([table, "", left, *_commands(chosen, command)])
+    return noted(needs.note, "\n".join([table, "", left, *_commands(chosen, command)]))
 
 
 def _commands(chosen: Sequence[Choice], command: str) -> Iterable[str]:
@@ -172,6 +176,8 @@ def budget_json(chosen: Sequence[Choice], needs: Needs, hours: float) -> str:
     """The same for programs."""
     return json.dumps(
         {
+            "profile": needs.profile,
+            "note": needs.note,
             "budget_gpu_hours": hours,
             "timed": needs.timed,
             "chosen": [

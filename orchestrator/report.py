@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from aol.aside import aside
 from orchestrator.cells import Cell, FilledTable, fill_tables
 from orchestrator.invariants import broken
 from orchestrator.numbers import number_of
@@ -163,7 +164,10 @@ def render(report: Report, form: Format) -> str:
         )
     import pandas as pd
 
-    return pd.DataFrame(as_records(report)).to_csv(index=False)
+    frame = pd.DataFrame(as_records(report))
+    frame.insert(0, "profile", report.experiment.profile)
+    frame["note"] = report.experiment.note
+    return frame.to_csv(index=False)
 
 
 def write(report: Report, folder: Path, form: Format) -> Path:
@@ -174,11 +178,10 @@ def write(report: Report, folder: Path, form: Format) -> Path:
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file of the report, aside and then renamed. Raises: ReportError."""
-    aside = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        with aside(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ReportError(f"{path}: cannot be written: {error}; choose other --results") from error
     return path

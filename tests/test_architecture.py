@@ -10,6 +10,7 @@ PROJECT = Path(__file__).parent.parent
 # Who may import what of ours: the rooms of the house and the doors between them.
 DOORS = {
     "aol": set(),
+    "aol.aside": set(),
     "aol.config": set(),
     "aol.products": set(),
     "aol.toom_cook": {"aol.products"},
@@ -23,7 +24,7 @@ DOORS = {
     "aol.models": {"aol.config", "aol.cost", "aol.layers", "aol.network", "aol.widths"},
     "aol.widths": {"aol.config"},
     "aol.cost": {"aol.config", "aol.widths"},
-    "aol.data": {"aol.config", "aol.sources"},
+    "aol.data": {"aol.aside", "aol.config", "aol.sources"},
     "aol.bounds": set(),
     "aol.lipschitz": {"aol.bounds", "aol.layers", "aol.network"},
     "aol.step": {
@@ -50,12 +51,13 @@ DOORS = {
     "aol.result": {"aol.train"},
     "aol.checkout": set(),
     "aol.environment": {"aol.checkout", "aol.config"},
-    "aol.folder": {"aol.config", "aol.environment", "aol.result", "aol.train"},
+    "aol.folder": {"aol.aside", "aol.config", "aol.environment", "aol.result", "aol.train"},
     "aol.classes": {"aol.config"},
     "aol.pictures": set(),
     "aol.radius": set(),
     "aol.trained": {"aol.config", "aol.folder", "aol.models"},
     "aol.export": {
+        "aol.aside",
         "aol.certificate",
         "aol.classes",
         "aol.folder",
@@ -212,6 +214,7 @@ DOORS = {
         "orchestrator.store",
     },
     "orchestrator.exporting": {
+        "aol.aside",
         "aol.export",
         "aol.folder",
         "aol.trained",
@@ -272,6 +275,7 @@ DOORS = {
     "orchestrator.grid": set(),
     "orchestrator.numbers": set(),
     "orchestrator.report": {
+        "aol.aside",
         "orchestrator.cells",
         "orchestrator.invariants",
         "orchestrator.latex",
@@ -294,8 +298,10 @@ DOORS = {
         "orchestrator.explaining",
         "orchestrator.numbers",
         "orchestrator.provenance",
+        "orchestrator.spec",
         "orchestrator.store",
     },
+    "orchestrator.querying": {"orchestrator.grid", "orchestrator.numbers"},
     "orchestrator.needs": {
         "aol.config",
         "orchestrator.cells",
@@ -317,6 +323,7 @@ DOORS = {
         "orchestrator.needs",
         "orchestrator.numbers",
         "orchestrator.resources",
+        "orchestrator.spec",
         "orchestrator.verdicts",
     },
     "orchestrator.latex": {

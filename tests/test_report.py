@@ -371,6 +371,15 @@ def test_csv_is_a_line_per_cell_with_nothing_where_nothing_is(experiment, store)
     assert (rows[2]["run_id"], rows[2]["measured"], rows[2]["seeds"]) == ("22", "", "0")
 
 
+def test_every_line_of_the_csv_says_its_profile_and_what_that_is(experiment, store):
+    experiment = replace(experiment, note=NOTE)
+    rows = list(csv.DictReader(io.StringIO(render(make_report(experiment, store), "csv"))))
+
+    assert {(row["profile"], row["note"]) for row in rows} == {(experiment.profile, NOTE)}
+    first, *_, last = rows[0]
+    assert (first, last) == ("profile", "note")
+
+
 @pytest.mark.parametrize("form", ["md", "csv", "json"])
 def test_the_file_holds_what_is_rendered_and_nothing_stays_beside_it(
     experiment, store, tmp_path, form

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.options import (
+    SPEC,
     AddressOption,
     JobsOption,
     JsonOption,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @app.command()
 def run(
     context: typer.Context,
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: ProfileOption = None,
     only: OnlyOption = None,
     seeds: SeedsOption = None,
@@ -76,7 +77,7 @@ def run(
 @app.command()
 def plan(
     context: typer.Context,
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: ProfileOption = None,
     only: OnlyOption = None,
     seeds: SeedsOption = None,
@@ -106,7 +107,7 @@ def plan(
 @app.command()
 def missing(
     context: typer.Context,
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: ProfileOption = None,
     only: OnlyOption = None,
     settings: SetOption = None,
@@ -124,7 +125,7 @@ def missing(
 
 
 @app.command()
-def validate(spec: SpecArgument) -> None:
+def validate(spec: SpecArgument = SPEC) -> None:
     """Check SPEC and print every mistake in it, with its line."""
     from orchestrator.specfile import SpecFile
 
@@ -139,7 +140,7 @@ def validate(spec: SpecArgument) -> None:
 
 @app.command()
 def data(
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: Annotated[str | None, typer.Option(help="Just this profile.")] = None,
     only: OnlyOption = None,
     settings: SetOption = None,
@@ -159,7 +160,7 @@ def data(
 @app.command()
 def ingest(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `python -m aol` wrote.")],
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     results: ResultsOption = None,
     store: StoreOption = None,
     replace: Annotated[
@@ -191,7 +192,9 @@ def ingest(
 
 
 @app.command()
-def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption = None) -> None:
+def sync(
+    spec: SpecArgument = SPEC, results: ResultsOption = None, store: StoreOption = None
+) -> None:
     """Bring MLflow up to what the store holds; a lost MLflow database is made anew."""
     from orchestrator.publishing import publish_all, tracker_of
     from orchestrator.specfile import SpecFile
