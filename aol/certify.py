@@ -2,10 +2,8 @@
 
 import argparse
 import json
-import math
 import sys
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ import torch
 from aol.certificate import DECIMALS, Proof, certified, floored
 from aol.export import Exported, ModelError, exported, read
 from aol.pictures import PictureError, Pictures, read_pictures
+from aol.radius import RadiusError, parsed
 from aol.trained import StateError, network_in
 
 
@@ -130,9 +129,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _radius(text: str) -> float:
     try:
-        value = float(Fraction(text))
-    except (ArithmeticError, ValueError):
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no radius, write for example 0.5 or 36/255")
-    return value
+        return parsed(text)
+    except RadiusError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from aol.aside import aside
 from aol.config import FINGERPRINTS, TRAIN_IMAGES, DataConfig
 from aol.sources import SOURCES, Arrays, Pixels, SourceError
 
@@ -153,12 +154,8 @@ def _keep(arrays: Arrays, path: Path) -> None:
     records = np.empty(len(arrays.y_train) + len(arrays.y_test), RECORD)
     records["image"] = np.concatenate([arrays.x_train, arrays.x_test])
     records["label"] = np.concatenate([arrays.y_train, arrays.y_test])
-    aside = path.with_suffix(".part.npy")
-    try:
-        np.save(aside, records)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(path) as part:
+        np.save(part, records)
 
 
 def _find(name: str, root: Path, progress: Progress) -> Arrays:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from aol import network
+from aol.aside import aside
 from aol.certificate import prove
 from aol.classes import CLASS_NAMES
 from aol.folder import Run
@@ -131,17 +132,13 @@ def write(model: Exported, form: Format, folder: Path) -> list[Path]:
     """
     require(form)
     file = folder / FILES[form]
-    aside = file.with_name(f"part-{file.name}")
-    try:
-        WRITERS[form](model, aside)
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(file) as part:
+        WRITERS[form](model, part)
     if form != "safetensors":
         return [file]
     code = folder / "network.py"
-    shutil.copyfile(network.__file__, aside)
-    aside.replace(code)
+    with aside(code) as part:
+        shutil.copyfile(network.__file__, part)
     return [file, code]
 
 

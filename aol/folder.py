@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from aol.aside import aside
 from aol.config import TrainConfig, from_dict
 from aol.environment import environment
 from aol.result import result_of
@@ -107,35 +108,13 @@ class RunFolder:
             return self.outcome
         self._describe(run)
         make = partial(
-            Trainer,
-            run.config,
-            data_root=data_root,
-            device=device,
-            run=str(run.id),
-            record=record,
+            Trainer, run.config, data_root=data_root, device=device, run=str(run.id), record=record
         )
         trainer = self._continued(make, say)
         self._note_attempt(run, device, trainer.epoch)
-        saved, saving = time.monotonic(), 0.0
-        latest: deque[float] = deque(maxlen=LATEST)
         try:
-            with self._metrics_after(trainer.epoch).open("a", encoding="utf-8") as file:
-                for metrics in trainer.epochs():
-                    line = {"epoch": metrics.epoch, "time": _now(), "values": metrics.values()}
-                    file.write(json.dumps(line) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                    say(f"run {run.id}: {metrics}")
-                    latest.append(metrics.seconds)
-                    last = trainer.epoch == run.config.epochs
-                    stop = not last and must_stop(max(latest) + saving)
-                    if last or stop or time.monotonic() - saved >= save_every_s:
-                        started = time.monotonic()
-                        self._save(trainer)
-                        saved = time.monotonic()
-                        saving = saved - started
-                    if stop:
-                        return Outcome.STOPPED
+            if not self._reached_the_end(trainer, must_stop, save_every_s, say):
+                return Outcome.STOPPED
             result = result_of(trainer)
         except DivergedError as error:
             return self._end(Outcome.DIVERGED, error=str(error))
@@ -143,6 +122,35 @@ class RunFolder:
         return self._end(
             Outcome(result.outcome), error=result.error, certificate=result.certificate
         )
+
+    def _reached_the_end(
+        self,
+        trainer: Trainer,
+        must_stop: Callable[[float], bool],
+        save_every_s: float,
+        say: Callable[[str], None],
+    ) -> bool:
+        """Train epoch by epoch, every one on the disk before the next; False if it must stop."""
+        saved, saving = time.monotonic(), 0.0
+        latest: deque[float] = deque(maxlen=LATEST)
+        with self._metrics_after(trainer.epoch).open("a", encoding="utf-8") as file:
+            for metrics in trainer.epochs():
+                line = {"epoch": metrics.epoch, "time": _now(), "values": metrics.values()}
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+                say(f"run {trainer.run}: {metrics}")
+                latest.append(metrics.seconds)
+                last = trainer.epoch == trainer.config.epochs
+                stop = not last and must_stop(max(latest) + saving)
+                if last or stop or time.monotonic() - saved >= save_every_s:
+                    started = time.monotonic()
+                    self._save(trainer)
+                    saved = time.monotonic()
+                    saving = saved - started
+                if stop:
+                    return False
+        return True
 
     def _describe(self, run: Run) -> None:
         described = json.dumps(
@@ -189,10 +197,8 @@ class RunFolder:
         return make()
 
     def _save(self, trainer: Trainer) -> None:
-        file = self.path / f"state-{trainer.epoch}.pt"
-        aside = file.with_suffix(".part")
-        torch.save(trainer.state_dict(), aside)
-        aside.replace(file)
+        with aside(self.path / f"state-{trainer.epoch}.pt") as part:
+            torch.save(trainer.state_dict(), part)
         for old in self.states()[STATES_KEPT:]:
             old.unlink()
 
@@ -221,9 +227,8 @@ def _epoch(line: str) -> float:
 
 
 def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(content)
-    aside.replace(path)
+    with aside(path) as part:
+        part.write_bytes(content)
 
 
 def _now() -> str:

@@ -1,6 +1,7 @@
 """The layers of the paper's networks; images are (N, C, H, W), kept channels-last in memory.
 
-Source: `layers/` of the authors' code. Its kernels are (K, L, I, O), ours (O, I, K, L).
+Source: `layers/` of the authors' code. Its kernels are (K, L, I, O), ours (O, I, K, L). Two of its
+layers are in `aol.network`: what has no parameter and needs no faster way is the same there.
 """
 
 from collections import defaultdict
@@ -273,21 +274,3 @@ class ConcatenationPooling(nn.Module):
         tiles = x.permute(0, 2, 3, 1).unflatten(1, (height, self.rows))
         patches: Tensor = tiles.unflatten(3, (width, self.columns)).transpose(2, 3)
         return patches.flatten(3).permute(0, 3, 1, 2)
-
-
-class FirstChannels(nn.Module):
-    """The first `channels` channels. Shapes: (N, C, ...) -> (N, channels, ...)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, : self.channels]
-
-
-class Flatten(nn.Module):
-    """All values of an image, channels fastest. Shapes: (N, C, H, W) -> (N, H * W * C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1).flatten(1)

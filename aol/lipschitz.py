@@ -19,11 +19,10 @@ from aol.layers import (
     AOLConv2d,
     AOLLinear,
     ConcatenationPooling,
-    FirstChannels,
-    Flatten,
     MaxMin,
     in_float64,
 )
+from aol.network import FirstChannels, Flatten
 
 TINY = 1e-300  # keeps 0 / 0 at 0
 NEVER_STRETCH = (MaxMin, ConcatenationPooling, FirstChannels, Flatten)

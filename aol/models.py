@@ -13,11 +13,10 @@ from aol.layers import (
     AOLConv2d,
     AOLLinear,
     ConcatenationPooling,
-    FirstChannels,
-    Flatten,
     MaxMin,
     identity_,
 )
+from aol.network import FirstChannels, Flatten
 from aol.widths import PATCHWISE_CHANNELS, misfit, widths_of
 
 

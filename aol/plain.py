@@ -33,10 +33,8 @@ def _plain(layer: nn.Module) -> nn.Module:
             return network.MaxMin()
         case layers.ConcatenationPooling():
             return network.ConcatenationPooling(layer.rows, layer.columns)
-        case layers.FirstChannels():
-            return network.FirstChannels(layer.channels)
-        case layers.Flatten():
-            return network.Flatten()
+        case network.FirstChannels() | network.Flatten():
+            return layer
     raise TypeError(f"{type(layer).__name__} has no plain layer; give it one in aol.network")
 
 

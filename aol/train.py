@@ -38,7 +38,8 @@ class DivergedError(Exception):
 
     def __str__(self) -> str:
         where = "the evaluation" if self.step is None else f"step {self.step}"
-        return f"run {self.run} diverged after {self.epoch} epochs: no finite loss in {where}"
+        done = "1 epoch" if self.epoch == 1 else f"{self.epoch} epochs"
+        return f"run {self.run} diverged after {done}: no finite loss in {where}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,8 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 from pydantic import BaseModel, Field, ValidationError
 
+from orchestrator.numbers import number_of
+
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 10 * 2**20
 UNPACKED_LIMIT = 4 * 2**30  # bytes
@@ -116,7 +118,8 @@ def unpacked(file: Path) -> Iterator[Unpacked]:
             raise BundleError(f"{file}: is no zip file, or a damaged one: {error}") from error
         except OSError as error:
             reason = error.strerror or error
-            raise UnpackingError(f"{file}: cannot be unpacked in {folder}: {reason}") from error
+            place = Path(folder).parent  # ours in it is gone by now
+            raise UnpackingError(f"{file}: cannot be unpacked in {place}: {reason}") from error
         yield found
 
 
@@ -163,7 +166,8 @@ def _unpack_file(archive: ZipFile, name: str, entry: Entry, target: Path) -> Ite
         yield f"{name}: cannot be unpacked: {error}"
         return
     if target.stat().st_size != entry.size:
-        yield f"{name}: has {target.stat().st_size} bytes, the manifest says {entry.size}"
+        size = number_of(target.stat().st_size, "byte")
+        yield f"{name}: has {size}, the manifest says {entry.size:,}"
     elif (found := sha256(target)) != entry.sha256:
         yield f"{name}: its SHA-256 is {found}, the manifest says {entry.sha256}"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from aol.config import FINGERPRINTS
 from aol.export import Exported, Format
 from orchestrator.exporting import FinishedRun
-from orchestrator.numbers import shown
+from orchestrator.numbers import number_of, shown
 from orchestrator.report import Report
 
 METRICS = {
@@ -112,9 +112,9 @@ def _introduction(finished: FinishedRun, model: Exported, report: Report | None)
         "",
         "A classifier of 32 x 32 RGB images whose answers carry a certified radius: run "
         f"{run.id} of the profile `{run.profile}`, seed {run.train.seed}, trained for "
-        f"{run.train.epochs} epochs by aol-orchestrator, which reproduces *Almost-Orthogonal "
-        "Layers for Efficient General-Purpose Lipschitz Networks* (B. Prach, C. H. Lampert, ECCV "
-        "2022, arXiv:2208.03160).",
+        f"{number_of(run.train.epochs, 'epoch')} by aol-orchestrator, which reproduces "
+        "*Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks* (B. Prach, "
+        "C. H. Lampert, ECCV 2022, arXiv:2208.03160).",
         "",
         *([f"> **{note}**", ""] if note else []),
         f"The rescaled weights are folded in: {len(model.divisors)} plain convolutions and dense "

@@ -4,10 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from orchestrator.spec import Column, Experiment, Row, Table
+from orchestrator.spec import Column, Experiment, Row, RunSpec, Table
 from orchestrator.store import Status, Store, StoredRun
 
 UNFINISHED = (Status.PENDING, Status.RUNNING, Status.INTERRUPTED, Status.FAILED)
+
+
+class UnfinishedError(Exception):
+    """A run that is asked for and not finished: one line."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,17 @@ def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:
         if stored.digest == digests[run.id] and run.is_replicate(stored.seed):
             found[run.id].append(stored)
     return found
+
+
+def finished_run(experiment: Experiment, store: Store, run: RunSpec) -> StoredRun:
+    """What the store holds of a finished run of the profile. Raises: UnfinishedError."""
+    for stored in runs_of(experiment, store)[run.id]:
+        if stored.seed == run.train.seed and stored.status is Status.DONE:
+            return stored
+    raise UnfinishedError(
+        f"run {run.id} with seed {run.train.seed} of the profile `{experiment.profile}` is not "
+        "finished; `status` shows what is"
+    )
 
 
 def _unsound(runs: Sequence[StoredRun]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from aol.config import FINGERPRINTS, from_dict
+from orchestrator.numbers import number_of
 from orchestrator.spec import RunSpec
 from orchestrator.store import Status, StoredRun
 
@@ -21,9 +22,11 @@ def incoherences(run: StoredRun) -> Iterator[str]:
     if (spec.key, config.digest(), config.seed) != (run.key, run.digest, run.seed):
         yield f"its settings make it {spec.key}"
     if run.epochs != config.epochs:
-        yield f"has {run.epochs} epochs, its settings say {config.epochs}"
+        epochs = number_of(run.epochs, "epoch")
+        yield f"has {epochs}, its settings say {config.epochs}"
     if run.status is Status.DONE:
         if run.recorded != config.epochs:
-            yield f"is done with {run.recorded} of {config.epochs} epochs recorded"
+            epochs = number_of(config.epochs, "epoch")
+            yield f"is done with {run.recorded} of {epochs} recorded"
         if run.data_fingerprint != "{train}-{test}".format(**FINGERPRINTS[config.data.name]):
             yield f"was trained on other images than {config.data.name}"

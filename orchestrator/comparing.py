@@ -1,13 +1,19 @@
 """Finished runs side by side on the same test images."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from orchestrator.cells import runs_of
+from orchestrator.cells import finished_run, runs_of
+from orchestrator.grid import grid
 from orchestrator.margins import Compared, compare, read_margins, share
 from orchestrator.numbers import shown
-from orchestrator.spec import Experiment
+from orchestrator.spec import Experiment, RunSpec, noted
 from orchestrator.store import Status, Store
+
+if TYPE_CHECKING:
+    from orchestrator.margins import Margins
 
 
 class CompareError(Exception):
@@ -19,24 +25,19 @@ class CompareError(Exception):
 def compared(
     experiment: Experiment, store: Store, pair: tuple[int, int], replicate: int = 0
 ) -> dict[str, Compared]:
-    """By column, two runs on the same test images. Raises: CompareError, SpecError."""
+    """By column, two runs on the same test images.
+
+    Raises: CompareError, SpecError, UnfinishedError.
+    """
+    if pair[0] == pair[1]:
+        raise CompareError(f"run {pair[0]} does not differ from itself; name two runs")
     experiment.select(pair, "compare")
-    runs = {run.id: run for run in experiment.runs}
-    names = {runs[run_id].train.data.name for run_id in pair}
-    if len(names) > 1:
-        raise CompareError(f"runs {pair[0]} and {pair[1]} have other images: {', '.join(names)}")
-    found = []
-    for run_id in pair:
-        seed = runs[run_id].replicate_seed(replicate)
-        stored = runs_of(experiment, store)[run_id]
-        done = [run for run in stored if run.seed == seed and run.status is Status.DONE]
-        margins = store.margins(done[0].key) if done else None
-        if margins is None:
-            raise CompareError(
-                f"run {run_id} with seed {seed} of the profile `{experiment.profile}` is not "
-                "finished; `status` shows what is"
-            )
-        found.append(read_margins(margins))
+    runs = {run.id: run for run in experiment.replicates([replicate]).runs}
+    first, second = (runs[run_id] for run_id in pair)
+    if first.train.data.name != second.train.data.name:
+        names = f"{first.train.data.name}, {second.train.data.name}"
+        raise CompareError(f"runs {first.id} and {second.id} have other images: {names}")
+    found = [_margins(experiment, store, run) for run in (first, second)]
     radii = [column.radius for column in experiment.columns]
     titles = [column.title for column in experiment.columns]
     try:
@@ -45,14 +46,37 @@ def compared(
         raise CompareError(str(error)) from error
 
 
+def _margins(experiment: Experiment, store: Store, run: RunSpec) -> "Margins":
+    """The margins of a finished run. Raises: CompareError, UnfinishedError."""
+    stored = finished_run(experiment, store, run)
+    margins = store.margins(stored.key)
+    if margins is None:
+        raise CompareError(
+            f"run {run.id}: the store has no margins of {stored.key}; `run --rerun {run.id}` makes "
+            "them"
+        )
+    return read_margins(margins)
+
+
 def comparison_table(
-    found: dict[str, Compared], pair: tuple[int, int], *, as_json: bool = False
+    experiment: Experiment,
+    found: Mapping[str, Compared],
+    pair: tuple[int, int],
+    *,
+    as_json: bool = False,
 ) -> str:
     """The comparison for people, or as JSON."""
     if as_json:
-        return json.dumps({title: asdict(one) for title, one in found.items()}, indent=2)
-    from tabulate import tabulate
-
+        return json.dumps(
+            {
+                "profile": experiment.profile,
+                "note": experiment.note,
+                "runs": pair,
+                "columns": {title: asdict(one) for title, one in found.items()},
+            },
+            indent=2,
+            ensure_ascii=False,
+        )
     rows = [
         [
             title,
@@ -68,14 +92,15 @@ def comparison_table(
     ]
     headers = ["", f"run {pair[0]}", f"run {pair[1]}", "difference", "95 % interval"]
     headers += [f"only {pair[0]}", f"only {pair[1]}", "McNemar's p"]
-    align = ["left", *("right" for _ in headers[1:])]
-    return str(tabulate(rows, headers, disable_numparse=True, colalign=align))
+    return noted(experiment.note, grid(rows, headers, left={""}))
 
 
 def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: bool = False) -> str:
     """Every finished run's certified robust accuracy at a radius."""
     records = [
         {
+            "profile": experiment.profile,
+            "note": experiment.note,
             "run_id": run.run_id,
             "name": run.name,
             "dataset": run.config["data"]["name"],
@@ -88,19 +113,10 @@ def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: b
         if run.status is Status.DONE and (margins := store.margins(run.key))
     ]
     if as_json:
-        return json.dumps(records, indent=2)
-    from tabulate import tabulate
-
+        return json.dumps(records, indent=2, ensure_ascii=False)
     rows = [
         [one["run_id"], one["name"], one["dataset"], one["seed"], shown(100 * float(one["cra"]))]
         for one in records
     ]
     headers = ["run", "name", "dataset", "seed", f"CRA {radius:g}"]
-    return str(
-        tabulate(
-            rows,
-            headers,
-            disable_numparse=True,
-            colalign=["right", "left", "left", "right", "right"],
-        )
-    )
+    return noted(experiment.note, grid(rows, headers, left={"name", "dataset"}))

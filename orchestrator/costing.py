@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from orchestrator.budget import Choice
+from orchestrator.grid import grid
 from orchestrator.needs import Need, Needs, Training
-from orchestrator.progress import rough
+from orchestrator.numbers import duration, number_of, two_digits
 from orchestrator.resources import Cluster, cpu_seconds
+from orchestrator.spec import noted
 from orchestrator.verdicts import Judged
 
 NEVER = "no number settles it"
@@ -16,18 +18,16 @@ ASSUMED = "Cells without a value are taken to come out as published."
 
 def missing_text(needs: Needs, cluster: Cluster) -> str:
     """The open cells by run, with the seeds that would settle them, and what all of it takes."""
-    from tabulate import tabulate
-
     rows = [
         _row(need, seeds, cells, needs) for need in needs.runs for seeds, cells in _by_seeds(need)
     ]
     if not rows:
-        return f"All {needs.cells} cells are settled."
+        settled = number_of(needs.cells, "cell is", "cells are")
+        return noted(needs.note, f"Nothing is open: {settled} settled.")
     headers = ["run", "name", "dataset", "cells", "verdict", "seeds", "--seeds", "GPU-hours"]
     headers.append(needs.prices.currency)
-    align = ["right", *["left"] * 4, "right", "left", "right", "right"]
-    table = tabulate(rows, headers, disable_numparse=True, colalign=align)
-    return f"{table}\n\n{_total(needs, cluster)}"
+    table = grid(rows, headers, left={"name", "dataset", "cells", "verdict", "--seeds"})
+    return noted(needs.note, f"{table}\n\n{_total(needs, cluster)}")
 
 
 def _by_seeds(need: Need) -> Iterable[tuple[int | None, list[Judged]]]:
@@ -45,19 +45,21 @@ def _row(need: Need, seeds: int | None, cells: Sequence[Judged], needs: Needs) -
         return [*row, "∞", NEVER, "", ""]
     hours = need.hours(seeds)
     money = hours * needs.prices.gpu_hour
-    return [*row, str(seeds), replicates(need.trainings[:seeds]), f"{hours:.2f}", f"{money:.2f}"]
+    return [*row, str(seeds), replicates(need.trainings[:seeds]), two_digits(hours), f"{money:.2f}"]
 
 
 def _total(needs: Needs, cluster: Cluster) -> str:
     open_cells = sum(len(need.cells) for need in needs.runs)
     seeds = sum(len(need.trainings) for need in needs.runs)
-    said = [f"{open_cells} of {needs.cells} cells are not settled."]
+    are = "is" if open_cells == 1 else "are"
+    said = [f"{open_cells} of {number_of(needs.cells, 'cell')} {are} not settled."]
     if seeds:
         money = f"{needs.hours * needs.prices.gpu_hour:.2f} {needs.prices.currency}"
         said.append(
-            f"All that seeds can settle takes {seeds} trainings: {needs.hours:.1f} GPU-hours, "
+            f"All that seeds can settle takes {number_of(seeds, 'training')}: "
+            f"{two_digits(needs.hours)} GPU-hours, "
             f"{money} ({_basis(needs)}); on this cluster ({cluster}) about "
-            f"{rough(eta_s(needs, cluster))}. {ASSUMED}"
+            f"{duration(eta_s(needs, cluster), rough=True)}. {ASSUMED}"
         )
     return " ".join(said)
 
@@ -99,6 +101,8 @@ def missing_json(needs: Needs, cluster: Cluster) -> str:
     """The same for programs, cell by cell."""
     return json.dumps(
         {
+            "profile": needs.profile,
+            "note": needs.note,
             "cells": [_cell(need, one, needs) for need in needs.runs for one in need.cells],
             "gpu_hours": needs.hours,
             "price": needs.hours * needs.prices.gpu_hour,
@@ -127,8 +131,6 @@ def _cell(need: Need, judged: Judged, needs: Needs) -> dict[str, Any]:
 
 def budget_text(chosen: Sequence[Choice], needs: Needs, hours: float, command: str) -> str:
     """What to train within the hours, in this order, and the commands that do it."""
-    from tabulate import tabulate
-
     rows, spent, settled = [], 0.0, 0
     for choice in chosen:
         need = choice.need
@@ -141,8 +143,8 @@ def budget_text(chosen: Sequence[Choice], needs: Needs, hours: float, command: s
                 replicates(need.trainings[: choice.seeds]),
                 str(len(choice.settled)),
                 str(settled),
-                f"{choice.hours:.2f}",
-                f"{spent:.2f}",
+                two_digits(choice.hours),
+                two_digits(spent),
                 f"{spent * needs.prices.gpu_hour:.2f}",
             ]
         )
@@ -150,14 +152,14 @@ def budget_text(chosen: Sequence[Choice], needs: Needs, hours: float, command: s
     headers.append(f"{needs.prices.currency} in all")
     open_cells = sum(len(need.cells) for need in needs.runs)
     left = (
-        f"{hours:g} GPU-hours settle {settled} of {open_cells} open cells ({_basis(needs)}). "
+        f"{two_digits(hours)} GPU-hours settle {settled} of "
+        f"{number_of(open_cells, 'open cell')} ({_basis(needs)}). "
         f"{ASSUMED}"
     )
     if not chosen:
-        return left
-    align = ["right", "left", "left", "left", *["right"] * 5]
-    table = tabulate(rows, headers, disable_numparse=True, colalign=align)
-    return "\n".join([table, "", left, *_commands(chosen, command)])
+        return noted(needs.note, left)
+    table = grid(rows, headers, left={"name", "dataset", "--seeds"})
+    return noted(needs.note, "\n".join([table, "", left, *_commands(chosen, command)]))
 
 
 def _commands(chosen: Sequence[Choice], command: str) -> Iterable[str]:
@@ -174,6 +176,8 @@ def budget_json(chosen: Sequence[Choice], needs: Needs, hours: float) -> str:
     """The same for programs."""
     return json.dumps(
         {
+            "profile": needs.profile,
+            "note": needs.note,
             "budget_gpu_hours": hours,
             "timed": needs.timed,
             "chosen": [

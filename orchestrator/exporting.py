@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aol.aside import aside
 from aol.export import Exported, Format, exported, require, write
 from aol.folder import Run
 from aol.trained import StateError, TrainedNetwork, network_of, read_state
-from orchestrator.cells import runs_of
+from orchestrator.cells import finished_run
 from orchestrator.folders import read
 from orchestrator.spec import Experiment, RunSpec
-from orchestrator.store import Checkpoint, Status, Store, StoredRun
+from orchestrator.store import Checkpoint, Status, Store
 from orchestrator.worker import STATE_FILE
 
 
@@ -47,11 +48,11 @@ def from_store(
 ) -> FinishedRun:
     """A run of a profile, from its newest checkpoint.
 
-    Raises: ExportError, SpecError, StateError, StoreError.
+    Raises: ExportError, SpecError, StateError, StoreError, UnfinishedError.
     """
     experiment.select([run_id], "export")
     (run,) = (run for run in experiment.replicates([replicate]).runs if run.id == run_id)
-    stored = _finished(experiment, store, run)
+    stored = finished_run(experiment, store, run)
     if not stored.checkpoints:
         raise ExportError(
             f"run {run_id} with seed {run.train.seed}: the store knows no checkpoint of it, so it "
@@ -67,16 +68,6 @@ def from_store(
         commit=stored.git_commit,
         packages=stored.packages or {},
         finished_at=stored.finished_at,
-    )
-
-
-def _finished(experiment: Experiment, store: Store, run: RunSpec) -> StoredRun:
-    for stored in runs_of(experiment, store)[run.id]:
-        if stored.seed == run.train.seed and stored.status is Status.DONE:
-            return stored
-    raise ExportError(
-        f"run {run.id} with seed {run.train.seed} of the profile `{experiment.profile}` is not "
-        "finished; `status` shows what is"
     )
 
 
@@ -152,10 +143,9 @@ def write_model(model: Exported, forms: Iterable[Format], folder: Path) -> list[
 def write_card(text: str, folder: Path) -> Path:
     """Write the model card beside the model. Raises: PlaceError."""
     path = folder / "README.md"
-    aside = folder / "README.md.part"
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        with aside(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _unwritable(folder, error) from error
     return path

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, FiniteFloat, Vali
 
 from aol.config import FINGERPRINTS, TrainConfig, from_dict
 from orchestrator.margins import agrees, read_margins
+from orchestrator.numbers import number_of
 from orchestrator.spec import RunSpec
 from orchestrator.store import Status
 
@@ -174,7 +175,8 @@ def _contradictions_at_the_end(found: TrainedElsewhere, config: TrainConfig) -> 
     import numpy as np
 
     if len(found.epochs) != config.epochs:
-        yield f"it is {found.status} with {len(found.epochs)} of {config.epochs} epochs"
+        wanted = number_of(config.epochs, "epoch")
+        yield f"it is {found.status} with {len(found.epochs)} of {wanted}"
         return
     try:
         margins = read_margins(found.margins or b"")

@@ -20,8 +20,9 @@ from orchestrator.costing import budget_json, budget_text, missing_json, missing
 from orchestrator.environment import LOCAL, prepare_ray
 from orchestrator.location import absolute, is_uri
 from orchestrator.needs import Needs, needs_of
+from orchestrator.numbers import duration, number_of
 from orchestrator.plan import PlannedRun
-from orchestrator.progress import plan_table, rough
+from orchestrator.progress import plan_table
 from orchestrator.report import make_report
 from orchestrator.resources import Cluster, PlanError
 from orchestrator.spec import ids_of
@@ -187,11 +188,10 @@ class Invocation:
         wanted = self.file.default_profile(has_gpu=True)
         if chosen != wanted and not self.request.quiet:
             flop = sum(resources.cost(run).flop for run in self.file.experiment(wanted).runs)
+            length = duration(resources.cpu_seconds(flop, self.cluster), rough=True)
             self.say(
-                f"No GPU here: the profile `{wanted}` would take about "
-                f"{rough(resources.cpu_seconds(flop, self.cluster))} on {self.cluster.cpus:g} CPUs "
-                "(a rough estimate). "
-                f"Taking `{chosen}`; "
+                f"No GPU here: the profile `{wanted}` would take about {length} on "
+                f"{number_of(self.cluster.cpus, 'CPU')} (a rough estimate). Taking `{chosen}`; "
                 f"--profile {wanted} insists."
             )
         return chosen

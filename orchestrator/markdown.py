@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from orchestrator.cells import Cell, FilledTable
+from orchestrator.grid import grid
 from orchestrator.numbers import MISSING, shown
 from orchestrator.report import Report, paragraph
 from orchestrator.verdicts import Judged, Verdict
@@ -90,13 +91,10 @@ def _verdict(judged: Judged) -> str:
 
 
 def _grid(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
-    from tabulate import tabulate
-
-    headers = [filled.table.header, *(column.title for column in filled.columns), "Run ID"]
+    header = filled.table.header
+    titles = [header, *(column.title for column in filled.columns), "Run ID"]
     rows = [
         [row.label, *cells, str(row.run)]
         for row, cells in zip(filled.table.rows, texts, strict=True)
     ]
-    alignment = ["left", *("right" for _ in headers[1:])]
-    grid = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
-    return "\n\n".join([grid, *filled.unsound])
+    return "\n\n".join([grid(rows, titles, left={header}, form="pipe"), *filled.unsound])

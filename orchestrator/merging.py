@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from orchestrator.coherence import HOSTILE, incoherences
 from orchestrator.histories import Standing, contradiction, history_of, standing
+from orchestrator.numbers import number_of
 from orchestrator.store import Status, Store, StoredRun, copy_run
 
 
@@ -78,7 +79,7 @@ def _outcome(
     if reasons := list(incoherences(there)):
         return Outcome(there, Fate.REFUSED, f"{there.key} there: {'; '.join(reasons)}")
     status = Status.INTERRUPTED if there.status is Status.RUNNING else there.status
-    taken = f"{status}, {there.epoch} epochs"
+    taken = f"{status}, {number_of(there.epoch, 'epoch')}"
     if here:
         ours, theirs = history_of(here, store), history_of(there, other)
         which = standing(ours, theirs)

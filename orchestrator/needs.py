@@ -58,6 +58,8 @@ class Need:
 class Needs:
     """What a report lacks. `flop` are the floating-point operations of all of it."""
 
+    profile: str
+    note: str  # the profile's
     runs: tuple[Need, ...]
     cells: int  # of the report, settled or not
     flop: float
@@ -93,7 +95,14 @@ def needs_of(report: Report, store: Store, table: str | None = None) -> Needs:
         for need in found
         for training in need.trainings
     )
-    return Needs(tuple(found), len(_chosen(report, table)), flop, experiment.prices)
+    return Needs(
+        experiment.profile,
+        experiment.note,
+        tuple(found),
+        len(_chosen(report, table)),
+        flop,
+        experiment.prices,
+    )
 
 
 def _chosen(report: Report, table: str | None) -> list[Cell]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from aol.config import TrainConfig, flatten, from_dict
+from orchestrator.numbers import number_of
 from orchestrator.spec import Experiment, RunSpec
 from orchestrator.store import Checkpoint, Status, StoredRun
 
@@ -61,7 +62,8 @@ def _planned(run: RunSpec, known: Mapping[str, StoredRun]) -> PlannedRun:
     if stored.alive:
         return PlannedRun(run, Action.RUNNING, f"driver {stored.driver}", stored.epoch)
     if stored.status is Status.DONE and stored.recorded == stored.epochs:
-        return PlannedRun(run, Action.DONE, f"all {stored.epochs} epochs", stored.epochs)
+        trained = "its one epoch" if stored.epochs == 1 else f"all {stored.epochs} epochs"
+        return PlannedRun(run, Action.DONE, trained, stored.epochs)
     if stored.status in (Status.DIVERGED, Status.UNSOUND):
         return _given_up(run, stored)
     usable = usable_checkpoints(stored)
@@ -72,7 +74,8 @@ def _planned(run: RunSpec, known: Mapping[str, StoredRun]) -> PlannedRun:
         )
     if stored.recorded != stored.epoch:
         missing = stored.epoch - stored.recorded
-        return PlannedRun(run, Action.NEW, f"{was}, and {missing} epochs are not recorded")
+        lacking = number_of(missing, "epoch is", "epochs are")
+        return PlannedRun(run, Action.NEW, f"{was}, and {lacking} not recorded")
     if stored.epoch:
         return PlannedRun(run, Action.NEW, f"{was} before its first checkpoint")
     return PlannedRun(run, Action.NEW, str(was) if was is not Status.PENDING else "never started")

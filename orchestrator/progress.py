@@ -23,13 +23,13 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.events import EpochDone, Event, Finished, Placed, Tick
+from orchestrator.numbers import MISSING, duration
 from orchestrator.plan import PlannedRun
 from orchestrator.spec import RunSpec
 from orchestrator.store import Status
 
 PLAIN_INTERVAL_S = 10.0  # between two plain lines of one run
 LOG_TAIL = 12
-MISSING = "–"
 
 
 class Clock:
@@ -207,25 +207,6 @@ def summary(values: Mapping[str, float]) -> str:
         shown = f"{100 * values[name]:.1f}%" if name in values else MISSING
         parts.append(f"{title} {shown}")
     return "  ".join(parts)
-
-
-def duration(seconds: float | None) -> str:
-    """A length of time as people say it: 8 s, 12 min, 3.5 h, 40 days."""
-    if seconds is None:
-        return MISSING
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} days"
-
-
-def rough(seconds: float) -> str:
-    """A long time with one significant figure: 5 h, 300 days."""
-    unit, name = (86400, "days") if seconds >= 2 * 86400 else (3600, "h")
-    return f"{float(f'{seconds / unit:.0e}'):g} {name}"
 
 
 def failure_lines(log: Path, error: str | None) -> Iterable[str]:

@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from aol.aside import aside
 from orchestrator.cells import Cell, FilledTable, fill_tables
 from orchestrator.invariants import broken
+from orchestrator.numbers import number_of
 from orchestrator.spec import Experiment
 from orchestrator.store import Store
 from orchestrator.verdicts import Judged, Verdict, judge
@@ -72,27 +74,30 @@ def paragraph(report: Report) -> str:
     counts, cells = report.counts, report.cells
     experiment, rules = report.experiment, report.experiment.reproduction
     margins = sorted({cell.margin for cell in cells} or {rules.margin})
-    within = " or ".join(f"{margin:g}" for margin in margins)
+    last = number_of(margins[-1], "percentage point")
+    within = " or ".join([*(f"{margin:g}" for margin in margins[:-1]), last])
     seeds = sorted({cell.seeds for cell in cells if cell.seeds})
     said = [
-        f"We reproduced {counts[Verdict.REPRODUCED]} of the {len(cells)} published cells of "
+        f"We reproduced {counts[Verdict.REPRODUCED]} of the "
+        f"{number_of(len(cells), 'published cell')} of "
         f"{experiment.source or 'the paper'}: there, two one-sided tests at 5% show the true "
-        f"difference to be within {within} percentage points of the published value."
+        f"difference to be within {within} of the published value."
     ]
     if counts[Verdict.DIFFERS]:
         said.append(
-            f"{counts[Verdict.DIFFERS]} differ by more than that (5%, Holm's correction over all "
-            "measured cells)."
+            f"{number_of(counts[Verdict.DIFFERS], 'differs', 'differ')} by more than that (5%, "
+            "Holm's correction over all measured cells)."
         )
     if counts[Verdict.UNDERPOWERED]:
-        said.append(f"{counts[Verdict.UNDERPOWERED]} are undecided with the seeds there are.")
+        undecided = number_of(counts[Verdict.UNDERPOWERED], "is", "are")
+        said.append(f"{undecided} undecided with the seeds there are.")
     if waiting := counts[Verdict.PARTIAL] + counts[Verdict.MISSING]:
-        said.append(f"{waiting} are not trained to the end.")
+        said.append(f"{number_of(waiting, 'is', 'are')} not trained to the end.")
     if seeds:
-        trained = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        fewest = f"{seeds[0]} to " if len(seeds) > 1 else ""
         said.append(
-            f"Values are those of the last epoch on all test images, with {trained} "
-            f"seed{'s' if seeds[-1] > 1 else ''} per cell; the published values have one."
+            f"Values are those of the last epoch on all test images, with {fewest}"
+            f"{number_of(seeds[-1], 'seed')} per cell; the published values have one."
         )
     if report.unsound:
         said.append(f"Left out as unsound: {len(report.unsound)} of the runs.")
@@ -164,7 +169,10 @@ def render(report: Report, form: Format) -> str:
         )
     import pandas as pd
 
-    return pd.DataFrame(as_records(report)).to_csv(index=False)
+    frame = pd.DataFrame(as_records(report))
+    frame.insert(0, "profile", report.experiment.profile)
+    frame["note"] = report.experiment.note
+    return frame.to_csv(index=False)
 
 
 def write(report: Report, folder: Path, form: Format) -> Path:
@@ -175,11 +183,10 @@ def write(report: Report, folder: Path, form: Format) -> Path:
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file of the report, aside and then renamed. Raises: ReportError."""
-    aside = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        with aside(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ReportError(f"{path}: cannot be written: {error}; choose other --results") from error
     return path

@@ -15,6 +15,10 @@ WORDING = "summary"  # another version of the program may put it in other words
 RELATIVE, ABSOLUTE = 1e-6, 1e-9  # another machine's arithmetic rounds otherwise
 
 
+class _UnreadableError(Exception):
+    """A file of the report cannot be read."""
+
+
 @dataclass(frozen=True)
 class Reread:
     """What a report says: the cells' values, what contradicts the results, what is not comparable.
@@ -33,10 +37,12 @@ def reread(folder: Path, report: Report, *, same_program: bool) -> Reread:
     `same_program` says that they were written by this very program, so that words must be equal.
     """
     try:
-        written = json.loads((folder / JSON).read_text(encoding="utf-8"))
-        markdown = (folder / MARKDOWN).read_text(encoding="utf-8")
-    except (OSError, ValueError, RecursionError) as error:
-        return Reread(problems=(f"{folder.name}: cannot be read: {error}",))
+        written = json.loads(_text(folder, JSON))
+        markdown = _text(folder, MARKDOWN)
+    except _UnreadableError as error:
+        return Reread(problems=(str(error),))
+    except (ValueError, RecursionError) as error:
+        return Reread(problems=(f"{folder.name}/{JSON}: is no JSON: {error}",))
     if not isinstance(written, dict) or written.get("schema") != SCHEMA:
         return Reread(problems=(f"{folder.name}/{JSON}: is not of the schema {SCHEMA}",))
     fresh = json.loads(render(report, "json"))
@@ -65,6 +71,16 @@ def reread(folder: Path, report: Report, *, same_program: bool) -> Reread:
         tuple(problems),
         tuple(f"{name}: is worded by another version of the program" for name in otherwise),
     )
+
+
+def _text(folder: Path, name: str) -> str:
+    """A file of the report. Raises: _UnreadableError, which names it as the bundle does."""
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise _UnreadableError(f"{folder.name}/{name}: cannot be read: {error.strerror}") from error
+    except UnicodeError as error:
+        raise _UnreadableError(f"{folder.name}/{name}: is no text: {error}") from error
 
 
 def _names(records: list[Any]) -> list[tuple[Any, ...]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aol.cost import parameters, training_flop
+from orchestrator.numbers import number_of
 from orchestrator.spec import RunSpec
 from orchestrator.store import CHECKPOINTS_KEPT
 
@@ -50,8 +51,8 @@ class Cluster:
         return sum(node.gpus for node in self.nodes)
 
     def __str__(self) -> str:
-        machines = f"{len(self.nodes)} machine{'s' if len(self.nodes) != 1 else ''}"
-        return f"{machines}, {self.cpus:g} CPUs, {self.gpus:g} GPUs"
+        machines = number_of(len(self.nodes), "machine")
+        return f"{machines}, {number_of(self.cpus, 'CPU')}, {number_of(self.gpus, 'GPU')}"
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,9 @@ def _infeasible(asked: Request, ids: list[int], cluster: Cluster) -> str:
     too_much = "gpus" if asked.gpus > most_gpus else "cpus"
     named = f"run {ids[0]} asks" if len(ids) == 1 else f"runs {', '.join(map(str, ids))} ask"
     return (
-        f"{named} for {asked.cpus:g} CPUs and {asked.gpus:g} GPUs, and no machine of the cluster "
-        f"has them ({cluster}); lower `resources.{too_much}` in SPEC or with --set"
+        f"{named} for {number_of(asked.cpus, 'CPU')} and {number_of(asked.gpus, 'GPU')}, and no "
+        f"machine of the cluster has them ({cluster}); lower `resources.{too_much}` in SPEC or "
+        "with --set"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, FiniteFloat
 
 from orchestrator.document import Document, Mistake
+from orchestrator.numbers import number_of
 from orchestrator.spec import (
     CUSTOM,
     Column,
@@ -110,8 +111,9 @@ def _bad_tables(document: Document, file: File) -> Iterator[Mistake]:
             if file.columns and len(row.published) != len(file.columns):
                 yield Mistake(
                     where,
-                    f"table {table.id}: run {row.run}: {len(row.published)} published "
-                    f"values for {len(file.columns)} columns",
+                    f"table {table.id}: run {row.run}: "
+                    f"{number_of(len(row.published), 'published value')} for "
+                    f"{number_of(len(file.columns), 'column')}",
                 )
             titles = [column.title for column in file.columns]
             for title in row.margins:

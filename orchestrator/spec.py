@@ -244,6 +244,11 @@ class Experiment:
         return replace(self, runs=runs)
 
 
+def noted(note: str, text: str) -> str:
+    """A text for people under its profile's note: its numbers are not to be taken for others."""
+    return f"{note}\n\n{text}" if note else text
+
+
 def unknown_ids(where: str, unknown: Iterable[int], known: Iterable[int]) -> str:
     """One line about run IDs that do not exist."""
     named = ", ".join(map(str, unknown))

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.numbers import MISSING, shown
-from orchestrator.progress import duration
+from orchestrator.grid import grid
+from orchestrator.numbers import MISSING, duration, shown
 from orchestrator.store import Status, Store, StoredRun
 
 MOST = 100  # runs that a table shows unless it is asked for all
@@ -146,11 +146,7 @@ def _others(shown: int, counts: Mapping[Status, int]) -> str:
 
 def _plain(found: Sequence[RunStatus]) -> str:
     """The same table of any length: rich takes a millisecond a row."""
-    from tabulate import tabulate
-
-    align = ["left" if title in LEFT else "right" for title in TITLES]
-    rows = [_cells(item) for item in found]
-    return str(tabulate(rows, TITLES, tablefmt="plain", disable_numparse=True, colalign=align))
+    return grid([_cells(item) for item in found], TITLES, left=LEFT, form="plain")
 
 
 def _cells(item: RunStatus) -> list[str]:

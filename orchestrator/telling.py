@@ -1,22 +1,25 @@
 """What `orchestrator.explaining` found, for people and as JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from aol.config import FINGERPRINTS
 from orchestrator.explaining import Explained, Origin
-from orchestrator.numbers import MISSING, shown
+from orchestrator.numbers import MISSING, number_of, shown
 from orchestrator.provenance import package_versions
+from orchestrator.spec import Experiment, noted
 from orchestrator.store import Status, StoredRun
 
 
-def as_json(explained: list[Explained]) -> str:
+def as_json(experiment: Experiment, explained: Sequence[Explained]) -> str:
     """All of it but the patches."""
     return json.dumps(
         [
             {
+                "profile": experiment.profile,
+                "note": experiment.note,
                 "cell": one.title,
                 "said": one.verdict,
                 **one.record,
@@ -42,28 +45,43 @@ def changed_lines(patch: str) -> int:
     return sum(line[:1] in ("+", "-") and line[:3] not in ("+++", "---") for line in lines)
 
 
-def as_text(explained: list[Explained]) -> str:
-    """For people: what is said of each cell, then what it rests on, run by run."""
-    blocks = []
+def as_text(experiment: Experiment, explained: Sequence[Explained]) -> str:
+    """For people: what is said of the cells of a run, then what they rest on, seed by seed."""
+    by_run: dict[int, list[Explained]] = {}
     for one in explained:
-        blocks.append(f"{one.title}\n  {one.verdict}")
-        blocks += [_described(origin) for origin in one.origins]
-    return "\n\n".join(blocks)
+        by_run.setdefault(one.record["run_id"], []).append(one)
+    return noted(experiment.note, "\n\n".join(map(_told, by_run.values())))
 
 
-def _described(origin: Origin) -> str:
+def _told(cells: Sequence[Explained]) -> str:
+    """The cells of one run, and each of its seeds once."""
+    said = "\n".join(f"{one.title}\n  {one.verdict}" for one in cells)
+    seeds = zip(*(one.origins for one in cells), strict=True)
+    columns = [one.record["column"] for one in cells]
+    described = (_described(dict(zip(columns, origins, strict=True))) for origins in seeds)
+    return "\n\n".join([said, *described])
+
+
+def _described(origins: Mapping[str, Origin]) -> str:
+    """A seed: its value in each column, and what all of them rest on."""
+    origin = next(iter(origins.values()))
     run = origin.run
-    lines = [f"  run {run.run_id} {run.name}, seed {run.seed} (replicate {origin.replicate})"]
-    lines += [f"    {title:<13}{text}" for title, text in _facts(origin)]
+    facts = [*((title, _value(one)) for title, one in origins.items()), *_facts(origin)]
+    width = max(len("certificate"), *(len(title) for title, _ in facts)) + 2
     again = "to make it again:" if run.started_at else "to train it elsewhere:"
-    lines += [f"    {again}", *(f"      {command}" for command in origin.commands)]
+    lines = [
+        f"  run {run.run_id} {run.name}, seed {run.seed} (replicate {origin.replicate})",
+        *(f"    {title:<{width}}{text}" for title, text in facts),
+        f"    {again}",
+        *(f"      {command}" for command in origin.commands),
+    ]
     return "\n".join(lines)
 
 
 def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
+    """What is known of a seed whichever column is asked for."""
     run = origin.run
-    yield "value", _value(origin)
-    yield "state", f"{run.status}, {run.epoch} of {run.epochs} epochs" + _because(run)
+    yield "state", f"{run.status}, {run.epoch} of {number_of(run.epochs, 'epoch')}" + _because(run)
     yield "key", f"{run.key}, profile {run.profile}"
     if run.started_at is None:
         return
@@ -107,7 +125,8 @@ def _commit(origin: Origin) -> str:
     if commit is None:
         return "unknown: the program was not run from a checkout"
     if origin.diff is not None:
-        return f"{commit} ({changed_lines(origin.diff)} lines changed, --diff prints them)"
+        lines = number_of(changed_lines(origin.diff), "line")
+        return f"{commit} ({lines} changed, --diff prints them)"
     return f"{commit} (the changes were not kept)" if commit.endswith("+changes") else commit
 
 

@@ -16,6 +16,7 @@ from orchestrator.cells import note_cells
 from orchestrator.environment import LOCAL, SIGTERM_EXIT
 from orchestrator.invocation import Invocation
 from orchestrator.location import parent
+from orchestrator.numbers import number_of
 from orchestrator.plan import Action, PlannedRun
 from orchestrator.progress import plan_table
 from orchestrator.report import make_report, write
@@ -81,7 +82,9 @@ def _tracking(invocation: Invocation, store: Store, behind: Sequence[str]) -> "T
     folder = invocation.request.spec.parent
     tracker = Tracker(tracking_uri(folder), invocation.whole.name, folder / "mlruns")
     if behind:
-        invocation.say(f"MLflow lacks {len(behind)} runs: sending them to {tracker.uri}")
+        invocation.say(
+            f"MLflow lacks {number_of(len(behind), 'run')}: sending what it lacks to {tracker.uri}"
+        )
     return TrackingRecorder(tracker, store, behind=behind)
 
 
@@ -226,7 +229,7 @@ def _counted(made: Sequence[PlannedRun]) -> str:
     done = sum(item.action is Action.DONE for item in made)
     others = [item.action for item in made if item.action in (Action.DIVERGED, Action.UNSOUND)]
     named = "".join(f", {count} {action}" for action, count in Counter(others).items())
-    return f"{done} runs are done{named}"
+    return f"{number_of(done, 'run is', 'runs are')} done{named}"
 
 
 def _relative(path: Path) -> str:

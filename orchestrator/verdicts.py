@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from orchestrator.cells import Cell
-from orchestrator.numbers import shown
+from orchestrator.numbers import number_of, shown
 from orchestrator.spec import Reproduction
 
 LEVEL = 0.05
@@ -115,7 +115,7 @@ def in_words(judged: Judged) -> str:
         said.append(
             "No number of seeds settles it: the paper's single one leaves too much open."
             if judged.further_seeds is None
-            else f"{judged.further_seeds} further seeds would settle it."
+            else f"{number_of(judged.further_seeds, 'further seed')} would settle it."
         )
     if judged.binomial is not None:
         said.append(f"Binomial error of the test images alone: ±{judged.binomial:.1f}.")

@@ -61,6 +61,7 @@ class Verified:
     """What is to be said of a bundle. It holds if there are no discrepancies."""
 
     manifest: Manifest
+    note: str  # that of the profile
     tables: tuple[CheckedTable, ...]
     discrepancies: tuple[str, ...]
     notes: tuple[str, ...]
@@ -105,7 +106,7 @@ def verify(file: Path) -> Verified:
             problems += tuple(str(error).replace(f"{found.folder}/", "").splitlines())
         except HOSTILE as error:  # whatever somebody wrote into the database
             problems += (f"{STORE}: cannot be evaluated: {type(error).__name__}: {error}",)
-        return Verified(manifest, (), problems, ())
+        return Verified(manifest, "", (), problems, ())
 
 
 def _verified(found: Unpacked, opened: Opened) -> Verified:
@@ -115,6 +116,7 @@ def _verified(found: Unpacked, opened: Opened) -> Verified:
     wrong = {cell: list(_cell_problems(cell, opened, written.values)) for cell in report.cells}
     return Verified(
         found.manifest,
+        opened.experiment.note,
         tuple(_tables(report, wrong)),
         (
             *found.problems,

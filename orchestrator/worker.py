@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orchestrator.numbers import number_of
+
 if TYPE_CHECKING:
     from aol.train import Trainer
 
@@ -77,38 +79,19 @@ def _train(
 ) -> None:
     import torch
 
-    from aol.config import from_dict
-    from aol.data import default_root
     from aol.result import result_of
-    from aol.train import Trainer
 
     if stopping():
         return
     torch.set_num_threads(max(1, int(job["cpus"])))
-    config = from_dict(job["train"])
-    root = Path(job["data_root"]) if job["data_root"] else default_root()
-    place = torch.device("cuda" if job["gpus"] else "cpu")
-    make = partial(Trainer, config, data_root=root, device=place, run=str(job["id"]))
-    trainer = _continued(make, states, job["id"])
-    device = f"CPU, {torch.get_num_threads()} threads"
+    trainer = _continued(_maker(job), states, job["id"])
+    device = f"CPU, {number_of(torch.get_num_threads(), 'thread')}"
     if job["gpus"]:
         device = torch.cuda.get_device_name()
     host = socket.gethostname()
     report({"kind": "placed", "host": host, "device": device, "epoch": trainer.epoch})
-    saved = time.monotonic()
-    for metrics in trainer.epochs():
-        _say(str(metrics))
-        result = {"kind": "epoch", "epoch": metrics.epoch, "values": metrics.values()}
-        last, stop = trainer.epoch == trainer.config.epochs, stopping()
-        if last or stop or time.monotonic() - saved >= job["checkpoint_seconds"]:
-            with tempfile.TemporaryDirectory() as folder:
-                torch.save(trainer.state_dict(), Path(folder) / STATE_FILE)
-                report(result, Path(folder))
-            saved = time.monotonic()
-        else:
-            report(result)
-        if stop and not last:
-            return
+    if not _reached_the_end(trainer, job["checkpoint_seconds"], report, stopping):
+        return
     ended = result_of(trainer)
     if ended.error:
         _say("unsound:\n" + "\n".join(ended.violations))
@@ -120,6 +103,43 @@ def _train(
             "certificate": ended.certificate,
         }
     )
+
+
+def _maker(job: Mapping[str, Any]) -> Callable[[], "Trainer"]:
+    """What makes a fresh trainer of the job's run."""
+    import torch
+
+    from aol.config import from_dict
+    from aol.data import default_root
+    from aol.train import Trainer
+
+    config = from_dict(job["train"])
+    root = Path(job["data_root"]) if job["data_root"] else default_root()
+    place = torch.device("cuda" if job["gpus"] else "cpu")
+    return partial(Trainer, config, data_root=root, device=place, run=str(job["id"]))
+
+
+def _reached_the_end(
+    trainer: "Trainer", save_every_s: float, report: Report, stopping: Callable[[], bool]
+) -> bool:
+    """Train epoch by epoch, each reported; False if it is to stop."""
+    import torch
+
+    saved = time.monotonic()
+    for metrics in trainer.epochs():
+        _say(str(metrics))
+        result = {"kind": "epoch", "epoch": metrics.epoch, "values": metrics.values()}
+        last, stop = trainer.epoch == trainer.config.epochs, stopping()
+        if last or stop or time.monotonic() - saved >= save_every_s:
+            with tempfile.TemporaryDirectory() as folder:
+                torch.save(trainer.state_dict(), Path(folder) / STATE_FILE)
+                report(result, Path(folder))
+            saved = time.monotonic()
+        else:
+            report(result)
+        if stop and not last:
+            return False
+    return True
 
 
 def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState], run: int) -> "Trainer":
@@ -146,7 +166,7 @@ def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState], run: 
         return trainer
     if reasons:
         raise CheckpointError(
-            "\n".join([f"none of its {len(reasons)} checkpoints can be read:", *reasons])
+            "\n".join(["none of its checkpoints can be read:", *reasons])
             + f"\nmend the storage and run again, or train from the start with --rerun {run}"
         )
     return make()

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import struct
 import subprocess
+import tempfile
 import warnings
 import zipfile
 from dataclasses import replace
@@ -313,6 +314,7 @@ def test_a_good_bundle_agrees_in_everything(made):
     (table,) = found.tables
 
     assert (found.discrepancies, found.notes) == ((), ())
+    assert found.note == "demo: not comparable"
     assert (table.title, table.cells, table.measured, table.confirmed) == (
         "The only table",
         4,
@@ -419,7 +421,7 @@ def test_a_published_number_edited_in_the_yaml_file_is_found(made, tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"{", "report: cannot be read: "),
+        (b"{", "report/tables.json: is no JSON: "),
         (b"[]", "report/tables.json: is not of the schema "),
         (b'{"schema": 1, "cells": 3}', "report/tables.json: its cells are not those"),
         (b'{"schema": 1, "cells": [1, 2, 3, 4]}', "report/tables.json: its cells are not those"),
@@ -458,13 +460,34 @@ def test_missing_and_additional_files_are_found(made, tmp_path, experiment):
     assert any(f"cannot be derived without the margins of {key}" in line for line in found)
 
 
+def damages(content):
+    """
+    What can become of a file of the bundle: gone, empty, cut off, no text, another's.
+    """
+    return [None, b"", content[: len(content) // 2], b"\xff\xfe\x00", b"name: 1\nruns: []\n"]
+
+
+@pytest.mark.parametrize("kind", range(5))
+def test_no_message_names_the_folder_that_the_bundle_was_unpacked_into(made, tmp_path, kind):
+    files = contents(made)
+    names = [name for name in files if "figures/" not in name and name != "manifest.json"]
+    said = []
+    for name in names:
+        changed = doctored(made, tmp_path / "x.zip", **{name: damages(files[name])[kind]})
+        said += found_in(changed)
+
+    assert {"store.db", "experiments.yaml", "report/tables.md"} < set(names)
+    assert said
+    assert not [line for line in said if "aol-bundle-" in line or "/tmp/" in line]
+
+
 def test_files_missing_from_zip_and_manifest_are_found(made, tmp_path, experiment):
     key = experiment.runs[0].key
     changes = {f"margins/{key}.f32": None, "report/tables.json": None}
     found = found_in(doctored(made, tmp_path / "x.zip", **changes))
 
     assert f"margins/{key}.f32: is not what the store has" in found
-    assert any(line.startswith("report: cannot be read: ") for line in found)
+    assert "report/tables.json: cannot be read: No such file or directory" in found
     for name in ("store.db", "experiments.yaml"):
         found = found_in(doctored(made, tmp_path / "y.zip", **{name: None}))
         assert any(f"{name}" in line for line in found), found
@@ -612,8 +635,11 @@ def test_a_size_that_is_a_lie_unpacks_no_more_than_it_says(made, tmp_path):
 def test_no_room_to_unpack_is_one_line(made, mounted, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(mounted("size=100k")))
 
-    assert "demo.zip: cannot be unpacked in " in refusal(made, UnpackingError)
-    assert "No space left on device" in refusal(made, UnpackingError)
+    said = refusal(made, UnpackingError)
+
+    assert said.endswith(
+        f"demo.zip: cannot be unpacked in {tempfile.gettempdir()}: No space left on device"
+    )
 
 
 # The commands
@@ -640,6 +666,8 @@ def test_the_commands_hand_results_to_another_machine(home, made, tmp_path):
         2,
         "Error: new.zip: is there already; --force replaces it\n",
     )
+    assert checked.stdout.startswith("demo: not comparable\n\n")
+    assert record["note"] == "demo: not comparable"
     assert "The only table: 2 of 2 measured cells follow from the margins; " in checked.stdout
     assert checked.stdout.endswith("Everything in it agrees.\n")
     assert (record["sha256"], record["bundle"]["profile"]) == (digest, "demo")

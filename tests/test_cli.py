@@ -177,11 +177,25 @@ def test_report_draws_figures_and_checks_what_must_hold(finished, tmp_path, data
 def test_two_runs_are_compared_and_any_radius_is_shown(finished):
     comparison = finished("compare", "0", "11", "--profile", "demo")
     any_radius = finished("cra", "--radius", "0.25", "--json")
+    fraction = finished("cra", "--radius", "36/255", "--json")
+    endless = finished("cra", "--radius", "1e400")
+    itself = finished("compare", "0", "0")
     wrong = finished("compare", "0", "7")
 
     assert comparison.returncode == any_radius.returncode == 0, comparison.stderr
+    assert comparison.stdout.startswith("demo: not comparable\n\n")
     assert "McNemar's p" in comparison.stdout
+    assert (itself.returncode, itself.stderr) == (
+        2,
+        "Error: run 0 does not differ from itself; name two runs\n",
+    )
     assert [one["run_id"] for one in json.loads(any_radius.stdout)] == [0, 11]
+    assert [one["radius"] for one in json.loads(fraction.stdout)] == [36 / 255] * 2
+    assert (endless.returncode, endless.stderr) == (
+        2,
+        "Error: --radius: '1e400' is no radius; write a number that is not negative, like 0.5 or "
+        "36/255\n",
+    )
     assert wrong.returncode == 2
     assert "there is no run 7" in wrong.stderr
 
@@ -209,7 +223,7 @@ def test_a_cell_is_explained_and_its_last_command_makes_it_again(finished, monke
     wrong = finished("explain", "The only table/AOL-Con/Std Acc")
 
     assert text.returncode == again.returncode == 0, text.stderr + again.stderr
-    assert text.stdout.startswith(f"{name}\n  differs: ")
+    assert text.stdout.startswith(f"demo: not comparable\n\n{name}\n  differs: ")
     assert other["measured"] == cell["measured"]
     assert other["runs"][0]["key"] == cell["runs"][0]["key"]
     assert (wrong.returncode, wrong.stdout) == (2, "")
@@ -244,11 +258,13 @@ def test_a_query_reads_and_cannot_write(finished):
     sql = "SELECT run_id, value FROM v_final WHERE metric = 'accuracy' ORDER BY run_id"
     found = finished("query", sql, "--json")
     table = finished("query", sql)
+    bytes_ = finished("query", "SELECT * FROM margins")
     written = finished("query", "DELETE FROM metrics")
     wrong = finished("query", "SELECT 1 FROM nowhere")
 
     assert [row["run_id"] for row in json.loads(found.stdout)] == [0, 11]
     assert table.stdout.split()[:2] == ["run_id", "value"]
+    assert bytes_.stdout.count("<400 bytes>") == 2
     assert (written.returncode, written.stderr) == (
         2,
         "Error: not authorized; only reading is allowed\n",
@@ -361,7 +377,7 @@ def test_no_source_of_cifar_is_one_message_and_exit_1(tmp_path):
         (["run", "experiments.yaml", "--set", "epoch=1"], "did you mean `epochs`?"),
         (["run", "experiments.yaml", "--set", "epochs=-1"], "epochs: must be positive"),
         (["run", "experiments.yaml", "--profile", "dmo"], "no profile 'dmo'"),
-        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "ask for 1 CPUs and 1 GPUs"),
+        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "ask for 1 CPU and 1 GPU"),
         (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "ask for 4000 CPUs"),
         (["plan", "experiments.yaml", "--set", "model.width=0.14"], "MaxMin pairs channels"),
         (["run", "experiments.yaml", "--rerun", "7"], "there is no run 7"),
@@ -381,6 +397,17 @@ def test_a_mistake_of_the_user_is_a_clear_line_and_exit_2(tmp_path, data_root, a
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "results" / "ray").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "report", "validate", "missing"])
+def test_without_a_file_in_this_folder_or_named_the_commands_say_so(tmp_path, data_root, command):
+    (tmp_path / "here").mkdir()
+    shell = Shell(tmp_path / "here", data_root)
+    (shell.folder / "experiments.yaml").unlink()
+    done = shell(command)
+
+    assert done.returncode == 2
+    assert "experiments.yaml: no such file" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "report", "sync"])

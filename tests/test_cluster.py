@@ -60,7 +60,7 @@ def test_runs_survive_the_loss_of_a_machine(tmp_path, shell, machines):
     finally:
         stop(driver)
 
-    assert "Starting Ray (1 machine, 1 CPUs, 0 GPUs)" in seen
+    assert "Starting Ray (1 machine, 1 CPU, 0 GPUs)" in seen
     assert "its worker was lost, another takes over" in seen + err
     assert driver.returncode == 0, err
     assert statuses_of(tmp_path) == {11: "done"}

@@ -13,7 +13,8 @@ from orchestrator.costing import (
     missing_text,
     replicates,
 )
-from orchestrator.needs import Needs, Training, needs_of
+from orchestrator.needs import Training, needs_of
+from orchestrator.numbers import two_digits
 from orchestrator.report import make_report
 from orchestrator.resources import Cluster, Node
 from orchestrator.spec import Prices
@@ -33,7 +34,7 @@ def needs(experiment, store):
 
 
 def rows_of(text):
-    return [line.split() for line in text.splitlines()[2:] if line.strip()]
+    return [line.split() for line in text.splitlines()[4:] if line.strip()]
 
 
 def test_what_is_missing_is_a_line_per_run_and_a_total(needs):
@@ -41,10 +42,11 @@ def test_what_is_missing_is_a_line_per_run_and_a_total(needs):
     hours = needs.runs[0].hours()
 
     assert [row[0] for row in rows_of(text)[:2]] == ["0", "22"]
-    assert text.splitlines()[0].split()[-2:] == ["GPU-hours", "EUR"]
-    assert rows_of(text)[0][-2:] == [f"{hours:.2f}", f"{2 * hours:.2f}"]
+    assert text.startswith("demo: not comparable\n\n")
+    assert text.splitlines()[2].split()[-2:] == ["GPU-hours", "EUR"]
+    assert rows_of(text)[0][-2:] == [two_digits(hours), f"{2 * hours:.2f}"]
     assert "20 of 20 cells are not settled. All that seeds can settle takes 2 trainings" in text
-    assert f"{2 * hours:.1f} GPU-hours, {4 * hours:.2f} EUR (taking 1e-06 TFLOP/s" in text
+    assert f"{two_digits(2 * hours)} GPU-hours, {4 * hours:.2f} EUR (taking 1e-06 TFLOP/s" in text
     assert "on this cluster (1 machine, 8 CPUs, 4 GPUs) about" in text
 
 
@@ -55,13 +57,24 @@ def test_cells_of_one_run_that_ask_for_other_numbers_of_seeds_are_lines_of_their
     ]
     trainings = tuple(Training(number, 3, 1.0) for number in (1, 2, 4))
     mixed = replace(needs.runs[0], cells=tuple(judged), trainings=trainings)
-    text = missing_text(Needs((mixed,), 10, 1.0, needs.prices), FOUR_GPUS)
+    text = missing_text(replace(needs, runs=(mixed,), cells=10), FOUR_GPUS)
 
     assert [row[-4:] for row in rows_of(text)[:2]] == [
-        ["1", "1", "1.00", "2.00"],
-        ["3", "1..2,4", "3.00", "6.00"],
+        ["1", "1", "1.0", "2.00"],
+        ["3", "1..2,4", "3.0", "6.00"],
     ]
     assert "∞  no number settles it" in text
+
+
+def test_one_training_one_cell_and_a_small_price_are_said_as_such(needs):
+    judged = needs.runs[0].cells[:1]
+    quick = replace(needs.runs[0], cells=judged, trainings=(Training(0, 3, 1 / 3600),))
+    text = missing_text(replace(needs, runs=(quick,), cells=1), FOUR_GPUS)
+
+    assert rows_of(text)[0][-2:] == ["0.00028", "0.00"]
+    assert "1 of 1 cell is not settled. All that seeds can settle takes 1 training: " in text
+    assert "0.00028 GPU-hours, 0.00 EUR" in text
+    assert "on this cluster (1 machine, 8 CPUs, 4 GPUs) about 1 s. " in text
 
 
 def test_when_all_is_settled_it_says_so(experiment, store):
@@ -69,13 +82,16 @@ def test_when_all_is_settled_it_says_so(experiment, store):
         finish(store, run, 0.0)
     needs = needs_of(make_report(experiment, store), store)
 
-    assert missing_text(needs, FOUR_GPUS) == "All 20 cells are settled."
+    assert missing_text(needs, FOUR_GPUS) == (
+        "demo: not comparable\n\nNothing is open: 20 cells are settled."
+    )
     assert json.loads(missing_json(needs, FOUR_GPUS))["cells"] == []
 
 
 def test_the_json_has_every_cell(needs):
     found = json.loads(missing_json(needs, FOUR_GPUS))
 
+    assert (found["profile"], found["note"]) == ("demo", "demo: not comparable")
     assert len(found["cells"]) == 20
     assert found["cells"][0] == {
         "cell": "one/row 0/accuracy",
@@ -128,8 +144,8 @@ def test_a_budgets_plan_is_an_order_and_the_commands_that_follow_it(needs):
         "1..2",
         "10",
         "20",
-        f"{2 * hours:.2f}",
-        f"{3 * hours:.2f}",
+        two_digits(2 * hours),
+        two_digits(3 * hours),
         f"{6 * hours:.2f}",
     ]
     assert "settle 20 of 20 open cells" in text
@@ -137,14 +153,20 @@ def test_a_budgets_plan_is_an_order_and_the_commands_that_follow_it(needs):
         "run x.yaml --profile demo --only 0 --seeds 0",
         "run x.yaml --profile demo --only 22 --seeds 1..2",
     ]
-    record = json.loads(budget_json(chosen, needs, 3 * hours))["chosen"][1]
+    found = json.loads(budget_json(chosen, needs, 3 * hours))
+    record = found["chosen"][1]
+    assert (found["profile"], found["note"]) == ("demo", "demo: not comparable")
     assert (record["run_id"], record["replicates"], len(record["settles"])) == (22, [1, 2], 10)
 
 
 def test_a_budget_too_small_for_anything_says_so(needs):
     text = budget_text([], needs, 0.0, "run")
 
-    assert text.startswith("0 GPU-hours settle 0 of 20 open cells")
+    assert text.startswith("demo: not comparable\n\n0 GPU-hours settle 0 of 20 open cells")
+
+
+def test_a_budget_of_money_is_said_in_few_digits(needs):
+    assert "\n0.00033 GPU-hours settle" in budget_text([], needs, 0.001 / 3, "run")
 
 
 def test_what_was_timed_in_part_is_said(needs):

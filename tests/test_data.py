@@ -120,7 +120,7 @@ def leftovers(root):
         for path in root.rglob("*")
         if path.is_file()
         and not (path.parent.name == "verified" and path.suffix in (".npy", ".lock"))
-    ] + list(root.rglob("*.part.npy"))
+    ] + list(root.rglob("part-*"))
 
 
 # --- fingerprints ---

@@ -134,11 +134,11 @@ def test_a_patch_that_there_is_not_or_not_only_one_of_is_refused(asked, experime
 def test_the_text_says_what_a_value_rests_on(asked, experiment, store):
     finish(store, experiment.runs[0], 0.0)
     store.place(experiment.runs[0].key, "box", "CPU, 2 threads", 0)
-    text = as_text(asked("One/row 0/accuracy"))
+    text = as_text(experiment, asked("One/row 0/accuracy"))
 
     for said in (
         "One/row 0/accuracy\n  differs: 75.0 measured (one seed), 70.0 published.",
-        "value        75.0 % (its margins give 75.0)",
+        "accuracy     75.0 % (its margins give 75.0)",
         "state        done, 3 of 3 epochs",
         "certificate  sound, certified in float64",
         "commit       abc\n",
@@ -150,6 +150,29 @@ def test_the_text_says_what_a_value_rests_on(asked, experiment, store):
     assert "packages     torch 2.0 (here " in text
 
 
+def test_each_seed_is_told_once_with_a_value_per_column(asked, experiment, store):
+    run = experiment.runs[0]
+    finish(store, run, 0.0)
+    finish(store, replicate(run, 1), 0.5)
+    text = as_text(experiment, asked("0"))
+    described = text[text.index("\n\n  run 0") :]
+
+    assert text.startswith("demo: not comparable\n\nOne/row 0/accuracy\n  underpowered: ")
+    assert "\nAblation/row 0/cra_1\n  " in text
+    assert described.count("  run 0 AOL-Small, seed") == 2
+    for once_a_seed in ("accuracy", "cra_36", "cra_1 ", "state", "certificate", "git checkout"):
+        assert described.count(once_a_seed) == 2
+
+
+def test_the_text_goes_from_run_to_run(asked, experiment, store):
+    for run in experiment.runs:
+        finish(store, run, 0.0)
+    text = as_text(experiment, asked("One", "accuracy"))
+    places = ["One/row 0/accuracy", "  run 0", "One/row 22/accuracy", "  run 22"]
+
+    assert sorted(places, key=text.index) == places
+
+
 def test_the_text_says_what_is_known_of_a_run_that_waits_failed_or_is_unsound(
     asked, experiment, store
 ):
@@ -158,17 +181,19 @@ def test_the_text_says_what_is_known_of_a_run_that_waits_failed_or_is_unsound(
     store.queue([failed])
     store.start(failed, CHANGED)
     store.finish(failed.key, Status.FAILED, error="Traceback\nOSError: disk full\n")
-    text = as_text(asked("One", "accuracy"))
+    text = as_text(experiment, asked("One", "accuracy"))
 
     assert "state        pending, 0 of 3 epochs\n" in text
     assert "to train it elsewhere:" in text
     assert "state        failed, 0 of 3 epochs: OSError: disk full" in text
     assert "commit       abc+changes (3 lines changed, --diff prints them)" in text
-    assert "value        – (not finished)" in text
+    assert "accuracy     – (not finished)" in text
 
     violated = {"arithmetic": "float32", "violations": ["layer 1: norm 1.1"]}
     store.finish(failed.key, Status.UNSOUND, certificate=violated)
-    assert "UNSOUND: layer 1: norm 1.1, certified in float32" in as_text(asked("22", "accuracy"))
+    assert "UNSOUND: layer 1: norm 1.1, certified in float32" in as_text(
+        experiment, asked("22", "accuracy")
+    )
 
 
 def test_changes_that_were_too_many_to_keep_are_said_to_be_lost(asked, experiment, store):
@@ -176,15 +201,19 @@ def test_changes_that_were_too_many_to_keep_are_said_to_be_lost(asked, experimen
     store.queue([run])
     store.start(run, replace(CHANGED, git_diff=None))
 
-    assert "commit       abc+changes (the changes were not kept)" in as_text(asked("0", "cra_1"))
+    assert "commit       abc+changes (the changes were not kept)" in as_text(
+        experiment, asked("0", "cra_1")
+    )
 
 
 def test_the_json_has_the_cell_and_its_runs_without_the_patch(asked, experiment, store):
     run = experiment.runs[0]
     finish(store, run, 0.0)
     store.start(run, CHANGED)
-    (cell, _) = json.loads(as_json(asked("0", "accuracy")))
+    (cell, _) = json.loads(as_json(experiment, asked("0", "accuracy")))
     (found,) = cell["runs"]
+
+    assert (cell["profile"], cell["note"]) == ("demo", "demo: not comparable")
 
     assert (cell["cell"], cell["published"], cell["verdict"]) == (
         "One/row 0/accuracy",

@@ -25,6 +25,7 @@ from aol.layers import rescaled_once
 from aol.pictures import read_pictures
 from aol.trained import StateError, network_in
 from orchestrator.card import card, snippet
+from orchestrator.cells import UnfinishedError
 from orchestrator.document import SpecError
 from orchestrator.exporting import (
     ExportError,
@@ -318,7 +319,9 @@ def test_an_unknown_run_is_named(known, experiment):
 
 @pytest.mark.parametrize(("run", "replicate", "seed"), [(11, 0, 11), (0, 1, 1000)])
 def test_what_is_not_finished_is_named(known, experiment, run, replicate, seed):
-    with pytest.raises(ExportError, match=f"run {run} with seed {seed} of the profile `demo` is"):
+    with pytest.raises(
+        UnfinishedError, match=f"run {run} with seed {seed} of the profile `demo` is"
+    ):
         from_store(experiment, known, run, replicate)
 
 

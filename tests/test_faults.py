@@ -107,6 +107,6 @@ def test_mlflow_being_down_stops_nothing_and_is_said(tmp_path, data_root):
     third = shell("run", "experiments.yaml", "--profile", "demo", "--only", "11")
 
     assert "Nothing to do" in again.stderr
-    assert "MLflow lacks 1 runs: sending" in again.stderr
+    assert "MLflow lacks 1 run: sending" in again.stderr
     assert shown_in_mlflow(tmp_path) == [("FINISHED", 3)]
     assert "MLflow lacks" not in third.stderr

@@ -76,7 +76,7 @@ def test_runs_are_trained_one_after_another_into_folders(box, folders):
         assert epochs(folder) == [1, 2, 3]
         assert json.loads((folder / "end.json").read_text())["outcome"] == "done"
         assert len(np.fromfile(folder / "margins.f32", "<f4")) == 100
-        assert not list(folder.glob("*.part"))
+        assert not list(folder.glob("part-*"))
 
 
 def test_an_attempt_names_machine_versions_commit_and_images(box, folders):

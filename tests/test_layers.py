@@ -12,8 +12,6 @@ from aol.layers import (
     AOLConv2d,
     AOLLinear,
     ConcatenationPooling,
-    FirstChannels,
-    Flatten,
     MaxMin,
     identity_,
     in_float64,
@@ -21,6 +19,7 @@ from aol.layers import (
     rescaled_once,
     rescaled_together,
 )
+from aol.network import FirstChannels, Flatten
 from aol.rescale import conv_scale
 from tests.golden_recipe import (
     golden,

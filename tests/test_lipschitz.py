@@ -13,9 +13,10 @@ from aol import layers
 from aol.bounds import Reach, upper_bound, weighted_bound
 from aol.config import ModelConfig
 from aol.gate import TOLERANCE, Gate, LayerBound
-from aol.layers import AOLConv2d, AOLLinear, FirstChannels, Flatten, MaxMin
+from aol.layers import AOLConv2d, AOLLinear, MaxMin
 from aol.lipschitz import gate, largest_stretch
 from aol.models import build_model
+from aol.network import FirstChannels, Flatten
 from aol.rescale import rescale_conv
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -192,7 +192,7 @@ def test_a_run_whose_driver_is_gone_comes_as_interrupted(store, other, make_run)
     (outcome,) = merge(other, store)
     (found,) = store.runs()
 
-    assert str(outcome).endswith("taken: interrupted, 1 epochs")
+    assert str(outcome).endswith("taken: interrupted, 1 epoch")
     assert found.status is Status.INTERRUPTED
     assert [attempt.outcome for attempt in store.attempts(run.key)] == ["interrupted"]
     assert fates(merge(other, store)) == [Fate.KNOWN]

@@ -9,14 +9,13 @@ from aol.layers import (
     AOLConv2d,
     AOLLinear,
     ConcatenationPooling,
-    FirstChannels,
-    Flatten,
     MaxMin,
     rescaled_once,
 )
 from aol.loss import offset_cross_entropy
 from aol.metrics import certified, correct, margins
 from aol.models import architecture, build_model
+from aol.network import FirstChannels, Flatten
 from tests.golden_recipe import (
     drawn_batch,
     drawn_parameters,

@@ -9,9 +9,10 @@ import torch
 from aol import augment
 from aol.config import CLASSES, TRAIN_IMAGES, DataConfig, LossConfig, ModelConfig, TrainConfig
 from aol.data import FINGERPRINTS
-from aol.layers import AOLConv2d, AOLLinear, ConcatenationPooling, FirstChannels, MaxMin
+from aol.layers import AOLConv2d, AOLLinear, ConcatenationPooling, MaxMin
 from aol.metrics import RADII
 from aol.models import architecture
+from aol.network import FirstChannels
 from aol.rescale import EPS
 from aol.train import make_optimizer
 

@@ -100,6 +100,12 @@ def test_a_finished_run_is_done(run):
     assert planned(run, known) == (Action.DONE, 10, "all 10 epochs", [])
 
 
+def test_a_finished_run_of_one_epoch_is_said_to_have_one(make_run):
+    run = make_run(7, epochs=1)
+
+    assert planned(run, stored(run, Status.DONE, epoch=1))[2] == "its one epoch"
+
+
 def test_a_diverged_run_is_left_alone_and_told_how_to_repeat(run):
     known = stored(run, Status.DIVERGED, epoch=4, checkpoints=[4])
 
@@ -311,7 +317,7 @@ def test_a_gpu_asked_for_where_there_is_none_is_refused_with_advice(make_run):
     with pytest.raises(PlanError) as caught:
         check_requests([(run, Request(1, 1))], LAPTOP)
     assert str(caught.value) == (
-        "run 7 asks for 1 CPUs and 1 GPUs, and no machine of the cluster has them "
+        "run 7 asks for 1 CPU and 1 GPU, and no machine of the cluster has them "
         "(1 machine, 4 CPUs, 0 GPUs); lower `resources.gpus` in SPEC or with --set"
     )
 
@@ -350,7 +356,7 @@ def test_what_fits_the_sum_but_no_single_machine_is_refused(make_run):
         check_requests(zip(runs, wanted, strict=True), TWO_MACHINES)
     lines = str(caught.value).splitlines()
     assert [line.split(" asks ")[0] for line in lines] == ["run 0", "run 1"]
-    assert "(2 machines, 12 CPUs, 1 GPUs)" in lines[0]
+    assert "(2 machines, 12 CPUs, 1 GPU)" in lines[0]
 
 
 def test_what_fits_is_not_refused(make_run):
@@ -449,7 +455,7 @@ def test_cpu_rate_is_between_a_calculator_and_a_supercomputer():
 
 def test_cluster_counts_its_machines():
     assert str(LAPTOP) == "1 machine, 4 CPUs, 0 GPUs"
-    assert str(TWO_MACHINES) == "2 machines, 12 CPUs, 1 GPUs"
+    assert str(TWO_MACHINES) == "2 machines, 12 CPUs, 1 GPU"
     assert (TWO_MACHINES.cpus, TWO_MACHINES.gpus) == (12, 1)
 
 
@@ -459,7 +465,7 @@ def test_a_done_run_with_a_missing_epoch_is_trained_again(run):
     action, epoch, reason, _ = planned(run, known)
 
     assert (action, epoch) == (Action.NEW, 0)
-    assert "1 epochs are not recorded" in reason
+    assert "1 epoch is not recorded" in reason
 
 
 def test_a_run_of_a_living_driver_is_left_to_it(run):

@@ -12,10 +12,8 @@ from orchestrator.progress import (
     PLAIN_INTERVAL_S,
     Clock,
     ConsoleRecorder,
-    duration,
     failure_lines,
     plan_table,
-    rough,
     summary,
 )
 from orchestrator.store import Checkpoint, Status
@@ -289,27 +287,6 @@ def test_work_that_an_earlier_session_did_does_not_speed_up_the_estimate(tmp_pat
 # Words
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (None, "–"),
-        (0, "0 s"),
-        (8.4, "8 s"),
-        (89, "89 s"),
-        (90, "2 min"),
-        (12 * 60, "12 min"),
-        (89 * 60, "89 min"),
-        (90 * 60, "1.5 h"),
-        (3.5 * 3600, "3.5 h"),
-        (47.5 * 3600, "47.5 h"),
-        (48 * 3600, "2 days"),
-        (40 * 86400, "40 days"),
-    ],
-)
-def test_durations_are_said_as_people_do(seconds, words):
-    assert duration(seconds) == words
-
-
 def test_summary_is_loss_accuracy_and_cra():
     assert summary(VALUES) == "loss 0.512  acc 70.3%  CRA 36/255 62.9%"
     assert summary({}) == "acc –  CRA 36/255 –"
@@ -342,11 +319,3 @@ def test_the_plan_is_a_line_per_run(make_run):
     assert words(header) == "run name dataset seed what from to why"
     assert words(first) == "7 AOL-Small digits 7 continue 4 10 interrupted after epoch 6"
     assert words(second) == "22 AOL-Small digits 22 new 0 3 not in the store"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(3600, "1 h"), (5.4 * 3600, "5 h"), (47 * 3600, "50 h"), (276 * 86400, "300 days")],
-)
-def test_a_rough_time_has_one_figure(seconds, words):
-    assert rough(seconds) == words

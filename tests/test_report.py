@@ -162,8 +162,8 @@ def test_the_paragraph_is_true_to_the_verdicts(experiment, store):
 
     assert text == (
         "We reproduced 1 of the 6 published cells of A paper: there, two one-sided tests at 5% "
-        "show the true difference to be within 1 percentage points of the published value. 1 "
-        "differ by more than that (5%, Holm's correction over all measured cells). 4 are not "
+        "show the true difference to be within 1 percentage point of the published value. 1 "
+        "differs by more than that (5%, Holm's correction over all measured cells). 4 are not "
         "trained to the end. Values are those of the last epoch on all test images, with 1 seed "
         "per cell; the published values have one."
     )
@@ -390,6 +390,15 @@ def test_csv_is_a_line_per_cell_with_nothing_where_nothing_is(experiment, store)
     assert len(rows) == 6
     assert (rows[0]["run_id"], rows[0]["published"], rows[0]["measured"]) == ("0", "70.3", "50.0")
     assert (rows[2]["run_id"], rows[2]["measured"], rows[2]["seeds"]) == ("22", "", "0")
+
+
+def test_every_line_of_the_csv_says_its_profile_and_what_that_is(experiment, store):
+    experiment = replace(experiment, note=NOTE)
+    rows = list(csv.DictReader(io.StringIO(render(make_report(experiment, store), "csv"))))
+
+    assert {(row["profile"], row["note"]) for row in rows} == {(experiment.profile, NOTE)}
+    first, *_, last = rows[0]
+    assert (first, last) == ("profile", "note")
 
 
 @pytest.mark.parametrize("form", ["md", "csv", "json"])

@@ -95,7 +95,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
         "x.yaml:15: the profile name 'custom' is taken for --set; use another",
         "x.yaml:16: default_profile: got 'tpu', allowed: gpu, cpu",
         "x.yaml:16: default_profile: unknown profile 'pp'; did you mean `p`? (allowed: p, custom)",
-        "x.yaml:22: table t: run 5: 2 published values for 1 columns",
+        "x.yaml:22: table t: run 5: 2 published values for 1 column",
         "x.yaml:22: table t: there is no run 5",
         "x.yaml:23: tables.0.rows.1.published.0: must be a finite number, got nan",
         "x.yaml:24: tables.0.rows.2.published.0: must be less than or equal to 100, got 100.1",
@@ -126,7 +126,7 @@ TOO_BIG = "must be a whole number below 2**63, got"
         ('runs: "1"', 'run: "1"', 12, f"{CHANGE}.run: {unknown('runs', '(allowed: runs, set)')}"),
         ('runs: "1"', 'runs: "1-"', 12, f"{CHANGE}.runs: got '1-': '1-' is {NO_RANGE}"),
         ("run: 0,", "run: 7,", 17, "table t: there is no run 7"),
-        ("[1.0, 0.5]", "[1.0]", 17, "table t: run 0: 1 published values for 2 columns"),
+        ("[1.0, 0.5]", "[1.0]", 17, "table t: run 0: 1 published value for 2 columns"),
         ("[1.0, 0.5]", "[1.0, x]", 17, f"{PUBLISHED}.1: must be a number, got 'x'"),
         (
             "[1.0, 0.5]",

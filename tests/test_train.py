@@ -603,6 +603,7 @@ def test_a_later_epoch_diverges_under_its_own_number(trainer):
     with pytest.raises(DivergedError) as caught:
         next(epochs)
     assert (caught.value.epoch, caught.value.step) == (1, 0)
+    assert "diverged after 1 epoch: no finite loss in step 0" in str(caught.value)
 
 
 def test_scores_that_are_not_finite_stop_the_evaluation(trainer):

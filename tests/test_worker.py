@@ -151,7 +151,7 @@ def test_a_run_reports_its_place_every_epoch_and_its_margins(work, straight):
     assert np.array_equal(np.frombuffer(done, "<f4"), margins)
     assert reports.results[-1]["certificate"]["arithmetic"] == "float64"
     assert reports.results[-1]["certificate"]["violations"] == []
-    assert reports.results[0]["device"] == "CPU, 1 threads"
+    assert reports.results[0]["device"] == "CPU, 1 thread"
     assert reports.results[0]["host"]
     assert log.splitlines()[0].split(" ", 2)[2].startswith("run 7-s7-")
     assert log.count("EpochMetrics(") == 3
@@ -271,7 +271,7 @@ def test_a_run_of_which_no_state_can_be_read_fails_instead_of_starting_anew(work
 
     assert second.kinds == [("failed", None)]
     error = second.results[0]["error"]
-    assert error.startswith("none of its 2 checkpoints can be read:\n")
+    assert error.startswith("none of its checkpoints can be read:\n")
     assert "FileNotFoundError" in error
     assert error.endswith("train from the start with --rerun 7")
     assert error in log

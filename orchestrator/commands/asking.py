@@ -1,11 +1,11 @@
 """Commands that answer what somebody asks of the results."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.commands.options import (
+    SPEC,
     JsonOption,
     ResultsOption,
     SetOption,
@@ -25,7 +25,7 @@ def explain(
     column: Annotated[
         str | None, typer.Argument(metavar="COLUMN", help="Just this one, like 'Std Acc'.")
     ] = None,
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     profile: TrainedProfileOption = None,
     settings: SetOption = None,
     replicate: Annotated[
@@ -55,4 +55,4 @@ def explain(
     if diff:
         typer.echo(explaining.patch_of(found), nl=False)
     else:
-        typer.echo(telling.as_json(found) if as_json else telling.as_text(found))
+        typer.echo((telling.as_json if as_json else telling.as_text)(experiment, found))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.options import (
+    SPEC,
     JsonOption,
     ResultsOption,
     SetOption,
@@ -19,6 +20,7 @@ from orchestrator.commands.options import (
     app,
     opened_profile,
 )
+from orchestrator.numbers import number_of
 
 if TYPE_CHECKING:
     from orchestrator.verifying import Verified
@@ -29,7 +31,7 @@ def merge(
     other: Annotated[
         str, typer.Argument(metavar="OTHER", help="Path or SQLAlchemy URL of another store.")
     ],
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     results: ResultsOption = None,
     store: StoreOption = None,
     replace: Annotated[
@@ -52,7 +54,7 @@ def merge(
         for outcome in outcomes:
             if outcome.fate is not Fate.REFUSED:
                 typer.echo(outcome)
-        typer.echo(f"{counted(outcomes)} of {len(outcomes)} runs there")
+        typer.echo(f"{counted(outcomes)} of {number_of(len(outcomes), 'run')} there")
         shared = [outcome.run.key for outcome in outcomes if outcome.fate.here]
         if complaint := show_taken(ours, file, place, shared):
             typer.echo(complaint, err=True)
@@ -65,7 +67,7 @@ def bundle(
     target: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The bundle to write.")],
     profile: TrainedProfileOption = None,
     settings: SetOption = None,
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     results: ResultsOption = None,
     store: StoreOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE.zip.")] = False,
@@ -79,7 +81,8 @@ def bundle(
     manifest = write(experiment, opened, target, at=now, force=force)
     size = target.stat().st_size / 1e6
     typer.echo(
-        f"{target}: profile {experiment.profile}, {len(manifest.files)} files, {size:.1f} MB"
+        f"{target}: profile {experiment.profile}, {number_of(len(manifest.files), 'file')}, "
+        f"{size:.1f} MB"
     )
     typer.echo(f"SHA-256 {sha256(target)}")
 
@@ -91,6 +94,7 @@ def verify(
 ) -> None:
     """Derive every cell of a bundle anew from its margins, and name what does not agree."""
     from orchestrator.archive import sha256
+    from orchestrator.spec import noted
     from orchestrator.verifying import DiscrepancyError
     from orchestrator.verifying import verify as check
 
@@ -100,14 +104,14 @@ def verify(
         raise typer.Exit(DiscrepancyError.exit_code if found.discrepancies else 0)
     made = found.manifest
     settings = "".join(f" --set {setting}" for setting in made.settings)
-    typer.echo(f"{file}: {made.experiment}, profile {made.profile}{settings}")
+    typer.echo(noted(found.note, f"{file}: {made.experiment}, profile {made.profile}{settings}"))
     typer.echo(f"made {made.created_at} by version {made.program} ({made.commit or 'no commit'})")
     typer.echo(f"SHA-256 {sha256(file)}")
     for table in found.tables:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in table.verdicts.items())
+        measured = number_of(table.measured, "measured cell")
         typer.echo(
-            f"{table.title}: {table.confirmed} of {table.measured} measured cells follow from the "
-            f"margins; {verdicts}"
+            f"{table.title}: {table.confirmed} of {measured} follow from the margins; {verdicts}"
         )
     for note in found.notes:
         typer.echo(f"note: {note}")

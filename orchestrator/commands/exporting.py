@@ -1,11 +1,12 @@
 """The command that gives a trained network away."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from orchestrator.commands.options import (
+    SPEC,
     ResultsOption,
     SetOption,
     SpecOption,
@@ -14,6 +15,11 @@ from orchestrator.commands.options import (
     app,
     opened_profile,
 )
+
+if TYPE_CHECKING:
+    from aol.export import Format
+    from orchestrator.exporting import FinishedRun
+    from orchestrator.report import Report
 
 
 @app.command()
@@ -25,7 +31,7 @@ def export(
         Literal["safetensors", "torchscript", "onnx", "all"],
         typer.Option("--format", help="What to write."),
     ] = "safetensors",
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     profile: TrainedProfileOption = None,
     settings: SetOption = None,
     replicate: Annotated[int, typer.Option(min=0, help="Number of the replicate.")] = 0,
@@ -37,16 +43,7 @@ def export(
     store: StoreOption = None,
 ) -> None:
     """Write a finished run's network, rescaled weights folded in, with a model card."""
-    from aol.export import FILES, Format
-    from orchestrator.card import card
-    from orchestrator.exporting import (
-        digests,
-        from_folder,
-        from_store,
-        plain_model,
-        write_card,
-        write_model,
-    )
+    from orchestrator.exporting import from_folder, from_store
     from orchestrator.report import make_report
 
     report = None
@@ -57,10 +54,19 @@ def export(
     else:
         finished = from_folder(Path(run))
     place = (results or spec.parent / "results") / finished.run.profile / "models"
-    folder = out or place / finished.run.key
-    chosen: list[Format] = list(FILES) if form == "all" else [form]
+    for file in _written(finished, report, form, out or place / finished.run.key):
+        typer.echo(file)
+
+
+def _written(
+    finished: "FinishedRun", report: "Report | None", form: "Format | Literal['all']", folder: Path
+) -> list[Path]:
+    """The files of the network in a format or all, and its card."""
+    from aol.export import FILES
+    from orchestrator.card import card
+    from orchestrator.exporting import digests, plain_model, write_card, write_model
+
+    chosen = list(FILES) if form == "all" else [form]
     model = plain_model(finished, chosen)
     files = write_model(model, chosen, folder)
-    written = write_card(card(finished, model, chosen, digests(files), report), folder)
-    for file in [*files, written]:
-        typer.echo(file)
+    return [*files, write_card(card(finished, model, chosen, digests(files), report), folder)]

@@ -18,8 +18,12 @@ app = typer.Typer(
     help="Train the paper's runs, keep every number, print its tables.",
 )
 
-SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of experiments.")]
-SpecOption = Annotated[Path, typer.Option("--spec", help="The YAML file the runs are of.")]
+SPEC = Path("experiments.yaml")  # in the current folder
+SPEC_HELP = "The YAML file of experiments."
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
+SpecOption = Annotated[  # of commands that have arguments of their own
+    Path, typer.Option("--spec", metavar="SPEC", help=SPEC_HELP)
+]
 ProfileOption = Annotated[
     str | None,
     typer.Option("--profile", help="Which profile of SPEC; by default what fits the cluster."),

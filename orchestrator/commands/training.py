@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.options import (
+    SPEC,
     AddressOption,
     JobsOption,
     JsonOption,
@@ -24,6 +25,7 @@ from orchestrator.commands.options import (
     app,
     open_store,
 )
+from orchestrator.numbers import number_of
 
 if TYPE_CHECKING:
     from orchestrator.invocation import Request
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 @app.command()
 def run(
     context: typer.Context,
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: ProfileOption = None,
     only: OnlyOption = None,
     seeds: SeedsOption = None,
@@ -75,7 +77,7 @@ def run(
 @app.command()
 def plan(
     context: typer.Context,
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: ProfileOption = None,
     only: OnlyOption = None,
     seeds: SeedsOption = None,
@@ -105,7 +107,7 @@ def plan(
 @app.command()
 def missing(
     context: typer.Context,
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: ProfileOption = None,
     only: OnlyOption = None,
     settings: SetOption = None,
@@ -123,21 +125,22 @@ def missing(
 
 
 @app.command()
-def validate(spec: SpecArgument) -> None:
+def validate(spec: SpecArgument = SPEC) -> None:
     """Check SPEC and print every mistake in it, with its line."""
     from orchestrator.specfile import SpecFile
 
     file = SpecFile(spec)
     cells = sum(len(row.published) for table in file.file.tables for row in table.rows)
     typer.echo(
-        f"{spec}: valid: {len(file.file.runs)} runs, profiles {', '.join(file.profiles)}, "
-        f"{len(file.file.tables)} tables with {cells} published cells"
+        f"{spec}: valid: {number_of(len(file.file.runs), 'run')}, profiles "
+        f"{', '.join(file.profiles)}, {number_of(len(file.file.tables), 'table')} with "
+        f"{number_of(cells, 'published cell')}"
     )
 
 
 @app.command()
 def data(
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: Annotated[str | None, typer.Option(help="Just this profile.")] = None,
     only: OnlyOption = None,
     settings: SetOption = None,
@@ -157,7 +160,7 @@ def data(
 @app.command()
 def ingest(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `python -m aol` wrote.")],
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     results: ResultsOption = None,
     store: StoreOption = None,
     replace: Annotated[
@@ -179,7 +182,8 @@ def ingest(
     opened.recover()
     runs, problems = take_all(folders, opened, replace=replace)
     for found, fresh in runs:
-        what = f"{found.status}, {len(found.epochs)} epochs" if fresh else "there already"
+        trained = number_of(len(found.epochs), "epoch")
+        what = f"{found.status}, {trained}" if fresh else "there already"
         typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {what}")
     if complaint := show_taken(opened, file, place, [found.run.key for found, _ in runs]):
         typer.echo(complaint, err=True)
@@ -188,7 +192,9 @@ def ingest(
 
 
 @app.command()
-def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption = None) -> None:
+def sync(
+    spec: SpecArgument = SPEC, results: ResultsOption = None, store: StoreOption = None
+) -> None:
     """Bring MLflow up to what the store holds; a lost MLflow database is made anew."""
     from orchestrator.publishing import publish_all, tracker_of
     from orchestrator.specfile import SpecFile
@@ -198,7 +204,7 @@ def sync(spec: SpecArgument, results: ResultsOption = None, store: StoreOption =
     typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
     sent = tracker.send(opened)
     publish_all(tracker, opened, file, results or spec.parent / "results")
-    typer.echo(f"{sent} runs are in MLflow at {tracker.uri}")
+    typer.echo(f"{number_of(sent, 'run is', 'runs are')} in MLflow at {tracker.uri}")
 
 
 def _request(context: typer.Context, **changes: bool) -> "Request":

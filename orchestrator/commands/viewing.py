@@ -1,12 +1,12 @@
 """Commands that read what was trained."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from orchestrator.commands.options import (
+    SPEC,
     JsonOption,
     ResultsOption,
     SetOption,
@@ -18,11 +18,16 @@ from orchestrator.commands.options import (
     open_store,
     opened_profile,
 )
+from orchestrator.numbers import number_of
+
+if TYPE_CHECKING:
+    from orchestrator.report import Format, Report
+    from orchestrator.store import Store
 
 
 @app.command()
 def report(
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: TrainedProfileOption = None,
     settings: SetOption = None,
     results: ResultsOption = None,
@@ -39,36 +44,45 @@ def report(
     ] = False,
 ) -> None:
     """Write the paper's tables from the store to results/PROFILE/ and print them."""
-    from orchestrator.figures import draw_figures
-    from orchestrator.report import BrokenError, make_report, render, write
+    from orchestrator.report import BrokenError, make_report
     from orchestrator.spec import CUSTOM
 
     opened, experiment = opened_profile(spec, profile, settings, results, store)
     made = make_report(experiment, opened)
-    place = results or spec.parent / "results"
-    folder = place / experiment.profile
-    if form == "html":
-        from orchestrator.page import write_page
-
-        path, drawn = write_page(made, opened, folder)
-    else:
-        drawn = draw_figures(made, opened, folder / "figures") if figures else []
-        path = write(made, place, form)
-        typer.echo(render(made, form))
-    if figures or form == "html":
-        typer.echo(f"{len(drawn)} figures in {folder / 'figures'}", err=True)
-    typer.echo(f"written to {path}", err=True)
+    _write(made, opened, results or spec.parent / "results", form, figures=figures)
     if not profile and not settings and opened.newest_profile() == CUSTOM:
         typer.echo("trained last was a run with --set: give `report` the same --set", err=True)
     for line in made.broken:
         typer.secho(f"broken: {line}", fg="red", err=True)
     if check and made.broken:
-        raise BrokenError(f"{len(made.broken)} invariants do not hold")
+        broken = number_of(len(made.broken), "invariant does", "invariants do")
+        raise BrokenError(f"{broken} not hold")
+
+
+def _write(
+    made: "Report", store: "Store", place: Path, form: "Format | Literal['html']", *, figures: bool
+) -> None:
+    """Write a report, with its figures if asked for or on the page; print it if it is text."""
+    from orchestrator.figures import draw_figures
+    from orchestrator.report import render, write
+
+    folder = place / made.experiment.profile
+    if form == "html":
+        from orchestrator.page import write_page
+
+        path, drawn = write_page(made, store, folder)
+    else:
+        drawn = draw_figures(made, store, folder / "figures") if figures else []
+        path = write(made, place, form)
+        typer.echo(render(made, form))
+    if figures or form == "html":
+        typer.echo(f"{number_of(len(drawn), 'figure')} in {folder / 'figures'}", err=True)
+    typer.echo(f"written to {path}", err=True)
 
 
 @app.command()
 def status(
-    spec: SpecArgument,
+    spec: SpecArgument = SPEC,
     profile: Annotated[str | None, typer.Option(help="Only the runs of this profile.")] = None,
     results: ResultsOption = None,
     store: StoreOption = None,
@@ -96,10 +110,10 @@ def status(
 def compare(
     first: Annotated[int, typer.Argument(metavar="RUN", help="A run ID.")],
     second: Annotated[int, typer.Argument(metavar="RUN", help="Another.")],
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     profile: TrainedProfileOption = None,
     settings: SetOption = None,
-    replicate: Annotated[int, typer.Option(help="Number of the replicates to compare.")] = 0,
+    replicate: Annotated[int, typer.Option(min=0, help="Number of the replicates to compare.")] = 0,
     results: ResultsOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -109,13 +123,15 @@ def compare(
 
     opened, experiment = opened_profile(spec, profile, settings, results, store)
     found = compared(experiment, opened, (first, second), replicate)
-    typer.echo(comparison_table(found, (first, second), as_json=as_json))
+    typer.echo(comparison_table(experiment, found, (first, second), as_json=as_json))
 
 
 @app.command()
 def cra(
-    radius: Annotated[float, typer.Option(min=0, help="L2 norm, pixels in [0, 1].")],
-    spec: SpecOption = Path("experiments.yaml"),
+    radius: Annotated[
+        str, typer.Option(metavar="RADIUS", help="L2 norm, pixels in [0, 1]: 0.5 or 36/255.")
+    ],
+    spec: SpecArgument = SPEC,
     profile: TrainedProfileOption = None,
     settings: SetOption = None,
     results: ResultsOption = None,
@@ -123,26 +139,27 @@ def cra(
     as_json: JsonOption = False,
 ) -> None:
     """Print every finished run's certified robust accuracy at any radius."""
+    from aol.radius import RadiusError, parsed
     from orchestrator.comparing import cra_table
 
+    try:
+        asked = parsed(radius)
+    except RadiusError as error:
+        raise RadiusError(f"--radius: {error}") from None
     opened, experiment = opened_profile(spec, profile, settings, results, store)
-    typer.echo(cra_table(experiment, opened, radius, as_json=as_json))
+    typer.echo(cra_table(experiment, opened, asked, as_json=as_json))
 
 
 @app.command()
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="What to read; v_final is a start.")],
-    spec: SpecOption = Path("experiments.yaml"),
+    spec: SpecOption = SPEC,
     results: ResultsOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print what SQL finds in the store; nothing can be written."""
-    columns, rows = open_store(spec, results, store).query(sql)
-    if as_json:
-        records = [dict(zip(columns, row, strict=True)) for row in rows]
-        typer.echo(json.dumps(records, indent=2, default=str))
-        return
-    from tabulate import tabulate
+    from orchestrator.querying import found_json, found_text
 
-    typer.echo(tabulate(rows, columns))
+    columns, rows = open_store(spec, results, store).query(sql)
+    typer.echo((found_json if as_json else found_text)(columns, rows))
