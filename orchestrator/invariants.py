@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from aol.config import ModelConfig
 from aol.cost import layers_of
 from aol.gate import TOLERANCE, Gate
 from orchestrator.cells import runs_of
@@ -47,14 +48,13 @@ def _problems(
     if run.certificate is None:
         yield "there is no certificate of its Lipschitz bound"
     else:
-        layers = len(layers_of(spec.train.model))
-        yield from (
-            f"the Lipschitz gate: {found}" for found in _violations(run.certificate, layers)
-        )
+        found = violations(run.certificate, spec.train.model)
+        yield from (f"the Lipschitz gate: {line}" for line in found)
 
 
-def _violations(certificate: Mapping[str, Any], layers: int) -> Iterator[str]:
-    """Concluded anew from what was measured of so many layers, with the tolerance of today."""
+def violations(certificate: Mapping[str, Any], model: ModelConfig) -> Iterator[str]:
+    """What contradicts soundness: concluded anew from what the gate measured of the network."""
+    layers = len(layers_of(model))
     try:
         gate = replace(Gate.from_dict(certificate), tolerance=TOLERANCE)
     except ValueError as error:

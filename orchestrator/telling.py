@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from aol.config import FINGERPRINTS
+from aol.config import FINGERPRINTS, from_dict
 from orchestrator.explaining import Explained, Origin
+from orchestrator.invariants import violations
 from orchestrator.numbers import MISSING, number_of, shown
 from orchestrator.provenance import package_versions
 from orchestrator.spec import Experiment, noted
-from orchestrator.store import Status, StoredRun
+from orchestrator.store import StoredRun
 
 
 def as_json(experiment: Experiment, explained: Sequence[Explained]) -> str:
@@ -114,10 +115,9 @@ def _value(origin: Origin) -> str:
 def _certificate(run: StoredRun) -> str:
     if run.certificate is None:
         return "none"
-    broken = "; ".join(run.certificate["violations"])
-    arithmetic = run.certificate["arithmetic"]
-    verdict = f"UNSOUND: {broken}" if run.status is Status.UNSOUND else broken or "sound"
-    return f"{verdict}, certified in {arithmetic}"
+    found = "; ".join(violations(run.certificate, from_dict(dict(run.config)).model))
+    arithmetic = run.certificate.get("arithmetic", MISSING)
+    return f"{f'UNSOUND: {found}' if found else 'sound'}, certified in {arithmetic}"
 
 
 def _commit(origin: Origin) -> str:

@@ -179,6 +179,7 @@ DOORS = {
         "orchestrator.store",
     },
     "orchestrator.invariants": {
+        "aol.config",
         "aol.cost",
         "aol.gate",
         "orchestrator.cells",
@@ -322,6 +323,7 @@ DOORS = {
     "orchestrator.telling": {
         "aol.config",
         "orchestrator.explaining",
+        "orchestrator.invariants",
         "orchestrator.numbers",
         "orchestrator.provenance",
         "orchestrator.spec",

@@ -7,7 +7,7 @@ from orchestrator.explaining import ExplainError, explain, patch_of
 from orchestrator.report import make_report
 from orchestrator.store import Checkpoint, Status
 from orchestrator.telling import as_json, as_text, changed_lines
-from tests.reports import finish
+from tests.reports import certificate, finish
 from tests.stores import ORIGIN
 
 PATCH = """\
@@ -189,11 +189,11 @@ def test_the_text_says_what_is_known_of_a_run_that_waits_failed_or_is_unsound(
     assert "commit       abc+changes (3 lines changed, --diff prints them)" in text
     assert "accuracy     – (not finished)" in text
 
-    violated = {"arithmetic": "float32", "violations": ["layer 1: norm 1.1"]}
+    violated = certificate(failed) | {"arithmetic": "float32"}
+    violated["layers"][1]["upper"] = 1.1
     store.finish(failed.key, Status.UNSOUND, certificate=violated)
-    assert "UNSOUND: layer 1: norm 1.1, certified in float32" in as_text(
-        experiment, asked("22", "accuracy")
-    )
+    unsound = "UNSOUND: layer 1: its bound is 1.1, above 1.000001, certified in float32"
+    assert unsound in as_text(experiment, asked("22", "accuracy"))
 
 
 def test_changes_that_were_too_many_to_keep_are_said_to_be_lost(asked, experiment, store):
