@@ -21,19 +21,36 @@ from tests.cli import PROJECT, TINY, Shell
 
 
 @pytest.fixture(scope="module")
-def pieces(tmp_path_factory, data_root):
+def pack(tmp_path_factory, data_root):
     """
-    The tiny experiment with its images, in pieces of 20 kB.
+    Packs the tiny experiment with its images in pieces of 20 kB into a folder.
     """
-    folder = tmp_path_factory.mktemp("pack")
+    home = tmp_path_factory.mktemp("home")
     prepare("digits", data_root)
-    shell = Shell(folder, data_root, TINY)
-    arguments = ["--spec", "experiments.yaml", "--profile", "demo", "--data", data_root]
-    command = [PROJECT / "scripts" / "pack.py", "pieces", *arguments, "--piece-bytes", "20000"]
-    subprocess.run(
-        [sys.executable, *map(str, command)], cwd=folder, env=shell.environment, check=True
-    )
-    return folder / "pieces"
+    shell = Shell(home, data_root, TINY)
+    (home / "reference.pt").write_text("a reference")
+
+    def run(folder, *more):
+        arguments = [folder, "--spec", "experiments.yaml", "--profile", "demo"]
+        arguments += ["--data", data_root, "--piece-bytes", "20000", *more]
+        return subprocess.run(
+            [sys.executable, *map(str, [PROJECT / "scripts" / "pack.py", *arguments])],
+            cwd=home,
+            env=shell.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pieces(pack, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pack") / "pieces"
+    done = pack(folder, "--reference", "reference.pt")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture
@@ -42,39 +59,213 @@ def arrived(pieces, tmp_path):
     return tmp_path / "pieces"
 
 
-def unpack(arrived):
-    command = [sys.executable, "pieces/unpack.py", "pieces", "box"]
-    return subprocess.run(command, cwd=arrived.parent, capture_output=True, text=True, check=False)
+def unpack(arrived, **replaced):
+    """
+    The exit code and the lines of the unpacking; `replaced` are lines of the program to replace.
+    """
+    program = arrived / "unpack.py"
+    source = program.read_text()
+    for old, new in replaced.items():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    done = subprocess.run(
+        [sys.executable, "-c", source, "pieces", "box"],
+        cwd=arrived.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, sorted(done.stdout.splitlines())
 
 
-def test_no_piece_is_larger_than_asked(pieces):
-    sizes = [path.stat().st_size for path in sorted(pieces.glob("pack-*.part"))]
+def result_in(box):
+    """
+    What a run has left there, which no unpacking may touch.
+    """
+    file = box / "out" / "0-key" / "metrics.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    return file
 
-    assert len(sizes) > 2
-    assert set(sizes[:-1]) == {20000}
-    assert sizes[-1] <= 20000
+
+THERE = ["code: there already", "digits: there already"]
+UNPACKED = ["code: unpacked into box", "digits: unpacked into box"]
 
 
-def test_missing_pieces_are_named_with_exit_75(arrived):
-    (arrived / "pack-01.part").unlink()
-    done = unpack(arrived)
+def test_no_piece_is_larger_than_asked_and_each_is_of_one_part(pieces):
+    sizes = {path.name: path.stat().st_size for path in sorted(pieces.glob("*.part"))}
+    parts = json.loads((pieces / "parts.json").read_text())
 
-    assert (done.returncode, done.stderr) == (75, "still missing: pack-01.part\n")
+    assert list(parts) == ["code", "digits"]
+    assert set(sizes) == {name for part in parts.values() for name in part["pieces"]}
+    for part in parts.values():
+        *others, last = [sizes[name] for name in part["pieces"]]
+        assert set(others) == {20000}
+        assert last <= 20000
+
+
+def test_unpacking_twice_changes_nothing(arrived):
+    first = unpack(arrived)
+    box = arrived.parent / "box"
+    before = {path: path.stat().st_mtime_ns for path in box.rglob("*")}
+
+    assert first == (0, UNPACKED)
+    assert unpack(arrived) == (0, THERE)
+    assert {path: path.stat().st_mtime_ns for path in box.rglob("*")} == before
+    assert (box / "reference.pt").read_text() == "a reference"
+    assert sorted(path.name for path in (box / ".parts").iterdir()) == ["code.json", "digits.json"]
+
+
+def test_missing_pieces_are_named_with_exit_75_and_the_other_parts_are_taken(arrived):
+    held = arrived / "digits-01.part"
+    content = held.read_bytes()
+    held.unlink()
+    first = unpack(arrived)
+    images = arrived.parent / "box" / "data" / "verified" / "digits.npy"
+    before = images.exists()
+    held.write_bytes(content)
+
+    assert first == (75, [UNPACKED[0], "digits: still missing: digits-01.part"])
+    assert not before
+    assert unpack(arrived) == (0, [THERE[0], UNPACKED[1]])
+    assert images.exists()
+
+
+def test_a_damaged_piece_is_named_with_exit_1_also_beside_a_missing_one(arrived):
+    (arrived / "code-00.part").write_bytes(b"damaged")
+    (arrived / "digits-00.part").unlink()
+    torn = arrived / "code-01.part"
+    torn.write_bytes(torn.read_bytes()[:-1])
+
+    assert unpack(arrived) == (
+        1,
+        [
+            "code: damaged or of another pack, send again: code-00.part code-01.part",
+            "digits: still missing: digits-00.part",
+        ],
+    )
     assert not (arrived.parent / "box").exists()
 
 
-def test_a_damaged_piece_is_named_with_exit_1(arrived):
-    (arrived / "pack-00.part").write_bytes(b"damaged")
-    done = unpack(arrived)
+def test_pieces_may_go_once_their_part_is_in_the_box(arrived):
+    """
+    The images of a former trip need no second one.
+    """
+    unpack(arrived)
+    for piece in arrived.glob("digits-*.part"):
+        piece.unlink()
+    again = unpack(arrived)
+    (arrived.parent / "box" / "data" / "verified" / "digits.npy").unlink()
 
-    assert (done.returncode, done.stderr) == (1, "damaged, send again: pack-00.part\n")
+    assert again == (0, THERE)
+    assert unpack(arrived)[0] == 75
+
+
+def test_a_list_that_is_missing_or_damaged_is_one_line(arrived):
+    listed = arrived / "parts.json"
+    listed.write_text(listed.read_text()[:-9])
+    damaged = unpack(arrived)
+    listed.unlink()
+
+    assert damaged == (1, ["pieces/parts.json: damaged, send it again"])
+    expected = "pieces/parts.json: cannot be read (No such file or directory): send it"
+    assert unpack(arrived) == (2, [expected])
+
+
+def test_a_box_that_cannot_be_written_is_one_line(arrived):
+    (arrived.parent / "box").write_text("a file")
+    code, lines = unpack(arrived)
+
+    assert code == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("box: cannot be written: ")
+
+
+@pytest.fixture
+def new_code(pack, arrived, tmp_path):
+    """
+    Makes the code's part anew, with another file in place of one of the old ones.
+    """
+
+    def make():
+        done = pack(arrived, "--only", "code", "--set", "epochs=2")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return make
+
+
+def test_new_code_replaces_the_old_and_leaves_data_and_results(arrived, new_code):
+    """
+    Only its own pieces travel; what the new code has no more is gone, bytecode too.
+    """
+    unpack(arrived)
+    box = arrived.parent / "box"
+    result = result_in(box)
+    images = (box / "data" / "verified" / "digits.npy").stat()
+    for gone in ("aol/of_old.py", "aol/__pycache__/config.pyc"):
+        (box / gone).parent.mkdir(exist_ok=True)
+        (box / gone).touch()
+    before = {path.name: path.read_bytes() for path in arrived.glob("digits-*.part")}
+    printed = new_code()
+
+    assert "code-00.part" in printed
+    assert "digits" not in printed
+    assert before == {path.name: path.read_bytes() for path in arrived.glob("digits-*.part")}
+    assert unpack(arrived) == (0, [UNPACKED[0], THERE[1]])
+    assert result.read_text() == "{}"
+    assert (box / "data" / "verified" / "digits.npy").stat() == images
+    assert not (box / "aol" / "of_old.py").exists()
+    assert not (box / "aol" / "__pycache__").exists()
+    assert not (box / "reference.pt").exists()  # packed without one this time
+    assert {run["epochs"] for run in json.loads((box / "plan.json").read_text())} == {2}
+
+
+KILL = "__import__('os').kill(__import__('os').getpid(), 9)"
+STEPS = [
+    "    note.unlink(missing_ok=True)\n",
+    "        remove(box / path)\n",
+    "        (stage / path).replace(box / path)\n",
+    "    shutil.rmtree(stage)\n",
+    "    aside.replace(note)\n",
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_call_that_was_killed_is_made_good_by_the_next(arrived, new_code, step):
+    """
+    Killed after each step of replacing old code, once.
+    """
+    unpack(arrived)
+    box = arrived.parent / "box"
+    result = result_in(box)
+    new_code()
+    indent = " " * (len(step) - len(step.lstrip()))
+    killed = unpack(arrived, **{step: f"{step}{indent}{KILL}\n"})
+    again = unpack(arrived)
+
+    assert killed[0] == -9
+    assert again[0] == 0
+    assert unpack(arrived) == (0, THERE)
+    assert result.exists()
+    assert {run["epochs"] for run in json.loads((box / "plan.json").read_text())} == {2}
+    assert (box / "aol" / "checkout.json").exists()
+    assert sorted(path.name for path in (box / ".parts").iterdir()) == ["code.json", "digits.json"]
+
+
+def test_an_unknown_part_is_one_line(pack, tmp_path):
+    done = pack(tmp_path / "pieces", "--only", "cifar10")
+
+    assert done.returncode == 2
+    assert done.stderr == "--only: no part cifar10; the parts are code, digits\n"
 
 
 def test_what_was_packed_trains_there_and_is_taken_in_here(arrived, tmp_path):
     """
     Nothing but the box is on the path; the run that does not fit is not begun.
     """
-    assert unpack(arrived).returncode == 0
+    assert unpack(arrived)[0] == 0
     box = tmp_path / "box"
     rates = json.dumps({"11": 1000})
     arguments = ["--runs", "0,11", "--minutes", "5", "--rates", rates, "--collect", "../results"]
@@ -215,7 +406,7 @@ def test_images_of_a_root_that_cannot_be_written_are_packed_from_where_they_are_
     monkeypatch.setattr(data, "_is_read_only", lambda root: True)
     monkeypatch.setattr(data, "_cache", lambda: tmp_path / "cache")
     (tmp_path / "root").mkdir()
-    copy_images(tmp_path / "stage", tmp_path / "root", {"digits"})
+    copy_images(tmp_path / "stage", tmp_path / "root", "digits")
 
     assert (tmp_path / "stage" / "verified" / "digits.npy").exists()
     assert not (tmp_path / "root" / "verified").exists()
