@@ -315,7 +315,11 @@ def campaign(tmp_path):
         package.mkdir(exist_ok=True)
         (package / "__init__.py").touch()
         (package / "__main__.py").write_text(TRAINING + training)
-        plan = [{"id": run, "key": f"{run}-key", "epochs": 10} for run in (0, 1, 2)]
+        names = ["AOL-Small", "AOL-Medium", "AOL-Large"]
+        plan = [
+            {"id": run, "key": f"{run}-key", "name": name, "epochs": 10}
+            for run, name in enumerate(names)
+        ]
         (tmp_path / "plan.json").write_text(json.dumps(plan))
         source = (PROJECT / "scripts" / "campaign.py").read_text()
         (tmp_path / "campaign.py").write_text(source.replace("COLLECT_S = 60.0", "COLLECT_S = 0.1"))
@@ -350,6 +354,30 @@ def test_a_run_is_begun_if_the_lease_has_time_for_it_and_stopped_with_the_comman
     assert [run for run, _ in called(tmp_path)] == ["0"]
     assert 530 <= int(called(tmp_path)[0][1]) <= 540
     assert "run 1 needs 2000 s, 1" in out
+
+
+def test_rates_come_from_a_file_and_by_network_too(campaign, tmp_path):
+    """
+    A run's own rate goes before its network's.
+    """
+    rates = {"AOL-Medium": 200, "2": 1, "AOL-Large": 300}
+    (tmp_path / "rates.json").write_text(json.dumps(rates))
+    arguments = ["--runs", "1,2", "--minutes", "9", "--rates", "rates.json"]
+    out, _ = campaign(*arguments).communicate(timeout=60)
+
+    assert [run for run, _ in called(tmp_path)] == ["2"]
+    assert "run 1 needs 2000 s" in out
+
+
+@pytest.mark.parametrize("rates", ["none.json", "{0: 1}", '{"0": "fast"}', '{"0": null}', "[1]"])
+def test_rates_that_are_none_are_one_line(campaign, tmp_path, rates):
+    process = campaign("--runs", "0", "--minutes", "2", "--rates", rates)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 2
+    assert err.startswith(f"--rates: {rates} is neither JSON nor a file of it: seconds per epoch")
+    assert err.count("\n") == 1
+    assert called(tmp_path) == []
 
 
 def test_finished_runs_cost_nothing_and_a_command_without_time_begins_none(campaign, tmp_path):
