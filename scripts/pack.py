@@ -2,10 +2,10 @@
 
     python scripts/pack.py DIR --profile paper --data ROOT [--reference FILE] [--wheels FOLDER]
 
-writes into DIR the parts `code` (the core, the benchmarks, the plan), one for each dataset and
-`wheels`, each as pieces of 50 MB at most, `parts.json` with their hashes, and `unpack.py`, which
-checks and unpacks them there with nothing but Python. After a change of the code `--only code`
-makes that part anew and leaves the others as they are. How to go on is in `docs/bare-machine.md`.
+writes into DIR the parts `code` (the core, the benchmarks, the plan), one for each dataset,
+`reference` and `wheels`, each as pieces of 50 MB at most, `parts.json` with their hashes, and
+`unpack.py`, which checks and unpacks them there with nothing but Python. After a change of the code
+`--only code` makes that part anew and leaves the others. Next: `docs/bare-machine.md`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 PROJECT = Path(__file__).parent.parent
 PIECE_BYTES = 50_000_000  # some ways in take 64 MiB a trip, source tree and all
 XZ_PRESET = 2  # images hardly become smaller with more
-CODE, WHEELS = "code", "wheels"  # parts beside the datasets
+CODE, REFERENCE, WHEELS = "code", "reference", "wheels"  # parts beside the datasets
 PACKAGES = ("aol", "benchmarks")
 
 
@@ -33,7 +33,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         plan = Path(temporary) / "plan.json"
         runs = write_plan(plan, options.spec, options.profile, options.set)
-        parts = [CODE, *sorted({run["dataset"] for run in runs}), *[WHEELS] * bool(options.wheels)]
+        parts = {CODE: plan} | {run["dataset"]: options.data for run in runs}
+        parts |= {REFERENCE: options.reference} if options.reference else {}
+        parts |= {WHEELS: options.wheels} if options.wheels else {}
         if unknown := sorted(set(options.only or []) - set(parts)):
             print(
                 f"--only: no part {unknown[0]}; the parts are {', '.join(parts)}", file=sys.stderr
@@ -42,15 +44,10 @@ def main() -> int:
         for name in options.only or parts:
             stage = Path(temporary) / name
             stage.mkdir()
-            if name == CODE:
-                owned = copy_code(stage, plan, options.reference)
-            elif name == WHEELS:
-                owned = [shutil.copytree(options.wheels, stage / WHEELS)]
-            else:
-                owned = [copy_images(stage / "data", options.data, name)]
-            owns = [path.relative_to(stage).as_posix() for path in owned]
+            owns = [path.relative_to(stage).as_posix() for path in staged(name, parts[name], stage)]
             note(options.folder, name, owns, pack(stage, options.folder, options.piece_bytes))
-    forget(options.folder, parts)
+    if not options.only:
+        forget(options.folder, set(parts))
     shutil.copy(PROJECT / "scripts" / "unpack.py", options.folder)
     return 0
 
@@ -67,7 +64,18 @@ def write_plan(file: Path, spec: Path, profile: str, settings: list[str]) -> lis
     return runs
 
 
-def copy_code(stage: Path, plan: Path, reference: Path | None) -> list[Path]:
+def staged(part: str, source: Path, stage: Path) -> list[Path]:
+    """Copy a part to where it is packed; the files and folders that it consists of."""
+    if part == CODE:
+        return copy_code(stage, source)
+    if part == REFERENCE:
+        return [Path(shutil.copy(source, stage / "reference.pt"))]
+    if part == WHEELS:
+        return [Path(shutil.copytree(source, stage / WHEELS))]
+    return [copy_images(stage / "data", source, part)]
+
+
+def copy_code(stage: Path, plan: Path) -> list[Path]:
     """The core with the checkout it is of, its benchmarks, the plan, the script that trains it."""
     sys.path.insert(0, str(PROJECT))
     from aol.checkout import PACKED, checkout
@@ -75,10 +83,8 @@ def copy_code(stage: Path, plan: Path, reference: Path | None) -> list[Path]:
     ignored = shutil.ignore_patterns("__pycache__", "results")
     packages = [shutil.copytree(PROJECT / name, stage / name, ignore=ignored) for name in PACKAGES]
     (stage / "aol" / PACKED.name).write_text(checkout().as_json(), encoding="utf-8")
-    files = [plan, PROJECT / "scripts" / "campaign.py", *([reference] if reference else [])]
-    names = ["plan.json", "campaign.py", "reference.pt"]
-    copied = [shutil.copy(file, stage / name) for file, name in zip(files, names, strict=False)]
-    return [*packages, *copied]
+    files = [shutil.copy(file, stage) for file in (plan, PROJECT / "scripts" / "campaign.py")]
+    return [*packages, *map(Path, files)]
 
 
 def copy_images(root: Path, source: Path, dataset: str) -> Path:
@@ -114,10 +120,10 @@ def note(folder: Path, part: str, owns: list[str], pieces: list[Path]) -> None:
     _list(folder, _listed(folder) | {part: {"pieces": hashes, "owns": owns}})
 
 
-def forget(folder: Path, parts: list[str]) -> None:
-    """Take parts that this profile does not need off the list, and their pieces away."""
+def forget(folder: Path, parts: set[str]) -> None:
+    """Take all other parts off the list, and their pieces away: a former pack's."""
     listed = _listed(folder)
-    for part in set(listed) - set(parts):
+    for part in set(listed) - parts:
         for piece in listed.pop(part)["pieces"]:
             (folder / piece).unlink(missing_ok=True)
     _list(folder, listed)

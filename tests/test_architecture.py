@@ -50,7 +50,7 @@ DOORS = {
     "aol.result": {"aol.train"},
     "aol.checkout": set(),
     "aol.environment": {"aol.checkout", "aol.config"},
-    "aol.folder": {"aol.config", "aol.environment", "aol.result", "aol.train"},
+    "aol.folder": {"aol.config", "aol.data", "aol.environment", "aol.result", "aol.train"},
     "aol.classes": {"aol.config"},
     "aol.pictures": set(),
     "aol.trained": {"aol.config", "aol.folder", "aol.models"},
