@@ -54,6 +54,7 @@ METHODS = (
     "__float__",
     "__int__",
 )
+LAYOUT = {2: torch.contiguous_format, 4: torch.channels_last}
 NARROW = [
     ModelConfig(kind="patchwise", width=3 / 8),  # 3 x 3 kernels by the fewest products
     ModelConfig(kind="fc", width=1 / 64),
@@ -233,6 +234,20 @@ def test_weights_cast_together_are_weights_cast_by_autocast(config):
     fewer = len(weights) - len({weight.shape for weight in weights})
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
     assert casts[0] - casts[1] >= 2 * fewer  # forward and backward
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("config", NARROW, ids=lambda config: config.kind)
+def test_stacked_weights_are_channels_last_as_images_are(config, dtype):
+    """
+    A library that wants them so would otherwise copy each of them in every step.
+    """
+    model = build_model(config, 10, torch.Generator().manual_seed(0))
+    with rescaled_together(model, dtype):
+        kept = [layer.rescaled() for layer in model if hasattr(layer, "_rescale")]
+
+    assert all(weight.is_contiguous(memory_format=LAYOUT[weight.ndim]) for weight in kept)
+    assert {weight.dtype for weight in kept} == {dtype or torch.float32}
 
 
 def noisy(config):
