@@ -28,6 +28,7 @@ import torch
 
 from aol.aside import aside
 from aol.config import TrainConfig, from_dict
+from aol.data import Images
 from aol.environment import environment
 from aol.result import result_of
 from aol.train import DivergedError, Trainer
@@ -95,12 +96,14 @@ class RunFolder:
         must_stop: Callable[[float], bool],
         save_every_s: float = 60.0,
         record: bool = True,
+        images: tuple[Images, Images] | None = None,
         say: Callable[[str], None] = print,
     ) -> Outcome:
         """Train the run to its end, or until `must_stop`, asked after every epoch.
 
         `must_stop` gets the seconds that the longest of the latest epochs and a save took here.
-        `record` says whether steps on CUDA are recorded as a graph.
+        `record` says whether steps on CUDA are recorded as a graph; `images` take the place of
+        those in `data_root`.
 
         Raises: DataError without images, ValueError if the folder is another run's.
         """
@@ -108,7 +111,13 @@ class RunFolder:
             return self.outcome
         self._describe(run)
         make = partial(
-            Trainer, run.config, data_root=data_root, device=device, run=str(run.id), record=record
+            Trainer,
+            run.config,
+            data_root=data_root,
+            device=device,
+            run=str(run.id),
+            record=record,
+            images=images,
         )
         trainer = self._continued(make, say)
         self._note_attempt(run, device, trainer.epoch)

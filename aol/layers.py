@@ -99,10 +99,11 @@ def in_float64(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def rescaled_together(model: nn.Module) -> Iterator[None]:
+def rescaled_together(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[None]:
     """Inside the block layers of one shape share batched products, with gradients.
 
-    For one forward pass where each product is too small to fill the device.
+    For one forward pass where each product is too small to fill the device. `dtype` is what the
+    layers apply their weights in: rescaled as they are, they are cast together, too.
     """
     alike: dict[tuple[type, torch.Size], list[_Rescaled]] = defaultdict(list)
     for layer in _rescaled_layers(model):
@@ -110,7 +111,8 @@ def rescaled_together(model: nn.Module) -> Iterator[None]:
     with _keeping(model):
         for layers in alike.values():
             stacked = layers[0]._rescale_all(torch.stack([layer.weight for layer in layers]))
-            for layer, rescaled in zip(layers, stacked.unbind(), strict=True):
+            applied = stacked if dtype is None else stacked.to(dtype)
+            for layer, rescaled in zip(layers, applied.unbind(), strict=True):
                 layer._kept = rescaled
         yield
 

@@ -158,7 +158,10 @@ class TrainingStep:
 
     def _rescaling(self) -> AbstractContextManager[None]:
         """Stacked where launches cost more than copies; the CPU has enough to do per layer."""
-        return rescaled_together(self.model) if self.on_cuda else nullcontext()
+        if not self.on_cuda:
+            return nullcontext()
+        applied = torch.bfloat16 if self.config.precision == "bf16" else None
+        return rescaled_together(self.model, applied)
 
 
 def scaled(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aol.config import Precision, TrainConfig
-from aol.data import load
+from aol.data import Images, load
 from aol.gate import Gate
 from aol.layers import rescaled_once
 from aol.lipschitz import gate
@@ -83,14 +83,17 @@ class Trainer:
         device: torch.device,
         run: str = "?",
         record: bool = True,
+        images: tuple[Images, Images] | None = None,
     ) -> None:
         """`record` says whether steps on CUDA are recorded as a graph.
+
+        `images`, to train on and to test with, take the place of those in `data_root`.
 
         Raises: DataError if the images cannot be had, ValueError if the widths do not fit.
         """
         self.config, self.device, self.run, self.record = config, device, run, record
         self.epoch = 0
-        self.train, self.test = load(config.data, data_root, device)
+        self.train, self.test = images or load(config.data, data_root, device)
         self.order = torch.Generator().manual_seed(config.seed)
         self.noise = torch.Generator(device).manual_seed(config.seed + AUGMENT_STREAM)
         model = build_model(config.model, config.data.classes, self.order)

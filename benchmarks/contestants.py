@@ -90,10 +90,11 @@ class Training:
     """A step on one batch, to be called without arguments, and the network that it trains."""
 
     model: nn.Sequential
-    step: Callable[[], Any]
+    step: Callable[[], Tensor]
 
-    def __call__(self) -> None:
-        self.step()
+    def __call__(self) -> Tensor:
+        """The sum of the batch's losses, valid until the next call."""
+        return self.step()
 
 
 def our_training(
@@ -112,7 +113,7 @@ def our_training(
     )
     order = torch.arange(config.batch_size, device=device)
     run = Replay(step, noise) if recorded else step
-    return Training(model, lambda: run(order))
+    return Training(model, lambda: run(order)[0])
 
 
 def plain_training(
@@ -137,13 +138,14 @@ def plain_training(
     images, loss = images_of(config.batch_size), config.loss
     inputs, labels = images.pixels.to(device, dtype) / 255, images.labels.to(device)
 
-    def run() -> None:
+    def run() -> Tensor:
         rows = offset_cross_entropy(
             network(inputs), labels, offset=loss.offset, temperature=loss.temperature
         )
         optimizer.zero_grad()
         rows.mean().backward()
         optimizer.step()
+        return rows.detach().sum()
 
     return Training(network, run)
 

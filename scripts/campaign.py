@@ -21,6 +21,7 @@ RESULTS = ("run.json", "attempts.jsonl", "metrics.jsonl", "margins.f32", "end.js
 COLLECT_S = 60.0
 LEAST_S = 30.0  # less is not worth starting Python for
 EXIT_USAGE = 2
+RATES = 'seconds per epoch by run ID or network, like {"0": 0.5}'
 
 
 def main() -> int:
@@ -29,7 +30,13 @@ def main() -> int:
     started = time.monotonic()
     lease = options.lease_minutes or options.minutes
     plan = {run["id"]: run for run in json.loads(Path("plan.json").read_text(encoding="utf-8"))}
-    rates = {int(run): float(rate) for run, rate in json.loads(options.rates).items()}
+    try:
+        rates = rates_of(options.rates)
+    except (OSError, AttributeError, TypeError, ValueError):
+        print(
+            f"--rates: {options.rates} is neither JSON nor a file of it: {RATES}", file=sys.stderr
+        )
+        return EXIT_USAGE
     numbers = [int(number) for number in options.runs.split(",")]
     if unknown := [number for number in numbers if number not in plan]:
         known = ", ".join(map(str, sorted(plan)))
@@ -44,7 +51,8 @@ def main() -> int:
         if left < LEAST_S:
             print(f"{left:.0f} s are left: call again for run {number} and those after it")
             break
-        needed, lent = rates.get(number, 0.0) * run["epochs"], 60 * lease - passed
+        rate = rates.get(str(number), rates.get(run["name"], 0.0))
+        needed, lent = rate * run["epochs"], 60 * lease - passed
         if not folder.exists() and needed > lent:
             print(f"run {number} needs {needed:.0f} s, {lent:.0f} s of the lease left: not begun")
             continue
@@ -56,6 +64,15 @@ def main() -> int:
             break
     collect(options.out, options.collect)
     return code
+
+
+def rates_of(text: str) -> dict[str, float]:
+    """Seconds per epoch by run ID or network, from JSON or from a file of it.
+
+    Raises: OSError, AttributeError, TypeError, ValueError.
+    """
+    given = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
+    return {name: float(rate) for name, rate in json.loads(given).items()}
 
 
 def train(command: list[str], out: Path, target: Path) -> int:
@@ -89,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", required=True, help="IDs in order, like 0,24,20")
     add("--minutes", type=float, required=True, help="of this command; then a run is stopped")
     add("--lease-minutes", type=float, help="that a run must fit into to be begun (--minutes)")
-    add("--rates", default="{}", help='seconds per epoch by ID, as JSON: {"0": 0.5}')
+    add("--rates", default="{}", help=f"{RATES}, or a file of it")
     add("--out", type=Path, default=Path("out"))
     add("--collect", type=Path, required=True)
     add("more", nargs="*", help="options for `python -m aol`, after --")

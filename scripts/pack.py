@@ -1,9 +1,11 @@
-"""Packs what a bare machine needs to train: the core, the plan, verified images, wheels.
+"""Packs what a bare machine needs to train: the code with its plan, the images, wheels.
 
-    python scripts/pack.py DIR --spec experiments.yaml --profile paper --data ROOT [--wheels FOLDER]
+    python scripts/pack.py DIR --profile paper --data ROOT [--reference FILE] [--wheels FOLDER]
 
-writes DIR/pack-00.part, -01 ... of 50 MB at most, and beside them `unpack.py`, which checks and
-unpacks them there with nothing but Python. What to do next is in `docs/bare-machine.md`.
+writes into DIR the parts `code` (the core, the benchmarks, the plan), one for each dataset,
+`reference` and `wheels`, each as pieces of 50 MB at most, `parts.json` with their hashes, and
+`unpack.py`, which checks and unpacks them there with nothing but Python. After a change of the code
+`--only code` makes that part anew and leaves the others. Next: `docs/bare-machine.md`.
 """
 
 import argparse
@@ -15,34 +17,39 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).parent.parent
 PIECE_BYTES = 50_000_000  # some ways in take 64 MiB a trip, source tree and all
 XZ_PRESET = 2  # images hardly become smaller with more
+CODE, REFERENCE, WHEELS = "code", "reference", "wheels"  # parts beside the datasets
+PACKAGES = ("aol", "benchmarks")
 
 
-def main() -> None:
+def main() -> int:
     """Pack; print the pieces."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("folder", type=Path, help="where the pieces go")
-    add("--spec", type=Path, default=PROJECT / "experiments.yaml")
-    add("--profile", default="paper")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `plan`")
-    add("--data", type=Path, required=True, help="the data root")
-    add("--wheels", type=Path, help="a folder of wheels to take along")
-    add("--piece-bytes", type=int, default=PIECE_BYTES)
-    options = parser.parse_args()
+    options = _parser().parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        stage = Path(temporary) / "box"
-        stage.mkdir()
-        runs = write_plan(stage / "plan.json", options.spec, options.profile, options.set)
-        copy_source(stage)
-        copy_images(stage / "data", options.data, {run["dataset"] for run in runs})
-        if options.wheels:
-            shutil.copytree(options.wheels, stage / "wheels")
-        for piece in pack(stage, options.folder, options.piece_bytes):
-            print(f"{piece}  {piece.stat().st_size / 1e6:.1f} MB")
+        plan = Path(temporary) / "plan.json"
+        runs = write_plan(plan, options.spec, options.profile, options.set)
+        parts = {CODE: plan} | {run["dataset"]: options.data for run in runs}
+        parts |= {REFERENCE: options.reference} if options.reference else {}
+        parts |= {WHEELS: options.wheels} if options.wheels else {}
+        if unknown := sorted(set(options.only or []) - set(parts)):
+            print(
+                f"--only: no part {unknown[0]}; the parts are {', '.join(parts)}", file=sys.stderr
+            )
+            return 2
+        for name in options.only or parts:
+            stage = Path(temporary) / name
+            stage.mkdir()
+            owns = [path.relative_to(stage).as_posix() for path in staged(name, parts[name], stage)]
+            note(options.folder, name, owns, pack(stage, options.folder, options.piece_bytes))
+    if not options.only:
+        forget(options.folder, set(parts))
+    shutil.copy(PROJECT / "scripts" / "unpack.py", options.folder)
+    return 0
 
 
 def write_plan(file: Path, spec: Path, profile: str, settings: list[str]) -> list[dict[str, str]]:
@@ -57,48 +64,96 @@ def write_plan(file: Path, spec: Path, profile: str, settings: list[str]) -> lis
     return runs
 
 
-def copy_source(stage: Path) -> None:
-    """The core with the checkout it is of, its benchmarks, and the script that trains runs."""
+def staged(part: str, source: Path, stage: Path) -> list[Path]:
+    """Copy a part to where it is packed; the files and folders that it consists of."""
+    if part == CODE:
+        return copy_code(stage, source)
+    if part == REFERENCE:
+        return [Path(shutil.copy(source, stage / "reference.pt"))]
+    if part == WHEELS:
+        return [Path(shutil.copytree(source, stage / WHEELS))]
+    return [copy_images(stage / "data", source, part)]
+
+
+def copy_code(stage: Path, plan: Path) -> list[Path]:
+    """The core with the checkout it is of, its benchmarks, the plan, the script that trains it."""
     sys.path.insert(0, str(PROJECT))
     from aol.checkout import PACKED, checkout
 
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PROJECT / "aol", stage / "aol", ignore=ignored)
-    benchmarks = shutil.ignore_patterns("__pycache__", "results")
-    shutil.copytree(PROJECT / "benchmarks", stage / "benchmarks", ignore=benchmarks)
+    ignored = shutil.ignore_patterns("__pycache__", "results")
+    packages = [shutil.copytree(PROJECT / name, stage / name, ignore=ignored) for name in PACKAGES]
     (stage / "aol" / PACKED.name).write_text(checkout().as_json(), encoding="utf-8")
-    shutil.copy(PROJECT / "scripts" / "campaign.py", stage)
+    files = [shutil.copy(file, stage) for file in (plan, PROJECT / "scripts" / "campaign.py")]
+    return [*packages, *map(Path, files)]
 
 
-def copy_images(root: Path, source: Path, datasets: set[str]) -> None:
-    """The verified file of each dataset, made if need be."""
+def copy_images(root: Path, source: Path, dataset: str) -> Path:
+    """The verified file of a dataset, made if need be."""
+    sys.path.insert(0, str(PROJECT))
     from aol.data import kept_file, prepare
 
     (root / "verified").mkdir(parents=True)
-    for name in sorted(datasets):
-        prepare(name, source)
-        shutil.copy(kept_file(name, source), root / "verified")
+    prepare(dataset, source)
+    return Path(shutil.copy(kept_file(dataset, source), root / "verified"))
 
 
 def pack(stage: Path, folder: Path, piece_bytes: int) -> list[Path]:
-    """The stage as one compressed tar file, cut into pieces with a list of their hashes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("pack-*.part"):
+    """The stage as one compressed tar file named after it, cut into pieces."""
+    for old in folder.glob(f"{stage.name}-*.part"):
         old.unlink()
     whole = stage.with_suffix(".tar.xz")
     with tarfile.open(whole, "w:xz", preset=XZ_PRESET) as archive:
         archive.add(stage, arcname=".")
-    hashes, pieces = {}, []
+    pieces = []
     with whole.open("rb") as file:
         while content := file.read(piece_bytes):
-            piece = folder / f"pack-{len(pieces):02}.part"
+            piece = folder / f"{stage.name}-{len(pieces):02}.part"
             piece.write_bytes(content)
-            hashes[piece.name] = hashlib.sha256(content).hexdigest()
             pieces.append(piece)
-    (folder / "pack.json").write_text(json.dumps(hashes, indent=1), encoding="utf-8")
-    shutil.copy(PROJECT / "scripts" / "unpack.py", folder)
+            print(f"{piece}  {len(content) / 1e6:.1f} MB")
     return pieces
 
 
+def note(folder: Path, part: str, owns: list[str], pieces: list[Path]) -> None:
+    """List a part: the hashes of its pieces, and the paths in the box that are its own."""
+    hashes = {piece.name: hashlib.sha256(piece.read_bytes()).hexdigest() for piece in pieces}
+    _list(folder, _listed(folder) | {part: {"pieces": hashes, "owns": owns}})
+
+
+def forget(folder: Path, parts: set[str]) -> None:
+    """Take all other parts off the list, and their pieces away: a former pack's."""
+    listed = _listed(folder)
+    for part in set(listed) - parts:
+        for piece in listed.pop(part)["pieces"]:
+            (folder / piece).unlink(missing_ok=True)
+    _list(folder, listed)
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    file = folder / "parts.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _list(folder: Path, parts: dict[str, Any]) -> None:
+    aside = folder / "parts.json.part"
+    aside.write_text(json.dumps(parts, indent=1), encoding="utf-8")
+    aside.replace(folder / "parts.json")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("folder", type=Path, help="where the pieces go")
+    add("--spec", type=Path, default=PROJECT / "experiments.yaml")
+    add("--profile", default="paper")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `plan`")
+    add("--data", type=Path, required=True, help="the data root")
+    add("--reference", type=Path, help="of `benchmarks.gpu --make-reference`, to take along")
+    add("--wheels", type=Path, help="a folder of wheels to take along")
+    add("--only", action="append", metavar="PART", help="make this part anew: code, cifar10, ...")
+    add("--piece-bytes", type=int, default=PIECE_BYTES)
+    return parser
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,41 +1,124 @@
-"""Unpacks the pieces that `pack.py` made: `python unpack.py DIR TARGET`, with Python alone.
+"""Unpacks what `pack.py` made: `python unpack.py PIECES BOX`, with Python alone.
 
-Call it when pieces arrive; it says which are missing or damaged, and unpacks once all are there.
-Exit codes: 0 unpacked, 75 pieces are missing, 1 pieces are damaged.
+Call it whenever pieces have arrived. Each part whose pieces are all there goes into BOX, in place
+of an older version of it; what else is in BOX, results above all, stays. For the other parts it
+says what is missing or damaged. A call that was killed is made good by the next one.
+Exit codes: 0 all parts are in BOX, 75 pieces are missing, 1 pieces are damaged or BOX cannot be
+written, 2 PIECES has no list of parts.
 """
 
 import hashlib
 import json
+import shutil
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
+
+KEPT = ".parts"  # in the box: which parts it has, a file each; and what is being unpacked
+MISSING, DAMAGED, USAGE = 75, 1, 2
+
+Part = dict[str, Any]  # {"pieces": hashes by name, "owns": paths in the box that are its own}
 
 
-def main(folder: Path, target: Path) -> int:
-    """Check and unpack; returns the exit code."""
-    hashes = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
-    missing = [name for name in hashes if not (folder / name).exists()]
-    damaged = [
-        name
-        for name, expected in hashes.items()
-        if name not in missing
-        and hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected
-    ]
+def main(pieces: Path, box: Path) -> int:
+    """Take in every part that can be; returns the exit code."""
+    listed = pieces / "parts.json"
+    try:
+        parts: dict[str, Part] = json.loads(listed.read_text(encoding="utf-8"))
+    except OSError as error:
+        print(f"{listed}: cannot be read ({error.strerror}): send it", file=sys.stderr)
+        return USAGE
+    except ValueError:
+        print(f"{listed}: damaged, send it again", file=sys.stderr)
+        return DAMAGED
+    try:
+        return max((take(name, part, pieces, box) for name, part in parts.items()), key=_gravity)
+    except OSError as error:
+        print(f"{box}: cannot be written: {error}", file=sys.stderr)
+        return DAMAGED
+
+
+def _gravity(code: int) -> int:
+    return (0, MISSING, DAMAGED).index(code)
+
+
+def take(name: str, part: Part, pieces: Path, box: Path) -> int:
+    """Unpack one part unless the box has it; says what became of it."""
+    if has(name, part, box):
+        print(f"{name}: there already")
+        return 0
+    files = {pieces / piece: expected for piece, expected in part["pieces"].items()}
+    missing = [file for file in files if not file.exists()]
+    damaged = [file for file in files if file not in missing and _hash(file) != files[file]]
     if damaged:
-        print(f"damaged, send again: {' '.join(damaged)}", file=sys.stderr)
-        return 1
+        print(f"{name}: damaged or of another pack, send again: {_names(damaged)}", file=sys.stderr)
+        return DAMAGED
     if missing:
-        print(f"still missing: {' '.join(missing)}", file=sys.stderr)
-        return 75
-    whole = folder / "whole.tar.xz"
-    with whole.open("wb") as file:
-        for name in hashes:
-            file.write((folder / name).read_bytes())
-    with tarfile.open(whole) as archive:
-        archive.extractall(target, filter="data")
-    whole.unlink()
-    print(f"unpacked into {target}")
+        print(f"{name}: still missing: {_names(missing)}", file=sys.stderr)
+        return MISSING
+    unpack(name, part, list(files), box)
+    print(f"{name}: unpacked into {box}")
     return 0
+
+
+def has(name: str, part: Part, box: Path) -> bool:
+    """Whether the box has this very version of a part."""
+    return _noted(box, name) == part and all((box / path).exists() for path in part["owns"])
+
+
+def unpack(name: str, part: Part, files: list[Path], box: Path) -> None:
+    """Put a part into the box: noted last, so that what a kill leaves behind is done again."""
+    note, stage = box / KEPT / f"{name}.json", box / KEPT / name
+    former = _noted(box, name) or {"owns": []}
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    extract(files, stage)
+    note.unlink(missing_ok=True)
+    for path in sorted({*former["owns"], *part["owns"]}):
+        remove(box / path)
+    for path in part["owns"]:
+        (box / path).parent.mkdir(parents=True, exist_ok=True)
+        (stage / path).replace(box / path)
+    shutil.rmtree(stage)
+    aside = note.with_suffix(".part")
+    aside.write_text(json.dumps(part), encoding="utf-8")
+    aside.replace(note)
+
+
+def extract(files: list[Path], stage: Path) -> None:
+    """The content of a tar file that was cut into pieces."""
+    whole = stage / ".whole"
+    with whole.open("wb") as joined:
+        for file in files:
+            joined.write(file.read_bytes())
+    with tarfile.open(whole) as archive:
+        archive.extractall(stage, filter="data")
+    whole.unlink()
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _noted(box: Path, name: str) -> Part | None:
+    try:
+        noted: Part = json.loads((box / KEPT / f"{name}.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return noted
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _names(files: list[Path]) -> str:
+    return " ".join(file.name for file in files)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from aol.cost import layers_of
 from aol.layers import AOLConv2d, AOLLinear, MaxMin
 from aol.loss import offset_cross_entropy
 from aol.models import architecture, build_model
-from aol.step import TrainingStep
-from benchmarks import contestants, cpu, gpu, memory, plain
+from benchmarks import contestants, cpu, gpu, memory, plain, reference, ways
 from benchmarks import store as store_bench
 from benchmarks.machine import machine
+from benchmarks.reference import checked, make, sketch
 from benchmarks.roofline import Roofline
+from benchmarks.ways import start_of
 from tests.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -322,29 +323,199 @@ def test_the_gpu_bench_checks_and_times_every_way_the_device_has(tmp_path, capsy
 def test_the_gpu_bench_trains_in_the_arithmetic_of_training(monkeypatch):
     allowed = []
     monkeypatch.setattr(train, "use_tf32", allowed.append)
-    gpu.errors(NARROW_CONV, gpu.start_of(NARROW_CONV), contestants.CPU)
+    model = start_of(NARROW_CONV)
+    gpu.errors(NARROW_CONV, model, contestants.CPU, make(checked(NARROW_CONV), model).course)
 
     assert allowed == [False, False, True, True]  # plain float32, float32, tf32, bf16
 
 
-class Doubled(TrainingStep):
+def made_wrong(name, wrong):
     """
-    A step that does everything twice.
+    A change of the settings that our training of the benchmark takes, and nothing else does.
     """
+    right = contestants.our_training
 
-    def __call__(self, batch):
-        super().__call__(batch)
-        return super().__call__(batch)
+    def training(config, *arguments, **keywords):
+        part = getattr(config, name)
+        return right(replace(config, **{name: replace(part, **wrong)}), *arguments, **keywords)
+
+    return training
 
 
-def test_the_gpu_bench_ends_with_1_where_a_way_is_wrong(monkeypatch, capsys):
-    monkeypatch.setattr(contestants, "TrainingStep", Doubled)
-    code = gpu.main(["AOL-STD", *SMALL_BENCH])
+WRONG = [
+    ("optimizer", {"momentum": 0.8}),
+    ("optimizer", {"nesterov": False}),
+    ("optimizer", {"l2": 1e-3}),
+    ("optimizer", {"learning_rate": 1.1e-3}),
+    ("loss", {"temperature": 0.26}),
+    ("loss", {"offset": 1.5}),
+]
 
-    wrong = [line for line in capsys.readouterr().out.splitlines() if "too large" in line]
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG, ids=str)
+def test_the_gpu_bench_ends_with_1_where_a_way_is_wrong(monkeypatch, capsys, name, wrong):
+    monkeypatch.setattr(ways, "our_training", made_wrong(name, wrong))
+    code = gpu.main(["AOL-Conv", *SMALL_BENCH])
+
+    marked = [line for line in capsys.readouterr().out.splitlines() if "too large" in line]
     assert code == 1
-    assert not any("plain" in line for line in wrong)
-    assert any("| float32 |" in line for line in wrong)
+    assert not any("plain" in line for line in marked)
+    assert any("| float32 |" in line for line in marked)
+
+
+# What is brought along
+
+
+SKETCHED = torch.Generator().manual_seed(3)
+FIRST_SIGNS = [-1, 1, -1, -1, 1, -1, -1, 1, 1, 1, 1, -1]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(300, 400, generator=SKETCHED),
+        torch.ones(600, 509),
+        torch.zeros(900, 1024).index_fill_(1, torch.tensor([7]), 1.0),  # one column
+        torch.zeros(900, 1024).index_fill_(0, torch.tensor([7]), 1.0),  # one row
+        torch.zeros(4, 5, 3, 3).index_fill_(0, torch.tensor([1]), 2.0),
+    ],
+    ids=["dense", "constant", "a column", "a row", "a small kernel"],
+)
+def test_a_sketch_has_its_tensors_norm(tensor):
+    found = sketch(tensor)
+
+    assert found.shape == (reference.FOLDED,)
+    assert float(found.norm() / tensor.double().norm()) == pytest.approx(1, abs=0.15)
+
+
+def test_a_single_entry_counts_in_full_and_sketches_are_linear():
+    tensor = torch.randn(64, 64, generator=SKETCHED).double()
+    other = tensor.clone()
+    other[3, 5] += 0.5
+
+    assert float((sketch(other) - sketch(tensor)).norm()) == pytest.approx(0.5, rel=1e-6)
+    torch.testing.assert_close(sketch(3 * tensor), 3 * sketch(tensor))
+
+
+def test_signs_are_as_often_plus_as_minus_and_the_same_everywhere():
+    signs = reference._signs(1_000_000, contestants.CPU)
+
+    assert signs[:12].tolist() == FIRST_SIGNS
+    assert abs(signs.double().mean()) < 3e-3
+    assert abs((signs[1:] * signs[:-1]).double().mean()) < 3e-3
+    assert abs((signs[509:] * signs[:-509]).double().mean()) < 3e-3
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory):
+    """
+    A reference of a narrow AOL-Conv, as the command makes it.
+    """
+    file = tmp_path_factory.mktemp("reference") / "folder" / "reference.pt"
+    assert gpu.main(["AOL-Conv", "--width", "0.125", "--make-reference", str(file)]) == 0
+    return file
+
+
+def test_a_reference_takes_the_place_of_float64_steps(brought, monkeypatch, capsys):
+    """
+    With the same verdict, and without a float64 step.
+    """
+    monkeypatch.setattr(gpu, "make", None)
+    code = gpu.main(["AOL-Conv", *SMALL_BENCH, "--reference", str(brought)])
+
+    assert code == 0
+    assert "computed here" not in capsys.readouterr().out
+    assert brought.stat().st_size < 500_000
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG, ids=str)
+def test_a_reference_finds_a_wrong_way(brought, monkeypatch, name, wrong):
+    monkeypatch.setattr(ways, "our_training", made_wrong(name, wrong))
+    monkeypatch.setattr(gpu, "make", None)
+    course = reference.read(brought)["AOL-Conv"].course
+    found = gpu.errors(NARROW_CONV, start_of(NARROW_CONV), contestants.CPU, course)
+
+    assert [right for way, (_, right) in found.items() if way.precision == "float32"] == [
+        True,  # the plain port
+        False,
+    ]
+
+
+def test_a_reference_is_as_far_from_a_course_as_the_whole_tensors_are(brought):
+    """
+    In sketches as in all the weights, up to the sketches' deviation.
+    """
+    model = start_of(NARROW_CONV)
+    settings = checked(NARROW_CONV)
+    right = contestants.plain_training(settings, model, dtype=torch.float64)
+    wrong = contestants.our_training(
+        replace(settings, optimizer=replace(settings.optimizer, momentum=0.8)), model
+    )
+    course = reference.course_of(wrong, model)
+    reference.course_of(right, model)
+    runs = (run.model.parameters() for run in (right, wrong))
+    pairs = list(zip(*runs, model.parameters(), strict=True))
+    apart = sum((a - b).detach().double().square().sum() for a, b, _ in pairs)
+    moved = sum((a - start).detach().double().square().sum() for a, _, start in pairs)
+
+    expected = reference.read(brought)["AOL-Conv"].course
+    assert course.distance(expected) == pytest.approx(float((apart / moved).sqrt()), rel=0.1)
+
+
+def test_a_reference_in_the_file_is_not_made_again_and_others_are_added(brought, tmp_path, capsys):
+    file = tmp_path / "reference.pt"
+    file.write_bytes(brought.read_bytes())
+    arguments = ["AOL-Conv", "AOL-STD", "--width", "0.125", "--make-reference", str(file)]
+    code = gpu.main(arguments)
+
+    assert code == 0
+    assert capsys.readouterr().out.startswith("AOL-Conv: there already\nAOL-STD: made in ")
+    assert list(reference.read(file)) == ["AOL-Conv", "AOL-STD"]
+
+
+def test_a_reference_of_something_else_is_told_and_computed_here(brought, monkeypatch, capsys):
+    """
+    Other settings, other images, other first weights; the last digits of these may differ.
+    """
+    found = reference.read(brought)["AOL-Conv"]
+    settings, model = checked(NARROW_CONV), start_of(NARROW_CONV)
+    nearly, far = start_of(NARROW_CONV), contestants.initial(NARROW_CONV)
+    with torch.no_grad():
+        for weight in nearly.parameters():
+            weight.mul_(1 + 1e-7)
+    misfits = [
+        found.misfit(settings, nearly),
+        found.misfit(settings, far),
+        replace(found, images="others").misfit(settings, model),
+        found.misfit(checked(ModelConfig(kind="std", width=1 / 8)), model),
+    ]
+    monkeypatch.setattr(gpu, "make", lambda config, model: found)
+    course = gpu.expected_of("AOL-Conv", NARROW_CONV, far, {"AOL-Conv": found})
+
+    assert misfits[0] is None
+    for misfit, words in zip(
+        misfits[1:], ["from other weights", "other images", "of other settings"], strict=True
+    ):
+        assert words in misfit
+    assert course is found.course
+    assert "AOL-Conv: the reference starts from other weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other", "gone"])
+def test_a_file_that_is_no_reference_is_one_line_with_exit_2(brought, tmp_path, capsys, damage):
+    file = tmp_path / "reference.pt"
+    if damage == "cut":
+        file.write_bytes(brought.read_bytes()[:-2000])
+    elif damage == "text":
+        file.write_text("no reference")
+    elif damage == "other":
+        torch.save({"AOL-Conv": {"weights": torch.zeros(3)}}, file)
+    code = gpu.main(["AOL-Conv", *SMALL_BENCH, "--reference", str(file)])
+
+    err = capsys.readouterr().err
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith(f"{file}: ")
 
 
 def test_an_unknown_network_is_named(capsys):

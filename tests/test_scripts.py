@@ -21,19 +21,36 @@ from tests.cli import PROJECT, TINY, Shell
 
 
 @pytest.fixture(scope="module")
-def pieces(tmp_path_factory, data_root):
+def pack(tmp_path_factory, data_root):
     """
-    The tiny experiment with its images, in pieces of 20 kB.
+    Packs the tiny experiment with its images in pieces of 20 kB into a folder.
     """
-    folder = tmp_path_factory.mktemp("pack")
+    home = tmp_path_factory.mktemp("home")
     prepare("digits", data_root)
-    shell = Shell(folder, data_root, TINY)
-    arguments = ["--spec", "experiments.yaml", "--profile", "demo", "--data", data_root]
-    command = [PROJECT / "scripts" / "pack.py", "pieces", *arguments, "--piece-bytes", "20000"]
-    subprocess.run(
-        [sys.executable, *map(str, command)], cwd=folder, env=shell.environment, check=True
-    )
-    return folder / "pieces"
+    shell = Shell(home, data_root, TINY)
+    (home / "reference.pt").write_text("a reference")
+
+    def run(folder, *more):
+        arguments = [folder, "--spec", "experiments.yaml", "--profile", "demo"]
+        arguments += ["--data", data_root, "--piece-bytes", "20000", *more]
+        return subprocess.run(
+            [sys.executable, *map(str, [PROJECT / "scripts" / "pack.py", *arguments])],
+            cwd=home,
+            env=shell.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pieces(pack, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pack") / "pieces"
+    done = pack(folder, "--reference", "reference.pt")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture
@@ -42,39 +59,234 @@ def arrived(pieces, tmp_path):
     return tmp_path / "pieces"
 
 
-def unpack(arrived):
-    command = [sys.executable, "pieces/unpack.py", "pieces", "box"]
-    return subprocess.run(command, cwd=arrived.parent, capture_output=True, text=True, check=False)
+def unpack(arrived, **replaced):
+    """
+    The exit code and the lines of the unpacking; `replaced` are lines of the program to replace.
+    """
+    program = arrived / "unpack.py"
+    source = program.read_text()
+    for old, new in replaced.items():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    done = subprocess.run(
+        [sys.executable, "-c", source, "pieces", "box"],
+        cwd=arrived.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, sorted(done.stdout.splitlines())
 
 
-def test_no_piece_is_larger_than_asked(pieces):
-    sizes = [path.stat().st_size for path in sorted(pieces.glob("pack-*.part"))]
-
-    assert len(sizes) > 2
-    assert set(sizes[:-1]) == {20000}
-    assert sizes[-1] <= 20000
-
-
-def test_missing_pieces_are_named_with_exit_75(arrived):
-    (arrived / "pack-01.part").unlink()
-    done = unpack(arrived)
-
-    assert (done.returncode, done.stderr) == (75, "still missing: pack-01.part\n")
-    assert not (arrived.parent / "box").exists()
+def result_in(box):
+    """
+    What a run has left there, which no unpacking may touch.
+    """
+    file = box / "out" / "0-key" / "metrics.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    return file
 
 
-def test_a_damaged_piece_is_named_with_exit_1(arrived):
-    (arrived / "pack-00.part").write_bytes(b"damaged")
-    done = unpack(arrived)
+PARTS = ("code", "digits", "reference")
+THERE = [f"{part}: there already" for part in PARTS]
+UNPACKED = [f"{part}: unpacked into box" for part in PARTS]
 
-    assert (done.returncode, done.stderr) == (1, "damaged, send again: pack-00.part\n")
+
+def test_no_piece_is_larger_than_asked_and_each_is_of_one_part(pieces):
+    sizes = {path.name: path.stat().st_size for path in sorted(pieces.glob("*.part"))}
+    parts = json.loads((pieces / "parts.json").read_text())
+
+    assert list(parts) == ["code", "digits", "reference"]
+    assert set(sizes) == {name for part in parts.values() for name in part["pieces"]}
+    assert min(len(parts[name]["pieces"]) for name in ("code", "digits")) > 2
+    for part in parts.values():
+        *others, last = [sizes[name] for name in part["pieces"]]
+        assert set(others) <= {20000}
+        assert last <= 20000
+
+
+def test_unpacking_twice_changes_nothing(arrived):
+    first = unpack(arrived)
+    box = arrived.parent / "box"
+    before = {path: path.stat().st_mtime_ns for path in box.rglob("*")}
+
+    assert first == (0, UNPACKED)
+    assert unpack(arrived) == (0, THERE)
+    assert {path: path.stat().st_mtime_ns for path in box.rglob("*")} == before
+    assert (box / "reference.pt").read_text() == "a reference"
+    assert sorted(path.name for path in (box / ".parts").iterdir()) == [
+        f"{part}.json" for part in PARTS
+    ]
+
+
+def test_missing_pieces_are_named_with_exit_75_and_the_other_parts_are_taken(arrived):
+    held = arrived / "digits-01.part"
+    content = held.read_bytes()
+    held.unlink()
+    first = unpack(arrived)
+    images = arrived.parent / "box" / "data" / "verified" / "digits.npy"
+    before = images.exists()
+    held.write_bytes(content)
+
+    missing = "digits: still missing: digits-01.part"
+    assert first == (75, [UNPACKED[0], missing, UNPACKED[2]])
+    assert not before
+    assert unpack(arrived) == (0, [THERE[0], UNPACKED[1], THERE[2]])
+    assert images.exists()
+
+
+def test_a_damaged_piece_is_named_with_exit_1_also_beside_a_missing_one(arrived):
+    (arrived / "code-00.part").write_bytes(b"damaged")
+    (arrived / "digits-00.part").unlink()
+    torn = arrived / "code-01.part"
+    torn.write_bytes(torn.read_bytes()[:-1])
+
+    assert unpack(arrived) == (
+        1,
+        [
+            "code: damaged or of another pack, send again: code-00.part code-01.part",
+            "digits: still missing: digits-00.part",
+            UNPACKED[2],
+        ],
+    )
+    assert not (arrived.parent / "box" / "aol").exists()
+
+
+def test_pieces_may_go_once_their_part_is_in_the_box(arrived):
+    """
+    The images of a former trip need no second one.
+    """
+    unpack(arrived)
+    for piece in arrived.glob("digits-*.part"):
+        piece.unlink()
+    again = unpack(arrived)
+    (arrived.parent / "box" / "data" / "verified" / "digits.npy").unlink()
+
+    assert again == (0, THERE)
+    assert unpack(arrived)[0] == 75
+
+
+def test_a_list_that_is_missing_or_damaged_is_one_line(arrived):
+    listed = arrived / "parts.json"
+    listed.write_text(listed.read_text()[:-9])
+    damaged = unpack(arrived)
+    listed.unlink()
+
+    assert damaged == (1, ["pieces/parts.json: damaged, send it again"])
+    expected = "pieces/parts.json: cannot be read (No such file or directory): send it"
+    assert unpack(arrived) == (2, [expected])
+
+
+def test_a_box_that_cannot_be_written_is_one_line(arrived):
+    (arrived.parent / "box").write_text("a file")
+    code, lines = unpack(arrived)
+
+    assert code == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("box: cannot be written: ")
+
+
+@pytest.fixture
+def new_code(pack, arrived, tmp_path):
+    """
+    Makes the code's part anew, with another file in place of one of the old ones.
+    """
+
+    def make():
+        done = pack(arrived, "--only", "code", "--set", "epochs=2")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return make
+
+
+def test_new_code_replaces_the_old_and_leaves_data_and_results(arrived, new_code):
+    """
+    Only its own pieces travel; what the new code has no more is gone, bytecode too.
+    """
+    unpack(arrived)
+    box = arrived.parent / "box"
+    result = result_in(box)
+    images = (box / "data" / "verified" / "digits.npy").stat()
+    for gone in ("aol/of_old.py", "aol/__pycache__/config.pyc"):
+        (box / gone).parent.mkdir(exist_ok=True)
+        (box / gone).touch()
+    before = {path.name: path.read_bytes() for path in arrived.glob("digits-*.part")}
+    printed = new_code()
+
+    assert "code-00.part" in printed
+    assert "digits" not in printed
+    assert before == {path.name: path.read_bytes() for path in arrived.glob("digits-*.part")}
+    assert unpack(arrived) == (0, [UNPACKED[0], *THERE[1:]])
+    assert result.read_text() == "{}"
+    assert (box / "data" / "verified" / "digits.npy").stat() == images
+    assert not (box / "aol" / "of_old.py").exists()
+    assert not (box / "aol" / "__pycache__").exists()
+    assert (box / "reference.pt").exists()
+    assert {run["epochs"] for run in json.loads((box / "plan.json").read_text())} == {2}
+
+
+KILL = "__import__('os').kill(__import__('os').getpid(), 9)"
+STEPS = [
+    "    note.unlink(missing_ok=True)\n",
+    "        remove(box / path)\n",
+    "        (stage / path).replace(box / path)\n",
+    "    shutil.rmtree(stage)\n",
+    "    aside.replace(note)\n",
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_call_that_was_killed_is_made_good_by_the_next(arrived, new_code, step):
+    """
+    Killed after each step of replacing old code, once.
+    """
+    unpack(arrived)
+    box = arrived.parent / "box"
+    result = result_in(box)
+    new_code()
+    indent = " " * (len(step) - len(step.lstrip()))
+    killed = unpack(arrived, **{step: f"{step}{indent}{KILL}\n"})
+    again = unpack(arrived)
+
+    assert killed[0] == -9
+    assert again[0] == 0
+    assert unpack(arrived) == (0, THERE)
+    assert result.exists()
+    assert {run["epochs"] for run in json.loads((box / "plan.json").read_text())} == {2}
+    assert (box / "aol" / "checkout.json").exists()
+    assert sorted(path.name for path in (box / ".parts").iterdir()) == [
+        f"{part}.json" for part in PARTS
+    ]
+
+
+def test_a_part_that_is_needed_no_more_is_taken_off_the_list(pack, arrived):
+    """
+    By a whole pack; a part made anew leaves the others.
+    """
+    pack(arrived, "--only", "code")
+    before = sorted(json.loads((arrived / "parts.json").read_text()))
+    pack(arrived)
+
+    assert before == list(PARTS)
+    assert sorted(json.loads((arrived / "parts.json").read_text())) == ["code", "digits"]
+    assert not list(arrived.glob("reference-*"))
+
+
+def test_an_unknown_part_is_one_line(pack, tmp_path):
+    done = pack(tmp_path / "pieces", "--only", "cifar10")
+
+    assert done.returncode == 2
+    assert done.stderr == "--only: no part cifar10; the parts are code, digits\n"
 
 
 def test_what_was_packed_trains_there_and_is_taken_in_here(arrived, tmp_path):
     """
     Nothing but the box is on the path; the run that does not fit is not begun.
     """
-    assert unpack(arrived).returncode == 0
+    assert unpack(arrived)[0] == 0
     box = tmp_path / "box"
     rates = json.dumps({"11": 1000})
     arguments = ["--runs", "0,11", "--minutes", "5", "--rates", rates, "--collect", "../results"]
@@ -124,7 +336,11 @@ def campaign(tmp_path):
         package.mkdir(exist_ok=True)
         (package / "__init__.py").touch()
         (package / "__main__.py").write_text(TRAINING + training)
-        plan = [{"id": run, "key": f"{run}-key", "epochs": 10} for run in (0, 1, 2)]
+        names = ["AOL-Small", "AOL-Medium", "AOL-Large"]
+        plan = [
+            {"id": run, "key": f"{run}-key", "name": name, "epochs": 10}
+            for run, name in enumerate(names)
+        ]
         (tmp_path / "plan.json").write_text(json.dumps(plan))
         source = (PROJECT / "scripts" / "campaign.py").read_text()
         (tmp_path / "campaign.py").write_text(source.replace("COLLECT_S = 60.0", "COLLECT_S = 0.1"))
@@ -159,6 +375,30 @@ def test_a_run_is_begun_if_the_lease_has_time_for_it_and_stopped_with_the_comman
     assert [run for run, _ in called(tmp_path)] == ["0"]
     assert 530 <= int(called(tmp_path)[0][1]) <= 540
     assert "run 1 needs 2000 s, 1" in out
+
+
+def test_rates_come_from_a_file_and_by_network_too(campaign, tmp_path):
+    """
+    A run's own rate goes before its network's.
+    """
+    rates = {"AOL-Medium": 200, "2": 1, "AOL-Large": 300}
+    (tmp_path / "rates.json").write_text(json.dumps(rates))
+    arguments = ["--runs", "1,2", "--minutes", "9", "--rates", "rates.json"]
+    out, _ = campaign(*arguments).communicate(timeout=60)
+
+    assert [run for run, _ in called(tmp_path)] == ["2"]
+    assert "run 1 needs 2000 s" in out
+
+
+@pytest.mark.parametrize("rates", ["none.json", "{0: 1}", '{"0": "fast"}', '{"0": null}', "[1]"])
+def test_rates_that_are_none_are_one_line(campaign, tmp_path, rates):
+    process = campaign("--runs", "0", "--minutes", "2", "--rates", rates)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 2
+    assert err.startswith(f"--rates: {rates} is neither JSON nor a file of it: seconds per epoch")
+    assert err.count("\n") == 1
+    assert called(tmp_path) == []
 
 
 def test_finished_runs_cost_nothing_and_a_command_without_time_begins_none(campaign, tmp_path):
@@ -215,7 +455,7 @@ def test_images_of_a_root_that_cannot_be_written_are_packed_from_where_they_are_
     monkeypatch.setattr(data, "_is_read_only", lambda root: True)
     monkeypatch.setattr(data, "_cache", lambda: tmp_path / "cache")
     (tmp_path / "root").mkdir()
-    copy_images(tmp_path / "stage", tmp_path / "root", {"digits"})
+    copy_images(tmp_path / "stage", tmp_path / "root", "digits")
 
     assert (tmp_path / "stage" / "verified" / "digits.npy").exists()
     assert not (tmp_path / "root" / "verified").exists()

@@ -54,6 +54,7 @@ METHODS = (
     "__float__",
     "__int__",
 )
+LAYOUT = {2: torch.contiguous_format, 4: torch.channels_last}
 NARROW = [
     ModelConfig(kind="patchwise", width=3 / 8),  # 3 x 3 kernels by the fewest products
     ModelConfig(kind="fc", width=1 / 64),
@@ -208,6 +209,97 @@ def test_stacked_rescaling_is_layer_by_layer_rescaling(config):
     torch.testing.assert_close(stacked_scores, scores, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(stacked_gradients, gradients, strict=True):
         assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("config", NARROW, ids=lambda config: config.kind)
+def test_weights_cast_together_are_weights_cast_by_autocast(config):
+    """
+    Scores and every gradient bit by bit, with a cast per shape in place of one per layer.
+    """
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    results, casts = [], []
+    for dtype in (None, torch.bfloat16):
+        model = noisy(config)
+        with Dispatched() as dispatched:
+            with (
+                torch.autocast("cpu", torch.bfloat16, cache_enabled=False),
+                rescaled_together(model, dtype),
+            ):
+                scores = model(images)
+            scores.float().square().sum().backward()
+        casts.append(dispatched.counts["_to_copy"])
+        results.append([scores.detach(), *(parameter.grad for parameter in model.parameters())])
+
+    weights = [layer.weight for layer in model if hasattr(layer, "_rescale")]
+    fewer = len(weights) - len({weight.shape for weight in weights})
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+    assert casts[0] - casts[1] >= 2 * fewer  # forward and backward
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("config", NARROW, ids=lambda config: config.kind)
+def test_stacked_weights_are_channels_last_as_images_are(config, dtype):
+    """
+    A library that wants them so would otherwise copy each of them in every step.
+    """
+    model = build_model(config, 10, torch.Generator().manual_seed(0))
+    with rescaled_together(model, dtype):
+        kept = [layer.rescaled() for layer in model if hasattr(layer, "_rescale")]
+
+    assert all(weight.is_contiguous(memory_format=LAYOUT[weight.ndim]) for weight in kept)
+    assert {weight.dtype for weight in kept} == {dtype or torch.float32}
+
+
+def noisy(config):
+    """
+    A network away from its start, where gradients would take the signs of rounding.
+    """
+    model = build_model(config, 10, torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                size = 0.05 / weight[0].numel() ** 0.5
+                weight.add_(torch.randn(weight.shape, generator=noise), alpha=size)
+    return model
+
+
+# In bf16 a last digit of the rescaling can round the other way, which small biases show.
+TOLERANCES = [("float32", 1e-5, 1e-6), ("bf16", 0.2, 1e-2)]
+
+
+@pytest.mark.parametrize(("precision", "each", "all_in_all"), TOLERANCES)
+@pytest.mark.parametrize("config", NARROW, ids=lambda config: config.kind)
+def test_stacked_steps_with_the_fused_optimiser_train_as_single_ones_without(
+    trainer, as_on_cuda, config, precision, each, all_in_all
+):
+    """
+    As on CUDA, recording included, against the plainest way: after five steps, the second half of
+    them replayed, weights have moved by the same.
+    """
+    fast = OptimizerConfig(learning_rate=0.1)
+    settings = replace(CONFIG, model=config, precision=precision, optimizer=fast)
+    runs = [trainer(settings) for _ in range(2)]
+    start = noisy(config).state_dict()
+    for run in runs:
+        run.model.load_state_dict(start)
+    ours, plain = runs
+    as_on_cuda(ours)
+    for group in plain.optimizer.param_groups:
+        group.update(fused=False, foreach=False)
+    with Dispatched() as fused:
+        ours.step.epoch(torch.arange(200))
+    with Dispatched() as unfused:
+        plain.step.epoch(torch.arange(200))
+
+    assert FakeGraph.replays == 5 - WARM_UP
+    assert fused.counts["_fused_sgd_"] == 5 * 2
+    assert not unfused.counts["_fused_sgd_"]
+    changes = [(weights(plain)[name] - start[name]).norm() for name in start]
+    apart = [(weights(ours)[name] - weights(plain)[name]).norm() for name in start]
+    assert math.hypot(*apart) <= all_in_all * math.hypot(*changes)
+    for name, far, change in zip(start, apart, changes, strict=True):
+        assert far <= each * max(change, 1e-2 * max(changes)), name
 
 
 def test_layers_forget_stacked_weights_after_the_block_also_when_it_fails():
@@ -397,9 +489,9 @@ def test_layers_of_one_shape_are_rescaled_together_on_cuda_alone(
 ):
     run, models = trainer(), []
 
-    def together(model):
+    def together(model, dtype):
         models.append(model)
-        return rescaled_together(model)
+        return rescaled_together(model, dtype)
 
     monkeypatch.setattr(step, "rescaled_together", together)
     if on_cuda:

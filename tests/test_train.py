@@ -10,6 +10,7 @@ import torch
 
 from aol import train
 from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
+from aol.data import Images
 from aol.loss import offset_cross_entropy
 from aol.metrics import RADII, certified, correct, margins
 from aol.models import build_model, patchwise
@@ -707,3 +708,21 @@ def test_every_architecture_trains(trainer, model):
 def test_widths_that_do_not_fit_are_refused_before_training(trainer):
     with pytest.raises(ValueError, match="every width must be even"):
         trainer(replace(CONFIG, model=ModelConfig(kind="conv", size=3)))
+
+
+def test_images_that_are_given_take_the_place_of_the_data_roots(tmp_path):
+    """
+    Nothing is looked for: the root may be empty.
+    """
+    pixels = torch.randint(256, (60, 3, 32, 32), dtype=torch.uint8)
+    parts = [
+        Images(pixels[part], torch.zeros(len(pixels[part]), dtype=torch.int64))
+        for part in (slice(40), slice(40, 60))
+    ]
+    config = replace(CONFIG, data=DataConfig(name="cifar10"), epochs=1, batch_size=20)
+    trainer = Trainer(config, data_root=tmp_path, device=torch.device("cpu"), images=tuple(parts))
+    (metrics,) = trainer.epochs()
+
+    assert [len(trainer.train), len(trainer.test)] == [40, 20]
+    assert metrics.accuracy is not None
+    assert not list(tmp_path.iterdir())
