@@ -22,6 +22,7 @@ from typing import get_args
 import torch
 
 from aol.__main__ import chosen
+from aol.aside import aside
 from aol.config import DataConfig, Precision, TrainConfig
 from aol.data import Images
 from aol.folder import Outcome, Run, RunFolder
@@ -189,9 +190,8 @@ def _keep(file: Path | None, rates: dict[str, float]) -> None:
     """At once: the call may be ended at any time."""
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(file.name + ".part")
-        aside.write_text(json.dumps(rates), encoding="utf-8")
-        aside.replace(file)
+        with aside(file) as part:
+            part.write_text(json.dumps(rates), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:

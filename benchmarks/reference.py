@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aol.aside import aside
 from aol.config import ModelConfig, TrainConfig
 from benchmarks.contestants import Training, config_of, images_of, plain_training
 
@@ -98,9 +99,8 @@ def make(config: TrainConfig, model: nn.Sequential) -> Reference:
 
 def keep(file: Path, references: dict[str, Reference]) -> None:
     """Write references by network, aside and then renamed; sketches in float32."""
-    aside = file.with_name(file.name + ".part")
-    torch.save({name: _plain(reference) for name, reference in references.items()}, aside)
-    aside.replace(file)
+    with aside(file) as part:
+        torch.save({name: _plain(reference) for name, reference in references.items()}, part)
 
 
 def read(file: Path) -> dict[str, Reference]:

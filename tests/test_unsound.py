@@ -94,7 +94,7 @@ def test_a_rescaling_that_is_wrong_never_reaches_a_table(trained, capsys):
     with Invocation(Request(spec=experiment.path, profile="demo")) as invocation:
         assert run(invocation) == EXIT_SOME_FAILED
     said = capsys.readouterr().err
-    assert "Nothing to do: 1 runs are done, 1 unsound" in said
+    assert "Nothing to do: 1 run is done, 1 unsound" in said
     assert "Unsound, not in the tables: run 11, layer 1 (AOLConv2d): its bound is 1.0" in said
     table = (experiment.path.parent / "results/demo/tables.md").read_text(encoding="utf-8")
     assert "Run 11 with seed 11 is left out, unsound: layer 1 (AOLConv2d): its bound" in table
