@@ -2,8 +2,8 @@
 
 For every network of the paper: the plain port in float32, and our step in float32, TF32 and bf16,
 step by step and recorded as a graph. Each way is checked before it is timed: what its first steps
-do to the weights and the losses against float64 steps of the plain port on the CPU, which
-`--reference` brings along, and a recording against the same steps unrecorded. Then all ways run in
+do to the weights and the losses against float64 steps of the plain port on the CPU, taken before
+and kept in `reference.pt`, and a recording against the same steps unrecorded. Then all ways run in
 turn, round after round, and medians are quoted. The roofline is measured in the same call. Prints
 a table in markdown, and keeps it with `--keep`.
 """
@@ -46,12 +46,8 @@ GRAPH_TOLERANCE = 1e-2  # after several steps, atomics and kernel choice include
 GRAPH_STEPS = 6  # the first ones are not recorded yet
 TRAINING_IMAGES = 50_000
 ROUND_S = 0.1
+REFERENCE = Path(__file__).with_name("reference.pt")
 HEADER = ["network", "way", "error", "ms a step", "images/s", "of plain", "of roofline"]
-
-
-def references(options: argparse.Namespace) -> dict[str, Reference]:
-    """Those that were brought along. Raises: ReferenceFileError."""
-    return read(options.reference) if options.reference else {}
 
 
 def expected_of(
@@ -147,9 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown: {', '.join(unknown)}; the networks are {', '.join(MODELS)}")
     chosen = {name: narrowed(MODELS[name], options.width) for name in options.networks or MODELS}
     try:
-        brought = references(options)
         if options.make_reference:
             return make_references(options.make_reference, chosen)
+        brought = read(options.reference)
     except ReferenceFileError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -237,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--width", type=float, default=1.0, help="narrower networks, to try the program")
     add("--matrix", type=int, default=roofline.MATRIX, help="rows of the roofline's product")
     add("--copied-bytes", type=int, default=roofline.COPIED_BYTES)
-    add("--reference", type=Path, metavar="FILE", help="float64 steps that were taken elsewhere")
+    add("--reference", type=Path, default=REFERENCE, metavar="FILE", help="float64 steps to expect")
     add("--make-reference", type=Path, metavar="FILE", help="take them here, without a GPU")
     add("--keep", type=Path, metavar="FILE", help="write the page there, too")
     return parser

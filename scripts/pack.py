@@ -1,9 +1,9 @@
 """Packs what a bare machine needs to train: the code with its plan, the images, wheels.
 
-    python scripts/pack.py DIR --profile paper --data ROOT [--reference FILE] [--wheels FOLDER]
+    python scripts/pack.py DIR --profile paper --data ROOT [--wheels FOLDER]
 
-writes into DIR the parts `code` (the core, the benchmarks, the plan), one for each dataset,
-`reference` and `wheels`, each as pieces of 50 MB at most, `parts.json` with their hashes, and
+writes into DIR the parts `code` (the core, the benchmarks, the plan), one for each dataset, and
+`wheels`, each as pieces of 50 MB at most, `parts.json` with their hashes, and
 `unpack.py`, which checks and unpacks them there with nothing but Python. After a change of the code
 `--only code` makes that part anew and leaves the others. Next: `docs/bare-machine.md`.
 """
@@ -22,7 +22,7 @@ from typing import Any
 PROJECT = Path(__file__).parent.parent
 PIECE_BYTES = 50_000_000  # some ways in take 64 MiB a trip, source tree and all
 XZ_PRESET = 2  # images hardly become smaller with more
-CODE, REFERENCE, WHEELS = "code", "reference", "wheels"  # parts beside the datasets
+CODE, WHEELS = "code", "wheels"  # parts beside the datasets
 PACKAGES = ("aol", "benchmarks")
 
 
@@ -34,7 +34,6 @@ def main() -> int:
         plan = Path(temporary) / "plan.json"
         runs = write_plan(plan, options.spec, options.profile, options.set)
         parts = {CODE: plan} | {run["dataset"]: options.data for run in runs}
-        parts |= {REFERENCE: options.reference} if options.reference else {}
         parts |= {WHEELS: options.wheels} if options.wheels else {}
         if unknown := sorted(set(options.only or []) - set(parts)):
             print(
@@ -68,8 +67,6 @@ def staged(part: str, source: Path, stage: Path) -> list[Path]:
     """Copy a part to where it is packed; the files and folders that it consists of."""
     if part == CODE:
         return copy_code(stage, source)
-    if part == REFERENCE:
-        return [Path(shutil.copy(source, stage / "reference.pt"))]
     if part == WHEELS:
         return [Path(shutil.copytree(source, stage / WHEELS))]
     return [copy_images(stage / "data", source, part)]
@@ -148,7 +145,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", default="paper")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `plan`")
     add("--data", type=Path, required=True, help="the data root")
-    add("--reference", type=Path, help="of `benchmarks.gpu --make-reference`, to take along")
     add("--wheels", type=Path, help="a folder of wheels to take along")
     add("--only", action="append", metavar="PART", help="make this part anew: code, cifar10, ...")
     add("--piece-bytes", type=int, default=PIECE_BYTES)

@@ -416,6 +416,19 @@ def brought(tmp_path_factory):
     return file
 
 
+def test_the_reference_of_the_project_is_of_the_present_code():
+    """
+    Made anew by `python -m benchmarks.gpu --make-reference benchmarks/reference.pt`.
+    """
+    kept = reference.read(gpu.REFERENCE)
+    conv = ways.MODELS["AOL-Conv"]
+
+    assert set(kept) == set(ways.MODELS)
+    assert kept["AOL-Conv"].misfit(checked(conv), ways.start_of(conv)) is None
+    for name, model in ways.MODELS.items():
+        assert kept[name].settings == reference._settings(checked(model)), name
+
+
 def test_a_reference_takes_the_place_of_float64_steps(brought, monkeypatch, capsys):
     """
     With the same verdict, and without a float64 step.

@@ -28,7 +28,8 @@ def pack(tmp_path_factory, data_root):
     home = tmp_path_factory.mktemp("home")
     prepare("digits", data_root)
     shell = Shell(home, data_root, TINY)
-    (home / "reference.pt").write_text("a reference")
+    (home / "wheels").mkdir()
+    (home / "wheels" / "some.whl").write_text("a wheel")
 
     def run(folder, *more):
         arguments = [folder, "--spec", "experiments.yaml", "--profile", "demo"]
@@ -48,7 +49,7 @@ def pack(tmp_path_factory, data_root):
 @pytest.fixture(scope="module")
 def pieces(pack, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pack") / "pieces"
-    done = pack(folder, "--reference", "reference.pt")
+    done = pack(folder, "--wheels", "wheels")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -89,7 +90,7 @@ def result_in(box):
     return file
 
 
-PARTS = ("code", "digits", "reference")
+PARTS = ("code", "digits", "wheels")
 THERE = [f"{part}: there already" for part in PARTS]
 UNPACKED = [f"{part}: unpacked into box" for part in PARTS]
 
@@ -98,7 +99,7 @@ def test_no_piece_is_larger_than_asked_and_each_is_of_one_part(pieces):
     sizes = {path.name: path.stat().st_size for path in sorted(pieces.glob("*.part"))}
     parts = json.loads((pieces / "parts.json").read_text())
 
-    assert list(parts) == ["code", "digits", "reference"]
+    assert list(parts) == list(PARTS)
     assert set(sizes) == {name for part in parts.values() for name in part["pieces"]}
     assert min(len(parts[name]["pieces"]) for name in ("code", "digits")) > 2
     for part in parts.values():
@@ -115,7 +116,8 @@ def test_unpacking_twice_changes_nothing(arrived):
     assert first == (0, UNPACKED)
     assert unpack(arrived) == (0, THERE)
     assert {path: path.stat().st_mtime_ns for path in box.rglob("*")} == before
-    assert (box / "reference.pt").read_text() == "a reference"
+    assert (box / "wheels" / "some.whl").read_text() == "a wheel"
+    assert (box / "benchmarks" / "reference.pt").exists()
     assert sorted(path.name for path in (box / ".parts").iterdir()) == [
         f"{part}.json" for part in PARTS
     ]
@@ -224,7 +226,7 @@ def test_new_code_replaces_the_old_and_leaves_data_and_results(arrived, new_code
     assert (box / "data" / "verified" / "digits.npy").stat() == images
     assert not (box / "aol" / "of_old.py").exists()
     assert not (box / "aol" / "__pycache__").exists()
-    assert (box / "reference.pt").exists()
+    assert (box / "wheels" / "some.whl").exists()
     assert {run["epochs"] for run in json.loads((box / "plan.json").read_text())} == {2}
 
 
@@ -272,7 +274,7 @@ def test_a_part_that_is_needed_no_more_is_taken_off_the_list(pack, arrived):
 
     assert before == list(PARTS)
     assert sorted(json.loads((arrived / "parts.json").read_text())) == ["code", "digits"]
-    assert not list(arrived.glob("reference-*"))
+    assert not list(arrived.glob("wheels-*"))
 
 
 def test_an_unknown_part_is_one_line(pack, tmp_path):
@@ -435,7 +437,7 @@ def test_what_is_done_comes_home_while_a_run_trains_and_a_signal_ends_all(campai
     assert process.stdout.readline() == "trains\n"
     archive = tmp_path / "home" / "results.tar.xz"
     ends = time.monotonic() + 30
-    while not archive.exists() and time.monotonic() < ends:
+    while time.monotonic() < ends and not (archive.exists() and brought_home(tmp_path)):
         time.sleep(0.05)
     during = brought_home(tmp_path)
     process.send_signal(signal.SIGTERM)
