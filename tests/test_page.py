@@ -216,6 +216,28 @@ def test_the_committed_page_of_the_demo_is_current_in_structure(whole, tmp_path)
         assert outline(committed).count.get(tag) == outline(fresh).count.get(tag), tag
 
 
+def wording(text):
+    """
+    A text without its tables and with # for each number; the claim by itself, up to its counts.
+    """
+    lines = [line for line in text.splitlines() if not line.startswith("|")]
+    (said,) = (line for line in lines if "We reproduced" in line)
+    rest = [line for line in lines if line != said]
+    claim = said.partition(" of the published value.")[0]
+    return [re.sub(r"\d+(\.\d+)?", "#", line) for line in (*rest, claim)], said
+
+
+def test_the_committed_tables_are_worded_as_the_code_words_them(whole):
+    experiment, store = whole
+    report = replace(make_report(experiment, store), broken=())
+    committed = (PROJECT / "results" / "demo" / "tables.md").read_text(encoding="utf-8")
+    on_the_page = (PROJECT / "results" / "demo" / "report.html").read_text(encoding="utf-8")
+    words, said = wording(committed)
+
+    assert words == wording(markdown(report))[0]
+    assert said in html.unescape(on_the_page)
+
+
 def test_the_committed_figures_are_those_that_the_code_draws(whole):
     experiment, store = whole
     drawn = {name for name, _ in figures_of(make_report(experiment, store), store)}
