@@ -148,15 +148,23 @@ def _epoch_hours(run: RunSpec, pace: float | None, prices: Prices) -> float:
 
 def gpu_paces(store: Store) -> dict[tuple[object, ...], float]:
     """Seconds of an epoch as timed on GPUs lately, by what it depends on (`_kind`)."""
-    runs = [run for run in store.runs() if run.device and not run.device.startswith("CPU")]
-    timed = store.latest([run.key for run in runs], epochs=TIMED_EPOCHS, names=["seconds"])
+    runs = {run.key: run for run in store.runs() if _on_gpu(run)}
+    timed = store.latest(runs, epochs=TIMED_EPOCHS, names=["seconds"])
+
+    def recorded_at(key: str) -> str:
+        return store.recorded_at(key, after=max(timed[key]) - 1)[max(timed[key])]
+
     return {  # the newest of a kind come last
-        _kind(from_dict(dict(run.config))): fmean(
-            values["seconds"] for values in timed[run.key].values()
+        _kind(from_dict(dict(runs[key].config))): fmean(
+            values["seconds"] for values in timed[key].values()
         )
-        for run in runs
-        if run.key in timed
+        for key in sorted(timed, key=recorded_at)
     }
+
+
+def _on_gpu(run: StoredRun) -> bool:
+    """Whether it trains on one: processors are `CPU, 2 threads`, or `cpu` if trained elsewhere."""
+    return run.device is not None and not run.device.casefold().startswith("cpu")
 
 
 def _kind(train: TrainConfig) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from orchestrator.report import make_report
 from orchestrator.resources import cost
 from orchestrator.spec import Prices
 from orchestrator.specfile import SpecFile
-from orchestrator.store import Checkpoint, Status, Store
+from orchestrator.store import Checkpoint, Epoch, Status, Store
 from orchestrator.verdicts import Verdict
 from tests.cli import TINY
 from tests.reports import finish
@@ -179,8 +179,25 @@ def test_hours_are_those_of_epochs_that_a_gpu_took_lately(needs, experiment, sto
     assert found.timed
     assert found.runs[0].hours() == pytest.approx(3 * 36 / 3600)
 
-    store.place(timed.key, "box", "CPU, 2 threads", 0)
-    assert not needs().timed
+    for device in ("CPU, 2 threads", "cpu"):
+        store.place(timed.key, "box", device, 0)
+        assert not needs().timed
+
+
+@pytest.mark.parametrize("newest", [0, 1, 2])
+def test_of_runs_of_a_kind_the_newest_epochs_are_taken(store, make_run, newest):
+    """
+    Whatever their IDs and seeds: here run 5 twice, and run 6.
+    """
+    runs = [make_run(5), replicate(make_run(5), 1), make_run(6)]
+    for place, run in enumerate(runs):
+        store.queue([run])
+        store.start(run, ORIGIN)
+        store.place(run.key, "box", "NVIDIA H200", 0)
+        at = f"202{6 if place == newest else 5}-01-01T00:00:00.000+00:00"
+        store.record_all(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
+
+    assert list(gpu_paces(store).values()) == [10.0 + newest]
 
 
 def test_a_share_of_a_gpu_costs_its_share(experiment, store):
