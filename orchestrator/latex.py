@@ -30,7 +30,7 @@ def latex(report: Report) -> str:
         f"% Profile {report.experiment.profile} of {report.experiment.name}."
         + (f" {report.experiment.note}" if report.experiment.note else ""),
         *(_comment(f"Broken, so nothing below can be trusted: {line}") for line in report.broken),
-        *map(_comment, report.unsound),
+        *map(_comment, [*report.unsound, *report.diverged]),
         *(_table(report, filled) for filled in report.tables),
         escaped(paragraph(report)),
     ]

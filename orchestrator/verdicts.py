@@ -126,7 +126,8 @@ def in_words(judged: Judged) -> str:
 def _not_measured(cell: Cell, verdict: Verdict) -> str:
     if verdict is Verdict.PARTIAL:
         return f"partial: run {cell.run} is not trained to its last epoch."
-    return f"missing: run {cell.run} is not trained; {cell.published} published."
+    why = f": it {' or '.join(cell.given_up)}" if cell.given_up else ""
+    return f"missing: run {cell.run} has no value{why}; {cell.published} published."
 
 
 def _unmeasured(cell: Cell, rules: Reproduction, cells: int) -> Judged:

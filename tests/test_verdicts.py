@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 
 from orchestrator.cells import Cell
 from orchestrator.spec import Prior, Reproduction
-from orchestrator.verdicts import LEVEL, Verdict, judge
+from orchestrator.verdicts import LEVEL, Verdict, in_words, judge
 
 RULES = Reproduction(margin=1.0, decimals=1, prior=Prior(sd=0.2, freedom=4))
 EMPTY = Cell("cifar10", "AOL-Small", 0, "Std Acc", "accuracy", 70.3, margin=1.0, images=10_000)
@@ -41,6 +41,23 @@ def verdict_of(*values, **changes):
 )
 def test_each_verdict_where_it_belongs(cell, verdict):
     assert judge([cell], RULES)[0].verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("given_up", "why"),
+    [
+        ((), ""),
+        (("diverged",), ": it diverged"),
+        (("diverged", "is unsound"), ": it diverged or is unsound"),
+    ],
+)
+def test_a_missing_cell_says_no_more_of_its_run_than_is_known(given_up, why):
+    """
+    It may be finished and lack the metric.
+    """
+    (judged,) = judge([replace(EMPTY, given_up=given_up)], RULES)
+
+    assert in_words(judged) == f"missing: run 0 has no value{why}; 70.3 published."
 
 
 def test_nothing_differs_whose_interval_reaches_into_the_margin():
