@@ -8,7 +8,7 @@ from orchestrator.spec import Column, Experiment, Row, RunSpec, Table
 from orchestrator.store import Status, Store, StoredRun
 
 UNFINISHED = (Status.PENDING, Status.RUNNING, Status.INTERRUPTED, Status.FAILED)
-GIVEN_UP = {Status.UNSOUND: "is unsound", Status.DIVERGED: "diverged"}  # not in any table
+GIVEN_UP = {Status.DIVERGED: "diverged", Status.UNSOUND: "is unsound"}  # not in any table
 
 
 class UnfinishedError(Exception):
@@ -88,6 +88,7 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
 
     def cell(table: Table, row: Row, column: Column, published: float) -> Cell:
         found = stored.get(row.run, [])
+        statuses = {run.status for run in found}
         values = [final[run.key].get(column.metric) for run in found if run.key in final]
         return Cell(
             table=table.id,
@@ -100,9 +101,7 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
             images=runs[row.run].train.data.test_images if row.run in runs else 0,
             values=tuple(100 * value for value in values if value is not None),
             started=any(run.epoch and run.status in UNFINISHED for run in found),
-            given_up=tuple(
-                sorted({GIVEN_UP[run.status] for run in found if run.status in GIVEN_UP})
-            ),
+            given_up=tuple(GIVEN_UP[one] for one in GIVEN_UP if one in statuses),
         )
 
     return [

@@ -322,7 +322,7 @@ def test_replicates_are_averaged_and_counted(experiment, store):
     assert cell.seeds == 2
     assert cell.sd == pytest.approx(0.5**0.5)
     assert "70.5 / 70.3 (+0.2, 2 seeds, sd 0.71)" in markdown(report)
-    assert r"70.5 $\pm$ 0.7 (70.3)" in render(report, "tex")
+    assert r"AOL-Small & 70.5 $\pm$ 0.7 & " in render(report, "tex")
     assert "(2 seeds, standard deviation 0.71)" in in_words(report.judged[cell])
     assert as_records(report)[0]["sd"] == pytest.approx(0.5**0.5)
 
