@@ -13,7 +13,7 @@ HOURS = "gpuh"
 
 
 class BudgetError(Exception):
-    """A budget that cannot be read."""
+    """A budget that cannot be read, or that does not go with the other options."""
 
     exit_code = 2
 

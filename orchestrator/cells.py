@@ -1,6 +1,6 @@
 """The cells of the paper's tables, filled from the store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -8,6 +8,7 @@ from orchestrator.spec import Column, Experiment, Row, RunSpec, Table
 from orchestrator.store import Status, Store, StoredRun
 
 UNFINISHED = (Status.PENDING, Status.RUNNING, Status.INTERRUPTED, Status.FAILED)
+GIVEN_UP = {Status.DIVERGED: "diverged", Status.UNSOUND: "is unsound"}  # not in any table
 
 
 class UnfinishedError(Exception):
@@ -30,6 +31,7 @@ class Cell:
     images: int  # of the test set
     values: tuple[float, ...] = ()  # one per finished seed
     started: bool = False  # whether a seed trained at least one epoch and is not finished
+    given_up: tuple[str, ...] = ()  # of its run, as far as that is so: diverged, is unsound
 
     @property
     def name(self) -> str:
@@ -65,13 +67,20 @@ class FilledTable:
     columns: tuple[Column, ...]
     cells: tuple[tuple[Cell, ...], ...]  # a tuple per row
     unsound: tuple[str, ...] = ()  # a line per run that is left out
+    diverged: tuple[str, ...] = ()  # likewise
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A line per run that was trained and does not count."""
+        return self.unsound + self.diverged
 
 
 def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
     """Every table with the last epoch of the profile's finished runs.
 
     A run counts if it was trained with exactly the profile's settings: with the seed of the
-    file, or as one of its replicates. Runs whose network is not sound are left out and named.
+    file, or as one of its replicates. Runs that diverged or whose network is not sound are left
+    out and named.
     """
     stored = runs_of(experiment, store)
     final = store.final([run.key for found in stored.values() for run in found])
@@ -79,6 +88,7 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
 
     def cell(table: Table, row: Row, column: Column, published: float) -> Cell:
         found = stored.get(row.run, [])
+        statuses = {run.status for run in found}
         values = [final[run.key].get(column.metric) for run in found if run.key in final]
         return Cell(
             table=table.id,
@@ -91,6 +101,7 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
             images=runs[row.run].train.data.test_images if row.run in runs else 0,
             values=tuple(100 * value for value in values if value is not None),
             started=any(run.epoch and run.status in UNFINISHED for run in found),
+            given_up=tuple(GIVEN_UP[one] for one in GIVEN_UP if one in statuses),
         )
 
     return [
@@ -104,7 +115,8 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
                 )
                 for row in table.rows
             ),
-            tuple(line for row in table.rows for line in _unsound(stored.get(row.run, []))),
+            unsound=_named(table, stored, Status.UNSOUND),
+            diverged=_named(table, stored, Status.DIVERGED),
         )
         for table in experiment.tables
     ]
@@ -157,9 +169,13 @@ def finished_run(experiment: Experiment, store: Store, run: RunSpec) -> StoredRu
     )
 
 
-def _unsound(runs: Sequence[StoredRun]) -> list[str]:
-    return [
-        f"Run {run.run_id} with seed {run.seed} is left out, unsound: {run.error}"
-        for run in runs
-        if run.status is Status.UNSOUND
-    ]
+def _named(
+    table: Table, stored: Mapping[int, Sequence[StoredRun]], status: Status
+) -> tuple[str, ...]:
+    """A line per run of a table that is left out for this."""
+    return tuple(
+        f"Run {run.run_id} with seed {run.seed} is left out, {status}: {run.error}"
+        for row in table.rows
+        for run in stored.get(row.run, [])
+        if run.status is status
+    )

@@ -118,8 +118,9 @@ class Invocation:
     def _needs(self, table: str | None) -> Needs:
         found = exists(self.store_location)
         store = Store(self.store_location if found else IN_MEMORY)  # then everything is missing
-        report = make_report(self.experiment, store)
-        return needs_of(report, store, table and self.whole.table(table).id)
+        report = make_report(self.whole, store)  # whose verdicts are those of all its cells
+        only = {run.id for run in self.experiment.runs}
+        return needs_of(report, store, table and self.whole.table(table).id, only=only)
 
     def _run_command(self) -> str:
         """`run` with the options that lead to this experiment and this store."""

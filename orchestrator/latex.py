@@ -1,6 +1,7 @@
 r"""The tables in LaTeX, to be \input into a document that uses booktabs."""
 
 import re
+from collections.abc import Sequence
 
 from orchestrator.cells import Cell, FilledTable
 from orchestrator.numbers import MISSING, shown
@@ -30,7 +31,7 @@ def latex(report: Report) -> str:
         f"% Profile {report.experiment.profile} of {report.experiment.name}."
         + (f" {report.experiment.note}" if report.experiment.note else ""),
         *(_comment(f"Broken, so nothing below can be trusted: {line}") for line in report.broken),
-        *map(_comment, report.unsound),
+        *map(_comment, [*report.unsound, *report.diverged]),
         *(_table(report, filled) for filled in report.tables),
         escaped(paragraph(report)),
     ]
@@ -50,13 +51,11 @@ def _comment(line: str) -> str:
 def _table(report: Report, filled: FilledTable) -> str:
     note = report.experiment.note.partition(":")[0]
     titles = [filled.table.header or "Network", *(column.title for column in filled.columns)]
-    rows = [
-        " & ".join([escaped(row[0].row), *(_cell(cell) for cell in row)]) + r" \\"
-        for row in filled.cells
-    ]
+    spread = any(cell.sd is not None for row in filled.cells for cell in row)
+    rows = [line for row in filled.cells for line in _lines(row, spread)]
     caption = filled.table.title + (f" ({note})" if note else "")
     caption += ". Percent; published values in brackets."
-    if any(cell.sd is not None for row in filled.cells for cell in row):
+    if spread:
         caption += " ±: standard deviation between seeds."
     return "\n".join(
         [
@@ -69,7 +68,7 @@ def _table(report: Report, filled: FilledTable) -> str:
             rf"\label{{tab:{filled.table.id}}}",
             rf"\begin{{tabular}}{{l{'r' * len(filled.columns)}}}",
             r"\toprule",
-            " & ".join(map(escaped, titles)) + r" \\",
+            _line(titles),
             r"\midrule",
             *rows,
             r"\bottomrule",
@@ -79,6 +78,19 @@ def _table(report: Report, filled: FilledTable) -> str:
     )
 
 
-def _cell(cell: Cell) -> str:
-    spread = "" if cell.sd is None else f" ± {cell.sd:.1f}"
-    return escaped(f"{shown(cell.measured)}{spread} ({shown(cell.published)})")
+def _lines(row: Sequence[Cell], spread: bool) -> list[str]:
+    """A row; with a `spread` its published values have a line of their own, else it is too wide."""
+    published = [f"({shown(cell.published)})" for cell in row]
+    if not spread:
+        texts = [
+            f"{shown(cell.measured)} {text}" for cell, text in zip(row, published, strict=True)
+        ]
+        return [_line([row[0].row, *texts])]
+    texts = [
+        shown(cell.measured) + ("" if cell.sd is None else f" ± {cell.sd:.1f}") for cell in row
+    ]
+    return [_line([row[0].row, *texts]), _line(["", *published])]
+
+
+def _line(texts: Sequence[str]) -> str:
+    return " & ".join(map(escaped, texts)) + r" \\"

@@ -21,7 +21,8 @@ measured / published (difference; of several seeds also their number and standar
 LEGEND = """\
 Difference in percentage points with its 95 % interval. ✓ reproduced: within the margin; ✗ differs:
 beyond it; ?: not decided, +n: so many further seeds would do, +∞: none would; …: in training;
-–: not trained. °: one seed, whose spread is taken from the prior. See `docs/verdicts.md`."""
+–: no finished and sound run has a value. °: one seed, whose spread is taken from the prior.
+See `docs/verdicts.md`."""
 
 
 def sign(judged: Judged) -> str:
@@ -97,4 +98,4 @@ def _grid(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
         [row.label, *cells, str(row.run)]
         for row, cells in zip(filled.table.rows, texts, strict=True)
     ]
-    return "\n\n".join([grid(rows, titles, left={header}, form="pipe"), *filled.unsound])
+    return "\n\n".join([grid(rows, titles, left={header}, form="pipe"), *filled.left_out])

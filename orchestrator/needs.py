@@ -1,6 +1,6 @@
 """What it would take to settle the cells that are not: runs, seeds, GPU-hours."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
@@ -76,14 +76,20 @@ class Needs:
         return all(need.timed for need in self.runs)
 
 
-def needs_of(report: Report, store: Store, table: str | None = None) -> Needs:
-    """What would settle the open cells of a report, or of one of its tables. Raises: StoreError."""
+def needs_of(
+    report: Report, store: Store, table: str | None = None, *, only: Collection[int] | None = None
+) -> Needs:
+    """What would settle the open cells of a report, or those of one table or of `only` these runs.
+
+    They are judged among all cells of the report, as everywhere. Raises: StoreError.
+    """
     experiment = report.experiment
     runs = {run.id: run for run in experiment.runs}
     stored = runs_of(experiment, store)
     paces = gpu_paces(store)
     found = []
-    for run_id, judged in _open_cells(report, table).items():
+    chosen = _chosen(report, table, only)
+    for run_id, judged in _open_cells(report, chosen).items():
         seeds = max((one.further_seeds or 0 for one in judged), default=0)
         run = runs[run_id]
         pace = paces.get(_kind(run.train))
@@ -99,21 +105,24 @@ def needs_of(report: Report, store: Store, table: str | None = None) -> Needs:
         experiment.profile,
         experiment.note,
         tuple(found),
-        len(_chosen(report, table)),
+        len(chosen),
         flop,
         experiment.prices,
     )
 
 
-def _chosen(report: Report, table: str | None) -> list[Cell]:
-    runs = {run.id for run in report.experiment.runs}
-    return [cell for cell in report.cells if cell.run in runs and table in (None, cell.table)]
+def _chosen(report: Report, table: str | None, only: Collection[int] | None) -> list[Cell]:
+    return [
+        cell
+        for cell in report.cells
+        if table in (None, cell.table) and (only is None or cell.run in only)
+    ]
 
 
-def _open_cells(report: Report, table: str | None) -> Mapping[int, list[Judged]]:
-    """The cells that are not settled, by run ID, in the order of the tables."""
+def _open_cells(report: Report, cells: Sequence[Cell]) -> Mapping[int, list[Judged]]:
+    """Those of the cells that are not settled, by run ID, in the order of the tables."""
     found: dict[int, list[Judged]] = {}
-    for cell in _chosen(report, table):
+    for cell in cells:
         judged = report.judged[cell]
         if judged.verdict in OPEN:
             found.setdefault(cell.run, []).append(judged)
@@ -139,15 +148,23 @@ def _epoch_hours(run: RunSpec, pace: float | None, prices: Prices) -> float:
 
 def gpu_paces(store: Store) -> dict[tuple[object, ...], float]:
     """Seconds of an epoch as timed on GPUs lately, by what it depends on (`_kind`)."""
-    runs = [run for run in store.runs() if run.device and not run.device.startswith("CPU")]
-    timed = store.latest([run.key for run in runs], epochs=TIMED_EPOCHS, names=["seconds"])
+    runs = {run.key: run for run in store.runs() if _on_gpu(run)}
+    timed = store.latest(runs, epochs=TIMED_EPOCHS, names=["seconds"])
+
+    def recorded_at(key: str) -> str:
+        return store.recorded_at(key, after=max(timed[key]) - 1)[max(timed[key])]
+
     return {  # the newest of a kind come last
-        _kind(from_dict(dict(run.config))): fmean(
-            values["seconds"] for values in timed[run.key].values()
+        _kind(from_dict(dict(runs[key].config))): fmean(
+            values["seconds"] for values in timed[key].values()
         )
-        for run in runs
-        if run.key in timed
+        for key in sorted(timed, key=recorded_at)
     }
+
+
+def _on_gpu(run: StoredRun) -> bool:
+    """Whether it trains on one: processors are `CPU, 2 threads`, or `cpu` if trained elsewhere."""
+    return run.device is not None and not run.device.casefold().startswith("cpu")
 
 
 def _kind(train: TrainConfig) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ MEANINGS = {
     Verdict.DIFFERS: "beyond the margin",
     Verdict.UNDERPOWERED: "not decided; +n: so many further seeds would do, +∞: none would",
     Verdict.PARTIAL: "in training",
-    Verdict.MISSING: "not trained",
+    Verdict.MISSING: "no finished and sound run has a value",
 }
 FAILED = (Status.FAILED, Status.DIVERGED, Status.UNSOUND, Status.INTERRUPTED)
 

@@ -47,8 +47,13 @@ class Report:
 
     @property
     def unsound(self) -> list[str]:
-        """A line per run that is left out."""
+        """A line per run that is left out because its network is not sound."""
         return sorted({line for filled in self.tables for line in filled.unsound})
+
+    @property
+    def diverged(self) -> list[str]:
+        """A line per run that is left out because its loss or scores were not finite."""
+        return sorted({line for filled in self.tables for line in filled.diverged})
 
     @cached_property
     def judged(self) -> Mapping[Cell, Judged]:
@@ -92,7 +97,7 @@ def paragraph(report: Report) -> str:
         undecided = number_of(counts[Verdict.UNDERPOWERED], "is", "are")
         said.append(f"{undecided} undecided with the seeds there are.")
     if waiting := counts[Verdict.PARTIAL] + counts[Verdict.MISSING]:
-        said.append(f"{number_of(waiting, 'is', 'are')} not trained to the end.")
+        said.append(f"{number_of(waiting, 'has', 'have')} no value.")
     if seeds:
         fewest = f"{seeds[0]} to " if len(seeds) > 1 else ""
         said.append(
@@ -101,6 +106,8 @@ def paragraph(report: Report) -> str:
         )
     if report.unsound:
         said.append(f"Left out as unsound: {len(report.unsound)} of the runs.")
+    if report.diverged:
+        said.append(f"Left out as diverged: {len(report.diverged)} of the runs.")
     if report.broken:
         said.insert(0, f"(Broken invariants: {len(report.broken)}, so this is no claim.)")
     if experiment.note:
@@ -161,6 +168,7 @@ def render(report: Report, form: Format) -> str:
                 "summary": paragraph(report),
                 "verdicts": {str(verdict): report.counts[verdict] for verdict in Verdict},
                 "unsound": report.unsound,
+                "diverged": report.diverged,
                 "broken": list(report.broken),
                 "cells": as_records(report),
             },

@@ -12,6 +12,7 @@ from orchestrator.report import SCHEMA, Report, render
 
 JSON, MARKDOWN = "tables.json", "tables.md"
 WORDING = "summary"  # another version of the program may put it in other words
+ADDED = ("diverged",)  # fields that another version may not have written
 RELATIVE, ABSOLUTE = 1e-6, 1e-9  # another machine's arithmetic rounds otherwise
 
 
@@ -53,6 +54,7 @@ def reread(folder: Path, report: Report, *, same_program: bool) -> Reread:
         f"{folder.name}/{JSON}: {name} is {written.get(name)!r}, the results give {value!r}"
         for name, value in fresh.items()
         if name != WORDING and written.get(name) != value
+        if same_program or name in written or name not in ADDED
     ]
     for cell, record, now in zip(report.cells, given, cells, strict=True):
         if unlike := list(_unlike(record, now)):

@@ -53,9 +53,9 @@ class Judged:
     `interval` holds the true difference with 95% confidence; a cell that differs has all of it
     beyond the margin, one that is reproduced its 90% interval within. `p_equivalent` is that of
     the two one-sided tests, `p_differs` of a difference beyond the margin, corrected by Holm for
-    all cells judged with it. `further_seeds` would settle an undecided cell if mean and spread
-    stayed as they are, one without a value if it were the published one; None if no number up to
-    `MOST_SEEDS` would.
+    all cells judged with it. `further_seeds` would settle an undecided cell if mean, spread and
+    the other cells stayed as they are, one without a value if it were the published one; None if
+    no number up to `MOST_SEEDS` would.
     """
 
     cell: Cell
@@ -87,8 +87,9 @@ def judge(cells: Sequence[Cell], rules: Reproduction) -> list[Judged]:
         if spread
     }
     p_differs = _holm(raw)
+    factor = sum(p >= LEVEL for p in p_differs.values())  # of the next cell that would differ
     return [
-        _judged(cell, rules, spread, p_differs[place], len(raw))
+        _judged(cell, rules, spread, p_differs[place], factor)
         if spread
         else _unmeasured(cell, rules, len(cells))
         for place, (cell, spread) in enumerate(zip(cells, spreads, strict=True))
@@ -125,7 +126,8 @@ def in_words(judged: Judged) -> str:
 def _not_measured(cell: Cell, verdict: Verdict) -> str:
     if verdict is Verdict.PARTIAL:
         return f"partial: run {cell.run} is not trained to its last epoch."
-    return f"missing: run {cell.run} is not trained; {cell.published} published."
+    why = f": it {' or '.join(cell.given_up)}" if cell.given_up else ""
+    return f"missing: run {cell.run} has no value{why}; {cell.published} published."
 
 
 def _unmeasured(cell: Cell, rules: Reproduction, cells: int) -> Judged:
@@ -147,7 +149,7 @@ def _holm(raw: Mapping[int, float]) -> dict[int, float]:
 
 
 def _judged(
-    cell: Cell, rules: Reproduction, spread: Spread, p_differs: float, cells: int
+    cell: Cell, rules: Reproduction, spread: Spread, p_differs: float, factor: int
 ) -> Judged:
     p_equivalent = _p_equivalent(cell, rules, spread)
     low, high = interval = _interval(cell, rules, spread)
@@ -158,7 +160,7 @@ def _judged(
     elif p_differs < LEVEL and outside:
         verdict = Verdict.DIFFERS
     else:
-        further = _further_seeds(cell, rules, spread, cells)
+        further = _further_seeds(cell, rules, spread, factor)
     return Judged(cell, verdict, spread, interval, p_equivalent, p_differs, further)
 
 
@@ -191,8 +193,8 @@ def _p_differs(cell: Cell, rules: Reproduction, spread: Spread) -> float:
     return float(_tail(distance, spread, cell.seeds, spread.freedom))
 
 
-def _further_seeds(cell: Cell, rules: Reproduction, spread: Spread, cells: int) -> int | None:
-    """The fewest, with mean and spread as they are, and Holm's harshest factor.
+def _further_seeds(cell: Cell, rules: Reproduction, spread: Spread, factor: int) -> int | None:
+    """The fewest, with mean and spread as they are, and Holm's factor.
 
     Two at least: the interval is outside the margin where a one-sided p is below half the level.
     """
@@ -204,7 +206,7 @@ def _further_seeds(cell: Cell, rules: Reproduction, spread: Spread, cells: int) 
     inside = cell.margin - rules.rounding - difference
     outside = difference - rules.rounding - cell.margin
     equivalent = _tail(inside, spread, seeds, freedom) < LEVEL
-    differs = max(cells, 2) * _tail(outside, spread, seeds, freedom) < LEVEL
+    differs = max(factor, 2) * _tail(outside, spread, seeds, freedom) < LEVEL
     settled = seeds[equivalent | differs]
     return int(settled[0]) - cell.seeds if len(settled) else None
 

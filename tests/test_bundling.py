@@ -449,6 +449,20 @@ def test_tables_worded_otherwise_are_a_discrepancy_or_another_programs(made, tmp
     assert another.notes == ("report/tables.md: is worded by another version of the program",)
 
 
+def test_a_report_of_a_program_that_did_not_name_diverged_runs_is_no_discrepancy(made, tmp_path):
+    report = json.loads(contents(made)["report/tables.json"])
+    del report["diverged"]
+    text = json.dumps(report).encode()
+    same = verify(doctored(made, tmp_path / "x.zip", **{"report/tables.json": text}))
+    files = contents(tmp_path / "x.zip")
+    manifest = json.loads(files["manifest.json"]) | {"commit": "another"}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    another = verify(write(tmp_path / "y.zip", files))
+
+    assert same.discrepancies == ("report/tables.json: diverged is None, the results give []",)
+    assert another.discrepancies == another.notes == ()
+
+
 def test_missing_and_additional_files_are_found(made, tmp_path, experiment):
     files = contents(made)
     key = experiment.runs[0].key

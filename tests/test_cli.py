@@ -238,6 +238,7 @@ def test_what_is_missing_and_what_a_budget_buys_are_said_also_without_a_store(fi
     budget = finished("plan", *paper, "--budget", "1000gpuh", "--results", "nowhere")
     wrong = finished("plan", *paper, "--budget", "40")
     lonely = finished("plan", *paper, "--table", "only")
+    seeds = finished("plan", *paper, "--budget", "40gpuh", "--seeds", "0..4")
 
     assert [cell["run_id"] for cell in json.loads(missing.stdout)["cells"]] == [11, 11]
     assert "4 of 4 cells are not settled" in nothing.stdout
@@ -252,6 +253,11 @@ def test_what_is_missing_and_what_a_budget_buys_are_said_also_without_a_store(fi
     )
     assert lonely.returncode == 2
     assert "--table goes with --budget" in lonely.stderr
+    assert (seeds.returncode, seeds.stdout, seeds.stderr) == (
+        2,
+        "",
+        "Error: --seeds 0..4: does not go with --budget, which chooses the seeds\n",
+    )
 
 
 def test_a_query_reads_and_cannot_write(finished):

@@ -1,14 +1,18 @@
+import json
 from dataclasses import replace
 
 import pytest
 
 from orchestrator.document import SpecError
+from orchestrator.invocation import Invocation, Request
 from orchestrator.needs import gpu_paces, needs_of
 from orchestrator.report import make_report
 from orchestrator.resources import cost
 from orchestrator.spec import Prices
-from orchestrator.store import Checkpoint, Status
+from orchestrator.specfile import SpecFile
+from orchestrator.store import Checkpoint, Epoch, Status, Store
 from orchestrator.verdicts import Verdict
+from tests.cli import TINY
 from tests.reports import finish
 from tests.stores import ORIGIN
 
@@ -61,11 +65,12 @@ def test_cells_that_are_settled_ask_for_nothing(needs, experiment, store):
 
 def test_one_table_is_asked_alone_and_a_selection_of_runs_too(experiment, store):
     report = make_report(experiment, store)
-    selected = make_report(experiment.select([22]), store)
+    selected = needs_of(report, store, only={22})
 
     assert needs_of(report, store, "one").cells == 10
-    assert [need.run.id for need in needs_of(selected, store).runs] == [22]
-    assert needs_of(selected, store).cells == 10
+    assert [need.run.id for need in selected.runs] == [22]
+    assert selected.cells == 10
+    assert needs_of(report, store, "one", only={22}).cells == 5
     assert experiment.table("ABLATION").id == experiment.table("ablation").id == "ablation"
     with pytest.raises(SpecError, match="there is no such table; the tables are one, ablation"):
         experiment.table("two")
@@ -98,6 +103,35 @@ def test_an_undecided_cell_asks_for_further_replicates(experiment, store):
     assert need.settled_by(2) == (judged,)
     assert need.settled_by(1) == ()
     assert need.levels == [2]
+
+
+def test_a_selection_of_runs_is_told_what_the_whole_is_told(tmp_path, capsys):
+    """
+    A cell somewhat beyond its margin asks for the more seeds the more cells are judged with it.
+    """
+    path = tmp_path / "experiments.yaml"
+    published = TINY.replace("[70.3, 62.9]", "[70.3, 72.0]").replace("[68.5, 60.2]", "[70, 70]")
+    path.write_text(published, encoding="utf-8")
+    store = Store(tmp_path / "results" / "store.db")
+    for run, percent in zip(SpecFile(path).experiment("demo").runs, (72.0, 70.0), strict=True):
+        measured(store, run, percent)
+    store.close()
+
+    def seeds(only=None):
+        with Invocation(Request(spec=path, profile="demo", only=only)) as invocation:
+            invocation.print_missing(None, as_json=True)
+            invocation.print_budget("1000gpuh", None, as_json=True)
+        printed = capsys.readouterr().out.partition("\n}\n")
+        missing, budget = json.loads(printed[0] + "}"), json.loads(printed[2])
+        asked = {one["cell"]: one["further_seeds"] for one in missing["cells"]}
+        return asked["only/AOL-Small/Std Acc"], {
+            one["run_id"]: one["replicates"] for one in budget["chosen"]
+        }
+
+    whole = seeds()
+
+    assert whole == (3, {0: [1, 2, 3]})
+    assert seeds("0") == whole
 
 
 def test_a_run_in_training_takes_what_is_left_of_it(needs, experiment, store):
@@ -145,8 +179,25 @@ def test_hours_are_those_of_epochs_that_a_gpu_took_lately(needs, experiment, sto
     assert found.timed
     assert found.runs[0].hours() == pytest.approx(3 * 36 / 3600)
 
-    store.place(timed.key, "box", "CPU, 2 threads", 0)
-    assert not needs().timed
+    for device in ("CPU, 2 threads", "cpu"):
+        store.place(timed.key, "box", device, 0)
+        assert not needs().timed
+
+
+@pytest.mark.parametrize("newest", [0, 1, 2])
+def test_of_runs_of_a_kind_the_newest_epochs_are_taken(store, make_run, newest):
+    """
+    Whatever their IDs and seeds: here run 5 twice, and run 6.
+    """
+    runs = [make_run(5), replicate(make_run(5), 1), make_run(6)]
+    for place, run in enumerate(runs):
+        store.queue([run])
+        store.start(run, ORIGIN)
+        store.place(run.key, "box", "NVIDIA H200", 0)
+        at = f"202{6 if place == newest else 5}-01-01T00:00:00.000+00:00"
+        store.record_all(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
+
+    assert list(gpu_paces(store).values()) == [10.0 + newest]
 
 
 def test_a_share_of_a_gpu_costs_its_share(experiment, store):

@@ -307,6 +307,20 @@ def test_latex_has_a_table_each_and_escapes_what_it_must(reported, store):
     assert "-- (70.0)" in text
 
 
+def test_in_latex_the_published_values_of_several_seeds_stand_below_them(reported, store):
+    """
+    Beside them they would make the table wider than a page.
+    """
+    for run in reported.replicates([0, 1]).runs[::2]:  # of run 0
+        finish(store, run, 0.0 if run.train.seed < 1000 else 0.2)
+    lines = latex(make_report(reported, store)).splitlines()
+    place = next(n for n, line in enumerate(lines) if line.startswith("row 0 & "))
+
+    assert re.fullmatch(r"row 0( & \d+\.\d \$\\pm\$ \d\.\d){5} \\\\", lines[place])
+    assert lines[place + 1] == r" & (70.0) & (60.0) & (50.0) & (40.0) & (20.0) \\"
+    assert lines[place + 2] == r"row 22 & -- & -- & -- & -- & -- \\"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -322,13 +336,15 @@ def test_text_is_escaped_for_latex(text, expected):
 
 
 @pytest.mark.skipif(not PDFLATEX, reason="there is no pdflatex")
-def test_the_projects_tables_compile_and_fit_a_page(store, tmp_path):
+@pytest.mark.parametrize("shifts", [(1.0,), (3.0, -3.0, 3.0)], ids=["one seed", "several"])
+def test_the_projects_tables_compile_and_fit_a_page(store, tmp_path, shifts):
     """
-    Every sign that may stand in a label, and the widest numbers.
+    Every sign that may stand in a label, and the widest numbers: 100.0, or 66.7 ± 57.7.
     """
     experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo", ["epochs=1"])
-    for run in experiment.runs:
-        finish(store, run, 1.0)  # all certified at most radii: 100.0
+    for replicate, shift in enumerate(shifts):
+        for run in experiment.replicates([replicate]).runs:
+            finish(store, run, shift)
     report = make_report(experiment, store)
     signs = "".join(f"{sign} " for sign in [*SPECIAL, "√", "√16", "é", "°"])
     document = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}"]

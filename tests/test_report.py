@@ -9,6 +9,7 @@ import pytest
 from orchestrator.cells import fill_tables
 from orchestrator.markdown import markdown
 from orchestrator.numbers import shown
+from orchestrator.page import page
 from orchestrator.provenance import Provenance
 from orchestrator.report import as_records, make_report, paragraph, render, write
 from orchestrator.spec import Column, Experiment, Row, Table
@@ -163,23 +164,24 @@ def test_the_paragraph_is_true_to_the_verdicts(experiment, store):
     assert text == (
         "We reproduced 1 of the 6 published cells of A paper: there, two one-sided tests at 5% "
         "show the true difference to be within 1 percentage point of the published value. 1 "
-        "differs by more than that (5%, Holm's correction over all measured cells). 4 are not "
-        "trained to the end. Values are those of the last epoch on all test images, with 1 seed "
+        "differs by more than that (5%, Holm's correction over all measured cells). 4 have "
+        "no value. Values are those of the last epoch on all test images, with 1 seed "
         "per cell; the published values have one."
     )
 
 
-def test_no_form_is_silent_about_broken_invariants_and_runs_left_out(experiment, store):
+@pytest.mark.parametrize("status", [Status.UNSOUND, Status.DIVERGED])
+def test_no_form_is_silent_about_broken_invariants_and_runs_left_out(experiment, store, status):
     finish(store, experiment.runs[0], 0.5, 0.75)
-    finish(store, experiment.runs[1], 0.9, 0.9, status=Status.UNSOUND)
+    finish(store, experiment.runs[1], 0.9, 0.9, status=status)
     report = make_report(experiment, store)
     said, tex = paragraph(report), render(report, "tex")
 
     assert said.startswith(f"(Broken invariants: {len(report.broken)}, so this is no claim.) We ")
-    assert said.endswith(" Left out as unsound: 1 of the runs.")
+    assert said.endswith(f" Left out as {status}: 1 of the runs.")
     assert json.loads(render(report, "json"))["summary"] == said
     assert "% Broken, so nothing below can be trusted: run 0, seed 0: there are no margins" in tex
-    assert "% Run 22 with seed 22 is left out, unsound: " in tex
+    assert f"% Run 22 with seed 22 is left out, {status}: " in tex
     assert tex.index("% Broken") < tex.index(r"\begin{table}")
 
 
@@ -245,17 +247,29 @@ def test_an_unfinished_run_has_no_number(experiment, store, status):
     assert measured(experiment, store) == {0: [None, None], 22: [None, None]}
 
 
-def test_an_unsound_run_has_no_number_and_is_named_under_its_tables(experiment, store):
+@pytest.mark.parametrize(
+    ("status", "error", "why"),
+    [
+        (Status.UNSOUND, "layer 1: its bound is 1.01", "is unsound"),
+        (Status.DIVERGED, "run 22: the loss of epoch 2 is nan", "diverged"),
+    ],
+)
+def test_a_run_that_was_given_up_has_no_number_and_is_named_under_its_tables(
+    experiment, store, status, error, why
+):
     finish(store, experiment.runs[0], 0.5, 0.25)
-    finish(store, experiment.runs[1], 0.9, 0.9, status=Status.UNSOUND)
-    store.finish(experiment.runs[1].key, Status.UNSOUND, error="layer 1: its bound is 1.01")
+    finish(store, experiment.runs[1], 0.9, 0.9, status=status)
+    store.finish(experiment.runs[1].key, status, error=error)
     report = make_report(experiment, store)
-    line = "Run 22 with seed 22 is left out, unsound: layer 1: its bound is 1.01"
+    line = f"Run 22 with seed 22 is left out, {status}: {error}"
+    words = in_words(report.judged[report.cells[-1]])
 
     assert measured(experiment, store) == {0: [50, 25], 22: [None, None]}
-    assert [table.unsound for table in report.tables] == [(line,), (line,)]
+    assert [table.left_out for table in report.tables] == [(line,), (line,)]
     assert markdown(report).count(f"|\n\n{line}\n") == 6  # two tables, three times
-    assert json.loads(render(report, "json"))["unsound"] == [line]
+    assert page(report, store, []).count(f'<p class="broken">{line}</p>') == 2
+    assert json.loads(render(report, "json"))[str(status)] == [line]
+    assert words == f"missing: run 22 has no value: it {why}; 62.8 published."
 
 
 def test_an_unsound_replicate_is_left_out_of_the_mean(experiment, store):
@@ -308,7 +322,7 @@ def test_replicates_are_averaged_and_counted(experiment, store):
     assert cell.seeds == 2
     assert cell.sd == pytest.approx(0.5**0.5)
     assert "70.5 / 70.3 (+0.2, 2 seeds, sd 0.71)" in markdown(report)
-    assert r"70.5 $\pm$ 0.7 (70.3)" in render(report, "tex")
+    assert r"AOL-Small & 70.5 $\pm$ 0.7 & " in render(report, "tex")
     assert "(2 seeds, standard deviation 0.71)" in in_words(report.judged[cell])
     assert as_records(report)[0]["sd"] == pytest.approx(0.5**0.5)
 
@@ -377,6 +391,7 @@ def test_json_carries_the_note_and_every_cell(experiment, store):
             "missing": 6,
         },
         "unsound": [],
+        "diverged": [],
         "broken": [],
         "cells": as_records(report),
     }

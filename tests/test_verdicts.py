@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 
 from orchestrator.cells import Cell
 from orchestrator.spec import Prior, Reproduction
-from orchestrator.verdicts import LEVEL, Verdict, judge
+from orchestrator.verdicts import LEVEL, Verdict, in_words, judge
 
 RULES = Reproduction(margin=1.0, decimals=1, prior=Prior(sd=0.2, freedom=4))
 EMPTY = Cell("cifar10", "AOL-Small", 0, "Std Acc", "accuracy", 70.3, margin=1.0, images=10_000)
@@ -41,6 +41,23 @@ def verdict_of(*values, **changes):
 )
 def test_each_verdict_where_it_belongs(cell, verdict):
     assert judge([cell], RULES)[0].verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("given_up", "why"),
+    [
+        ((), ""),
+        (("diverged",), ": it diverged"),
+        (("diverged", "is unsound"), ": it diverged or is unsound"),
+    ],
+)
+def test_a_missing_cell_says_no_more_of_its_run_than_is_known(given_up, why):
+    """
+    It may be finished and lack the metric.
+    """
+    (judged,) = judge([replace(EMPTY, given_up=given_up)], RULES)
+
+    assert in_words(judged) == f"missing: run 0 has no value{why}; 70.3 published."
 
 
 def test_nothing_differs_whose_interval_reaches_into_the_margin():
@@ -126,21 +143,43 @@ def test_holms_correction_is_that_of_statsmodels():
     assert together == pytest.approx(list(multipletests(alone, method="holm")[1]))
 
 
+def after(seeds, value, others=()):
+    """
+    The verdict with as many more values that keep the mean, with the prior's spread.
+    """
+    offsets = stats.norm.ppf((np.arange(seeds + 1) + 0.5) / (seeds + 1))
+    offsets *= 0.2 / offsets.std(ddof=1) if seeds else 0
+    cells = [with_values(*(value + offsets)), *map(with_values, others)]
+    return judge(cells, RULES)[0].verdict
+
+
 def test_the_further_seeds_settle_the_cell_if_nothing_else_changes():
     judged = verdict_of(70.75)
     fewer, enough = judged.further_seeds - 1, judged.further_seeds
 
-    def after(seeds):
-        """
-        As many more values that keep the mean, with the prior's spread.
-        """
-        offsets = stats.norm.ppf((np.arange(seeds + 1) + 0.5) / (seeds + 1))
-        offsets *= 0.2 / offsets.std(ddof=1) if seeds else 0
-        return verdict_of(*(70.75 + offsets)).verdict
-
     assert judged.verdict is Verdict.UNDERPOWERED
-    assert after(fewer) is Verdict.UNDERPOWERED
-    assert after(enough) is Verdict.REPRODUCED
+    assert after(fewer, 70.75) is Verdict.UNDERPOWERED
+    assert after(enough, 70.75) is Verdict.REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("value", "others"),
+    [
+        (71.9, [70.3] * 3),
+        (71.85, [60.0] * 69),
+        (71.9, [60.0] * 9 + [71.95] * 3),
+        (71.9, [60.0] * 9 + [71.95] * 2 + [70.3]),
+    ],
+)
+def test_the_further_seeds_are_those_that_holm_asks_for_among_the_other_cells(value, others):
+    """
+    What differs already stays ahead and is not counted; what is undecided is, also ahead of it.
+    """
+    cells = [with_values(value), *map(with_values, others)]
+    further = judge(cells, RULES)[0].further_seeds
+
+    assert after(further - 1, value, others) is Verdict.UNDERPOWERED
+    assert after(further, value, others) is Verdict.DIFFERS
 
 
 def test_no_number_of_seeds_settles_what_the_papers_single_one_leaves_open():

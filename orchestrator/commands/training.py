@@ -94,10 +94,13 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Print what `run` would do with each run, and why; with --budget, what to train first."""
+    from orchestrator.budget import BudgetError
     from orchestrator.invocation import Invocation
 
     if table and not budget:
         raise typer.BadParameter("--table goes with --budget; for single runs there is --only")
+    if budget and seeds is not None:
+        raise BudgetError(f"--seeds {seeds}: does not go with --budget, which chooses the seeds")
     with Invocation(_request(context, quiet=as_json)) as invocation:
         if budget:
             raise typer.Exit(invocation.print_budget(budget, table, as_json=as_json))
