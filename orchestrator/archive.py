@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from orchestrator.numbers import number_of
 
@@ -45,6 +46,22 @@ class UnpackingError(Exception):
     exit_code = 1
 
 
+def printable(text: str) -> str:
+    """A text with escapes in place of what would start a line or move a terminal's cursor."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def _printable_only(text: str) -> str:
+    if not text.isprintable():
+        raise PydanticCustomError("printable", "is damaged: has characters that cannot be printed")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_printable_only)]  # of text, which people are shown
+
+
 class Entry(BaseModel):
     """A file of the bundle."""
 
@@ -61,12 +78,12 @@ class Manifest(BaseModel):
 
     format: Literal["aol-bundle"] = "aol-bundle"
     version: Literal[1] = 1
-    experiment: str
-    profile: str
-    settings: tuple[str, ...]
-    program: str
-    commit: str | None
-    created_at: str
+    experiment: Line
+    profile: Line
+    settings: tuple[Line, ...]
+    program: Line
+    commit: Line | None
+    created_at: Line
     files: dict[str, Entry]
 
 
@@ -121,6 +138,14 @@ def unpacked(file: Path) -> Iterator[Unpacked]:
             place = Path(folder).parent  # ours in it is gone by now
             raise UnpackingError(f"{file}: cannot be unpacked in {place}: {reason}") from error
         yield found
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first of what is wrong with a manifest: where, what and what was there."""
+    first = error.errors()[0]
+    where = printable(".".join(map(str, first["loc"])))
+    got = first["input"] if isinstance(first["input"], str | int) else "something else"
+    return f"{where}: {first['msg']}, got {got!r}"
 
 
 def _info(name: str) -> ZipInfo:
@@ -182,9 +207,6 @@ def _manifest(file: Path, archive: ZipFile) -> Manifest:
     except KeyError:
         raise BundleError(f"{file}: has no {MANIFEST}; `bundle` makes zips that do") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        got = first["input"] if isinstance(first["input"], str | int) else "something else"
-        raise BundleError(f"{file}: {MANIFEST}: {where}: {first['msg']}, got {got!r}") from error
+        raise BundleError(f"{file}: {MANIFEST}: {first_mistake(error)}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{file}: {MANIFEST} is damaged: {error}") from error
