@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
@@ -105,6 +105,14 @@ def entries(folder: Path) -> dict[str, Entry]:
     }
 
 
+def described(target: Path, **facts: Any) -> Manifest:
+    """The manifest of a bundle to be. Raises: BundleError if nobody could be shown it."""
+    try:
+        return Manifest(**facts)
+    except ValidationError as error:
+        raise BundleError(f"{target}: cannot be made: {_first_mistake(error)}") from error
+
+
 def pack(folder: Path, manifest: Manifest, target: Path) -> None:
     """Write the zip: the manifest, then its files by name. Raises: OSError."""
     with ZipFile(target, "w", ZIP_DEFLATED) as archive:
@@ -138,14 +146,6 @@ def unpacked(file: Path) -> Iterator[Unpacked]:
             place = Path(folder).parent  # ours in it is gone by now
             raise UnpackingError(f"{file}: cannot be unpacked in {place}: {reason}") from error
         yield found
-
-
-def first_mistake(error: ValidationError) -> str:
-    """The first of what is wrong with a manifest: where, what and what was there."""
-    first = error.errors()[0]
-    where = printable(".".join(map(str, first["loc"])))
-    got = first["input"] if isinstance(first["input"], str | int) else "something else"
-    return f"{where}: {first['msg']}, got {got!r}"
 
 
 def _info(name: str) -> ZipInfo:
@@ -197,6 +197,14 @@ def _unpack_file(archive: ZipFile, name: str, entry: Entry, target: Path) -> Ite
         yield f"{name}: its SHA-256 is {found}, the manifest says {entry.sha256}"
 
 
+def _first_mistake(error: ValidationError) -> str:
+    """The first of what is wrong with a manifest: where, what and what was there."""
+    first = error.errors()[0]
+    where = printable(".".join(map(str, first["loc"])))
+    got = first["input"] if isinstance(first["input"], str | int) else "something else"
+    return f"{where}: {first['msg']}, got {got!r}"
+
+
 def _manifest(file: Path, archive: ZipFile) -> Manifest:
     """Raises: BundleError."""
     try:
@@ -207,6 +215,6 @@ def _manifest(file: Path, archive: ZipFile) -> Manifest:
     except KeyError:
         raise BundleError(f"{file}: has no {MANIFEST}; `bundle` makes zips that do") from None
     except ValidationError as error:
-        raise BundleError(f"{file}: {MANIFEST}: {first_mistake(error)}") from error
+        raise BundleError(f"{file}: {MANIFEST}: {_first_mistake(error)}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{file}: {MANIFEST} is damaged: {error}") from error

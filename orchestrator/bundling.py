@@ -8,10 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pydantic import ValidationError
-
 from aol.checkout import checkout
-from orchestrator.archive import BundleError, Manifest, entries, first_mistake, pack
+from orchestrator.archive import BundleError, Manifest, described, entries, pack
 from orchestrator.cells import note_cells, runs_of
 from orchestrator.page import write_page
 from orchestrator.provenance import installed, program_version
@@ -48,7 +46,8 @@ def bundle(
             contents, aside = Path(folder) / "contents", Path(folder) / "bundle.zip"
             contents.mkdir()
             _fill(contents, experiment, source)
-            manifest = Manifest(
+            manifest = described(
+                target,
                 experiment=experiment.name,
                 profile=experiment.base,
                 settings=experiment.overrides,
@@ -59,8 +58,6 @@ def bundle(
             )
             pack(contents, manifest, aside)
             aside.replace(target)
-    except ValidationError as error:
-        raise BundleError(f"{target}: nobody could read it: {first_mistake(error)}") from error
     except (OSError, ReportError) as error:
         cause = error.__cause__ if isinstance(error, ReportError) else error
         reason = getattr(cause, "strerror", None) or cause

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.cells import Cell, runs_of
-from orchestrator.margins import read_margins, share
+from orchestrator.margins import margins_of, share
 from orchestrator.report import Report, as_record
 from orchestrator.spec import Column, Experiment
 from orchestrator.store import Attempt, Store, StoredRun
@@ -58,7 +58,7 @@ def explain(
     """The cells of this name, `Table/Row/Column`, or of this run ID, each with its runs.
 
     The beginning of a name means all cells that begin so. `places` are the options that lead the
-    commands of its runs to `store`. Raises: ExplainError, StoreError.
+    commands of its runs to `store`. Raises: ExplainError, MarginsError, StoreError.
     """
     experiment = report.experiment
     stored = runs_of(experiment, store)
@@ -123,13 +123,13 @@ def _origin(
     specs = {one.id: one for one in experiment.runs}
     replicate = specs[run.run_id].replicate_number(run.seed)
     value = store.final([run.key]).get(run.key, {}).get(column.metric)
-    margins = store.margins(run.key) if value is not None else None
+    margins = margins_of(store, run) if value is not None else None
     diff = store.diff(run.key)
     return Origin(
         run,
         replicate,
         None if value is None else 100 * value,
-        None if margins is None else 100 * share(read_margins(margins), column.radius),
+        None if margins is None else 100 * share(margins, column.radius),
         tuple(store.attempts(run.key)),
         diff,
         tuple(_commands(experiment, run, replicate, places if diff is not None else None)),

@@ -567,7 +567,7 @@ def test_files_missing_from_zip_and_manifest_are_found(made, tmp_path, experimen
         ("UPDATE runs SET data_fingerprint = 'd-d'", "was trained on other images than digits"),
         ("UPDATE runs SET run_id = 5 WHERE run_id = 11", "is no run of the profile `demo`"),
         ("UPDATE runs SET certificate = NULL WHERE run_id = 0", "no certificate of its Lipschitz"),
-        ("UPDATE margins SET \"values\" = x'000000'", "store.db: cannot be evaluated: "),
+        ("UPDATE margins SET \"values\" = x'000000'", "run 0, seed 0: its margins are damaged"),
         ("DELETE FROM margins", "there are no margins"),
     ],
 )

@@ -4,10 +4,11 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.explaining import ExplainError, explain, patch_of
+from orchestrator.margins import MarginsError
 from orchestrator.report import make_report
 from orchestrator.store import Checkpoint, Status
 from orchestrator.telling import as_json, as_text, changed_lines
-from tests.reports import certificate, finish
+from tests.reports import certificate, damage_margins, finish
 from tests.stores import ORIGIN
 
 PATCH = """\
@@ -129,6 +130,14 @@ def test_a_patch_that_there_is_not_or_not_only_one_of_is_refused(asked, experime
     with pytest.raises(ExplainError, match="different patches; name one with --replicate"):
         patch_of(asked("0"))
     assert patch_of(asked("0", replicate=1)) == PATCH
+
+
+def test_damaged_margins_are_one_line(asked, experiment, store):
+    finish(store, experiment.runs[0], 0.0)
+    damage_margins(store, 7)
+
+    with pytest.raises(MarginsError, match="run 0, seed 0: its margins in the store are damaged"):
+        asked("0")
 
 
 def test_the_text_says_what_a_value_rests_on(asked, experiment, store):

@@ -14,7 +14,7 @@ from orchestrator.spec import Row, Table
 from orchestrator.specfile import SpecFile
 from orchestrator.verdicts import Verdict
 from tests.cli import PROJECT
-from tests.reports import finish
+from tests.reports import damage_margins, finish
 from tests.stores import ORIGIN
 
 
@@ -126,6 +126,16 @@ def test_a_row_that_nobody_trained_has_the_papers_values_alone(reported, store):
     assert len(lines(axes)) == len(axes.collections) == 1
     assert len(lines(axes, joined=False)) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["row 0", "row 22"]
+
+
+def test_damaged_margins_are_no_curve(reported, store):
+    for run in reported.runs:
+        finish(store, run, 0)
+    damage_margins(store, 3)
+    (axes,) = drawn(reported, store)["curves-one"].axes
+
+    assert lines(axes) == []
+    assert len(lines(axes, joined=False)) == 2
 
 
 # Training
