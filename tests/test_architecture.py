@@ -263,7 +263,9 @@ DOORS = {
     "orchestrator.card": {
         "aol.config",
         "aol.export",
+        "aol.gate",
         "orchestrator.exporting",
+        "orchestrator.invariants",
         "orchestrator.numbers",
         "orchestrator.report",
     },
