@@ -64,14 +64,19 @@ def explain(
     stored = runs_of(experiment, store)
     columns = {one.title: one for one in experiment.columns}
     explained = []
+    trained: set[int] = set()
     for title, cell in _found(report, name, column).items():
-        origins = (
+        origins = [
             _origin(experiment, store, run, columns[cell.column], places)
             for run in stored[cell.run]
-        )
+        ]
+        trained |= {one.replicate for one in origins}
         chosen = tuple(one for one in origins if replicate in (None, one.replicate))
         judged = report.judged[cell]
         explained.append(Explained(title, in_words(judged), as_record(judged), chosen))
+    if replicate is not None and replicate not in trained:
+        known = f"only {', '.join(map(str, sorted(trained)))}" if trained else "nor is any other"
+        raise ExplainError(f"--replicate {replicate} of it is not in the store, {known}")
     return explained
 
 
@@ -83,6 +88,8 @@ def _found(report: Report, name: str, column: str | None) -> dict[str, Cell]:
         for row in filled.cells
         for cell in row
     }
+    if not cells:
+        raise ExplainError(f"{report.experiment.path}: has no `tables`, so there is no cell")
     if name.isdecimal():
         found = {title: cell for title, cell in cells.items() if cell.run == int(name)}
         known = sorted({str(cell.run) for cell in cells.values()}, key=int)

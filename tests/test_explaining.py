@@ -78,6 +78,22 @@ def test_what_there_is_not_is_said_with_what_there_is(asked, name, said):
         asked(*name)
 
 
+def test_a_file_without_tables_has_no_cells(experiment, store):
+    for name in ("foo", "0"):
+        with pytest.raises(ExplainError, match="has no `tables`, so there is no cell"):
+            explain(make_report(replace(experiment, tables=()), store), store, name)
+
+
+def test_a_replicate_that_is_not_there_is_said_with_those_that_are(asked, experiment, store):
+    with pytest.raises(ExplainError, match="--replicate 5 of it is not in the store, nor is any"):
+        asked("0", replicate=5)
+
+    finish(store, experiment.runs[0], 0.0)
+    finish(store, replicate(experiment.runs[0], 2), 0.5)
+    with pytest.raises(ExplainError, match="--replicate 5 of it is not in the store, only 0, 2"):
+        asked("0", replicate=5)
+
+
 def test_a_cell_leads_to_each_of_its_runs_and_the_commands_that_make_them_again(
     asked, experiment, store
 ):
