@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 
 from orchestrator.cells import Cell
 from orchestrator.spec import Prior, Reproduction
-from orchestrator.verdicts import LEVEL, Verdict, judge
+from orchestrator.verdicts import LEVEL, Verdict, in_words, judge
 
 RULES = Reproduction(margin=1.0, decimals=1, prior=Prior(sd=0.2, freedom=4))
 EMPTY = Cell("cifar10", "AOL-Small", 0, "Std Acc", "accuracy", 70.3, margin=1.0, images=10_000)
@@ -214,3 +214,11 @@ def test_true_reproductions_with_five_seeds_are_called_so():
     _, cells = share_of(Verdict.REPRODUCED, reproductions(100, 0.0, 5, rng))
 
     assert cells >= 0.95
+
+
+@pytest.mark.parametrize("value", [100.1, -0.1, 170.0])
+def test_what_is_no_share_of_the_images_has_no_binomial_error(value):
+    judged = verdict_of(value)
+
+    assert judged.binomial is None
+    assert "Binomial" not in in_words(judged)
