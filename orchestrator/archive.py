@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from orchestrator.numbers import number_of
 
@@ -45,6 +46,22 @@ class UnpackingError(Exception):
     exit_code = 1
 
 
+def printable(text: str) -> str:
+    """A text with escapes in place of what would start a line or move a terminal's cursor."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def _printable_only(text: str) -> str:
+    if not text.isprintable():
+        raise PydanticCustomError("printable", "is damaged: has characters that cannot be printed")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_printable_only)]  # of text, which people are shown
+
+
 class Entry(BaseModel):
     """A file of the bundle."""
 
@@ -61,12 +78,12 @@ class Manifest(BaseModel):
 
     format: Literal["aol-bundle"] = "aol-bundle"
     version: Literal[1] = 1
-    experiment: str
-    profile: str
-    settings: tuple[str, ...]
-    program: str
-    commit: str | None
-    created_at: str
+    experiment: Line
+    profile: Line
+    settings: tuple[Line, ...]
+    program: Line
+    commit: Line | None
+    created_at: Line
     files: dict[str, Entry]
 
 
@@ -86,6 +103,14 @@ def entries(folder: Path) -> dict[str, Entry]:
         path.relative_to(folder).as_posix(): Entry(sha256=sha256(path), size=path.stat().st_size)
         for path in paths
     }
+
+
+def described(target: Path, **facts: Any) -> Manifest:
+    """The manifest of a bundle to be. Raises: BundleError if nobody could be shown it."""
+    try:
+        return Manifest(**facts)
+    except ValidationError as error:
+        raise BundleError(f"{target}: cannot be made: {_first_mistake(error)}") from error
 
 
 def pack(folder: Path, manifest: Manifest, target: Path) -> None:
@@ -172,6 +197,14 @@ def _unpack_file(archive: ZipFile, name: str, entry: Entry, target: Path) -> Ite
         yield f"{name}: its SHA-256 is {found}, the manifest says {entry.sha256}"
 
 
+def _first_mistake(error: ValidationError) -> str:
+    """The first of what is wrong with a manifest: where, what and what was there."""
+    first = error.errors()[0]
+    where = printable(".".join(map(str, first["loc"])))
+    got = first["input"] if isinstance(first["input"], str | int) else "something else"
+    return f"{where}: {first['msg']}, got {got!r}"
+
+
 def _manifest(file: Path, archive: ZipFile) -> Manifest:
     """Raises: BundleError."""
     try:
@@ -182,9 +215,6 @@ def _manifest(file: Path, archive: ZipFile) -> Manifest:
     except KeyError:
         raise BundleError(f"{file}: has no {MANIFEST}; `bundle` makes zips that do") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        got = first["input"] if isinstance(first["input"], str | int) else "something else"
-        raise BundleError(f"{file}: {MANIFEST}: {where}: {first['msg']}, got {got!r}") from error
+        raise BundleError(f"{file}: {MANIFEST}: {_first_mistake(error)}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{file}: {MANIFEST} is damaged: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aol.checkout import checkout
-from orchestrator.archive import BundleError, Manifest, entries, pack
+from orchestrator.archive import BundleError, Manifest, described, entries, pack
 from orchestrator.cells import note_cells, runs_of
 from orchestrator.page import write_page
 from orchestrator.provenance import installed, program_version
@@ -46,7 +46,8 @@ def bundle(
             contents, aside = Path(folder) / "contents", Path(folder) / "bundle.zip"
             contents.mkdir()
             _fill(contents, experiment, source)
-            manifest = Manifest(
+            manifest = described(
+                target,
                 experiment=experiment.name,
                 profile=experiment.base,
                 settings=experiment.overrides,

@@ -1,10 +1,13 @@
 """The model card: what an exported network is, what was measured and proven, and how to use it."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 from aol.config import FINGERPRINTS
 from aol.export import Exported, Format
+from aol.gate import Gate
 from orchestrator.exporting import FinishedRun
+from orchestrator.invariants import violations
 from orchestrator.numbers import number_of, shown
 from orchestrator.report import Report
 
@@ -174,18 +177,10 @@ def _compared(run_id: int, report: Report) -> list[str]:
 
 def _certificate(finished: FinishedRun, model: Exported) -> list[str]:
     """What was proven of the run, and of the weights in the file."""
-    gate, facts = finished.certificate, model.facts
-    lines = ["## Certificate", ""]
-    if layers := gate.get("layers"):
-        lines += [
-            f"After training, the certified pass in {gate['arithmetic']}. Proven: no layer "
-            f"stretches a difference by more than {max(one['upper'] for one in layers):.9g}, the "
-            f"network by no more than {gate['upper']:.9g}. The largest stretch that a search "
-            f"found: {gate['ratio']:.6g}. Violations: {'; '.join(gate['violations']) or 'none'}.",
-            "",
-        ]
+    facts = model.facts
     return [
-        *lines,
+        *["## Certificate", ""],
+        *[_gate(finished), ""],
         "The folded weights were rounded to float32. For them as they are in the file, a Lipschitz "
         f"bound of {facts['lipschitz']:.12g} is proven, and that scores computed in float64 are "
         f"within {facts['score_error']:.2g} (L2) of the exact ones:",
@@ -193,6 +188,25 @@ def _certificate(finished: FinishedRun, model: Exported) -> list[str]:
         "    radius = (top score - second score - √2 · score_error) / (√2 · lipschitz)",
         "",
     ]
+
+
+def _gate(finished: FinishedRun) -> str:
+    """What the gate measured after training, and what is concluded from it now."""
+    record = finished.certificate
+    if not record:
+        return "There is no record of the certified pass after training."
+    found = "; ".join(violations(record, finished.run.train.model)) or "none"
+    try:
+        gate = Gate.from_dict(record)
+    except ValueError:
+        return f"The record of the certified pass after training is damaged. Violations: {found}."
+    highest = max((layer.upper for layer in gate.layers), default=math.nan)
+    return (
+        f"After training, the certified pass in {record.get('arithmetic', 'unknown arithmetic')}. "
+        f"Proven: no layer stretches a difference by more than {highest:.9g}, the network by no "
+        f"more than {gate.upper:.9g}. The largest stretch that a search found: {gate.ratio:.6g}. "
+        f"Violations: {found}."
+    )
 
 
 def _origin(finished: FinishedRun, digests: Mapping[str, str]) -> list[str]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cells import finished_run, runs_of
 from orchestrator.grid import grid
-from orchestrator.margins import Compared, compare, read_margins, share
+from orchestrator.margins import Compared, compare, margins_of, share
 from orchestrator.numbers import shown
 from orchestrator.spec import Experiment, RunSpec, noted
-from orchestrator.store import Status, Store
+from orchestrator.store import Status, Store, StoredRun
 
 if TYPE_CHECKING:
     from orchestrator.margins import Margins
@@ -27,7 +27,7 @@ def compared(
 ) -> dict[str, Compared]:
     """By column, two runs on the same test images.
 
-    Raises: CompareError, SpecError, UnfinishedError.
+    Raises: CompareError, MarginsError, SpecError, UnfinishedError.
     """
     if pair[0] == pair[1]:
         raise CompareError(f"run {pair[0]} does not differ from itself; name two runs")
@@ -47,15 +47,15 @@ def compared(
 
 
 def _margins(experiment: Experiment, store: Store, run: RunSpec) -> "Margins":
-    """The margins of a finished run. Raises: CompareError, UnfinishedError."""
+    """The margins of a finished run. Raises: CompareError, MarginsError, UnfinishedError."""
     stored = finished_run(experiment, store, run)
-    margins = store.margins(stored.key)
+    margins = margins_of(store, stored)
     if margins is None:
         raise CompareError(
             f"run {run.id}: the store has no margins of {stored.key}; `run --rerun {run.id}` makes "
             "them"
         )
-    return read_margins(margins)
+    return margins
 
 
 def comparison_table(
@@ -95,8 +95,26 @@ def comparison_table(
     return noted(experiment.note, grid(rows, headers, left={""}))
 
 
+def without_margins(experiment: Experiment, store: Store) -> list[str]:
+    """A line per finished run that no radius can be asked of."""
+    return [
+        f"run {run.run_id}, seed {run.seed}: left out, the store has no margins of it; `run "
+        f"--rerun {run.run_id}` makes them"
+        for run in _finished(experiment, store)
+        if store.margins(run.key) is None
+    ]
+
+
+def _finished(experiment: Experiment, store: Store) -> list[StoredRun]:
+    found = runs_of(experiment, store).values()
+    return [run for runs in found for run in runs if run.status is Status.DONE]
+
+
 def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: bool = False) -> str:
-    """Every finished run's certified robust accuracy at a radius."""
+    """The certified robust accuracy at a radius of every finished run that has margins.
+
+    Raises: MarginsError.
+    """
     records = [
         {
             "profile": experiment.profile,
@@ -106,11 +124,10 @@ def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: b
             "dataset": run.config["data"]["name"],
             "seed": run.seed,
             "radius": radius,
-            "cra": share(read_margins(margins), radius),
+            "cra": share(margins, radius),
         }
-        for runs in runs_of(experiment, store).values()
-        for run in runs
-        if run.status is Status.DONE and (margins := store.margins(run.key))
+        for run in _finished(experiment, store)
+        if (margins := margins_of(store, run)) is not None
     ]
     if as_json:
         return json.dumps(records, indent=2, ensure_ascii=False)

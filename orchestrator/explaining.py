@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.cells import Cell, runs_of
-from orchestrator.margins import read_margins, share
+from orchestrator.margins import margins_of, share
 from orchestrator.report import Report, as_record
 from orchestrator.spec import Column, Experiment
 from orchestrator.store import Attempt, Store, StoredRun
@@ -58,20 +58,25 @@ def explain(
     """The cells of this name, `Table/Row/Column`, or of this run ID, each with its runs.
 
     The beginning of a name means all cells that begin so. `places` are the options that lead the
-    commands of its runs to `store`. Raises: ExplainError, StoreError.
+    commands of its runs to `store`. Raises: ExplainError, MarginsError, StoreError.
     """
     experiment = report.experiment
     stored = runs_of(experiment, store)
     columns = {one.title: one for one in experiment.columns}
     explained = []
+    trained: set[int] = set()
     for title, cell in _found(report, name, column).items():
-        origins = (
+        origins = [
             _origin(experiment, store, run, columns[cell.column], places)
             for run in stored[cell.run]
-        )
+        ]
+        trained |= {one.replicate for one in origins}
         chosen = tuple(one for one in origins if replicate in (None, one.replicate))
         judged = report.judged[cell]
         explained.append(Explained(title, in_words(judged), as_record(judged), chosen))
+    if replicate is not None and replicate not in trained:
+        known = f"only {', '.join(map(str, sorted(trained)))}" if trained else "nor is any other"
+        raise ExplainError(f"--replicate {replicate} of it is not in the store, {known}")
     return explained
 
 
@@ -83,6 +88,8 @@ def _found(report: Report, name: str, column: str | None) -> dict[str, Cell]:
         for row in filled.cells
         for cell in row
     }
+    if not cells:
+        raise ExplainError(f"{report.experiment.path}: has no `tables`, so there is no cell")
     if name.isdecimal():
         found = {title: cell for title, cell in cells.items() if cell.run == int(name)}
         known = sorted({str(cell.run) for cell in cells.values()}, key=int)
@@ -123,13 +130,13 @@ def _origin(
     specs = {one.id: one for one in experiment.runs}
     replicate = specs[run.run_id].replicate_number(run.seed)
     value = store.final([run.key]).get(run.key, {}).get(column.metric)
-    margins = store.margins(run.key) if value is not None else None
+    margins = margins_of(store, run) if value is not None else None
     diff = store.diff(run.key)
     return Origin(
         run,
         replicate,
         None if value is None else 100 * value,
-        None if margins is None else 100 * share(read_margins(margins), column.radius),
+        None if margins is None else 100 * share(margins, column.radius),
         tuple(store.attempts(run.key)),
         diff,
         tuple(_commands(experiment, run, replicate, places if diff is not None else None)),

@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aol.config import ModelConfig
 from aol.cost import layers_of
 from aol.gate import TOLERANCE, Gate
 from orchestrator.cells import runs_of
-from orchestrator.margins import agrees, read_margins
+from orchestrator.margins import MarginsError, agrees, margins_of
 from orchestrator.spec import RADII, Experiment, Metric, RunSpec
 from orchestrator.store import Status, Store, StoredRun
+
+if TYPE_CHECKING:
+    from orchestrator.margins import Margins
 
 
 def broken(experiment: Experiment, store: Store) -> list[str]:
@@ -27,24 +30,24 @@ def broken(experiment: Experiment, store: Store) -> list[str]:
     return [
         f"run {run.run_id}, seed {run.seed}: {problem}"
         for run in done
-        for problem in _problems(
-            run, final.get(run.key, {}), store.margins(run.key), specs[run.run_id]
-        )
+        for problem in _problems(run, final.get(run.key, {}), store, specs[run.run_id])
     ]
 
 
 def _problems(
-    run: StoredRun, values: Mapping[str, float], stored: bytes | None, spec: RunSpec
+    run: StoredRun, values: Mapping[str, float], store: Store, spec: RunSpec
 ) -> Iterator[str]:
     missing = [name for name in RADII if name not in values]
     if missing:
         yield f"the last epoch lacks {', '.join(missing)}"
     else:
         yield from _rises(values)
-    if stored is None:
-        yield "there are no margins"
+    try:
+        margins = margins_of(store, run)
+    except MarginsError:
+        yield "its margins are damaged"
     else:
-        yield from _margin_problems(stored, spec.train.data.test_images, values)
+        yield from _margin_problems(margins, spec.train.data.test_images, values)
     if run.certificate is None:
         yield "there is no certificate of its Lipschitz bound"
     else:
@@ -73,10 +76,14 @@ def _rises(values: Mapping[str, float]) -> Iterator[str]:
             yield f"{larger} {values[larger]:.4f} is above {smaller} {values[smaller]:.4f}"
 
 
-def _margin_problems(stored: bytes, images: int, values: Mapping[str, float]) -> Iterator[str]:
+def _margin_problems(
+    margins: "Margins | None", images: int, values: Mapping[str, float]
+) -> Iterator[str]:
     import numpy as np
 
-    margins = read_margins(stored)
+    if margins is None:
+        yield "there are no margins"
+        return
     if len(margins) != images:
         yield f"there are {len(margins)} margins for {images} test images"
         return

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from orchestrator.store import Store, StoredRun
+
     Margins = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 TIE = 1e-6  # margins so near to the boundary may have counted either way
@@ -21,11 +23,38 @@ RESAMPLES = 10_000
 LEVEL = 0.05
 
 
+class MarginsError(Exception):
+    """Stored margins that cannot be read: whose, and what to do."""
+
+    exit_code = 1
+
+
 def read_margins(stored: bytes) -> "Margins":
     """Margins from a store or a file. Raises: ValueError if bytes are missing."""
     import numpy as np
 
     return np.frombuffer(stored, "<f4")
+
+
+def margins_of(store: "Store", run: "StoredRun") -> "Margins | None":
+    """The margins that the store has of a run. Raises: MarginsError, StoreError."""
+    stored = store.margins(run.key)
+    if stored is None:
+        return None
+    try:
+        margins = read_margins(stored)
+    except ValueError as error:
+        raise _damaged(run) from error
+    if not margins.size:
+        raise _damaged(run)
+    return margins
+
+
+def _damaged(run: "StoredRun") -> MarginsError:
+    return MarginsError(
+        f"run {run.run_id}, seed {run.seed}: its margins in the store are damaged; `run --rerun "
+        f"{run.run_id}` makes them anew, `merge --replace` takes them from another store"
+    )
 
 
 def certified(margins: "Margins", radius: float) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":

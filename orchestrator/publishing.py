@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.cells import note_cells, runs_of
-from orchestrator.figures import by_run, draw_figures
+from orchestrator.figures import OVERALL, by_run, draw_figures, files_of
 from orchestrator.report import Report, make_report, render
 from orchestrator.spec import Experiment
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Store, StoreError
-from orchestrator.tracking import Tracker, TrackingError, tracking_uri
+from orchestrator.tracking import OVERALL_TAG, Tracker, TrackingError, tracking_uri
 
 
 def tracker_of(file: SpecFile) -> Tracker:
@@ -70,15 +70,19 @@ def _attach_tables(tracker: Tracker, store: Store, report: Report) -> None:
 
 
 def _attach_figures(tracker: Tracker, store: Store, report: Report) -> None:
-    """Give each run the figures of its own tables."""
+    """Give each run the figures of its own tables, and each that has the tables the overall one."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            figures = by_run(
-                report, draw_figures(report, store, Path(folder), ["png"], overall=False)
-            )
+            drawn = draw_figures(report, store, Path(folder))
+            own = by_run(report, drawn)
             found = runs_of(report.experiment, store)
-            shown = {run.key: figures.get(run_id, []) for run_id in found for run in found[run_id]}
-            tracker.attach_figures(store, shown)
+            tracker.attach_figures(
+                store,
+                {run.key: files_of(own.get(id_, [])) for id_ in found for run in found[id_]},
+            )
+            overall = files_of([path for path in drawn if path.stem == OVERALL])
+            runs = store.runs(profiles=[report.experiment.profile])
+            tracker.attach_figures(store, {run.key: overall for run in runs}, OVERALL_TAG)
     except (TrackingError, StoreError):
         raise
     except Exception as error:  # of fonts, numbers, disks: the training went well all the same

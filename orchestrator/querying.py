@@ -3,10 +3,17 @@
 import json
 import math
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Sequence
 
 from orchestrator.grid import grid
 from orchestrator.numbers import number_of
+
+
+class ColumnsError(Exception):
+    """What a query found cannot be written as JSON: one line."""
+
+    exit_code = 2
 
 
 def found_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -27,7 +34,12 @@ def _shown(value: object) -> object:
 
 
 def found_json(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A record per row; bytes are in Base64, and what JSON has no number for is a text."""
+    """A record per row; bytes are in Base64, and what JSON has no number for is a text.
+
+    Raises: ColumnsError if two columns have one name, of which a record would have one only.
+    """
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        raise ColumnsError(f"--json: two columns are called {twice[0]!r}; name one with AS")
     records = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
     return json.dumps(records, indent=2, ensure_ascii=False, default=str)
 

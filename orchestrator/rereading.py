@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from orchestrator.report import SCHEMA, Report, render
 JSON, MARKDOWN = "tables.json", "tables.md"
 WORDING = "summary"  # another version of the program may put it in other words
 ADDED = ("diverged",)  # fields that another version may not have written
+DATA = ("|", ">")  # how lines of markdown begin that are tables or the profile's note
+NUMBER = re.compile(r"[-−+±]?\d+(?:[.,]\d+)*")
 RELATIVE, ABSOLUTE = 1e-6, 1e-9  # another machine's arithmetic rounds otherwise
 
 
@@ -35,7 +38,8 @@ class Reread:
 def reread(folder: Path, report: Report, *, same_program: bool) -> Reread:
     """Compare the tables in a folder with a report made anew.
 
-    `same_program` says that they were written by this very program, so that words must be equal.
+    Whatever program wrote them, tables and numbers must be equal. `same_program` says that it was
+    this very one, so that all words must be equal, too.
     """
     try:
         written = json.loads(_text(folder, JSON))
@@ -59,14 +63,16 @@ def reread(folder: Path, report: Report, *, same_program: bool) -> Reread:
     for cell, record, now in zip(report.cells, given, cells, strict=True):
         if unlike := list(_unlike(record, now)):
             problems.append(f"{folder.name}/{JSON}: {cell.name}: {', '.join(unlike)}")
-    worded = {
-        f"{folder.name}/{JSON}: {WORDING}": written.get(WORDING) == fresh[WORDING],
-        f"{folder.name}/{MARKDOWN}": markdown == render(report, "md"),
+    texts = {
+        f"{folder.name}/{JSON}: {WORDING}": (str(written.get(WORDING)), fresh[WORDING]),
+        f"{folder.name}/{MARKDOWN}": (markdown, render(report, "md")),
     }
-    otherwise = [name for name, same in worded.items() if not same]
-    if same_program:
-        problems += [f"{name}: is not what the results give" for name in otherwise]
-        otherwise = []
+    otherwise = []
+    for name, (said, now) in texts.items():
+        if _facts(said) != _facts(now) or (same_program and said != now):
+            problems.append(f"{name}: is not what the results give")
+        elif said != now:
+            otherwise.append(name)
     values = zip(report.cells, (record.get("measured") for record in given), strict=True)
     return Reread(
         {cell: value for cell, value in values if _is_number(value)},
@@ -83,6 +89,18 @@ def _text(folder: Path, name: str) -> str:
         raise _UnreadableError(f"{folder.name}/{name}: cannot be read: {error.strerror}") from error
     except UnicodeError as error:
         raise _UnreadableError(f"{folder.name}/{name}: is no text: {error}") from error
+
+
+def _facts(text: str) -> list[str]:
+    """What no wording changes, in its order: lines of tables, and the numbers of all others."""
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if words and words[0].startswith(DATA):
+            found.append(" ".join(words))
+        else:
+            found += NUMBER.findall(line)
+    return found
 
 
 def _names(records: list[Any]) -> list[tuple[Any, ...]]:

@@ -1,13 +1,13 @@
 """The sections of the YAML file as they are written, and what is wrong between them."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, FiniteFloat
 
-from orchestrator.document import Document, Mistake
+from orchestrator.document import Document, Keys, Mistake
 from orchestrator.numbers import number_of
 from orchestrator.spec import (
     CUSTOM,
@@ -22,6 +22,8 @@ from orchestrator.spec import (
 from orchestrator.validation import nearest, validate
 
 PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+CELL_BREAKS = re.compile(r"[|\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what no cell of markdown may have
+Names = Mapping[Keys, str]  # by where they stand
 FOLDERS = ("ray", "logs")  # of the results, beside those of the profiles
 
 
@@ -87,7 +89,7 @@ def read_sections(document: Document) -> tuple[File | None, list[Mistake]]:
         rest = {key: value for key, value in document.data.items() if key not in wrong}
         file, _ = validate(File, rest)
     if file:
-        for check in (_repeated_ids, _bad_tables, _bad_changes, _bad_defaults, _bad_names):
+        for check in CHECKS:
             mistakes += check(document, file)
     return file, mistakes
 
@@ -123,6 +125,44 @@ def _bad_tables(document: Document, file: File) -> Iterator[Mistake]:
                     yield Mistake(where, f"table {table.id}: no column {title!r}{hint}")
 
 
+def _bad_titles(document: Document, file: File) -> Iterator[Mistake]:
+    """What is called by a name that another has, or that a table or a file cannot have."""
+    columns: Names = {("columns", at, "title"): one.title for at, one in enumerate(file.columns)}
+    tables: Names = {("tables", at, "id"): one.id for at, one in enumerate(file.tables)}
+    yield from _repeated(document, "column", columns)
+    yield from _repeated(document, "table", tables)
+    yield from _broken_cells(document, "column", columns)
+    for keys, name in tables.items():
+        if not PROFILE_NAME.fullmatch(name):
+            yield Mistake(
+                document.where(keys),
+                f"table {name!r} names files of figures: use letters, digits, - and _",
+            )
+    for at, table in enumerate(file.tables):
+        rows: Names = {
+            ("tables", at, "rows", n, "label"): row.label for n, row in enumerate(table.rows)
+        }
+        yield from _repeated(document, f"table {table.id}: row", rows)
+        yield from _broken_cells(document, f"table {table.id}: row", rows)
+        header: Names = {("tables", at, "header"): table.header}
+        yield from _broken_cells(document, f"table {table.id}: header", header)
+
+
+def _repeated(document: Document, what: str, names: Names) -> Iterator[Mistake]:
+    first: dict[str, Keys] = {}
+    for keys, name in names.items():
+        if first.setdefault(name, keys) != keys:
+            earlier = document.where(first[name])
+            yield Mistake(document.where(keys), f"{what} {name!r} stands also at {earlier}")
+
+
+def _broken_cells(document: Document, what: str, names: Names) -> Iterator[Mistake]:
+    for keys, name in names.items():
+        if CELL_BREAKS.search(name):
+            text = f"{what} {name!r} would break the printed table: use no | and no line break"
+            yield Mistake(document.where(keys), text)
+
+
 def _bad_changes(document: Document, file: File) -> Iterator[Mistake]:
     for name, profile in file.profiles.items():
         for order, change in enumerate(profile.changes):
@@ -155,3 +195,6 @@ def _bad_names(document: Document, file: File) -> Iterator[Mistake]:
                 f"profile {name!r} names a folder of the results: use letters, digits, "
                 f"- and _, not {' or '.join(FOLDERS)}",
             )
+
+
+CHECKS = (_repeated_ids, _bad_tables, _bad_titles, _bad_changes, _bad_defaults, _bad_names)

@@ -68,8 +68,11 @@ class Judged:
 
     @property
     def binomial(self) -> float | None:
-        """Half the 95% interval of a share of the test images by itself; see `docs/verdicts.md`."""
-        if self.cell.measured is None:
+        """Half the 95% interval of a share of the test images by itself; see `docs/verdicts.md`.
+
+        None also of what is no share, as a damaged store may hold.
+        """
+        if self.cell.measured is None or not 0 <= self.cell.measured <= 100:
             return None
         from statsmodels.stats.proportion import proportion_confint
 

@@ -19,6 +19,7 @@ from orchestrator.cells import Cell, runs_of
 from orchestrator.coherence import HOSTILE, incoherences
 from orchestrator.document import SpecError
 from orchestrator.margins import ROUNDING, read_margins, share, tied
+from orchestrator.provenance import program_version
 from orchestrator.report import Report, make_report
 from orchestrator.rereading import reread
 from orchestrator.spec import Experiment
@@ -111,8 +112,7 @@ def verify(file: Path) -> Verified:
 
 def _verified(found: Unpacked, opened: Opened) -> Verified:
     report = make_report(opened.experiment, opened.store)
-    same = found.manifest.commit == checkout().commit
-    written = reread(opened.folder / REPORT, report, same_program=same)
+    written = reread(opened.folder / REPORT, report, same_program=_is_ours(found.manifest))
     wrong = {cell: list(_cell_problems(cell, opened, written.values)) for cell in report.cells}
     return Verified(
         found.manifest,
@@ -128,6 +128,13 @@ def _verified(found: Unpacked, opened: Opened) -> Verified:
         ),
         written.notes,
     )
+
+
+def _is_ours(manifest: Manifest) -> bool:
+    """Whether this very program made it, as far as that is known: nothing is outside git."""
+    if manifest.commit is None:
+        return False
+    return (manifest.commit, manifest.program) == (checkout().commit, program_version())
 
 
 def _run_problems(opened: Opened) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """Finished runs for the tests of the report."""
 
+import sqlite3
+
 import numpy as np
 
 from aol.cost import layers_of
@@ -17,6 +19,16 @@ def certificate(run):
     layers = [LayerBound(f"layer {n}", 1.0, 0.9) for n, _ in enumerate(layers_of(run.train.model))]
     gate = Gate(tuple(layers), ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
     return {"arithmetic": "float64", **gate.as_dict()}
+
+
+def damage_margins(store, length):
+    """
+    Leave so many bytes of every run's margins.
+    """
+    with sqlite3.connect(store.url.database) as connection:
+        sql = 'UPDATE margins SET "values" = substr("values", 1, ?)'
+        assert connection.execute(sql, [length]).rowcount
+    connection.close()
 
 
 def finish(store, run, shift, origin=ORIGIN):

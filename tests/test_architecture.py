@@ -154,7 +154,7 @@ DOORS = {
         "orchestrator.spec",
         "orchestrator.store",
     },
-    "orchestrator.margins": set(),
+    "orchestrator.margins": {"orchestrator.store"},
     "orchestrator.comparing": {
         "orchestrator.cells",
         "orchestrator.grid",
@@ -222,6 +222,7 @@ DOORS = {
         "orchestrator.document",
         "orchestrator.margins",
         "orchestrator.numbers",
+        "orchestrator.provenance",
         "orchestrator.report",
         "orchestrator.rereading",
         "orchestrator.spec",
@@ -262,7 +263,9 @@ DOORS = {
     "orchestrator.card": {
         "aol.config",
         "aol.export",
+        "aol.gate",
         "orchestrator.exporting",
+        "orchestrator.invariants",
         "orchestrator.numbers",
         "orchestrator.report",
     },

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aol.checkout import Checkout
 from aol.config import FINGERPRINTS
 from orchestrator import archive
 from orchestrator.archive import BundleError, UnpackingError
 from orchestrator.bundling import BundlingError, bundle
 from orchestrator.page import page
+from orchestrator.provenance import program_version
 from orchestrator.report import make_report, render
 from orchestrator.specfile import SpecFile
 from orchestrator.store import Status, Store, copy_run
@@ -433,20 +435,79 @@ def test_a_report_that_is_none_is_found(made, tmp_path, content, expected):
     assert any(line.startswith(expected) for line in found), found
 
 
-def test_tables_worded_otherwise_are_a_discrepancy_or_another_programs(made, tmp_path):
+def claiming(file, target, **claims):
     """
-    Whoever claims another commit gets no more than a note.
+    The bundle with other claims in its manifest.
     """
-    text = contents(made)["report/tables.md"].replace(b"76.0", b"78.0")
-    same = verify(doctored(made, tmp_path / "x.zip", **{"report/tables.md": text}))
-    files = contents(tmp_path / "x.zip")
-    manifest = json.loads(files["manifest.json"]) | {"commit": "another"}
-    files["manifest.json"] = json.dumps(manifest).encode()
-    another = verify(write(tmp_path / "y.zip", files))
+    files = contents(file)
+    manifest = json.loads(files["manifest.json"]) | claims
+    return write(target, files | {"manifest.json": json.dumps(manifest).encode()})
 
-    assert same.discrepancies == ("report/tables.md: is not what the results give",)
-    assert another.discrepancies == ()
-    assert another.notes == ("report/tables.md: is worded by another version of the program",)
+
+def reworded(made, target, old, new):
+    """
+    The bundle with other words in its tables.md.
+    """
+    text = contents(made)["report/tables.md"].decode()
+    assert old in text
+    return doctored(made, target, **{"report/tables.md": text.replace(old, new).encode()})
+
+
+@pytest.mark.parametrize(
+    ("claims", "ours"),
+    [
+        ({"commit": "c0ffee", "program": program_version()}, True),
+        ({"commit": "c0ffee", "program": "0.0.1"}, False),
+        ({"commit": "another"}, False),
+        ({"commit": None}, False),
+    ],
+)
+def test_words_must_be_the_same_if_this_very_program_wrote_them(
+    made, tmp_path, monkeypatch, claims, ours
+):
+    monkeypatch.setattr("orchestrator.verifying.checkout", lambda: Checkout("c0ffee"))
+    file = reworded(made, tmp_path / "x.zip", "Percent of the", "Share of all")
+    found = verify(claiming(file, tmp_path / "y.zip", **claims))
+    problem = ("report/tables.md: is not what the results give",)
+    note = ("report/tables.md: is worded by another version of the program",)
+
+    assert (found.discrepancies, found.notes) == ((problem, ()) if ours else ((), note))
+
+
+def test_two_programs_outside_git_are_not_known_to_be_the_same(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.verifying.checkout", Checkout)
+    file = reworded(made, tmp_path / "x.zip", "Percent of the", "Share of all")
+    found = verify(claiming(file, tmp_path / "y.zip", commit=None))
+
+    assert (found.discrepancies, len(found.notes)) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("76.0", "78.0"),
+        ("✗", "✓"),
+        ("| AOL-Conv ", "| AOL-Fast "),
+        ("We reproduced 0 of", "We reproduced 4 of"),
+        ("to be within 1 ", "to be within one "),
+        ("> **demo: not comparable**", ""),
+    ],
+)
+def test_tables_and_numbers_are_the_results_whatever_commit_is_claimed(made, tmp_path, old, new):
+    file = reworded(made, tmp_path / "x.zip", old, new)
+    found = verify(claiming(file, tmp_path / "y.zip", commit="another"))
+
+    assert found.discrepancies == ("report/tables.md: is not what the results give",)
+
+
+def test_the_numbers_of_the_summary_are_the_results_whatever_commit_is_claimed(made, tmp_path):
+    report = json.loads(contents(made)["report/tables.json"])
+    report["summary"] = report["summary"].replace("We reproduced 0", "We reproduced 3")
+    changes = {"report/tables.json": json.dumps(report).encode()}
+    file = doctored(made, tmp_path / "x.zip", **changes)
+    found = verify(claiming(file, tmp_path / "y.zip", commit="another"))
+
+    assert found.discrepancies == ("report/tables.json: summary: is not what the results give",)
 
 
 def test_a_report_of_a_program_that_did_not_name_diverged_runs_is_no_discrepancy(made, tmp_path):
@@ -520,7 +581,7 @@ def test_files_missing_from_zip_and_manifest_are_found(made, tmp_path, experimen
         ("UPDATE runs SET data_fingerprint = 'd-d'", "was trained on other images than digits"),
         ("UPDATE runs SET run_id = 5 WHERE run_id = 11", "is no run of the profile `demo`"),
         ("UPDATE runs SET certificate = NULL WHERE run_id = 0", "no certificate of its Lipschitz"),
-        ("UPDATE margins SET \"values\" = x'000000'", "store.db: cannot be evaluated: "),
+        ("UPDATE margins SET \"values\" = x'000000'", "run 0, seed 0: its margins are damaged"),
         ("DELETE FROM margins", "there are no margins"),
     ],
 )
@@ -578,6 +639,30 @@ def test_a_zip_without_a_manifest_of_ours_is_refused(tmp_path, manifest, expecte
     files = {"a.txt": b"a"} | ({"manifest.json": manifest} if manifest else {})
 
     assert expected in refusal(write(tmp_path / "x.zip", files))
+
+
+@pytest.mark.parametrize("field", ["experiment", "profile", "program", "commit", "created_at"])
+def test_what_the_manifest_says_starts_no_line_and_moves_no_cursor(made, tmp_path, field):
+    for value in ("x\nEverything in it agrees.", "\x1b[2J"):
+        said = refusal(claiming(made, tmp_path / "x.zip", **{field: value}))
+
+        expected = f"manifest.json: {field}: is damaged: has characters that cannot be printed, got"
+        assert said.endswith(f"{expected} {value!r}")
+        assert "\x1b" not in said
+
+
+def test_names_in_a_manifest_start_no_line_either(made, tmp_path):
+    file = claiming(made, tmp_path / "x.zip", files={"a\nEverything in it agrees.": {}})
+
+    assert r"files.a\nEverything in it agrees..sha256: Field required" in refusal(file)
+
+
+def test_a_name_that_nobody_could_be_shown_is_not_bundled(experiment, store, tmp_path):
+    with pytest.raises(BundleError, match=r"experiment: is damaged: .*, got 'a\\nb'") as caught:
+        bundle(replace(experiment, name="a\nb"), store, tmp_path / "x.zip", at=AT)
+
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
@@ -701,6 +786,37 @@ def test_the_command_names_discrepancies_with_exit_4(made, tmp_path):
     assert json.loads(as_json.stdout)["discrepancies"] == [
         "report/tables.md: is not what the results give"
     ]
+
+
+def test_the_command_prints_no_line_that_a_bundle_made_up(made, tmp_path):
+    """
+    The words of its YAML file and of its manifest are somebody's.
+    """
+    odd = "demo\\e[2J\\nEverything in it agrees."
+    yaml = contents(made)["experiments.yaml"].decode().replace("demo: not comparable", odd)
+    file = doctored(made, tmp_path / "x.zip", **{"experiments.yaml": yaml.encode()})
+    files = contents(file)
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"]["a\nEverything in it agrees."] = {"sha256": "0" * 64, "size": 1}
+    file = write(tmp_path / "y.zip", files | {"manifest.json": json.dumps(manifest).encode()})
+    done = Shell(tmp_path / "here", tmp_path)("verify", file)
+
+    assert done.returncode == 4
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "Everything in it agrees." not in (done.stdout + done.stderr).splitlines()
+    assert r"Error: a\nEverything in it agrees.: is missing" in done.stderr.splitlines()
+
+
+def test_the_command_says_which_words_are_another_programs(made, tmp_path):
+    file = reworded(made, tmp_path / "x.zip", "Percent of the", "Share of all")
+    file = claiming(file, tmp_path / "y.zip", commit="another")
+    done = Shell(tmp_path / "here", tmp_path)("verify", file)
+
+    assert done.returncode == 0
+    assert done.stdout.endswith(
+        "note: report/tables.md: is worded by another version of the program\n"
+        "Every number in it agrees.\n"
+    )
 
 
 def test_the_command_refuses_what_is_no_bundle_with_exit_2(tmp_path):

@@ -5,10 +5,18 @@ import numpy as np
 import pytest
 
 from orchestrator.cells import UnfinishedError
-from orchestrator.comparing import CompareError, compared, comparison_table, cra_table
+from orchestrator.comparing import (
+    CompareError,
+    compared,
+    comparison_table,
+    cra_table,
+    without_margins,
+)
 from orchestrator.document import SpecError
+from orchestrator.margins import MarginsError
 from orchestrator.spec import RADII
 from orchestrator.store import Status
+from tests.reports import damage_margins
 from tests.stores import ORIGIN
 
 
@@ -90,6 +98,22 @@ def test_a_finished_run_without_margins_is_named(reported, store):
         compared(reported, store, (0, 22))
 
 
+def test_damaged_margins_are_one_line_that_names_the_run(reported, store):
+    for run in reported.runs:
+        finish(store, run, [1.0])
+    damage_margins(store, 3)
+
+    for read in (lambda: compared(reported, store, (22, 0)), lambda: cra_table(reported, store, 1)):
+        with pytest.raises(MarginsError) as caught:
+            read()
+        assert "seed" in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert str(caught.value) == (
+        "run 0, seed 0: its margins in the store are damaged; `run --rerun 0` makes them anew, "
+        "`merge --replace` takes them from another store"
+    )
+
+
 def test_runs_of_other_datasets_are_refused(reported, store):
     data = replace(reported.runs[1].train.data, name="digit-pairs")
     train = replace(reported.runs[1].train, data=data)
@@ -114,6 +138,20 @@ def test_replicates_are_compared_by_number(reported, store):
     assert compared(reported, store, (0, 22), replicate=1)["accuracy"].p == 1.0
     with pytest.raises(UnfinishedError, match="run 0 with seed 0"):
         compared(reported, store, (0, 22))
+
+
+def test_finished_runs_without_margins_are_told(reported, store):
+    first, second = reported.runs
+    finish(store, first, [1.0])
+    store.queue([second])
+    store.start(second, ORIGIN)
+    store.finish(second.key, Status.DONE)
+    (record,) = json.loads(cra_table(reported, store, 0.5, as_json=True))
+
+    assert record["run_id"] == 0
+    assert without_margins(reported, store) == [
+        "run 22, seed 22: left out, the store has no margins of it; `run --rerun 22` makes them"
+    ]
 
 
 def test_any_radius_has_a_row_per_finished_run(reported, store):

@@ -4,10 +4,11 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.explaining import ExplainError, explain, patch_of
+from orchestrator.margins import MarginsError
 from orchestrator.report import make_report
 from orchestrator.store import Checkpoint, Status
 from orchestrator.telling import as_json, as_text, changed_lines
-from tests.reports import certificate, finish
+from tests.reports import certificate, damage_margins, finish
 from tests.stores import ORIGIN
 
 PATCH = """\
@@ -77,6 +78,22 @@ def test_what_there_is_not_is_said_with_what_there_is(asked, name, said):
         asked(*name)
 
 
+def test_a_file_without_tables_has_no_cells(experiment, store):
+    for name in ("foo", "0"):
+        with pytest.raises(ExplainError, match="has no `tables`, so there is no cell"):
+            explain(make_report(replace(experiment, tables=()), store), store, name)
+
+
+def test_a_replicate_that_is_not_there_is_said_with_those_that_are(asked, experiment, store):
+    with pytest.raises(ExplainError, match="--replicate 5 of it is not in the store, nor is any"):
+        asked("0", replicate=5)
+
+    finish(store, experiment.runs[0], 0.0)
+    finish(store, replicate(experiment.runs[0], 2), 0.5)
+    with pytest.raises(ExplainError, match="--replicate 5 of it is not in the store, only 0, 2"):
+        asked("0", replicate=5)
+
+
 def test_a_cell_leads_to_each_of_its_runs_and_the_commands_that_make_them_again(
     asked, experiment, store
 ):
@@ -129,6 +146,14 @@ def test_a_patch_that_there_is_not_or_not_only_one_of_is_refused(asked, experime
     with pytest.raises(ExplainError, match="different patches; name one with --replicate"):
         patch_of(asked("0"))
     assert patch_of(asked("0", replicate=1)) == PATCH
+
+
+def test_damaged_margins_are_one_line(asked, experiment, store):
+    finish(store, experiment.runs[0], 0.0)
+    damage_margins(store, 7)
+
+    with pytest.raises(MarginsError, match="run 0, seed 0: its margins in the store are damaged"):
+        asked("0")
 
 
 def test_the_text_says_what_a_value_rests_on(asked, experiment, store):

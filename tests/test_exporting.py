@@ -2,6 +2,7 @@
 Networks given away: by run ID and from a folder, in three formats, with a card whose code runs.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -213,6 +215,48 @@ def test_the_card_says_what_was_measured_published_and_proven(models, finished):
     assert "digits, fingerprints ddda0fbdddb6cd56 and b0b8e1d499dc517d" in text
     assert f"torch {torch.__version__}" in text
     assert str(finished.commit) in text
+
+
+def certificate_section(finished, record):
+    """
+    What the card says of a run whose gate left this record.
+    """
+    text = card(replace(finished, certificate=record), plain_model(finished, []), [], {}, None)
+    return text.partition("## Certificate\n\n")[2].partition("\n")[0]
+
+
+def test_the_card_concludes_anew_what_the_gates_record_says(finished):
+    forged = copy.deepcopy(dict(finished.certificate))
+    forged["layers"][0]["upper"] = 5.0
+    forged |= {"upper": 1.0, "violations": [], "tolerance": 10.0}
+    name = forged["layers"][0]["name"]
+
+    said = certificate_section(finished, forged)
+
+    assert "by more than 5, the network by no more than " in said
+    assert said.endswith(f"Violations: {name}: its bound is 5, above 1.000001.")
+
+
+@pytest.mark.parametrize("lost", ["layers", "ratio", "score_error", "tolerance"])
+def test_the_card_says_that_the_gates_record_is_damaged(finished, lost):
+    record = {name: one for name, one in finished.certificate.items() if name != lost}
+
+    assert certificate_section(finished, record) == (
+        "The record of the certified pass after training is damaged. Violations: its record is "
+        f"not what a gate measured: KeyError('{lost}')."
+    )
+
+
+def test_the_card_needs_no_conclusions_and_no_record(finished):
+    measured = {name: finished.certificate[name] for name in ("layers", "ratio")}
+    measured |= {"score_error": 1e-12, "tolerance": 1e-6}
+
+    assert "in unknown arithmetic. Proven: " in certificate_section(finished, measured)
+    assert "Violations: none." in certificate_section(finished, measured)
+    assert "Violations: 0 layers are" in certificate_section(finished, measured | {"layers": []})
+    assert certificate_section(finished, {}) == (
+        "There is no record of the certified pass after training."
+    )
 
 
 def test_the_card_names_the_digest_of_each_file(models):

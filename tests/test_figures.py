@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import same_color
 
-from orchestrator.figures import by_run, draw_figures, figures_of
+from orchestrator.figures import OVERALL, by_run, draw_figures, figures_of, files_of
 from orchestrator.figures.sheet import STROKES, STYLE
 from orchestrator.margins import read_margins
 from orchestrator.report import make_report
@@ -14,7 +14,7 @@ from orchestrator.spec import Row, Table
 from orchestrator.specfile import SpecFile
 from orchestrator.verdicts import Verdict
 from tests.cli import PROJECT
-from tests.reports import finish
+from tests.reports import damage_margins, finish
 from tests.stores import ORIGIN
 
 
@@ -126,6 +126,16 @@ def test_a_row_that_nobody_trained_has_the_papers_values_alone(reported, store):
     assert len(lines(axes)) == len(axes.collections) == 1
     assert len(lines(axes, joined=False)) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["row 0", "row 22"]
+
+
+def test_damaged_margins_are_no_curve(reported, store):
+    for run in reported.runs:
+        finish(store, run, 0)
+    damage_margins(store, 3)
+    (axes,) = drawn(reported, store)["curves-one"].axes
+
+    assert lines(axes) == []
+    assert len(lines(axes, joined=False)) == 2
 
 
 # Training
@@ -451,19 +461,19 @@ def test_every_figure_is_there_as_png_and_svg(twice, store, tmp_path):
     assert "demo: not comparable" in svg
 
 
-def test_figures_of_single_tables_can_be_had_alone_in_one_format(reported, store, tmp_path):
+def test_the_figures_of_a_run_are_those_of_its_tables_in_one_format_or_all(
+    reported, store, tmp_path
+):
     finish(store, reported.runs[0], 0)
     report = make_report(reported, store)
     folder = tmp_path / "figures"
-    written = draw_figures(report, store, folder, ["png"], overall=False)
+    written = draw_figures(report, store, folder, ["png"])
+    own = [path for path in written if path.stem != OVERALL]
 
     assert names(folder) == sorted(path.name for path in written)
     assert {path.suffix for path in written} == {".png"}
-    assert "paper-against-ours.png" not in names(folder)
-    assert by_run(report, [*written, folder / "paper-against-ours.png"]) == {
-        0: written,
-        22: written,
-    }
+    assert by_run(report, written) == {0: own, 22: own}
+    assert [path.name for path in files_of(own[:1])] == ["curves-one.png", "curves-one.svg"]
 
 
 def test_the_same_results_are_the_same_files(reported, store, tmp_path):

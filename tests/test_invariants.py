@@ -5,7 +5,7 @@ from orchestrator.invariants import broken
 from orchestrator.margins import share
 from orchestrator.spec import RADII
 from orchestrator.store import Status
-from tests.reports import certificate
+from tests.reports import certificate, damage_margins
 from tests.stores import ORIGIN
 
 MARGINS = np.linspace(-0.5, 3, 100, dtype="<f4")
@@ -54,6 +54,14 @@ def test_a_run_that_is_not_finished_is_not_looked_at(reported, store):
 )
 def test_each_broken_invariant_is_a_line(reported, store, changes, found):
     assert problems(reported, store, **changes) == [f"run 0, seed 0: {line}" for line in found]
+
+
+@pytest.mark.parametrize("length", [399, 0])
+def test_margins_that_miss_bytes_are_a_line(reported, store, length):
+    problems(reported, store)
+    damage_margins(store, length)
+
+    assert broken(reported, store) == ["run 0, seed 0: its margins are damaged"]
 
 
 def test_a_metric_that_is_missing_is_said_alone(reported, store):

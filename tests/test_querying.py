@@ -2,7 +2,9 @@ import json
 import math
 from base64 import b64decode
 
-from orchestrator.querying import found_json, found_text
+import pytest
+
+from orchestrator.querying import ColumnsError, found_json, found_text
 
 COLUMNS = ["key", "share", "count", "values"]
 ROWS = [("12e34", 0.1 + 0.2, 3, b"\x00\xff"), ("b", None, None, b"x")]
@@ -33,6 +35,16 @@ def test_the_json_is_valid_and_has_the_bytes():
 
     assert b64decode(first["values"]) == b"\x00\xff"
     assert (first["key"], first["count"], second["share"]) == ("12e34", 3, None)
+
+
+def test_columns_of_one_name_are_refused_as_json_and_not_as_text():
+    with pytest.raises(
+        ColumnsError, match="two columns are called 'a'; name one with AS"
+    ) as caught:
+        found_json(["a", "b", "a"], [(1, 2, 3)])
+
+    assert caught.value.exit_code == 2
+    assert found_text(["a", "b", "a"], [(1, 2, 3)]).splitlines()[-1].split() == ["1", "2", "3"]
 
 
 def test_a_number_that_json_does_not_have_is_a_text():

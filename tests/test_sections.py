@@ -58,8 +58,8 @@ def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
             title: T
             rows:
               - {label: A, run: 5, published: [1.0, 2.0]}
-              - {label: A, run: 0, published: [.nan]}
-              - {label: A, run: 0, published: [100.1]}
+              - {label: B, run: 0, published: [.nan]}
+              - {label: C, run: 0, published: [100.1]}
         """
     datasets = "'cifar10', 'cifar100', 'digits' or 'digit-pairs'"
     kinds = "'patchwise', 'fc', 'conv' or 'std'"
@@ -105,6 +105,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
 PUBLISHED = "tables.0.rows.0.published"
 CHANGE = "profiles.quick.changes.0"
 FOLDER = "names a folder of the results: use letters, digits, - and _, not ray or logs"
+BREAKS = "would break the printed table: use no | and no line break"
 BIG = "1" + 29 * "0"
 TOO_BIG = "must be a whole number below 2**63, got"
 
@@ -172,6 +173,34 @@ TOO_BIG = "must be a whole number below 2**63, got"
             "name: A, resources: {gpus: -1},",
             7,
             "run 0: resources.gpus: must be greater than or equal to 0, got -1",
+        ),
+        (
+            "id: t",
+            "id: ../t",
+            15,
+            "table '../t' names files of figures: use letters, digits, - and _",
+        ),
+        (
+            "[1.0, 0.5]}]",
+            "[1.0, 0.5]}, {label: A, run: 1, published: [1, 1]}]",
+            17,
+            "table t: row 'A' stands also at x.yaml:17",
+        ),
+        (
+            "tables:\n",
+            "tables:\n  - {id: t, title: S, rows: [{label: A, run: 0, published: [1, 1]}]}\n",
+            16,
+            "table 't' stands also at x.yaml:15",
+        ),
+        ("title: CRA", "title: Acc", 13, "column 'Acc' stands also at x.yaml:13"),
+        ("title: CRA", "title: CRA|", 13, f"column 'CRA|' {BREAKS}"),
+        ("label: A,", "label: A | B,", 17, f"table t: row 'A | B' {BREAKS}"),
+        ("label: A,", 'label: "A\\nB",', 17, f"table t: row 'A\\nB' {BREAKS}"),
+        (
+            "title: T",
+            'title: T\n    header: "A\\e[2J"',
+            17,
+            f"table t: header 'A\\x1b[2J' {BREAKS}",
         ),
         ("  quick:", "  a b:", 10, f"profile 'a b' {FOLDER}"),
         ("  quick:", "  ../evil:", 10, f"profile '../evil' {FOLDER}"),

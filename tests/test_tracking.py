@@ -543,15 +543,31 @@ def finished(reported, store, tracker):
     return replace(reported, tables=(alone, ablation))
 
 
+def in_both_formats(*names):
+    return sorted(f"{name}.{form}" for name in names for form in ("png", "svg"))
+
+
 def test_a_run_shows_the_figures_of_its_own_tables(tracker, store, finished, published):
     publish(tracker, store, finished)
 
-    ablation = ["curves-ablation.png", "trade-off-ablation.png", "training-ablation.png"]
+    ablation = ["curves-ablation", "trade-off-ablation", "training-ablation", "paper-against-ours"]
     assert published().keys() == {"0", "22"}
     assert figures_of(tracker) == {
-        "0": sorted([*ablation, "curves-one.png", "training-one.png"]),
-        "22": ablation,
+        "0": in_both_formats(*ablation, "curves-one", "training-one"),
+        "22": in_both_formats(*ablation),
     }
+
+
+def test_the_overall_figure_is_where_the_tables_are(tracker, store, finished, published, make_run):
+    """
+    A run of the profile whose settings are no longer those of the file has both.
+    """
+    start(store, make_run(8))
+    tracker.send(store)
+    publish(tracker, store, finished)
+
+    assert published().keys() == {"0", "22", "8"}
+    assert figures_of(tracker)["8"] == in_both_formats("paper-against-ours")
 
 
 def test_figures_are_sent_again_only_when_they_changed(tracker, store, finished, monkeypatch):
@@ -569,8 +585,30 @@ def test_figures_are_sent_again_only_when_they_changed(tracker, store, finished,
     publish(tracker, store, finished)
 
     assert unchanged == []
-    assert len([given for given in sent if given[-1] == "figures"]) == 5 + 3 + 5
-    assert len(figures_of(tracker)["0"]) == 5
+    assert len([given for given in sent if given[-1] == "figures"]) == 2 * (5 + 3 + 5 + 3)
+    assert len(figures_of(tracker)["0"]) == 2 * (5 + 1)
+
+
+def test_a_run_whose_own_figures_are_as_before_gets_the_overall_one_alone(
+    tracker, store, reported, finished, monkeypatch
+):
+    rows = reported.tables[0].rows
+    apart = tuple(
+        reported.tables[0].model_copy(update={"id": f"of-{row.run}", "rows": [row]}) for row in rows
+    )
+    experiment = replace(finished, tables=apart)
+    publish(tracker, store, experiment)
+    finish(store, experiment.replicates([1]).runs[0], 0.5)
+    client, sent = tracker._connected(), []
+    monkeypatch.setattr(client, "log_artifact", lambda *given: sent.append(given))
+    publish(tracker, store, experiment)
+    (other,) = [run.mlflow_run_id for run in store.runs() if run.run_id == 22]
+    names = [(to, Path(path).name) for to, path, folder in sent if folder == "figures"]
+
+    assert sorted(name for to, name in names if to == other) == in_both_formats(
+        "paper-against-ours"
+    )
+    assert {"curves-of-0.png", "training-of-0.svg"} <= {name for to, name in names if to != other}
 
 
 def test_figures_that_cannot_be_drawn_are_said_and_the_tables_go(

@@ -253,3 +253,11 @@ def test_true_reproductions_with_five_seeds_are_called_so():
     _, cells = share_of(Verdict.REPRODUCED, reproductions(100, 0.0, 5, rng))
 
     assert cells >= 0.95
+
+
+@pytest.mark.parametrize("value", [100.1, -0.1, 170.0])
+def test_what_is_no_share_of_the_images_has_no_binomial_error(value):
+    judged = verdict_of(value)
+
+    assert judged.binomial is None
+    assert "Binomial" not in in_words(judged)

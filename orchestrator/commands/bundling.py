@@ -93,7 +93,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Derive every cell of a bundle anew from its margins, and name what does not agree."""
-    from orchestrator.archive import sha256
+    from orchestrator.archive import printable, sha256
     from orchestrator.spec import noted
     from orchestrator.verifying import DiscrepancyError
     from orchestrator.verifying import verify as check
@@ -104,20 +104,20 @@ def verify(
         raise typer.Exit(DiscrepancyError.exit_code if found.discrepancies else 0)
     made = found.manifest
     settings = "".join(f" --set {setting}" for setting in made.settings)
-    typer.echo(noted(found.note, f"{file}: {made.experiment}, profile {made.profile}{settings}"))
+    note = printable(found.note)
+    typer.echo(noted(note, f"{file}: {made.experiment}, profile {made.profile}{settings}"))
     typer.echo(f"made {made.created_at} by version {made.program} ({made.commit or 'no commit'})")
     typer.echo(f"SHA-256 {sha256(file)}")
     for table in found.tables:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in table.verdicts.items())
         measured = number_of(table.measured, "measured cell")
-        typer.echo(
-            f"{table.title}: {table.confirmed} of {measured} follow from the margins; {verdicts}"
-        )
+        title = printable(table.title)
+        typer.echo(f"{title}: {table.confirmed} of {measured} follow from the margins; {verdicts}")
     for note in found.notes:
         typer.echo(f"note: {note}")
     if found.discrepancies:
-        raise DiscrepancyError("\n".join(found.discrepancies))
-    typer.echo("Everything in it agrees.")
+        raise DiscrepancyError("\n".join(map(printable, found.discrepancies)))
+    typer.echo("Every number in it agrees." if found.notes else "Everything in it agrees.")
 
 
 def _as_record(found: "Verified") -> dict[str, object]:

@@ -140,7 +140,7 @@ def cra(
 ) -> None:
     """Print every finished run's certified robust accuracy at any radius."""
     from aol.radius import RadiusError, parsed
-    from orchestrator.comparing import cra_table
+    from orchestrator.comparing import cra_table, without_margins
 
     try:
         asked = parsed(radius)
@@ -148,6 +148,8 @@ def cra(
         raise RadiusError(f"--radius: {error}") from None
     opened, experiment = opened_profile(spec, profile, settings, results, store)
     typer.echo(cra_table(experiment, opened, asked, as_json=as_json))
+    for line in without_margins(experiment, opened):
+        typer.echo(line, err=True)
 
 
 @app.command()

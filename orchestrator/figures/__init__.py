@@ -1,5 +1,5 @@
 """The report's pictures, each as PNG and SVG."""
 
-from orchestrator.figures.drawing import by_run, draw_figures, figures_of
+from orchestrator.figures.drawing import OVERALL, by_run, draw_figures, figures_of, files_of
 
-__all__ = ["by_run", "draw_figures", "figures_of"]
+__all__ = ["OVERALL", "by_run", "draw_figures", "figures_of", "files_of"]

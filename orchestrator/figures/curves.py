@@ -1,16 +1,19 @@
 """Figures of a table's runs: what they certify at each radius, and how they were trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from orchestrator.cells import FilledTable
 from orchestrator.figures.sheet import FAINT, add_legend, sheet, stroke
-from orchestrator.margins import read_margins, share
+from orchestrator.margins import MarginsError, margins_of, share
 from orchestrator.store import Status, Store, StoredRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from orchestrator.margins import Margins
 
 Runs = Mapping[int, Sequence[StoredRun]]  # by run ID, a run per seed
 
@@ -42,9 +45,7 @@ def certified_curves(filled: FilledTable, runs: Runs, store: Store, note: str) -
             markerfacecolor="none",
             clip_on=False,
         )
-        stored = [store.margins(run.key) for run in runs[row.run] if run.status is Status.DONE]
-        margins = [read_margins(one) for one in stored if one]
-        if margins:
+        if margins := list(_margins(runs[row.run], store)):
             curves = [[100 * share(one, float(radius)) for radius in radii] for one in margins]
             key += axes.plot(radii, np.mean(curves, axis=0), color=colour, linestyle=dash)
             low, high = np.min(curves, axis=0), np.max(curves, axis=0)
@@ -54,6 +55,14 @@ def certified_curves(filled: FilledTable, runs: Runs, store: Store, note: str) -
     axes.set(xlim=(0, FURTHEST), ylim=(0, None))
     add_legend(figure, keys, "lines: mean of the seeds, shaded their range; signs: published")
     return figure
+
+
+def _margins(runs: Sequence[StoredRun], store: Store) -> "Iterator[Margins]":
+    """Those of the finished runs that have any; the report says whose are damaged."""
+    for run in runs:
+        with suppress(MarginsError):
+            if run.status is Status.DONE and (found := margins_of(store, run)) is not None:
+                yield found
 
 
 def training_curves(filled: FilledTable, runs: Runs, store: Store, note: str) -> "Figure":

@@ -15,27 +15,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg")
+OVERALL = "paper-against-ours"  # the name of the figure of all tables together
 OF_A_TABLE = ("curves", "training", "trade-off")  # the names before the table's ID
 
 
 def draw_figures(
-    report: Report,
-    store: Store,
-    folder: Path,
-    formats: Sequence[str] = FORMATS,
-    *,
-    overall: bool = True,
+    report: Report, store: Store, folder: Path, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
     """Write every figure that has something to show into `folder`; returns the PNGs.
 
-    Each is of one table, but for those of all tables together, which are drawn if `overall`.
+    Each is of one table, but for the one that is `OVERALL`.
     """
     import matplotlib as mpl
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with mpl.rc_context(STYLE):
-        for name, figure in figures_of(report, store, overall=overall):
+        for name, figure in figures_of(report, store):
             for form in formats:
                 figure.savefig(
                     folder / f"{name}.{form}",
@@ -56,9 +52,12 @@ def by_run(report: Report, drawn: Sequence[Path]) -> dict[int, list[Path]]:
     return found
 
 
-def figures_of(
-    report: Report, store: Store, *, overall: bool = True
-) -> Iterator[tuple[str, "Figure"]]:
+def files_of(drawn: Sequence[Path]) -> list[Path]:
+    """The files of figures in every format, from their PNGs."""
+    return [path.with_suffix(f".{form}") for path in drawn for form in FORMATS]
+
+
+def figures_of(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
     """Every figure that has something to show, with its name, in matplotlib's present style."""
     note = report.experiment.note
     runs = runs_of(report.experiment, store)
@@ -70,5 +69,5 @@ def figures_of(
             yield f"training-{filled.table.id}", training_curves(filled, rows, store, note)
         if filled.table.header and (drawn := trade_off(filled, note)):
             yield f"trade-off-{filled.table.id}", drawn
-    if overall and any(cell.values for cell in report.cells):
-        yield "paper-against-ours", against(report)
+    if any(cell.values for cell in report.cells):
+        yield OVERALL, against(report)

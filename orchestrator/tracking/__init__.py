@@ -6,6 +6,6 @@ so it gets only epochs that will not be trained again.
 """
 
 from orchestrator.tracking.recorder import TrackingRecorder
-from orchestrator.tracking.tracker import Tracker, TrackingError, tracking_uri
+from orchestrator.tracking.tracker import OVERALL_TAG, Tracker, TrackingError, tracking_uri
 
-__all__ = ["Tracker", "TrackingError", "TrackingRecorder", "tracking_uri"]
+__all__ = ["OVERALL_TAG", "Tracker", "TrackingError", "TrackingRecorder", "tracking_uri"]

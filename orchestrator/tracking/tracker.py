@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 TABLES_TAG = "aol.tables"  # a digest of the tables that were attached last
 TABLES_FILE = "tables/tables.md"
-FIGURES_TAG = "aol.figures"
+FIGURES_TAG = "aol.figures"  # a digest of the run's own figures
+OVERALL_TAG = "aol.figures.overall"  # apart: it changes with every run, and the others need not
 FIGURES_FOLDER = "figures"
 
 
@@ -82,10 +83,13 @@ class Tracker:
                     client.log_text(run.mlflow_run_id, tables, TABLES_FILE)
                     client.set_tag(run.mlflow_run_id, TABLES_TAG, digest)
 
-    def attach_figures(self, store: Store, figures: Mapping[str, Sequence[Path]]) -> None:
+    def attach_figures(
+        self, store: Store, figures: Mapping[str, Sequence[Path]], tag: str = FIGURES_TAG
+    ) -> None:
         """Make files artifacts of runs, by key, in place of earlier ones of these names.
 
-        Raises: TrackingError, StoreError.
+        Those of a run are sent if they are not what its `tag` says. Raises: TrackingError,
+        StoreError.
         """
         with self._told():
             client = self._connected()
@@ -94,10 +98,10 @@ class Tracker:
                 if not paths or not run.mlflow_run_id:
                     continue
                 digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-                if client.get_run(run.mlflow_run_id).data.tags.get(FIGURES_TAG) != digest:
+                if client.get_run(run.mlflow_run_id).data.tags.get(tag) != digest:
                     for path in paths:
                         client.log_artifact(run.mlflow_run_id, str(path), FIGURES_FOLDER)
-                    client.set_tag(run.mlflow_run_id, FIGURES_TAG, digest)
+                    client.set_tag(run.mlflow_run_id, tag, digest)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
