@@ -235,7 +235,7 @@ def test_a_prior_that_is_half_of_the_truth_costs_that_guarantee():
     With every true difference at the end of the margin, about one report in ten: docs/verdicts.md.
     """
     rng = np.random.default_rng(5)
-    reports, _ = share_of(Verdict.DIFFERS, reproductions(1000, 1.0, 5, rng, sd=0.4))
+    reports, _ = share_of(Verdict.DIFFERS, reproductions(300, 1.0, 5, rng, sd=0.4))
 
     assert 0.05 < reports < 0.15
 
