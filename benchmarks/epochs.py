@@ -63,7 +63,14 @@ class Times:
         )
 
 
-def measured(config: TrainConfig, images: BothParts, device: torch.device, epochs: int) -> Times:
+def measured(
+    config: TrainConfig,
+    images: BothParts,
+    device: torch.device,
+    epochs: int,
+    *,
+    record: bool = True,
+) -> Times:
     """Train a run of so few epochs to its end, and look at the clock.
 
     Raises: RuntimeError if it diverges.
@@ -78,6 +85,7 @@ def measured(config: TrainConfig, images: BothParts, device: torch.device, epoch
             data_root=Path(temporary),
             images=images,
             device=device,
+            record=record,
             must_stop=lambda next_s: False,
             save_every_s=0.0,
             say=lambda text: told.append(time.monotonic()),
@@ -175,7 +183,7 @@ def _measured_or_none(name: str, config: TrainConfig, options: argparse.Namespac
     device = torch.device(options.device)
     try:
         images = random_images(config, options.images, device)
-        times = measured(config, images, device, options.epochs)
+        times = measured(config, images, device, options.epochs, record=not options.eager)
     except Exception:
         traceback.print_exc()
         return None
@@ -201,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--plan", type=Path, metavar="FILE", help="the runs of a plan.json instead")
     add("--rates", type=Path, metavar="FILE", help="write the rates there, too")
     add("--device", default="cuda")
+    add("--eager", action="store_true", help="no graphs: where recording fails for good")
     add("--precision", choices=get_args(Precision), default="tf32")
     add("--batch", type=int, default=250)
     add("--epochs", type=int, default=EPOCHS, help="to measure (default: %(default)s)")

@@ -1,11 +1,10 @@
 """The training step on a GPU, way by way: `python -m benchmarks.gpu`. Needs torch alone.
 
 For every network of the paper: the plain port in float32, and our step in float32, TF32 and bf16,
-step by step and recorded as a graph. Each way is checked before it is timed: what its first steps
-do to the weights and the losses against float64 steps of the plain port on the CPU, taken before
-and kept in `reference.pt`, and a recording against the same steps unrecorded. Then all ways run in
-turn, round after round, and medians are quoted. The roofline is measured in the same call. Prints
-a table in markdown, and keeps it with `--keep`.
+step by step and recorded as a graph. Each way is checked before it is timed, against float64 steps
+taken before and kept in `reference.pt` (`benchmarks/checks.py`). Then all ways that work run in
+turn, round after round, and medians are quoted. The roofline is measured in the same call. Prints a
+table in markdown, and keeps it with `--keep`.
 """
 
 import argparse
@@ -14,92 +13,61 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import nn
 
-from aol.config import ModelConfig, Precision
+from aol.config import ModelConfig
 from aol.environment import environment
 from aol.train import train_in
 from benchmarks import roofline
+from benchmarks.checks import GRAPH_STEPS, checks, expected_of, of_those_that_work
+from benchmarks.contestants import Training
 from benchmarks.machine import table
 from benchmarks.reference import (
-    CHECKED_BATCH,
     CHECKED_STEPS,
-    Course,
     Reference,
     ReferenceFileError,
     checked,
-    course_of,
     keep,
     make,
     read,
 )
-from benchmarks.ways import MODELS, Way, narrowed, start_of, ways
+from benchmarks.ways import MODELS, Way, narrowed, start_of, ways_of
 
-TOLERANCE: dict[Precision, float] = {"float32": 1e-2, "tf32": 5e-2, "bf16": 1e-1}
-LOSS_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "tf32": 1e-3, "bf16": 5e-3}
-GRAPH_TOLERANCE = 1e-2  # after several steps, atomics and kernel choice included
-GRAPH_STEPS = 6  # the first ones are not recorded yet
 TRAINING_IMAGES = 50_000
 ROUND_S = 0.1
 REFERENCE = Path(__file__).with_name("reference.pt")
 HEADER = ["network", "way", "error", "ms a step", "images/s", "of plain", "of roofline"]
-
-
-def expected_of(
-    name: str, config: ModelConfig, model: nn.Sequential, brought: dict[str, Reference]
-) -> Course:
-    """What a network's checks compare with: brought along if it fits, computed here otherwise."""
-    settings = checked(config)
-    if name in brought:
-        misfit = brought[name].misfit(settings, model)
-        if misfit is None:
-            return brought[name].course
-        print(f"{name}: the reference {misfit}; computed here", flush=True)
-    return make(settings, model).course
-
-
-def errors(
-    config: ModelConfig, model: nn.Sequential, device: torch.device, exact: Course
-) -> dict[Way, tuple[float, bool]]:
-    """Each way's error, and whether it and its losses' are within their tolerance."""
-    found = {}
-    for way in ways(device):
-        train_in(way.precision)
-        make_on = way.training(model, config, CHECKED_BATCH)
-        if way.recorded:
-            unrecorded = Way(way.precision).training(model, config, CHECKED_BATCH)
-            expected = course_of(unrecorded(device), model, GRAPH_STEPS)
-            course = course_of(make_on(device), model, GRAPH_STEPS)
-            tolerance, loss_tolerance = GRAPH_TOLERANCE, LOSS_TOLERANCE[way.precision]
-        else:
-            expected, course = exact, course_of(make_on(device), model)
-            tolerance, loss_tolerance = TOLERANCE[way.precision], LOSS_TOLERANCE[way.precision]
-        error = course.distance(expected)
-        right = error <= tolerance and course.loss_distance(expected) <= loss_tolerance
-        found[way] = error, right
-    return found
+FAILED, NOT_MEASURED = "failed", ["–"] * len(HEADER)
 
 
 def seconds(
-    config: ModelConfig, model: nn.Sequential, device: torch.device, batch: int, rounds: int
+    config: ModelConfig,
+    model: nn.Sequential,
+    device: torch.device,
+    ways: Iterable[Way],
+    batch: int,
+    rounds: int,
 ) -> dict[Way, float]:
-    """The median time of a step each way, all in turn."""
-    runs = {way: way.training(model, config, batch)(device) for way in ways(device)}
-    counts, times = {}, {way: list[float]() for way in runs}
-    for way, run in runs.items():
+    """The median time of a step each way, all in turn; without those that fail."""
+
+    def warm(way: Way) -> tuple[Training, int]:
         train_in(way.precision)
+        run = way.training(model, config, batch)(device)
         for _ in range(GRAPH_STEPS):
             run()
-        counts[way] = max(1, round(ROUND_S / roofline.seconds_of(run, device, 3)))
+        return run, max(1, round(ROUND_S / roofline.seconds_of(run, device, 3)))
+
+    runs = of_those_that_work(ways, warm)
+    times = {way: list[float]() for way in runs}
     for _ in range(rounds):
-        for way, run in runs.items():
+        for way, (run, count) in runs.items():
             train_in(way.precision)
-            times[way].append(roofline.seconds_of(run, device, counts[way]))
+            times[way].append(roofline.seconds_of(run, device, count))
     return {way: median(values) for way, values in times.items()}
 
 
@@ -112,31 +80,27 @@ def lines_of(
     brought: dict[str, Reference],
 ) -> tuple[list[list[str]], dict[str, float]]:
     """The table's lines of one network, and its seconds per epoch by way."""
-    model = start_of(config)
-    found = errors(config, model, device, expected_of(name, config, model, brought))
-    took = seconds(config, model, device, options.batch, options.rounds)
-    plain = next(seconds for way, seconds in took.items() if way.plain)
+    model, ways = start_of(config), ways_of(device, recorded=not options.eager)
+    found = checks(config, model, device, expected_of(name, config, model, brought), ways)
+    took = seconds(config, model, device, found, options.batch, options.rounds)
+    plain = next((seconds for way, seconds in took.items() if way.plain), None)
     lines = []
-    for way, step in took.items():
-        error, right = found[way]
+    for way in ways:
+        check, step = found.get(way), took.get(way)
+        line = [name, str(way), str(check or FAILED)]
+        if step is None:
+            lines.append([*line, FAILED, *NOT_MEASURED[len(line) + 1 :]])
+            continue
         least = limits.step_seconds(config, options.batch, way.precision)
-        lines.append(
-            [
-                name,
-                str(way),
-                f"{error:.1e}" + ("" if right else " (too large)"),
-                f"{1e3 * step:.2f}",
-                f"{options.batch / step:,.0f}",
-                f"{plain / step:.1f}×",
-                f"{100 * least / step:.0f} %",
-            ]
-        )
+        line += [f"{1e3 * step:.2f}", f"{options.batch / step:,.0f}"]
+        line += [f"{plain / step:.1f}×" if plain else "–", f"{100 * least / step:.0f} %"]
+        lines.append(line)
     steps = TRAINING_IMAGES / options.batch
     return lines, {str(way): steps * step for way, step in took.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, keep; 1 if a way was too far from float64."""
+    """Measure, print, keep; 1 if a way failed or is too far from what it should do."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.networks) - set(MODELS)):
@@ -158,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found, rates[name] = lines_of(name, config, device, limits, options, brought)
         except Exception:  # the other networks are worth their time all the same
             traceback.print_exc()
-            found = [[name, "failed", *["–"] * (len(HEADER) - 2)]]
+            found = [[name, FAILED, *NOT_MEASURED[2:]]]
         lines += found
         for line in found:
             print(*line, sep="  ", flush=True)
@@ -170,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     print(text)
-    return int(any("too large" in line[2] or line[1] == "failed" for line in lines))
+    return int(any(FAILED in line or "too large" in line[2] for line in lines))
 
 
 def make_references(file: Path, chosen: dict[str, ModelConfig]) -> int:
@@ -228,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("networks", nargs="*", metavar="NETWORK", help=", ".join(MODELS))
     add("--device", default="cuda")
+    add("--eager", action="store_true", help="no graphs: where recording fails for good")
     add("--batch", type=int, default=250)
     add("--rounds", type=int, default=7)
     add("--width", type=float, default=1.0, help="narrower networks, to try the program")

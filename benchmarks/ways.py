@@ -45,10 +45,10 @@ class Way:
 TrainingOn = Callable[[torch.device], Training]
 
 
-def ways(device: torch.device) -> list[Way]:
-    """All ways that the device has."""
+def ways_of(device: torch.device, *, recorded: bool = True) -> list[Way]:
+    """All ways that the device has, the recorded ones last and if they are wanted."""
     found = [Way("float32", plain=True), *map(Way, PRECISIONS)]
-    if device.type == "cuda":
+    if device.type == "cuda" and recorded:
         found += [Way(precision, recorded=True) for precision in PRECISIONS]
     return found
 

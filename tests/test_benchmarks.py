@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aol import train
 from aol.config import ModelConfig
@@ -17,12 +18,14 @@ from aol.cost import layers_of
 from aol.layers import AOLConv2d, AOLLinear, MaxMin
 from aol.loss import offset_cross_entropy
 from aol.models import architecture, build_model
+from benchmarks import checks as checking
 from benchmarks import contestants, cpu, gpu, memory, plain, reference, ways
 from benchmarks import store as store_bench
+from benchmarks.checks import checks
 from benchmarks.machine import machine
-from benchmarks.reference import checked, make, sketch
+from benchmarks.reference import CHECKED_BATCH, checked, course_of, make, sketch
 from benchmarks.roofline import Roofline
-from benchmarks.ways import start_of
+from benchmarks.ways import Way, start_of, ways_of
 from tests.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -324,7 +327,8 @@ def test_the_gpu_bench_trains_in_the_arithmetic_of_training(monkeypatch):
     allowed = []
     monkeypatch.setattr(train, "use_tf32", allowed.append)
     model = start_of(NARROW_CONV)
-    gpu.errors(NARROW_CONV, model, contestants.CPU, make(checked(NARROW_CONV), model).course)
+    course = make(checked(NARROW_CONV), model).course
+    checks(NARROW_CONV, model, contestants.CPU, course, ways_of(contestants.CPU))
 
     assert allowed == [False, False, True, True]  # plain float32, float32, tf32, bf16
 
@@ -361,6 +365,118 @@ def test_the_gpu_bench_ends_with_1_where_a_way_is_wrong(monkeypatch, capsys, nam
     assert code == 1
     assert not any("plain" in line for line in marked)
     assert any("| float32 |" in line for line in marked)
+
+
+@pytest.fixture
+def with_recorded_ways(monkeypatch):
+    """
+    The ways of a GPU, on the CPU: recording fails there, for want of CUDA.
+    """
+    monkeypatch.setattr(
+        gpu, "ways_of", lambda device, recorded: ways_of(torch.device("cuda"), recorded=recorded)
+    )
+
+
+def lines_in(page):
+    """
+    The cells of the table's lines by way.
+    """
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| AOL")]
+    return {way: [cell.strip() for cell in cells] for _, way, *cells in rows}
+
+
+def test_a_way_that_fails_its_check_leaves_the_others_their_figures(with_recorded_ways, capsys):
+    code = gpu.main(["AOL-Conv", *SMALL_BENCH])
+
+    out, err = capsys.readouterr()
+    found = lines_in(out)
+    assert code == 1
+    assert "float32, graph:\nTraceback" in err
+    for precision in ways.PRECISIONS:
+        assert found[f"{precision}, graph"] == ["failed", "failed", "–", "–", "–"]
+        assert float(found[precision][1]) > 0
+    rates = json.loads(re.search(r"```json\n(.*?)```", out, re.DOTALL)[1])
+    assert list(rates["AOL-Conv"]) == ["plain float32", *ways.PRECISIONS]
+
+
+def test_eager_leaves_out_the_recorded_ways(with_recorded_ways, capsys):
+    assert gpu.main(["AOL-Conv", *SMALL_BENCH, "--eager"]) == 0
+    assert list(lines_in(capsys.readouterr().out)) == ["plain float32", *ways.PRECISIONS]
+
+
+def test_a_way_that_fails_at_full_size_keeps_its_error_and_the_others_their_times(
+    monkeypatch, capsys
+):
+    """
+    The port, here; without it no speed is a multiple of its.
+    """
+    right = contestants.plain_training
+
+    def training(config, *arguments, **keywords):
+        if config.batch_size == 10:
+            raise torch.OutOfMemoryError("no memory")
+        return right(config, *arguments, **keywords)
+
+    monkeypatch.setattr(ways, "plain_training", training)
+    code = gpu.main(["AOL-Conv", *SMALL_BENCH])
+
+    out, err = capsys.readouterr()
+    found = lines_in(out)
+    assert code == 1
+    assert "OutOfMemoryError: no memory" in err
+    assert float(found["plain float32"][0]) < 1e-2
+    assert found["plain float32"][1:] == ["failed", "–", "–", "–"]
+    assert found["tf32"][3] == "–"
+    assert float(found["tf32"][1]) > 0
+
+
+# Which arguments are multiplied with one another, by operation.
+PRODUCTS = {
+    "mm": (0, 1),
+    "bmm": (0, 1),
+    "addmm": (1, 2),
+    "addmm_": (1, 2),
+    "_linear_pointwise": (0, 1),
+    "convolution": (0, 1),
+    "convolution_backward": (0, 1, 2),
+}
+
+
+class InTF32(TorchDispatchMode):
+    """
+    Rounds what every product multiplies to TF32's ten bits, as a GPU does.
+    """
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        factors = PRODUCTS.get(function.overloadpacket.__name__, ())
+        args = [rounded(arg) if at in factors else arg for at, arg in enumerate(args)]
+        return function(*args, **(kwargs or {}))
+
+
+def rounded(tensor):
+    if tensor.dtype != torch.float32:
+        return tensor
+    mantissa, exponent = torch.frexp(tensor)
+    return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
+
+
+def test_tf32_and_bf16_are_well_within_their_tolerances(brought):
+    """
+    Imitated on a narrow AOL-Conv, in the rescaling too.
+    """
+    model, exact = start_of(NARROW_CONV), reference.read(brought)["AOL-Conv"].course
+
+    def training(precision):
+        return Way(precision).training(model, NARROW_CONV, CHECKED_BATCH)(contestants.CPU)
+
+    errors = {"float32": course_of(training("float32"), model).distance(exact)}
+    for precision in ("tf32", "bf16"):
+        with InTF32():
+            errors[precision] = course_of(training(precision), model).distance(exact)
+
+    assert errors["float32"] < errors["tf32"] < errors["bf16"]
+    for precision, error in errors.items():
+        assert error < checking.TOLERANCE[precision] / 2
 
 
 # What is brought along
@@ -433,7 +549,7 @@ def test_a_reference_takes_the_place_of_float64_steps(brought, monkeypatch, caps
     """
     With the same verdict, and without a float64 step.
     """
-    monkeypatch.setattr(gpu, "make", None)
+    monkeypatch.setattr(checking, "make", None)
     code = gpu.main(["AOL-Conv", *SMALL_BENCH, "--reference", str(brought)])
 
     assert code == 0
@@ -444,11 +560,12 @@ def test_a_reference_takes_the_place_of_float64_steps(brought, monkeypatch, caps
 @pytest.mark.parametrize(("name", "wrong"), WRONG, ids=str)
 def test_a_reference_finds_a_wrong_way(brought, monkeypatch, name, wrong):
     monkeypatch.setattr(ways, "our_training", made_wrong(name, wrong))
-    monkeypatch.setattr(gpu, "make", None)
+    monkeypatch.setattr(checking, "make", None)
     course = reference.read(brought)["AOL-Conv"].course
-    found = gpu.errors(NARROW_CONV, start_of(NARROW_CONV), contestants.CPU, course)
+    model, all_ways = start_of(NARROW_CONV), ways_of(contestants.CPU)
+    found = checks(NARROW_CONV, model, contestants.CPU, course, all_ways)
 
-    assert [right for way, (_, right) in found.items() if way.precision == "float32"] == [
+    assert [check.right for way, check in found.items() if way.precision == "float32"] == [
         True,  # the plain port
         False,
     ]
@@ -502,8 +619,8 @@ def test_a_reference_of_something_else_is_told_and_computed_here(brought, monkey
         replace(found, images="others").misfit(settings, model),
         found.misfit(checked(ModelConfig(kind="std", width=1 / 8)), model),
     ]
-    monkeypatch.setattr(gpu, "make", lambda config, model: found)
-    course = gpu.expected_of("AOL-Conv", NARROW_CONV, far, {"AOL-Conv": found})
+    monkeypatch.setattr(checking, "make", lambda config, model: found)
+    course = checking.expected_of("AOL-Conv", NARROW_CONV, far, {"AOL-Conv": found})
 
     assert misfits[0] is None
     for misfit, words in zip(
@@ -551,8 +668,9 @@ def test_the_roofline_is_the_longer_of_products_and_memory():
         (slow_products.step_seconds(model, 250, "float32") - rescaling) / 4 + rescaling / 2
     )  # the rescaling at TF32's rate
     weights, outputs = 8 * 4 * 18.72e6, 4 * 4 * 250 * (14 * 64 * 192 + 14 * 1024)
-    found = 1e9 * slow_memory.step_seconds(model, 250, "tf32")
-    assert found == pytest.approx(weights + outputs, rel=1e-3)
+    for precision, share in (("float32", 1), ("tf32", 1), ("bf16", 1 / 2)):  # of outputs' bytes
+        found = 1e9 * slow_memory.step_seconds(model, 250, precision)
+        assert found == pytest.approx(weights + share * outputs, rel=1e-3)
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own():

@@ -90,7 +90,7 @@ def test_the_networks_rates_are_printed_and_kept_as_the_campaign_takes_them(tmp_
         text=True,
         check=True,
     )
-    assert f"run 11 needs {10**9 * rates['AOL-Conv']:.0f} s" in done.stdout
+    assert f"run 11 needs {10**9 * rates['AOL-Conv'] + 20:.0f} s" in done.stdout
 
 
 def test_runs_of_a_plan_that_take_the_same_time_are_measured_once(plan, trained, capsys):
@@ -110,6 +110,12 @@ def test_runs_of_a_plan_that_take_the_same_time_are_measured_once(plan, trained,
     assert rates["0"] == rates["24"] < rates["20"]
 
 
+@pytest.mark.parametrize(("options", "recorded"), [((), True), (("--eager",), False)])
+def test_steps_are_recorded_unless_asked_otherwise(trained, options, recorded):
+    assert epochs.main(["AOL-Conv", *SMALL, "--width", "0.125", *options]) == 0
+    assert [kept["record"] for _, kept in trained] == [recorded]
+
+
 def test_what_is_measured_trains_as_a_run_does(trained):
     """
     Augmented, evaluated, saved after every epoch, at one learning rate, to the certified end.
@@ -121,7 +127,7 @@ def test_what_is_measured_trains_as_a_run_does(trained):
     assert config.data.augment
     assert (config.epochs, config.eval_every, config.optimizer.drops) == (6, 2, ())
     assert options["save_every_s"] == 0
-    assert options.get("record", True)
+    assert options["record"]
     assert min(times.epoch, times.saving, times.end) > 0
 
 
