@@ -15,7 +15,8 @@ from aol.train import use_tf32
 MATRIX = 8192  # rows and columns
 COPIED_BYTES = 2**31
 ROUNDS = 10
-BYTES = 4  # of a float32
+WEIGHT_BYTES = 4  # master weights are float32 in every precision
+OUTPUT_BYTES: dict[Precision, int] = {"float32": 4, "tf32": 4, "bf16": 2}
 WEIGHT_PASSES = (
     8  # read forward and backward; gradient written, read; weight, momentum read, written
 )
@@ -38,7 +39,8 @@ class Roofline:
         rescaling_rate = rates["float32" if precision == "float32" else "tf32"]
         computing = applying / rates[precision] + rescaling / rescaling_rate
         outputs = batch * sum(layer.outputs * layer.side**2 for layer in layers)
-        moved = BYTES * (WEIGHT_PASSES * parameters(model) + OUTPUT_PASSES * outputs)
+        moved = WEIGHT_BYTES * WEIGHT_PASSES * parameters(model)
+        moved += OUTPUT_BYTES[precision] * OUTPUT_PASSES * outputs
         return max(computing, moved / self.bytes_per_s)
 
 
