@@ -3,9 +3,10 @@
     python campaign.py --runs 0,24,20 --minutes 9 --lease-minutes 25 --collect FOLDER [-- options]
 
 A run is begun if its epochs fit into what is left of the lease at the speed that `--rates` gives,
-or if nothing is known of its speed. It is stopped, and its state saved, when the command's minutes
-are over; the next call continues it. Every minute and at the end FOLDER/results.tar.xz has all
-results so far, without states. What follows -- goes to `python -m aol`.
+or if nothing is known of its speed. It is stopped, and its state saved, before the command's
+minutes are over; the next call continues it. Starting Python and certifying a network take time
+beside the training: `AROUND_S` is left for both. Every minute and at the end FOLDER/results.tar.xz
+has all results so far, without states. What follows -- goes to `python -m aol`.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from pathlib import Path
 
 RESULTS = ("run.json", "attempts.jsonl", "metrics.jsonl", "margins.f32", "end.json")
 COLLECT_S = 60.0
-LEAST_S = 30.0  # less is not worth starting Python for
+AROUND_S = 20.0  # of a run's training: importing torch before, certifying after it
+LEAST_S = 45.0  # less is not worth starting Python for
 EXIT_USAGE = 2
 RATES = 'seconds per epoch by run ID or network, like {"0": 0.5}'
 
@@ -52,13 +54,14 @@ def main() -> int:
             print(f"{left:.0f} s are left: call again for run {number} and those after it")
             break
         rate = rates.get(str(number), rates.get(run["name"], 0.0))
-        needed, lent = rate * run["epochs"], 60 * lease - passed
+        needed, lent = rate * run["epochs"] + AROUND_S, 60 * lease - passed
         if not folder.exists() and needed > lent:
             print(f"run {number} needs {needed:.0f} s, {lent:.0f} s of the lease left: not begun")
             continue
         command = [sys.executable, "-m", "aol", "--config", "plan.json", "--data", "data"]
         command += ["--run", str(number), "--out", str(options.out), *options.more]
-        ended = train([*command, "--until-seconds", f"{left:.0f}"], options.out, options.collect)
+        command += ["--until-seconds", f"{left - AROUND_S:.0f}"]
+        ended = train(command, options.out, options.collect)
         code = ended or code
         if ended >= 128:  # by a signal, which is meant for all of them
             break
