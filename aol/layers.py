@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from aol.maxmin import maxmin
 from aol.rescale import rescale_conv, rescale_convs, rescale_dense, rescale_denses
 
 Initialiser = Callable[[Tensor, torch.Generator], None]
@@ -225,38 +225,7 @@ class MaxMin(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = _MaxMin.apply(x)
-        return result
-
-
-class _MaxMin(torch.autograd.Function):
-    """Autograd's own gradient keeps more of a pair than which of the two was larger."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        pairs = x.movedim(1, -1).contiguous().unflatten(-1, (-1, 2))  # keeps channels last
-        a, b = pairs.unbind(-1)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward((a - b).sign_().to(torch.int8))
-        result = torch.empty_like(pairs)
-        torch.maximum(a, b, out=result[..., 0])
-        torch.minimum(a, b, out=result[..., 1])
-        return result.flatten(-2).movedim(-1, 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        (order,) = ctx.saved_tensors
-        share = order.to(upstream.dtype).add_(1).mul_(0.5)  # of a in the larger: 1, 1/2 or 0
-        pairs = upstream.movedim(1, -1).contiguous().unflatten(-1, (-1, 2))
-        larger, smaller = pairs.unbind(-1)
-        gradient = torch.empty_like(pairs)
-        torch.mul(larger, share, out=gradient[..., 0])
-        torch.mul(smaller, share, out=gradient[..., 1])
-        share.neg_().add_(1)
-        gradient[..., 0].addcmul_(smaller, share)
-        gradient[..., 1].addcmul_(larger, share)
-        return gradient.flatten(-2).movedim(-1, 1)
+        return maxmin(x)
 
 
 class ConcatenationPooling(nn.Module):

@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from aol import cost
 from aol.gram import gram, gram_gradient, symmetric_product
 from aol.products import products
+from aol.signs import signed_sums, signs_and_total, total
 
 EPS = 1e-6  # keeps the scale of an all-zero input channel finite; the authors' value
 
@@ -34,9 +35,8 @@ class _Rescale(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
-        half = gram(kernels_BOIKL)
-        signs = half.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
-        scale_BI = _scale_of(_total(half.abs_()))
+        signs, total_BI = signs_and_total(gram(kernels_BOIKL), signed=ctx.needs_input_grad[0])
+        scale_BI = _scale_of(total_BI)
         ctx.save_for_backward(kernels_BOIKL, signs, scale_BI)
         return kernels_BOIKL * _per_input(scale_BI)
 
@@ -44,8 +44,7 @@ class _Rescale(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         kernels_BOIKL, signs, scale_BI = ctx.saved_tensors
-        pull = _pull(kernels_BOIKL, scale_BI, upstream)
-        weights = signs.to(pull.dtype).mul_(pull[:, :, None] + pull[:, None, :])
+        weights = signed_sums(signs, _pull(kernels_BOIKL, scale_BI, upstream))
         gradient = gram_gradient(kernels_BOIKL, weights)
         return torch.addcmul(gradient, upstream, _per_input(scale_BI))
 
@@ -55,9 +54,9 @@ class _RescaleDense(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrices_BOI: Tensor) -> Tensor:
-        gram = symmetric_product(matrices_BOI)
-        signs = gram.sign().to(torch.int8) if ctx.needs_input_grad[0] else None
-        scale_BI = _scale_of(gram.abs_().sum(1))
+        gram = symmetric_product(matrices_BOI)[None]
+        signs, total_BI = signs_and_total(gram, signed=ctx.needs_input_grad[0])
+        scale_BI = _scale_of(total_BI)
         ctx.save_for_backward(matrices_BOI, signs, scale_BI)
         return matrices_BOI * scale_BI[:, None]
 
@@ -66,7 +65,7 @@ class _RescaleDense(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         matrices_BOI, signs, scale_BI = ctx.saved_tensors
         pull = -0.5 * scale_BI**3 * (upstream * matrices_BOI).sum(1)
-        weights = signs.to(pull.dtype).mul_(pull[:, :, None] + pull[:, None, :])
+        weights = signed_sums(signs, pull)[0]
         gradient = products(matrices_BOI, weights)  # they are symmetric
         return gradient.addcmul_(upstream, scale_BI[:, None])
 
@@ -110,14 +109,6 @@ def _whole_gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
         groups=count,
     )
     return gradient.view(inputs, count, outputs, rows, columns).permute(1, 2, 0, 3, 4)
-
-
-def _total(sizes: Tensor) -> Tensor:
-    """Each input channel's sum of |V|, from the half-plane's. Shapes: (D, B, I, I) -> (B, I)."""
-    total = sizes.sum((0, 3))
-    if len(sizes) > 1:
-        total = total + sizes[1:].sum((0, 2))
-    return total
 
 
 def _scale_of(total: Tensor) -> Tensor:
@@ -201,4 +192,4 @@ def _in_full_precision(function: Callable[[Tensor], Tensor], kernels: Tensor) ->
 @torch.no_grad()
 def conv_scale(kernel: Tensor) -> Tensor:
     """The scale of each input channel of a convolution. Shapes: (O, I, K, L) -> (I,)."""
-    return _scale_of(_total(gram(kernel[None]).abs_()))[0]
+    return _scale_of(total(gram(kernel[None]).abs_()))[0]

@@ -22,6 +22,7 @@ from torch import nn
 
 from aol.config import ModelConfig
 from aol.environment import environment
+from aol.fused import kernels_for
 from aol.train import train_in
 from benchmarks import roofline
 from benchmarks.checks import GRAPH_STEPS, checks, expected_of, of_those_that_work
@@ -167,10 +168,11 @@ def _page(
     per_epoch = {
         name: {way: round(s, 4) for way, s in found.items()} for name, found in rates.items()
     }
+    kernels = "with" if kernels_for(torch.empty(0, device=device)) else "without"
     software = f"torch {torch.__version__}, CUDA {facts['cuda']}, driver {facts.get('driver')}"
     return f"""# The training step on {facts["device"]}
 
-{software}, commit {facts["commit"]}, batch {batch}.
+{software}, commit {facts["commit"]}, batch {batch}, {kernels} fused kernels.
 Measured limits: products in TFLOP/s {products}; memory {limits.bytes_per_s / 1e12:.2f} TB/s.
 
 The error is that of the change of the weights after {CHECKED_STEPS} steps against float64 on the

@@ -11,6 +11,7 @@ from tests.specs import GOOD
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs run on the CPU
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

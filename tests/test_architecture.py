@@ -14,13 +14,17 @@ DOORS = {
     "aol.config": set(),
     "aol.products": set(),
     "aol.toom_cook": {"aol.products"},
+    "aol.kernels": set(),
+    "aol.fused": {"aol.kernels"},
+    "aol.signs": {"aol.fused"},
+    "aol.maxmin": {"aol.fused"},
     "aol.gram": {"aol.cost", "aol.products", "aol.toom_cook"},
-    "aol.rescale": {"aol.cost", "aol.gram", "aol.products"},
+    "aol.rescale": {"aol.cost", "aol.gram", "aol.products", "aol.signs"},
     "aol.loss": set(),
     "aol.metrics": set(),
     "aol.augment": set(),
     "aol.sources": set(),
-    "aol.layers": {"aol.rescale"},
+    "aol.layers": {"aol.maxmin", "aol.rescale"},
     "aol.models": {"aol.config", "aol.cost", "aol.layers", "aol.network", "aol.widths"},
     "aol.widths": {"aol.config"},
     "aol.cost": {"aol.config", "aol.widths"},
@@ -452,6 +456,7 @@ SPEAKERS = {
     "typer": INTRODUCERS,
 }
 AOL_LIBRARIES = {"torch", "numpy", "filelock"}  # filelock is torch's own requirement
+KERNELS = {"aol.kernels": {"triton"}}  # imported by `aol.fused` alone, when it is asked on a GPU
 BESIDES = {  # and what else a module may ask for, inside the function that needs it
     "aol.export": {"safetensors"},
     "aol.network": {"safetensors"},
@@ -513,7 +518,7 @@ def test_the_core_needs_torch_and_the_standard_library_only(name, path):
     """
     foreign = {item.split(".")[0] for item in imports(path)} - set(sys.stdlib_module_names)
 
-    assert foreign - {"aol"} <= AOL_LIBRARIES | BESIDES.get(name, set())
+    assert foreign - {"aol"} <= AOL_LIBRARIES | (BESIDES | KERNELS).get(name, set())
 
 
 @pytest.mark.parametrize(("name", "path"), CORE)
@@ -522,13 +527,12 @@ def test_the_core_is_imported_without_the_libraries_that_few_need(name, path):
     inside = [function for function in ast.walk(tree) if isinstance(function, ast.FunctionDef)]
     lazily = {id(node) for function in inside for node in ast.walk(function)}
     at_once = {
-        item.split(".")[0]
-        for node in ast.walk(tree)
-        if id(node) not in lazily
-        for item in _imported(node)
+        item for node in ast.walk(tree) if id(node) not in lazily for item in _imported(node)
     }
+    libraries = {item.split(".")[0] for item in at_once} - KERNELS.get(name, set())
 
-    assert not at_once & set().union(*BESIDES.values())
+    assert "aol.kernels" not in at_once
+    assert not libraries & set().union(*(BESIDES | KERNELS).values())
 
 
 def test_no_module_is_a_drawer_without_a_name():
