@@ -30,6 +30,12 @@ LONG = (
     "test_merging",
     "test_exporting",
     "test_models",
+    "test_benchmarks",
+    "test_page",
+    "test_verdicts",
+    "test_worker",
+    "test_tracking",
+    "test_figures",
 )
 
 
