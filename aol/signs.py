@@ -18,7 +18,7 @@ def signs_and_total(half: Tensor, *, signed: bool) -> tuple[Tensor | None, Tenso
     if kernels is None:
         signs = half.sign().to(torch.int8) if signed else None
         return signs, total(half.abs_())
-    signs, sums = kernels.signs_and_sums(half)
+    signs, sums = kernels.signs_and_sums(half.contiguous())
     mirrored = torch.linalg.vector_norm(half[1:], 1, dim=(0, 2))
     return signs, sums.sum(0) + mirrored
 
