@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--save-every", type=float, default=60.0, help="seconds between two saved states")
     add("--eager", action="store_true", help="on CUDA, do not record the steps as a graph")
     cuda = "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", default=cuda, help="cuda or cpu (default: %(default)s)")
+    add("--device", choices=("cuda", "cpu"), default=cuda, help="(default: %(default)s)")
     return parser
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ def environment(device: torch.device, dataset: str) -> dict[str, Any]:
         "system": platform.platform(),
         "cpus": os.cpu_count(),
         "python": sys.version.split()[0],
-        "packages": {"torch": torch.__version__},
+        "packages": {"torch": torch.__version__, **_triton()},
         "cuda": torch.version.cuda,
         "device": str(device),
         **asdict(checkout()),
@@ -33,6 +34,14 @@ def environment(device: torch.device, dataset: str) -> dict[str, Any]:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         facts["driver"] = _printed(query)
     return facts
+
+
+def _triton() -> dict[str, str]:
+    """Its version where it is there: it makes the kernels for GPUs."""
+    try:
+        return {"triton": version("triton")}
+    except PackageNotFoundError:
+        return {}
 
 
 def _printed(command: list[str]) -> str | None:

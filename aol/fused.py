@@ -8,6 +8,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+WIDE = 1030  # columns: more than a kernel takes at once
+
 
 def kernels_for(tensor: Tensor) -> ModuleType | None:
     """The kernels for tensors of this device, None where torch's own operations have to do."""
@@ -16,44 +18,54 @@ def kernels_for(tensor: Tensor) -> ModuleType | None:
 
 @cache  # asked in every step, and to be answered before one is recorded
 def _working_on(device: torch.device) -> ModuleType | None:
-    """Triton may be missing, or the compiler that it needs, or be at odds with the driver."""
+    """The kernels, or None with a warning: Triton may be missing, or the compiler that it needs."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # else 3.9 warns of its next default
     try:
         from aol import kernels
 
-        _try_out(kernels, device)
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            _try_maxmin(kernels, device, dtype)
+        for dtype, size in ((torch.float32, 70), (torch.float64, 70), (torch.float32, WIDE)):
+            _try_signs(kernels, device, dtype, size)
     except Exception as error:
-        warnings.warn(f"without fused kernels, slower: {error}", stacklevel=2)
+        warnings.warn(f"without fused kernels, slower: {error!r}", stacklevel=2)
         return None
     return kernels
 
 
-def _try_out(kernels: ModuleType, device: torch.device) -> None:
-    """Raises: RuntimeError for a kernel whose result is not torch's."""
+def _try_maxmin(kernels: ModuleType, device: torch.device, dtype: torch.dtype) -> None:
+    """Nothing if both kernels do what torch does, ties and NaN included. Raises: RuntimeError."""
+    x, upstream = _drawn((2, 3, 700), device, dtype)
+    x[0, :2], x[1, 0] = 1.0, torch.nan
+    a, b = x[:, ::2], x[:, 1::2]
+    larger, smaller = upstream[:, ::2], upstream[:, 1::2]
+    halved, first, tie = (larger + smaller) / 2, a > b, a == b
+    of_a = torch.where(first, larger, torch.where(tie, halved, smaller))
+    of_b = torch.where(first, smaller, torch.where(tie, halved, larger))
+    _compare("maxmin", kernels.maxmin(x), _paired(torch.maximum(a, b), torch.minimum(a, b)))
+    _compare("maxmin_gradient", kernels.maxmin_gradient(x, upstream), _paired(of_a, of_b))
+
+
+def _try_signs(kernels: ModuleType, device: torch.device, dtype: torch.dtype, size: int) -> None:
+    """The same of the passes over a Gram kernel. Raises: RuntimeError."""
+    half, pull = _drawn((2, 1, size, size), device, dtype), _drawn((1, size), device, dtype)
+    half[0, 0, 0] = 0.0
+    signs, sums = kernels.signs_and_sums(half)
+    _compare("signs", signs, half.sign().to(torch.int8))
+    _compare("sums", sums, half.abs().sum(-1))
+    expected = half.sign() * (pull[:, :, None] + pull[:, None, :])
+    _compare("signed_sums", kernels.signed_sums(signs, pull), expected)
+
+
+def _drawn(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    x, upstream = (torch.randn(3, 70, 70, generator=generator).to(device) for _ in range(2))
-    larger, smaller = x.view(3, 70, 35, 2).sort(descending=True).values.unbind(-1)
-    first = x[..., ::2] > x[..., 1::2]
-    of_larger, of_smaller = upstream[..., ::2], upstream[..., 1::2]
-    of_pair = (
-        torch.where(first, of_larger, of_smaller),
-        torch.where(first, of_smaller, of_larger),
-    )
-    signs, sums = kernels.signs_and_sums(x)
-    pull = x[0, :3]
-    results = {
-        "maxmin": (kernels.maxmin(x), torch.stack((larger, smaller), -1).flatten(-2)),
-        "maxmin_gradient": (
-            kernels.maxmin_gradient(x, upstream),
-            torch.stack(of_pair, -1).flatten(-2),
-        ),
-        "signs": (signs.to(x.dtype), x.sign()),
-        "sums": (sums, x.abs().sum(-1)),
-        "signed_sums": (
-            kernels.signed_sums(signs[None], pull)[0],
-            x.sign() * (pull[:, :, None] + pull[:, None, :]),
-        ),
-    }
-    for name, (found, expected) in results.items():
-        if not torch.allclose(found, expected, rtol=1e-5):
-            raise RuntimeError(f"the kernel {name} computes something else on this device")
+    return torch.randn(shape, generator=generator).to(device, dtype)
+
+
+def _paired(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack((a, b), -1).flatten(-2)
+
+
+def _compare(name: str, found: Tensor, expected: Tensor) -> None:
+    if not torch.allclose(found, expected, rtol=1e-5, equal_nan=True):
+        raise RuntimeError(f"the kernel {name} computes something else on this device")

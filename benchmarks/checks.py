@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
-from torch import nn
-
-from aol.config import ModelConfig, Precision
-from aol.train import train_in
+from aol.config import Precision
+from benchmarks.device import own_stream
 from benchmarks.reference import CHECKED_BATCH, Course, Reference, checked, course_of, make
-from benchmarks.ways import Way
+from benchmarks.ways import Subject, Way
 
-# Two steps here are at most 3e-3 off in float32, 4e-3 with TF32's rounding of every product's
-# inputs imitated, 8e-3 in bf16, whatever the network; losses agree to 1e-6.
+# Two steps on a CPU are at most 3e-3 off in float32, 4e-3 with TF32's rounding of every product's
+# inputs imitated and 1e-2 in bf16, whatever the network; losses agree to 1e-6.
 TOLERANCE: dict[Precision, float] = {"float32": 1e-2, "tf32": 2e-2, "bf16": 4e-2}
 LOSS_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "tf32": 1e-3, "bf16": 5e-3}
 GRAPH_TOLERANCE = 1e-2  # after several steps, atomics and kernel choice included
@@ -30,65 +27,53 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Check:
-    """How far a way is from what it should do, and whether that is near enough."""
+    """How far a way is from what it should do, relative to it, and what is wrong with that."""
 
     error: float
-    right: bool
+    wrong: str | None
 
     def __str__(self) -> str:
-        return f"{self.error:.1e}" + ("" if self.right else " (too large)")
+        return f"{self.error:.1e}" + (f" ({self.wrong})" if self.wrong else "")
 
 
-def expected_of(
-    name: str, config: ModelConfig, model: nn.Sequential, brought: dict[str, Reference]
-) -> Course:
+def expected_of(subject: Subject, brought: dict[str, Reference]) -> Course:
     """What a network's checks compare with: brought along if it fits, computed here otherwise."""
-    settings = checked(config)
-    if name in brought:
-        misfit = brought[name].misfit(settings, model)
+    settings = checked(subject.config)
+    if subject.name in brought:
+        misfit = brought[subject.name].misfit(settings, subject.model)
         if misfit is None:
-            return brought[name].course
-        print(f"{name}: the reference {misfit}; computed here", flush=True)
-    return make(settings, model).course
+            return brought[subject.name].course
+        print(f"{subject.name}: the reference {misfit}; computed here", flush=True)
+    return make(settings, subject.model).course
 
 
-def checks(
-    config: ModelConfig,
-    model: nn.Sequential,
-    device: torch.device,
-    exact: Course,
-    ways: Iterable[Way],
-) -> dict[Way, Check]:
-    """Each way's check, but of those that fail."""
-    return of_those_that_work(ways, lambda way: _check(way, config, model, device, exact))
+def check(subject: Subject, way: Way, exact: Course) -> Check:
+    """A way's first steps beside `exact`, a recording's beside the same steps unrecorded."""
+    if way.recorded:
+        unrecorded = subject.training(Way(way.precision), CHECKED_BATCH)
+        expected = course_of(unrecorded, subject.model, GRAPH_STEPS)
+        course = course_of(subject.training(way, CHECKED_BATCH), subject.model, GRAPH_STEPS)
+        tolerance = GRAPH_TOLERANCE
+    else:
+        expected, tolerance = exact, TOLERANCE[way.precision]
+        course = course_of(subject.training(way, CHECKED_BATCH), subject.model)
+    error = course.distance(expected)
+    if not error <= tolerance:
+        return Check(error, "too large")
+    near = course.loss_distance(expected) <= LOSS_TOLERANCE[way.precision]
+    return Check(error, None if near else "losses differ")
 
 
-def of_those_that_work(ways: Iterable[Way], find: Callable[[Way], Found]) -> dict[Way, Found]:
+def of_those_that_work(
+    ways: Iterable[Way], find: Callable[[Way], Found], doing: str
+) -> dict[Way, Found]:
     """What is found of each way; one that raises is told on stderr and left out."""
     found = {}
-    stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
     for way in ways:
         try:
-            with torch.cuda.stream(stream):  # a recording that fails leaves its own as current
+            with own_stream():
                 found[way] = find(way)
         except Exception:  # the others are worth their time all the same
-            print(f"{way}:", file=sys.stderr)
+            print(f"{doing}, {way}:", file=sys.stderr)
             traceback.print_exc()
     return found
-
-
-def _check(
-    way: Way, config: ModelConfig, model: nn.Sequential, device: torch.device, exact: Course
-) -> Check:
-    train_in(way.precision)
-    make_on = way.training(model, config, CHECKED_BATCH)
-    if way.recorded:
-        unrecorded = Way(way.precision).training(model, config, CHECKED_BATCH)
-        expected = course_of(unrecorded(device), model, GRAPH_STEPS)
-        course, tolerance = course_of(make_on(device), model, GRAPH_STEPS), GRAPH_TOLERANCE
-    else:
-        expected = exact
-        course, tolerance = course_of(make_on(device), model), TOLERANCE[way.precision]
-    error = course.distance(expected)
-    near = course.loss_distance(expected) <= LOSS_TOLERANCE[way.precision]
-    return Check(error, near and error <= tolerance)

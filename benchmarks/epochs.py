@@ -7,7 +7,6 @@ by run ID for a plan and by network otherwise.
 """
 
 import argparse
-import gc
 import json
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from aol.config import DataConfig, Precision, TrainConfig
 from aol.data import Images
 from aol.folder import Outcome, Run, RunFolder
 from benchmarks.contestants import config_of
+from benchmarks.device import free, own_stream
 from benchmarks.ways import MODELS, narrowed
 
 EPOCHS = 8
@@ -183,14 +183,15 @@ def _measured_or_none(name: str, config: TrainConfig, options: argparse.Namespac
     device = torch.device(options.device)
     try:
         images = random_images(config, options.images, device)
-        times = measured(config, images, device, options.epochs, record=not options.eager)
+        with own_stream():
+            times = measured(config, images, device, options.epochs, record=not options.eager)
     except Exception:
+        print(f"{name}:", file=sys.stderr)
         traceback.print_exc()
         return None
+    finally:
+        free(device)
     print(f"{name}, {config.precision}: {times}", flush=True)
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
     return times
 
 
@@ -208,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     add("networks", nargs="*", metavar="NETWORK", help=", ".join(MODELS))
     add("--plan", type=Path, metavar="FILE", help="the runs of a plan.json instead")
     add("--rates", type=Path, metavar="FILE", help="write the rates there, too")
-    add("--device", default="cuda")
+    add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--eager", action="store_true", help="no graphs: where recording fails for good")
     add("--precision", choices=get_args(Precision), default="tf32")
     add("--batch", type=int, default=250)

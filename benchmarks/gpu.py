@@ -2,102 +2,98 @@
 
 For every network of the paper: the plain port in float32, and our step in float32, TF32 and bf16,
 step by step and recorded as a graph. Each way is checked before it is timed, against float64 steps
-taken before and kept in `reference.pt` (`benchmarks/checks.py`). Then all ways that work run in
-turn, round after round, and medians are quoted. The roofline is measured in the same call. Prints a
+taken before and kept in `reference.pt` (`benchmarks/checks.py`). Then the ways that work run in
+turn, round after round, and medians are quoted; recordings come after all others, since one that
+fails can leave torch's allocator in disorder. The roofline is measured in the same call. Prints a
 table in markdown, and keeps it with `--keep`.
 """
 
 import argparse
-import gc
 import json
 import sys
 import time
-import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
 
 from aol.config import ModelConfig
 from aol.environment import environment
 from aol.fused import kernels_for
 from aol.train import train_in
 from benchmarks import roofline
-from benchmarks.checks import GRAPH_STEPS, checks, expected_of, of_those_that_work
+from benchmarks.checks import GRAPH_STEPS, Check, check, expected_of, of_those_that_work
 from benchmarks.contestants import Training
+from benchmarks.device import free
 from benchmarks.machine import table
 from benchmarks.reference import (
     CHECKED_STEPS,
-    Reference,
+    Course,
     ReferenceFileError,
     checked,
     keep,
     make,
     read,
 )
-from benchmarks.ways import MODELS, Way, narrowed, start_of, ways_of
+from benchmarks.ways import EAGER, MODELS, Subject, Way, narrowed, recorded_ways_of, start_of
 
 TRAINING_IMAGES = 50_000
 ROUND_S = 0.1
 REFERENCE = Path(__file__).with_name("reference.pt")
 HEADER = ["network", "way", "error", "ms a step", "images/s", "of plain", "of roofline"]
-FAILED, NOT_MEASURED = "failed", ["–"] * len(HEADER)
+FAILED, NOTHING = "failed", "–"
 
 
-def seconds(
-    config: ModelConfig,
-    model: nn.Sequential,
-    device: torch.device,
-    ways: Iterable[Way],
-    batch: int,
-    rounds: int,
-) -> dict[Way, float]:
-    """The median time of a step each way, all in turn; without those that fail."""
+@dataclass
+class Measured:
+    """What is known of a network so far, by way."""
 
-    def warm(way: Way) -> tuple[Training, int]:
-        train_in(way.precision)
-        run = way.training(model, config, batch)(device)
-        for _ in range(GRAPH_STEPS):
-            run()
-        return run, max(1, round(ROUND_S / roofline.seconds_of(run, device, 3)))
+    subject: Subject
+    checks: dict[Way, Check] = field(default_factory=dict)
+    seconds: dict[Way, float] = field(default_factory=dict)  # a step
 
-    runs = of_those_that_work(ways, warm)
-    times = {way: list[float]() for way in runs}
-    for _ in range(rounds):
-        for way, (run, count) in runs.items():
+    def measure(self, ways: Sequence[Way], exact: Course, *, batch: int, rounds: int) -> None:
+        """Check these ways, then time those that work, all in turn."""
+        name, subject = self.subject.name, self.subject
+        doing = f"{name}, the check"
+        found = of_those_that_work(ways, lambda way: check(subject, way, exact), doing)
+        self.checks |= found
+
+        def warm(way: Way) -> tuple[Training, int]:
+            run = subject.training(way, batch)
+            for _ in range(GRAPH_STEPS):
+                run()
+            return run, max(1, round(ROUND_S / roofline.seconds_of(run, subject.device, 3)))
+
+        def seconds(way: Way) -> float:
+            run, count = runs[way]
             train_in(way.precision)
-            times[way].append(roofline.seconds_of(run, device, count))
-    return {way: median(values) for way, values in times.items()}
+            return roofline.seconds_of(run, subject.device, count)
 
+        runs = of_those_that_work(found, warm, f"{name}, warming up")
+        times = {way: list[float]() for way in runs}
+        for _ in range(rounds):
+            took = of_those_that_work(list(times), seconds, f"{name}, a round")
+            times = {way: [*times[way], step] for way, step in took.items()}
+        self.seconds |= {way: median(steps) for way, steps in times.items()}
 
-def lines_of(
-    name: str,
-    config: ModelConfig,
-    device: torch.device,
-    limits: roofline.Roofline,
-    options: argparse.Namespace,
-    brought: dict[str, Reference],
-) -> tuple[list[list[str]], dict[str, float]]:
-    """The table's lines of one network, and its seconds per epoch by way."""
-    model, ways = start_of(config), ways_of(device, recorded=not options.eager)
-    found = checks(config, model, device, expected_of(name, config, model, brought), ways)
-    took = seconds(config, model, device, found, options.batch, options.rounds)
-    plain = next((seconds for way, seconds in took.items() if way.plain), None)
-    lines = []
-    for way in ways:
-        check, step = found.get(way), took.get(way)
-        line = [name, str(way), str(check or FAILED)]
-        if step is None:
-            lines.append([*line, FAILED, *NOT_MEASURED[len(line) + 1 :]])
-            continue
-        least = limits.step_seconds(config, options.batch, way.precision)
-        line += [f"{1e3 * step:.2f}", f"{options.batch / step:,.0f}"]
-        line += [f"{plain / step:.1f}×" if plain else "–", f"{100 * least / step:.0f} %"]
-        lines.append(line)
-    steps = TRAINING_IMAGES / options.batch
-    return lines, {str(way): steps * step for way, step in took.items()}
+    def line(self, way: Way, batch: int, limits: roofline.Roofline) -> list[str]:
+        """The table's line of a way, as far as it came."""
+        line = [self.subject.name, str(way), str(self.checks.get(way, FAILED))]
+        if way not in self.seconds:
+            return [*line, FAILED, *[NOTHING] * 3]
+        step = self.seconds[way]
+        plain = next((plain for other, plain in self.seconds.items() if other.plain), None)
+        least = limits.step_seconds(self.subject.config, batch, way.precision)
+        line += [f"{1e3 * step:.2f}", f"{batch / step:,.0f}"]
+        return [*line, f"{plain / step:.1f}×" if plain else NOTHING, f"{100 * least / step:.0f} %"]
+
+    def per_epoch(self, batch: int) -> dict[str, float]:
+        """Seconds per epoch by way, if it were its steps alone."""
+        steps = TRAINING_IMAGES / batch
+        return {str(way): round(steps * step, 4) for way, step in self.seconds.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,26 +112,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     device = torch.device(options.device)
     limits = roofline.measure(device, options.matrix, options.copied_bytes)
-    lines: list[list[str]] = []
-    rates: dict[str, dict[str, float]] = {}
+    recorded = [] if options.eager else recorded_ways_of(device)
+    networks: dict[str, Measured] = {}
+    lines: dict[tuple[str, Way], list[str]] = {}
     for name, config in chosen.items():
-        try:
-            found, rates[name] = lines_of(name, config, device, limits, options, brought)
-        except Exception:  # the other networks are worth their time all the same
-            traceback.print_exc()
-            found = [[name, FAILED, *NOT_MEASURED[2:]]]
-        lines += found
-        for line in found:
-            print(*line, sep="  ", flush=True)
-        text = _page(lines, rates, device, limits, options.batch)
-        if options.keep:  # now: the call may be ended at any time
-            options.keep.parent.mkdir(parents=True, exist_ok=True)
-            options.keep.write_text(text, encoding="utf-8")
-        gc.collect()  # a recording and its step hold each other, and memory
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        subject = Subject(name, config, start_of(config), device)
+        network = networks[name] = Measured(subject)
+        exact = expected_of(subject, brought)
+        for some in (EAGER, recorded):  # in this order: a recording that fails does damage
+            network.measure(some, exact, batch=options.batch, rounds=options.rounds)
+            for way in some:
+                lines[name, way] = network.line(way, options.batch, limits)
+                print(*lines[name, way], sep="  ", flush=True)
+            text = _page([*lines.values()], networks, limits, options)
+            if options.keep:  # now: the call may be ended at any time
+                options.keep.parent.mkdir(parents=True, exist_ok=True)
+                options.keep.write_text(text, encoding="utf-8")
+            free(device)
+        if not network.seconds.keys() >= set(recorded):
+            print("A recording failed: none is tried any more in this process", file=sys.stderr)
+            recorded = []
     print(text)
-    return int(any(FAILED in line or "too large" in line[2] for line in lines))
+    right = all(
+        check.wrong is None for network in networks.values() for check in network.checks.values()
+    )
+    return int(not right or any(FAILED in line for line in lines.values()))
 
 
 def make_references(file: Path, chosen: dict[str, ModelConfig]) -> int:
@@ -156,23 +157,21 @@ def make_references(file: Path, chosen: dict[str, ModelConfig]) -> int:
 
 def _page(
     lines: list[list[str]],
-    rates: dict[str, dict[str, float]],
-    device: torch.device,
+    networks: dict[str, Measured],
     limits: roofline.Roofline,
-    batch: int,
+    options: argparse.Namespace,
 ) -> str:
+    device = torch.device(options.device)
     facts = environment(device, "cifar10")
     products = ", ".join(
         f"{precision} {rate / 1e12:.1f}" for precision, rate in limits.flop_per_s.items()
     )
-    per_epoch = {
-        name: {way: round(s, 4) for way, s in found.items()} for name, found in rates.items()
-    }
+    per_epoch = {name: network.per_epoch(options.batch) for name, network in networks.items()}
     kernels = "with" if kernels_for(torch.empty(0, device=device)) else "without"
     software = f"torch {torch.__version__}, CUDA {facts['cuda']}, driver {facts.get('driver')}"
     return f"""# The training step on {facts["device"]}
 
-{software}, commit {facts["commit"]}, batch {batch}, {kernels} fused kernels.
+{software}, commit {facts["commit"]}, batch {options.batch}, {kernels} fused kernels.
 Measured limits: products in TFLOP/s {products}; memory {limits.bytes_per_s / 1e12:.2f} TB/s.
 
 The error is that of the change of the weights after {CHECKED_STEPS} steps against float64 on the
@@ -193,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     add = parser.add_argument
     add("networks", nargs="*", metavar="NETWORK", help=", ".join(MODELS))
-    add("--device", default="cuda")
+    add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--eager", action="store_true", help="no graphs: where recording fails for good")
     add("--batch", type=int, default=250)
     add("--rounds", type=int, default=7)

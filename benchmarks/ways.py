@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from aol.config import ModelConfig, Precision
+from aol.train import train_in
 from benchmarks.contestants import Training, config_of, initial, our_training, plain_training
 
 MODELS = {
@@ -45,12 +46,27 @@ class Way:
 TrainingOn = Callable[[torch.device], Training]
 
 
-def ways_of(device: torch.device, *, recorded: bool = True) -> list[Way]:
-    """All ways that the device has, the recorded ones last and if they are wanted."""
-    found = [Way("float32", plain=True), *map(Way, PRECISIONS)]
-    if device.type == "cuda" and recorded:
-        found += [Way(precision, recorded=True) for precision in PRECISIONS]
-    return found
+EAGER = (Way("float32", plain=True), *map(Way, PRECISIONS))
+
+
+def recorded_ways_of(device: torch.device) -> list[Way]:
+    """Those that are recorded, where there are any."""
+    return [Way(way, recorded=True) for way in PRECISIONS] if device.type == "cuda" else []
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network of the paper, where its steps begin, and the device that takes them."""
+
+    name: str
+    config: ModelConfig
+    model: nn.Sequential
+    device: torch.device
+
+    def training(self, way: Way, batch: int) -> Training:
+        """Its training in a way, in that way's arithmetic."""
+        train_in(way.precision)
+        return way.training(self.model, self.config, batch)(self.device)
 
 
 def start_of(config: ModelConfig) -> nn.Sequential:

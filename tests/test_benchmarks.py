@@ -21,11 +21,11 @@ from aol.models import architecture, build_model
 from benchmarks import checks as checking
 from benchmarks import contestants, cpu, gpu, memory, plain, reference, ways
 from benchmarks import store as store_bench
-from benchmarks.checks import checks
+from benchmarks.checks import check
 from benchmarks.machine import machine
 from benchmarks.reference import CHECKED_BATCH, checked, course_of, make, sketch
 from benchmarks.roofline import Roofline
-from benchmarks.ways import Way, start_of, ways_of
+from benchmarks.ways import EAGER, Subject, Way, recorded_ways_of, start_of
 from tests.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -328,7 +328,9 @@ def test_the_gpu_bench_trains_in_the_arithmetic_of_training(monkeypatch):
     monkeypatch.setattr(train, "use_tf32", allowed.append)
     model = start_of(NARROW_CONV)
     course = make(checked(NARROW_CONV), model).course
-    checks(NARROW_CONV, model, contestants.CPU, course, ways_of(contestants.CPU))
+    subject = Subject("AOL-Conv", NARROW_CONV, model, contestants.CPU)
+    for way in EAGER:
+        check(subject, way, course)
 
     assert allowed == [False, False, True, True]  # plain float32, float32, tf32, bf16
 
@@ -361,7 +363,8 @@ def test_the_gpu_bench_ends_with_1_where_a_way_is_wrong(monkeypatch, capsys, nam
     monkeypatch.setattr(ways, "our_training", made_wrong(name, wrong))
     code = gpu.main(["AOL-Conv", *SMALL_BENCH])
 
-    marked = [line for line in capsys.readouterr().out.splitlines() if "too large" in line]
+    lines = capsys.readouterr().out.splitlines()
+    marked = [line for line in lines if "too large" in line or "losses differ" in line]
     assert code == 1
     assert not any("plain" in line for line in marked)
     assert any("| float32 |" in line for line in marked)
@@ -370,28 +373,34 @@ def test_the_gpu_bench_ends_with_1_where_a_way_is_wrong(monkeypatch, capsys, nam
 @pytest.fixture
 def with_recorded_ways(monkeypatch):
     """
-    The ways of a GPU, on the CPU: recording fails there, for want of CUDA.
+    Those of a GPU, on the CPU: recording fails there, for want of CUDA.
     """
-    monkeypatch.setattr(
-        gpu, "ways_of", lambda device, recorded: ways_of(torch.device("cuda"), recorded=recorded)
-    )
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(gpu, "recorded_ways_of", lambda device: recorded_ways_of(cuda))
 
 
 def lines_in(page):
     """
-    The cells of the table's lines by way.
+    The cells of AOL-Conv's lines in the table by way.
     """
-    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| AOL")]
+    lines = [line for line in page.splitlines() if line.startswith("| AOL-Conv")]
+    rows = [line.strip("| ").split(" | ") for line in lines]
     return {way: [cell.strip() for cell in cells] for _, way, *cells in rows}
 
 
 def test_a_way_that_fails_its_check_leaves_the_others_their_figures(with_recorded_ways, capsys):
-    code = gpu.main(["AOL-Conv", *SMALL_BENCH])
+    code = gpu.main(["AOL-Conv", "AOL-STD", *SMALL_BENCH])
 
     out, err = capsys.readouterr()
-    found = lines_in(out)
+    page = out[out.index("# The training step") :]
+    found = lines_in(page)
     assert code == 1
-    assert "float32, graph:\nTraceback" in err
+    assert "AOL-Conv, the check, float32, graph:\nTraceback" in err
+    assert "AOL-STD" not in err  # what a failed recording leaves behind would fail it, too
+    assert [line.split(" | ")[1] for line in page.splitlines() if "| AOL-STD" in line] == [
+        "plain float32",
+        *ways.PRECISIONS,
+    ]
     for precision in ways.PRECISIONS:
         assert found[f"{precision}, graph"] == ["failed", "failed", "–", "–", "–"]
         assert float(found[precision][1]) > 0
@@ -423,10 +432,51 @@ def test_a_way_that_fails_at_full_size_keeps_its_error_and_the_others_their_time
     out, err = capsys.readouterr()
     found = lines_in(out)
     assert code == 1
+    assert "AOL-Conv, warming up, plain float32:\nTraceback" in err
     assert "OutOfMemoryError: no memory" in err
     assert float(found["plain float32"][0]) < 1e-2
     assert found["plain float32"][1:] == ["failed", "–", "–", "–"]
     assert found["tf32"][3] == "–"
+    assert float(found["tf32"][1]) > 0
+
+
+def test_a_way_that_fails_in_a_round_leaves_the_others_their_times(monkeypatch, capsys):
+    """
+    The second round of bf16, here.
+    """
+    seconds_of, calls = gpu.roofline.seconds_of, []
+
+    def failing(run, device, count=10):
+        if run.in_bf16:
+            calls.append(count)
+            if len(calls) == 3:  # after what it takes to know how many steps a round has
+                raise RuntimeError("no round")
+        return seconds_of(run, device, 1)
+
+    right = Way.training
+
+    def training(way, *arguments):
+        make = right(way, *arguments)
+
+        def on(device):
+            made = make(device)
+            object.__setattr__(made, "in_bf16", way.precision == "bf16")
+            return made
+
+        return on
+
+    monkeypatch.setattr(Way, "training", training)
+    monkeypatch.setattr(
+        gpu.roofline, "measure", lambda *_: Roofline(dict.fromkeys(ways.PRECISIONS, 1e9), 1e9)
+    )
+    monkeypatch.setattr(gpu.roofline, "seconds_of", failing)
+    code = gpu.main(["AOL-Conv", *SMALL_BENCH])
+
+    out, err = capsys.readouterr()
+    found = lines_in(out)
+    assert code == 1
+    assert "AOL-Conv, a round, bf16:\nTraceback" in err
+    assert found["bf16"][1:] == ["failed", "–", "–", "–"]
     assert float(found["tf32"][1]) > 0
 
 
@@ -562,13 +612,11 @@ def test_a_reference_finds_a_wrong_way(brought, monkeypatch, name, wrong):
     monkeypatch.setattr(ways, "our_training", made_wrong(name, wrong))
     monkeypatch.setattr(checking, "make", None)
     course = reference.read(brought)["AOL-Conv"].course
-    model, all_ways = start_of(NARROW_CONV), ways_of(contestants.CPU)
-    found = checks(NARROW_CONV, model, contestants.CPU, course, all_ways)
+    subject = Subject("AOL-Conv", NARROW_CONV, start_of(NARROW_CONV), contestants.CPU)
+    port, ours = (check(subject, way, course) for way in EAGER if way.precision == "float32")
 
-    assert [check.right for way, check in found.items() if way.precision == "float32"] == [
-        True,  # the plain port
-        False,
-    ]
+    assert port.wrong is None
+    assert ours.wrong
 
 
 def test_a_reference_is_as_far_from_a_course_as_the_whole_tensors_are(brought):
@@ -620,7 +668,8 @@ def test_a_reference_of_something_else_is_told_and_computed_here(brought, monkey
         found.misfit(checked(ModelConfig(kind="std", width=1 / 8)), model),
     ]
     monkeypatch.setattr(checking, "make", lambda config, model: found)
-    course = checking.expected_of("AOL-Conv", NARROW_CONV, far, {"AOL-Conv": found})
+    subject = Subject("AOL-Conv", NARROW_CONV, far, contestants.CPU)
+    course = checking.expected_of(subject, {"AOL-Conv": found})
 
     assert misfits[0] is None
     for misfit, words in zip(
