@@ -180,7 +180,7 @@ def test_a_kernel_with_another_result_is_told_and_none_is_used(fresh, monkeypatc
 
     monkeypatch.setattr(kernels, name, wrong)
     kernel = {"signs_and_sums": "sums"}.get(name, name)
-    with pytest.warns(UserWarning, match=f"slower: the kernel {kernel} computes something else"):
+    with pytest.warns(UserWarning, match=f"slower: .*the kernel {kernel} computes something else"):
         assert fused._working_on(CPU) is None
 
 
@@ -188,7 +188,7 @@ def test_without_triton_none_is_used(fresh, monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "aol.kernels")
     monkeypatch.delattr("aol.kernels")
-    with pytest.warns(UserWarning, match="without fused kernels, slower: import of triton"):
+    with pytest.warns(UserWarning, match="without fused kernels, slower: .*import of triton"):
         assert fused._working_on(CPU) is None
 
 
