@@ -48,7 +48,7 @@ class Shell:
         self.environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("RAY_", "MLFLOW_", "TUNE_", "COV_"))
+            if not name.startswith(("RAY_", "MLFLOW_", "TUNE_", "COV_", "TRITON_"))
         } | {"AOL_DATA": str(data_root), "COLUMNS": "200", "PYTHONPATH": str(PROJECT)}
 
     def start(self, *arguments):
