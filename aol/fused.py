@@ -8,8 +8,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-WIDE = 1030  # columns: more than a kernel takes at once
-
 
 def kernels_for(tensor: Tensor) -> ModuleType | None:
     """The kernels for tensors of this device, None where torch's own operations have to do."""
@@ -25,8 +23,9 @@ def _working_on(device: torch.device) -> ModuleType | None:
 
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
             _try_maxmin(kernels, device, dtype)
-        for dtype, size in ((torch.float32, 70), (torch.float64, 70), (torch.float32, WIDE)):
-            _try_signs(kernels, device, dtype, size)
+        for dtype in (torch.float32, torch.float64):
+            _try_signs(kernels, device, dtype, 70)
+        _try_signs(kernels, device, torch.float32, kernels.WIDEST + 6)  # in more than one step
     except Exception as error:
         warnings.warn(f"without fused kernels, slower: {error!r}", stacklevel=2)
         return None

@@ -130,7 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.keep.write_text(text, encoding="utf-8")
             free(device)
         if not network.seconds.keys() >= set(recorded):
-            print("A recording failed: none is tried any more in this process", file=sys.stderr)
+            print(
+                "A recording failed: no further network is recorded in this process",
+                file=sys.stderr,
+            )
             recorded = []
     print(text)
     right = all(

@@ -50,8 +50,8 @@ EAGER = (Way("float32", plain=True), *map(Way, PRECISIONS))
 
 
 def recorded_ways_of(device: torch.device) -> list[Way]:
-    """Those that are recorded, where there are any."""
-    return [Way(way, recorded=True) for way in PRECISIONS] if device.type == "cuda" else []
+    """The recorded ones: there are none but on CUDA."""
+    return [Way(each, recorded=True) for each in PRECISIONS] if device.type == "cuda" else []
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from aol.checkout import checkout
 from aol.config import FINGERPRINTS
 
 PROGRAM = "aol-orchestrator"
-PACKAGES = ("torch", "torchvision", "numpy", "ray", "mlflow", "sqlalchemy", "pandas")
+PACKAGES = ("torch", "triton", "torchvision", "numpy", "ray", "mlflow", "sqlalchemy", "pandas")
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ def main() -> int:
             print(f"{left:.0f} s are left: call again for run {number} and those after it")
             break
         rate = rates.get(str(number), rates.get(run["name"], 0.0))
+        if rates and not rate:
+            print(f"run {number}: no rate is given, it counts as fitting")
         needed, lent = rate * run["epochs"] + AROUND_S, 60 * lease - passed
         if not folder.exists() and needed > lent:
             print(f"run {number} needs {needed:.0f} s, {lent:.0f} s of the lease left: not begun")

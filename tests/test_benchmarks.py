@@ -22,6 +22,7 @@ from benchmarks import checks as checking
 from benchmarks import contestants, cpu, gpu, memory, plain, reference, ways
 from benchmarks import store as store_bench
 from benchmarks.checks import check
+from benchmarks.device import free
 from benchmarks.machine import machine
 from benchmarks.reference import CHECKED_BATCH, checked, course_of, make, sketch
 from benchmarks.roofline import Roofline
@@ -377,6 +378,23 @@ def with_recorded_ways(monkeypatch):
     """
     cuda = torch.device("cuda")
     monkeypatch.setattr(gpu, "recorded_ways_of", lambda device: recorded_ways_of(cuda))
+
+
+def test_memory_that_torch_does_not_give_back_stops_nothing(monkeypatch):
+    """
+    As after a recording that failed.
+    """
+    asked = []
+
+    def refuse():
+        asked.append(True)
+        raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", refuse)
+    free(torch.device("cuda"))
+    free(contestants.CPU)
+
+    assert asked == [True]
 
 
 def lines_in(page):

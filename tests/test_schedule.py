@@ -40,8 +40,10 @@ def cluster():
     """
     One private cluster for all tests here, with two GPUs that are there in name only.
     """
-    with schedule.cluster("local", Cluster((Node(2.0, 2.0),))) as found:
-        yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET")  # a GPU's worker is not to interpret its kernels
+        with schedule.cluster("local", Cluster((Node(2.0, 2.0),))) as found:
+            yield found
 
 
 @pytest.fixture

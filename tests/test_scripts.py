@@ -380,6 +380,16 @@ def test_a_run_is_begun_if_the_lease_has_time_for_it_and_stopped_with_the_comman
     assert "run 1 needs 2020 s, 1" in out
 
 
+def test_a_run_without_a_rate_beside_others_that_have_one_is_told(campaign, tmp_path):
+    out, _ = campaign("--runs", "0,1", "--minutes", "9", "--rates", '{"1": 1}').communicate(
+        timeout=60
+    )
+
+    assert "run 0: no rate is given, it counts as fitting\n" in out
+    assert "run 1" not in out
+    assert [run for run, _ in called(tmp_path)] == ["0", "1"]
+
+
 def test_rates_come_from_a_file_and_by_network_too(campaign, tmp_path):
     """
     A run's own rate goes before its network's.
