@@ -6,31 +6,11 @@ import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from aol.catalog import DATASETS, DatasetName
+
 Kind = Literal["patchwise", "fc", "conv", "std"]
-DatasetName = Literal["cifar10", "cifar100", "digits", "digit-pairs"]
 Precision = Literal["float32", "tf32", "bf16"]
 Certify = Literal["float64", "float32"]
-
-CLASSES: dict[str, int] = {"cifar10": 10, "cifar100": 100, "digits": 10, "digit-pairs": 100}
-TRAIN_IMAGES: dict[str, int] = {
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "digits": 1_442,
-    "digit-pairs": 2_500,
-}
-TEST_IMAGES: dict[str, int] = {
-    "cifar10": 10_000,
-    "cifar100": 10_000,
-    "digits": 355,
-    "digit-pairs": 1_000,
-}
-# How to read them: see `aol.data`.
-FINGERPRINTS: dict[str, dict[str, str]] = {
-    "cifar10": {"train": "9d0c0911520be369", "test": "de520a74c6be9798"},
-    "cifar100": {"train": "6fd56549bf1b631f", "test": "90b88e951e4c2eaa"},
-    "digits": {"train": "ddda0fbdddb6cd56", "test": "b0b8e1d499dc517d"},
-    "digit-pairs": {"train": "f6c9693ddf8dafe9", "test": "52bd0b895902b974"},
-}
 
 
 def _above_zero(**values: float | None) -> list[str]:
@@ -79,17 +59,19 @@ class DataConfig:
     @property
     def classes(self) -> int:
         """The number of classes of the dataset."""
-        return CLASSES[self.name]
+        return len(DATASETS[self.name].classes)
 
     @property
     def train_images(self) -> int:
         """How many images an epoch has."""
-        return min(self.train_limit or TRAIN_IMAGES[self.name], TRAIN_IMAGES[self.name])
+        images = DATASETS[self.name].train_images
+        return min(self.train_limit or images, images)
 
     @property
     def test_images(self) -> int:
         """How many images every evaluation has."""
-        return min(self.test_limit or TEST_IMAGES[self.name], TEST_IMAGES[self.name])
+        images = DATASETS[self.name].test_images
+        return min(self.test_limit or images, images)
 
 
 @dataclass(frozen=True, kw_only=True)

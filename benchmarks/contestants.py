@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aol.augment import augment
 from aol.config import DataConfig, LossConfig, ModelConfig, Precision, TrainConfig
-from aol.data import Images
-from aol.layers import rescaled_once
-from aol.loss import offset_cross_entropy
-from aol.models import build_model
-from aol.rescale import rescale_conv, rescale_dense
-from aol.step import Replay, TrainingStep, scaled
-from aol.train import make_optimizer
+from aol.data.augment import augment
+from aol.data.datasets import Images
+from aol.layers.modules import rescaled_once
+from aol.models.architectures import build_model
+from aol.ops.rescale import rescale_conv, rescale_dense
+from aol.training.loss import offset_cross_entropy
+from aol.training.optimizer import make_optimizer
+from aol.training.step import Replay, TrainingStep, scaled
 from benchmarks import plain
 
 Contestants = dict[str, Callable[[], Any]]

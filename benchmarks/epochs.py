@@ -20,11 +20,11 @@ from typing import get_args
 
 import torch
 
-from aol.__main__ import chosen
-from aol.aside import aside
+from aol.atomic import aside
+from aol.cli.train import chosen
 from aol.config import DataConfig, Precision, TrainConfig
-from aol.data import Images
-from aol.folder import Outcome, Run, RunFolder
+from aol.data.datasets import Images
+from aol.training.run_folder import Outcome, Run, RunFolder
 from benchmarks.contestants import config_of
 from benchmarks.device import free, own_stream
 from benchmarks.ways import MODELS, narrowed

@@ -20,9 +20,9 @@ from statistics import median
 import torch
 
 from aol.config import ModelConfig
-from aol.environment import environment
-from aol.fused import kernels_for
-from aol.train import train_in
+from aol.ops.dispatch import kernels_for
+from aol.provenance import environment
+from aol.training.optimizer import train_in
 from benchmarks import roofline
 from benchmarks.checks import GRAPH_STEPS, Check, check, expected_of, of_those_that_work
 from benchmarks.contestants import Training

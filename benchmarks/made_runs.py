@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from aol.config import FINGERPRINTS
-from aol.cost import layers_of
-from aol.gate import TOLERANCE, Gate, LayerBound
-from orchestrator.folders import Attempt, End, Epoch, TrainedElsewhere
-from orchestrator.margins import share
-from orchestrator.spec import RADII, Experiment, RunSpec
-from orchestrator.specfile import SpecFile
+from aol.catalog import DATASETS
+from aol.certification.certificate import TOLERANCE, Gate, LayerBound
+from aol.models.flops import layers_of
+from orchestrator.analysis.margins import share
+from orchestrator.sharing.run_folder import Attempt, End, Epoch, TrainedElsewhere
+from orchestrator.spec.experiment import Experiment, RunSpec
+from orchestrator.spec.loader import SpecFile
+from orchestrator.spec.schema import RADII
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments.yaml"
 SEEDS = 5  # replicates of each run of the paper
@@ -66,7 +67,7 @@ def trained(run: RunSpec, number: int, *, images: int) -> TrainedElsewhere:
                 device="GPU",
                 commit="0" * 40,
                 packages=PACKAGES,
-                fingerprints=FINGERPRINTS[run.train.data.name],
+                fingerprints=dict(DATASETS[run.train.data.name].fingerprints.items()),
             ),
         ),
         tuple(epochs),

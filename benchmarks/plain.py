@@ -2,14 +2,14 @@
 
 The formulas as the paper has them, with autograd for every gradient: the Gram kernel is one
 convolution of the kernel with itself, rescaled at every forward pass. Nothing is slowed down.
-Shapes as in `aol.layers`.
+Shapes as in `aol.layers.modules`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aol import layers
+from aol.layers import modules as layers
 
 EPS = 1e-6
 

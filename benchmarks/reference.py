@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aol.aside import aside
+from aol.atomic import aside
 from aol.config import ModelConfig, TrainConfig
 from benchmarks.contestants import Training, config_of, images_of, plain_training
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from aol.config import ModelConfig, Precision
-from aol.cost import layers_of, parameters
-from aol.train import use_tf32
+from aol.models.flops import layers_of, parameters
+from aol.training.optimizer import use_tf32
 
 MATRIX = 8192  # rows and columns
 COPIED_BYTES = 2**31

@@ -21,12 +21,13 @@ import sqlalchemy
 
 from benchmarks.machine import CLOCKS, load, machine, table
 from benchmarks.made_runs import SEEDS, made_runs, other, paper, trained, write_folder
-from orchestrator.cells import note_cells
-from orchestrator.ingest import ingest, take
+from orchestrator.analysis.report import make_report
+from orchestrator.analysis.tables import note_cells
+from orchestrator.cli.status import print_status
 from orchestrator.provenance import Provenance
-from orchestrator.report import make_report, render
-from orchestrator.spec import Experiment
-from orchestrator.status import print_status
+from orchestrator.reporting.render import render
+from orchestrator.sharing.merge import ingest, take
+from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store
 
 Clock = Callable[[], float]

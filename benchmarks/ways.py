@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from aol.config import ModelConfig, Precision
-from aol.train import train_in
+from aol.training.optimizer import train_in
 from benchmarks.contestants import Training, config_of, initial, our_training, plain_training
 
 MODELS = {

@@ -1,30 +1,27 @@
 """`python -m orchestrator`: the command line."""
 
+import signal
 import sys
 
 import typer
 
+from aol.errors import AOLError
 from orchestrator import environment
-from orchestrator.commands import app
+from orchestrator.cli import app
 
 
 def main() -> None:
-    """Run the command line; our own errors become one line, anything else keeps its traceback.
-
-    Our errors say their exit code: 2 for mistakes in the input, 1 for what failed in the world.
-    """
+    """Run the command line; our own errors become one line, others keep their traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(environment.SIGTERM_EXIT))  # cleans up
     environment.prepare()
     try:
         app(prog_name="python -m orchestrator")
     except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
-            raise
+        sys.exit(128 + signal.SIGINT)
+    except AOLError as error:
         for line in str(error).splitlines():
             typer.secho(f"Error: {line}" if not line.startswith(" ") else line, err=True)
-        sys.exit(code)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

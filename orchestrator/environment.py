@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 LOCAL = "local"  # the address of a cluster of one's own
@@ -26,8 +25,7 @@ OWN_CLUSTER = {
 
 
 def prepare() -> None:
-    """Set what every command needs; a variable that the user set stays."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(SIGTERM_EXIT))  # cleans up on the way
+    """Set the variables of every command, unless the user set them."""
     for name, value in ALWAYS.items():
         os.environ.setdefault(name, value)
     if root := os.environ.get("AOL_DATA"):  # workers have another current folder

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
 
-from aol.checkout import checkout
-from aol.config import FINGERPRINTS
+from aol.catalog import DATASETS
+from aol.provenance import checkout
 
 PROGRAM = "aol-orchestrator"
 PACKAGES = ("torch", "triton", "torchvision", "numpy", "ray", "mlflow", "sqlalchemy", "pandas")
@@ -23,11 +23,11 @@ class Provenance:
 
 def provenance(dataset: str) -> Provenance:
     """The origin of what is trained now on `dataset`."""
-    parts, source = FINGERPRINTS[dataset], checkout()
+    source = checkout()
     return Provenance(
         git_commit=source.commit,
         packages=package_versions(),
-        data_fingerprint=f"{parts['train']}-{parts['test']}",
+        data_fingerprint=DATASETS[dataset].fingerprint,
         git_diff=source.diff,
     )
 

@@ -75,7 +75,7 @@ def staged(part: str, source: Path, stage: Path) -> list[Path]:
 def copy_code(stage: Path, plan: Path) -> list[Path]:
     """The core with the checkout it is of, its benchmarks, the plan, the script that trains it."""
     sys.path.insert(0, str(PROJECT))
-    from aol.checkout import PACKED, checkout
+    from aol.provenance import PACKED, checkout
 
     ignored = shutil.ignore_patterns("__pycache__", "results")
     packages = [shutil.copytree(PROJECT / name, stage / name, ignore=ignored) for name in PACKAGES]
@@ -87,7 +87,7 @@ def copy_code(stage: Path, plan: Path) -> list[Path]:
 def copy_images(root: Path, source: Path, dataset: str) -> Path:
     """The verified file of a dataset, made if need be."""
     sys.path.insert(0, str(PROJECT))
-    from aol.data import kept_file, prepare
+    from aol.data.datasets import kept_file, prepare
 
     (root / "verified").mkdir(parents=True)
     prepare(dataset, source)

@@ -5,9 +5,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from orchestrator.document import SpecError
-from orchestrator.specfile import SpecFile
-from tests.specs import GOOD
+from orchestrator.errors import SpecError
+from orchestrator.spec.loader import SpecFile
+from tests.support.specs import GOOD
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -20,30 +20,34 @@ hypothesis.settings.load_profile("fixed")
 
 
 LONG = (
-    "test_schedule",
-    "test_cli",
-    "test_demo",
-    "test_faults",
-    "test_signals",
-    "test_cluster",
-    "test_bundling",
-    "test_merging",
-    "test_exporting",
-    "test_models",
-    "test_benchmarks",
-    "test_page",
-    "test_verdicts",
-    "test_worker",
-    "test_tracking",
-    "test_figures",
+    "scheduling/test_tuner",
+    "cli/test_run",
+    "system/test_demo",
+    "system/test_faults",
+    "driver/test_signals",
+    "scheduling/test_cluster",
+    "sharing/test_bundle",
+    "sharing/test_merge",
+    "sharing/test_export",
+    "models/test_architectures",
+    "benchmarks/test_benchmarks",
+    "reporting/test_html",
+    "analysis/test_verdicts",
+    "scheduling/test_worker",
+    "tracking/test_tracker",
+    "reporting/test_figures",
 )
+
+
+def _name(item):
+    return f"{item.path.parent.name}/{item.path.stem}"
 
 
 def pytest_collection_modifyitems(items):
     """
     The modules that take minutes go first, so that parallel processes end together.
     """
-    items.sort(key=lambda item: (*LONG, item.path.stem).index(item.path.stem))
+    items.sort(key=lambda item: (*LONG, name := _name(item)).index(name))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,7 @@ def make_run():
     Makes a run: a tiny model on the digits, with settings of its training by name.
     """
     from aol.config import DataConfig, LossConfig, ModelConfig, TrainConfig
-    from orchestrator.spec import Resources, RunSpec
+    from orchestrator.spec.experiment import Resources, RunSpec
 
     def make(run_id=0, *, name="AOL-Small", profile="demo", cpus=None, gpus=None, **train):
         settings = {
@@ -157,7 +161,8 @@ def reported(make_run, tmp_path):
     """
     An experiment of two runs in two tables, one of them an ablation, with a note.
     """
-    from orchestrator.spec import RADII, Column, Experiment, Row, Table
+    from orchestrator.spec.experiment import Experiment
+    from orchestrator.spec.schema import RADII, Column, Row, Table
 
     columns = [Column(title=metric, metric=metric) for metric in RADII]
     published = [70.0, 60.0, 50.0, 40.0, 20.0]

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from orchestrator.cells import note_cells
-from orchestrator.specfile import SpecFile
+from orchestrator.analysis.tables import note_cells
+from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
-from tests.cli import PROJECT
-from tests.reports import finish
+from tests.support.reports import finish
+from tests.support.shell import PROJECT
 
 PAGE = (PROJECT / "docs" / "store.md").read_text(encoding="utf-8")
 

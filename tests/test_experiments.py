@@ -1,4 +1,4 @@
-"""The paper's experiments as experiments.yaml writes them."""
+"""The paper's experiments.yaml writes them."""
 
 import math
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.specfile import SpecFile
+from orchestrator.spec.loader import SpecFile
 
 PAPER = Path(__file__).parent.parent / "experiments.yaml"
 ROOT2 = math.sqrt(2)

@@ -12,12 +12,12 @@ import time
 
 import pytest
 
-from aol import data
-from aol.checkout import Checkout
-from aol.data import prepare
-from orchestrator.folders import folders_in, read
+from aol.data import datasets as data
+from aol.data.datasets import prepare
+from aol.provenance import Checkout
+from orchestrator.sharing.run_folder import folders_in, read
 from orchestrator.store import Status
-from tests.cli import PROJECT, TINY, Shell
+from tests.support.shell import PROJECT, TINY, Shell
 
 
 @pytest.fixture(scope="module")

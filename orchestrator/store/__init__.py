@@ -3,10 +3,11 @@
 SQLite in WAL mode by default, PostgreSQL on request. This package alone imports SQLAlchemy.
 """
 
-from orchestrator.store.copying import copy_run, seal, snapshot
-from orchestrator.store.database import NewerStoreError, QueryError, StoreError, exists
-from orchestrator.store.schema import Attempt, Checkpoint, Epoch, Status, StoredRun
-from orchestrator.store.writing import CHECKPOINTS_KEPT, Store
+from orchestrator.errors import NewerStoreError, QueryError, StoreError
+from orchestrator.store.engine import exists
+from orchestrator.store.records import Attempt, Checkpoint, Epoch, Status, StoredRun
+from orchestrator.store.snapshot import copy_run, seal, snapshot
+from orchestrator.store.writer import CHECKPOINTS_KEPT, Store
 
 __all__ = [
     "CHECKPOINTS_KEPT",

@@ -5,7 +5,8 @@ server costs training nothing, and everything can be sent again. MLflow cannot t
 so it gets only epochs that will not be trained again.
 """
 
+from orchestrator.errors import TrackingError
 from orchestrator.tracking.recorder import TrackingRecorder
-from orchestrator.tracking.tracker import OVERALL_TAG, Tracker, TrackingError, tracking_uri
+from orchestrator.tracking.tracker import OVERALL_TAG, Tracker, tracking_uri
 
 __all__ = ["OVERALL_TAG", "Tracker", "TrackingError", "TrackingRecorder", "tracking_uri"]

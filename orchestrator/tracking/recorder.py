@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from orchestrator.events import Event, Finished, Saved, Started
-from orchestrator.store import Store, StoreError
-from orchestrator.tracking.tracker import Tracker, TrackingError
+from orchestrator.errors import StoreError, TrackingError
+from orchestrator.scheduling.events import Event, Finished, Saved, Started
+from orchestrator.store import Store
+from orchestrator.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 

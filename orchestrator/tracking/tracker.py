@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.store import Store, StoredRun, StoreError
-from orchestrator.tracking.projection import (
+from orchestrator.errors import StoreError, TrackingError
+from orchestrator.store import Store, StoredRun
+from orchestrator.tracking.mapping import (
     CREATED_TAG,
     KEY_TAG,
     NAME_LENGTH,
@@ -34,12 +35,6 @@ TABLES_FILE = "tables/tables.md"
 FIGURES_TAG = "aol.figures"  # a digest of the run's own figures
 OVERALL_TAG = "aol.figures.overall"  # apart: it changes with every run, and the others need not
 FIGURES_FOLDER = "figures"
-
-
-class TrackingError(Exception):
-    """MLflow cannot be reached or refuses; the store has everything."""
-
-    exit_code = 1
 
 
 def tracking_uri(folder: Path) -> str:

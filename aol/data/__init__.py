@@ -1,0 +1,1 @@
+"""The images: where they come from, their fingerprints, and the training augmentation."""

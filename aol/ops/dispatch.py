@@ -1,0 +1,70 @@
+"""Where the kernels of `aol.ops.triton_kernels` run: on CUDA, if they work there."""
+
+import os
+import warnings
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def kernels_for(tensor: Tensor) -> ModuleType | None:
+    """The kernels for tensors of this device, None where torch's own operations have to do."""
+    return _working_on(tensor.device) if tensor.is_cuda else None
+
+
+@cache  # asked in every step, and to be answered before one is recorded
+def _working_on(device: torch.device) -> ModuleType | None:
+    """The kernels, or None with a warning: Triton may be missing, or the compiler that it needs."""
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # else 3.9 warns of its next default
+    try:
+        from aol.ops import triton_kernels as kernels
+
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            _try_maxmin(kernels, device, dtype)
+        for dtype in (torch.float32, torch.float64):
+            _try_signs(kernels, device, dtype, 70)
+        _try_signs(kernels, device, torch.float32, kernels.WIDEST + 6)  # in more than one step
+    except Exception as error:
+        warnings.warn(f"without fused kernels, slower: {error!r}", stacklevel=2)
+        return None
+    return kernels
+
+
+def _try_maxmin(kernels: ModuleType, device: torch.device, dtype: torch.dtype) -> None:
+    """Nothing if both kernels do what torch does, ties and NaN included. Raises: RuntimeError."""
+    x, upstream = _drawn((2, 3, 700), device, dtype)
+    x[0, :2], x[1, 0] = 1.0, torch.nan
+    a, b = x[:, ::2], x[:, 1::2]
+    larger, smaller = upstream[:, ::2], upstream[:, 1::2]
+    halved, first, tie = (larger + smaller) / 2, a > b, a == b
+    of_a = torch.where(first, larger, torch.where(tie, halved, smaller))
+    of_b = torch.where(first, smaller, torch.where(tie, halved, larger))
+    _compare("maxmin", kernels.maxmin(x), _paired(torch.maximum(a, b), torch.minimum(a, b)))
+    _compare("maxmin_gradient", kernels.maxmin_gradient(x, upstream), _paired(of_a, of_b))
+
+
+def _try_signs(kernels: ModuleType, device: torch.device, dtype: torch.dtype, size: int) -> None:
+    """The same of the passes over a Gram kernel. Raises: RuntimeError."""
+    half, pull = _drawn((2, 1, size, size), device, dtype), _drawn((1, size), device, dtype)
+    half[0, 0, 0] = 0.0
+    signs, sums = kernels.signs_and_sums(half)
+    _compare("signs", signs, half.sign().to(torch.int8))
+    _compare("sums", sums, half.abs().sum(-1))
+    expected = half.sign() * (pull[:, :, None] + pull[:, None, :])
+    _compare("signed_sums", kernels.signed_sums(signs, pull), expected)
+
+
+def _drawn(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(device, dtype)
+
+
+def _paired(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack((a, b), -1).flatten(-2)
+
+
+def _compare(name: str, found: Tensor, expected: Tensor) -> None:
+    if not torch.allclose(found, expected, rtol=1e-5, equal_nan=True):
+        raise RuntimeError(f"the kernel {name} computes something else on this device")

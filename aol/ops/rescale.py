@@ -1,0 +1,226 @@
+"""The paper's theorem: scale the input channels of a kernel so that its layer is 1-Lipschitz.
+
+For a kernel P (O, I, K, L) with the Gram kernel V (see `aol.ops.gram`) the scale of input channel i
+is
+
+    scale_i = (sum over j, y, x of |V_ij(y, x)| + EPS) ** -1/2,
+
+and a dense layer is a kernel with one tap. The gradient is written by hand: with r the scale and
+g = -1/2 * r**3 * sum(upstream * P), every |V_ij| pulls on P with weight sign(V_ij) * (g_i + g_j),
+so that the signs, a byte each, are all that is kept of V. Narrow kernels take V from torch's
+convolution, whose one call is faster there than several products, and the narrowest leave the
+gradient to autograd.
+
+Shape letters: B kernels of one shape, O output channels, I input channels, K x L taps.
+Source: arXiv:2208.03160, theorem for dense layers and for convolutions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from aol.ops import algorithms
+from aol.ops.dispatch import kernels_for
+from aol.ops.gram import gram, gram_gradient, symmetric_product
+from aol.ops.matmul import products
+
+EPS = 1e-6  # keeps the scale of an all-zero input channel finite; the authors' value
+
+
+class _Rescale(torch.autograd.Function):
+    """Kernels times their scales, by V on half a plane of displacements."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
+        signs, total_BI = signs_and_total(gram(kernels_BOIKL), signed=ctx.needs_input_grad[0])
+        scale_BI = _scale_of(total_BI)
+        ctx.save_for_backward(kernels_BOIKL, signs, scale_BI)
+        return kernels_BOIKL * _per_input(scale_BI)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        kernels_BOIKL, signs, scale_BI = ctx.saved_tensors
+        weights = signed_sums(signs, _pull(kernels_BOIKL, scale_BI, upstream))
+        gradient = gram_gradient(kernels_BOIKL, weights)
+        return torch.addcmul(gradient, upstream, _per_input(scale_BI))
+
+
+class _RescaleDense(torch.autograd.Function):
+    """The same for one tap, in one product each way."""
+
+    @staticmethod
+    def forward(ctx: Any, matrices_BOI: Tensor) -> Tensor:
+        gram = symmetric_product(matrices_BOI)[None]
+        signs, total_BI = signs_and_total(gram, signed=ctx.needs_input_grad[0])
+        scale_BI = _scale_of(total_BI)
+        ctx.save_for_backward(matrices_BOI, signs, scale_BI)
+        return matrices_BOI * scale_BI[:, None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        matrices_BOI, signs, scale_BI = ctx.saved_tensors
+        pull = -0.5 * scale_BI**3 * (upstream * matrices_BOI).sum(1)
+        weights = signed_sums(signs, pull)[0]
+        gradient = products(matrices_BOI, weights)  # they are symmetric
+        return gradient.addcmul_(upstream, scale_BI[:, None])
+
+
+class _RescaleNarrow(torch.autograd.Function):
+    """The same, with V on the whole plane by one convolution of the kernels with themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
+        whole = _whole_gram(kernels_BOIKL)
+        scale_BI = _scale_of(whole.abs().sum((0, 3, 4)))
+        ctx.save_for_backward(kernels_BOIKL, whole, scale_BI)
+        return kernels_BOIKL * _per_input(scale_BI)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        kernels_BOIKL, whole, scale_BI = ctx.saved_tensors
+        pull = _pull(kernels_BOIKL, scale_BI, upstream)
+        weights = whole.sign().mul_((pull.mT[:, :, None] + pull)[..., None, None])
+        gradient = _whole_gram_gradient(kernels_BOIKL, weights)
+        return torch.addcmul(gradient, upstream, _per_input(scale_BI))
+
+
+def _whole_gram(kernels_BOIKL: Tensor) -> Tensor:
+    """V at every displacement. Shapes: -> (I, B, I, 2K - 1, 2L - 1)."""
+    count, _, inputs, rows, columns = kernels_BOIKL.shape
+    images = kernels_BOIKL.permute(2, 0, 1, 3, 4).flatten(1, 2)
+    filters = kernels_BOIKL.transpose(1, 2).flatten(0, 1)
+    whole = F.conv2d(images, filters, padding=(rows - 1, columns - 1), groups=count)
+    return whole.view(inputs, count, inputs, 2 * rows - 1, 2 * columns - 1)
+
+
+def _whole_gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
+    """As `gram_gradient`, for weights of the whole plane."""
+    count, outputs, inputs, rows, columns = kernels_BOIKL.shape
+    gradient = F.conv_transpose2d(
+        weights.flatten(1, 2),
+        kernels_BOIKL.transpose(1, 2).flatten(0, 1),
+        padding=(rows - 1, columns - 1),
+        groups=count,
+    )
+    return gradient.view(inputs, count, outputs, rows, columns).permute(1, 2, 0, 3, 4)
+
+
+def _scale_of(total: Tensor) -> Tensor:
+    """The scale of input channels whose |V| have this sum."""
+    return (total + EPS).rsqrt()
+
+
+def _pull(kernels_BOIKL: Tensor, scale_BI: Tensor, upstream: Tensor) -> Tensor:
+    return -0.5 * scale_BI**3 * (upstream * kernels_BOIKL).sum((1, 3, 4))
+
+
+def _per_input(scale_BI: Tensor) -> Tensor:
+    return scale_BI[:, None, :, None, None]
+
+
+def rescale_convs(kernels: Tensor) -> Tensor:
+    """Kernels of one shape, each rescaled as by `rescale_conv`, in batched products.
+
+    Shapes: (B, O, I, K, L) -> (B, O, I, K, L).
+    """
+    _, _, inputs, rows, columns = kernels.shape
+    if rows == columns == 1:
+        return rescale_denses(kernels.flatten(2)).view(kernels.shape)
+    function = _RescaleNarrow if inputs < algorithms.NARROW else _Rescale
+    return _in_full_precision(function.apply, kernels)
+
+
+def rescale_denses(matrices: Tensor) -> Tensor:
+    """Matrices of one shape, each rescaled as by `rescale_dense`. Shapes: (B, O, I) -> the same."""
+    narrow = matrices.shape[-1] < algorithms.NARROW_DENSE
+    return _in_full_precision(_rescaled_plainly if narrow else _RescaleDense.apply, matrices)
+
+
+def rescale_conv(kernel: Tensor) -> Tensor:
+    """The kernel whose stride-1, zero-padded convolution is 1-Lipschitz in L2.
+
+    In the kernel's own precision also under autocast: the scale is the certificate. Differentiable
+    once; narrow kernels, whose gradient is autograd's, as often as one likes.
+    Shapes: (O, I, K, L) -> (O, I, K, L).
+    """
+    if kernel.shape[2:].numel() == 1:
+        return rescale_dense(kernel.flatten(1)).view(kernel.shape)
+    if kernel.shape[1] < algorithms.NARROWEST:
+        return _in_full_precision(_conv_rescaled_plainly, kernel)
+    return rescale_convs(kernel[None])[0]
+
+
+def rescale_dense(matrix: Tensor) -> Tensor:
+    """The matrix whose linear map is 1-Lipschitz in L2. Shapes: (O, I) -> (O, I).
+
+    Precision and derivatives are as with `rescale_conv`.
+    """
+    if matrix.shape[-1] < algorithms.NARROW_DENSE:
+        return _in_full_precision(_rescaled_plainly, matrix)
+    return rescale_denses(matrix[None])[0]
+
+
+def _rescaled_plainly(matrices: Tensor) -> Tensor:
+    """By autograd, for one tap and few columns: calling a Function takes longer than they do."""
+    gram = matrices.mT @ matrices
+    scale = _scale_of(gram.abs().sum(-1))
+    return matrices * (scale if matrices.ndim == 2 else scale.unsqueeze(-2))
+
+
+def _conv_rescaled_plainly(kernel_OIKL: Tensor) -> Tensor:
+    """The same for one kernel of few channels."""
+    by_input = kernel_OIKL.transpose(0, 1)
+    rows, columns = kernel_OIKL.shape[2:]
+    gram = F.conv2d(by_input, by_input, padding=(rows - 1, columns - 1))
+    scale = _scale_of(gram.abs().sum((1, 2, 3)))
+    return kernel_OIKL * scale[:, None, None]
+
+
+def _in_full_precision(function: Callable[[Tensor], Tensor], kernels: Tensor) -> Tensor:
+    if not torch._C._is_any_autocast_enabled():  # torch's own question; others take longer
+        return function(kernels)
+    with torch.autocast(kernels.device.type, enabled=False):
+        return function(kernels)
+
+
+@torch.no_grad()
+def conv_scale(kernel: Tensor) -> Tensor:
+    """The scale of each input channel of a convolution. Shapes: (O, I, K, L) -> (I,)."""
+    return _scale_of(total(gram(kernel[None]).abs_()))[0]
+
+
+def signs_and_total(half: Tensor, *, signed: bool) -> tuple[Tensor | None, Tensor]:
+    """V's signs if they are wanted, and each input channel's sum of |V| on the whole plane.
+
+    `half`, V on half a plane, is used up. Shapes: (D, B, I, I) -> the same int8, (B, I).
+    """
+    kernels = kernels_for(half) if signed else None
+    if kernels is None:
+        signs = half.sign().to(torch.int8) if signed else None
+        return signs, total(half.abs_())
+    signs, sums = kernels.signs_and_sums(half.contiguous())
+    mirrored = torch.linalg.vector_norm(half[1:], 1, dim=(0, 2))
+    return signs, sums.sum(0) + mirrored
+
+
+def signed_sums(signs: Tensor, pull_BI: Tensor) -> Tensor:
+    """Every sign times the pulls of the two channels it is of. Shapes: (D, B, I, I) -> the same."""
+    kernels = kernels_for(signs)
+    if kernels is None:
+        return signs.to(pull_BI.dtype).mul_(pull_BI[:, :, None] + pull_BI[:, None, :])
+    weights: Tensor = kernels.signed_sums(signs, pull_BI.contiguous())
+    return weights
+
+
+def total(sizes: Tensor) -> Tensor:
+    """Each input channel's sum of |V|, from the half-plane's. Shapes: (D, B, I, I) -> (B, I)."""
+    if len(sizes) == 1:
+        return sizes[0].sum(1)
+    return sizes.sum((0, 3)) + sizes[1:].sum((0, 2))

@@ -1,0 +1,110 @@
+"""Which source results come from: the commit of its checkout, and what differs from it."""
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aol.catalog import DATASETS
+
+if TYPE_CHECKING:
+    import torch
+
+PACKED = Path(__file__).parent / "checkout.json"  # in source that was packed without its history
+CODE = (":(top)", ":(top,exclude)results")  # generated tables change no result
+PACKAGES = (":(top)aol", ":(top)orchestrator")  # where a new file is code, committed or not
+LONGEST_DIFF = 1_000_000  # characters
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A commit, with "+changes" if files differ from it, and these differences as a patch.
+
+    A patch of more than `LONGEST_DIFF` characters is left out.
+    """
+
+    commit: str | None = None
+    diff: str | None = None
+
+    def as_json(self) -> str:
+        """What a packed source says of itself in `PACKED`."""
+        return json.dumps(asdict(self))
+
+
+def checkout() -> Checkout:
+    """The checkout of this program, or what it was packed from; nothing is known outside git."""
+    if PACKED.exists():
+        return Checkout(**json.loads(PACKED.read_text(encoding="utf-8")))
+    here = Path(__file__)
+    try:
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)  # not just around us
+        commit = _git(here.parent, "rev-parse", "HEAD").strip()
+        diff = _git(here.parent, "diff", "--binary", "HEAD", "--", *CODE) + _new_files(here.parent)
+    except (OSError, subprocess.SubprocessError):
+        return Checkout()
+    if not diff:
+        return Checkout(commit)
+    return Checkout(f"{commit}+changes", diff if len(diff) <= LONGEST_DIFF else None)
+
+
+def _new_files(folder: Path) -> str:
+    """Patches that make the files which git does not know."""
+    top = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
+    others = ("ls-files", "--others", "--exclude-standard", "-z", "--", *PACKAGES)
+    names = [name for name in _git(top, *others).split("\0") if name]
+    against_nothing = ("diff", "--binary", "--no-index", "--", "/dev/null")
+    return "".join(_git(top, *against_nothing, name, fails_with=1) for name in names)
+
+
+def _git(folder: Path, *arguments: str, fails_with: int = 0) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, check=False, capture_output=True, timeout=10
+    )
+    if done.returncode not in (0, fails_with):  # `diff --no-index` exits with 1 for a difference
+        raise subprocess.CalledProcessError(done.returncode, done.args)
+    return done.stdout.decode("utf-8", "replace")  # as text it would lose its carriage returns
+
+
+def environment(device: "torch.device", dataset: str) -> dict[str, Any]:
+    """The machine, versions, commit (with `diff`, a patch) and images that results come from."""
+    import torch
+
+    facts: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "packages": {"torch": torch.__version__, **_triton()},
+        "cuda": torch.version.cuda,
+        "device": str(device),
+        **asdict(checkout()),
+        "fingerprints": DATASETS[dataset].fingerprints,
+    }
+    if device.type == "cuda":
+        facts["device"] = torch.cuda.get_device_name(device)
+        facts["cudnn"] = torch.backends.cudnn.version()
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        facts["driver"] = _printed(query)
+    return facts
+
+
+def _triton() -> dict[str, str]:
+    """Its version where it is there: it makes the kernels for GPUs."""
+    try:
+        return {"triton": version("triton")}
+    except PackageNotFoundError:
+        return {}
+
+
+def _printed(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

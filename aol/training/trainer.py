@@ -1,0 +1,266 @@
+"""One training run of the paper: SGD over device-resident images, one record per epoch.
+
+The loop is `for metrics in Trainer(config, ...).epochs()`: watching it is that for-loop,
+stopping it is `break`, and a state taken after any epoch continues it.
+"""
+
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from aol.certification.certificate import RADII, Gate
+from aol.certification.lipschitz import gate
+from aol.config import TrainConfig
+from aol.data.datasets import Images, load
+from aol.layers.modules import rescaled_once
+from aol.models.architectures import build_model
+from aol.training.loss import offset_cross_entropy
+from aol.training.metrics import certified, correct, margins, rounded_down
+from aol.training.optimizer import make_optimizer, set_learning_rate, train_in, use_tf32
+from aol.training.step import TrainingStep, scaled
+
+EVAL_BATCH = 1000
+CERTIFY_BATCH = 250  # in float64; AOL-STD keeps 65 MB of each layer's outputs
+AUGMENT_STREAM = 1 << 62  # keeps the augmentation's random numbers apart from the initialiser's
+
+
+class DivergedError(Exception):
+    """Training met a loss or score that is not finite, `epoch` counts the completed epochs."""
+
+    def __init__(self, run: str, epoch: int, step: int | None) -> None:
+        super().__init__(run, epoch, step)
+        self.run, self.epoch, self.step = run, epoch, step
+
+    def __str__(self) -> str:
+        where = "the evaluation" if self.step is None else f"step {self.step}"
+        done = "1 epoch" if self.epoch == 1 else f"{self.epoch} epochs"
+        return f"run {self.run} diverged after {done}: no finite loss in {where}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics:
+    """What one epoch measured; accuracies and CRA are fractions in [0, 1].
+
+    `epoch` counts completed epochs from 1. Losses are means of the offset cross-entropy without
+    the L2 term. Test metrics are None after epochs without an evaluation.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    images_per_s: float
+    seconds: float
+    test_loss: float | None = None
+    accuracy: float | None = None
+    cra_36: float | None = None
+    cra_72: float | None = None
+    cra_108: float | None = None
+    cra_1: float | None = None
+
+    def values(self) -> dict[str, float]:
+        """The measured numbers by name, without the epoch and what was not measured."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None and name != "epoch"
+        }
+
+
+class Trainer:
+    """Owns model, optimiser, images and random numbers; knows nothing about who is watching."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        data_root: Path,
+        device: torch.device,
+        run: str = "?",
+        record: bool = True,
+        images: tuple[Images, Images] | None = None,
+    ) -> None:
+        """`record` says whether steps on CUDA are recorded as a graph.
+
+        `images`, to train on and to test with, take the place of those in `data_root`.
+
+        Raises: DataError if the images cannot be had, ValueError if the widths do not fit.
+        """
+        self.config, self.device, self.run, self.record = config, device, run, record
+        self.epoch = 0
+        self.train, self.test = images or load(config.data, data_root, device)
+        self.order = torch.Generator().manual_seed(config.seed)
+        self.noise = torch.Generator(device).manual_seed(config.seed + AUGMENT_STREAM)
+        model = build_model(config.model, config.data.classes, self.order)
+        self.model: nn.Sequential = model.to(device)
+        self.optimizer = make_optimizer(self.model, config)
+        self.step = self._training_step()
+        self._margins: Tensor | None = None
+
+    def epochs(self) -> Iterator[EpochMetrics]:
+        """Train from the current epoch to the last one, yielding after each.
+
+        Raises: DivergedError.
+        """
+        while self.epoch < self.config.epochs:
+            started = time.perf_counter()
+            rate = self.config.learning_rate(self.epoch)
+            set_learning_rate(self.optimizer, rate)
+            self._margins = None
+            loss, accuracy = self._train_epoch()
+            trained = time.perf_counter()
+            evaluates = self.config.evaluates(self.epoch)
+            final = self.epoch + 1 == self.config.epochs
+            tested = self._evaluate(final=final) if evaluates else {}
+            self.epoch += 1
+            yield EpochMetrics(
+                epoch=self.epoch,
+                learning_rate=rate,
+                train_loss=loss,
+                train_accuracy=accuracy,
+                images_per_s=len(self.train) / (trained - started),
+                seconds=time.perf_counter() - started,
+                **tested,
+            )
+        self.step.close()  # what comes now may want its memory
+
+    def margins(self) -> Tensor:
+        """Score margins of the whole test set in its order, (N,) float32 on the CPU.
+
+        True class minus best other; negative where the image is misclassified. After the last
+        epoch they are those of the certified pass, rounded down: none claims more than it found.
+        """
+        if self._margins is None:
+            self._evaluate(final=self.epoch == self.config.epochs)
+        assert self._margins is not None  # noqa: S101 - set by every evaluation
+        return self._margins
+
+    def certificate(self) -> Gate:
+        """The soundness gate of the network as it stands, in the arithmetic that certifies it."""
+        return gate(self._certified_model(), tuple(self.test.pixels.shape[1:]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that continues this run: weights, momentum, epoch, random numbers.
+
+        The tensors are the live ones: save or copy them before training goes on.
+        """
+        return {
+            "digest": self.config.digest(),
+            "seed": self.config.seed,
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "noise": self.noise.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. Raises: ValueError if it belongs to other settings."""
+        mine = (self.config.digest(), self.config.seed)
+        if (state["digest"], state["seed"]) != mine:
+            raise ValueError(
+                f"the state is of settings {state['digest']} with seed {state['seed']}, "
+                f"this run has {mine[0]} with seed {mine[1]}"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # else buffers are shared
+        self.order.set_state(state["order"].cpu())
+        self.noise.set_state(state["noise"].cpu())
+        self.step = self._training_step()  # a recording would go on with the old momentum
+        self.epoch = state["epoch"]
+        self._margins = None
+
+    def _training_step(self) -> TrainingStep:
+        return TrainingStep(
+            self.config,
+            model=self.model,
+            optimizer=self.optimizer,
+            images=self.train,
+            noise=self.noise,
+            record=self.record,
+        )
+
+    def _train_epoch(self) -> tuple[float, float]:
+        """One pass over the shuffled images: mean loss and accuracy as they were in passing."""
+        train_in(self.config.precision)
+        order = torch.randperm(len(self.train), generator=self.order).to(self.device)
+        self.model.train()
+        losses, hits = self.step.epoch(order)
+        bad = (~losses.isfinite()).nonzero()  # looked at once an epoch: no wait in the loop
+        if len(bad):
+            raise DivergedError(self.run, self.epoch, int(bad[0, 0]))
+        return float(losses.sum()) / len(self.train), int(hits) / len(self.train)
+
+    @torch.no_grad()
+    def _evaluate(self, *, final: bool) -> dict[str, float]:
+        """The test set's metrics in full float32, the final ones as `certify` says.
+
+        Keeps the margins.
+        """
+        use_tf32(False)
+        model = self._certified_model() if final else self.model
+        dtype = next(model.parameters()).dtype
+        model.eval()
+        batches = self.test.pixels.split(EVAL_BATCH if dtype == torch.float32 else CERTIFY_BATCH)
+        with rescaled_once(model):
+            scores = torch.cat([model(scaled(batch, dtype)) for batch in batches])
+        if not bool(scores.isfinite().all()):
+            raise DivergedError(self.run, self.epoch, None)
+        labels = self.test.labels
+        self._margins = rounded_down(margins(scores, labels).double()).cpu()
+        rows = {
+            "test_loss": self._loss(scores, labels),
+            "accuracy": correct(scores, labels),
+            **{name: certified(scores, labels, radius) for name, radius in RADII.items()},
+        }
+        return {name: float(values.double().mean()) for name, values in rows.items()}
+
+    def _certified_model(self) -> nn.Sequential:
+        """The network in the arithmetic that certifies it: what rescales also runs in it."""
+        return self.model if self.config.certify == "float32" else deepcopy(self.model).double()
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        loss = self.config.loss
+        return offset_cross_entropy(
+            scores, labels, offset=loss.offset, temperature=loss.temperature
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of a run that trained to its last epoch.
+
+    `margins` of the test set as little-endian float32; `certificate` as plain values; `violations`
+    of the gate in `aol.certification.lipschitz`, none for a sound network.
+    """
+
+    margins: bytes
+    certificate: dict[str, Any]
+    violations: tuple[str, ...]
+
+    @property
+    def outcome(self) -> Literal["done", "unsound"]:
+        """Whether the numbers may be used."""
+        return "unsound" if self.violations else "done"
+
+    @property
+    def error(self) -> str | None:
+        """The violations in one line, None for a sound network."""
+        if not self.violations:
+            return None
+        more = len(self.violations) - 1
+        return self.violations[0] + (f" (and {more} more)" if more else "")
+
+
+def result_of(trainer: Trainer) -> Result:
+    """Certify a trained network and probe it. Raises: DivergedError."""
+    margins = trainer.margins().numpy().astype("<f4").tobytes()
+    gate = trainer.certificate()
+    certificate = {"arithmetic": trainer.config.certify, **gate.as_dict()}
+    return Result(margins, certificate, gate.violations)

@@ -1,0 +1,72 @@
+"""The command that gives a trained network away."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from orchestrator.cli.options import (
+    SPEC,
+    ResultsOption,
+    SetOption,
+    SpecOption,
+    StoreOption,
+    TrainedProfileOption,
+    app,
+    opened_profile,
+)
+
+if TYPE_CHECKING:
+    from aol.export.formats import Format
+    from orchestrator.analysis.report import Report
+    from orchestrator.sharing.export import FinishedRun
+
+
+@app.command()
+def export(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run ID, or a folder of `python -m aol`.")
+    ],
+    form: Annotated[
+        Literal["safetensors", "torchscript", "onnx", "all"],
+        typer.Option("--format", help="What to write."),
+    ] = "safetensors",
+    spec: SpecOption = SPEC,
+    profile: TrainedProfileOption = None,
+    settings: SetOption = None,
+    replicate: Annotated[int, typer.Option(min=0, help="Number of the replicate.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where it goes.  [default: PROFILE/models/KEY in the results]"),
+    ] = None,
+    results: ResultsOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a finished run's network, rescaled weights folded in, with a model card."""
+    from orchestrator.analysis.report import make_report
+    from orchestrator.sharing.export import from_folder, from_store
+
+    report = None
+    if run.isdecimal():
+        opened, experiment = opened_profile(spec, profile, settings, results, store)
+        finished = from_store(experiment, opened, int(run), replicate)
+        report = make_report(experiment, opened)
+    else:
+        finished = from_folder(Path(run))
+    place = (results or spec.parent / "results") / finished.run.profile / "models"
+    for file in _written(finished, report, form, out or place / finished.run.key):
+        typer.echo(file)
+
+
+def _written(
+    finished: "FinishedRun", report: "Report | None", form: "Format | Literal['all']", folder: Path
+) -> list[Path]:
+    """The files of the network in a format or all, and its card."""
+    from aol.export.formats import FILES
+    from orchestrator.sharing.export import digests, plain_model, write_card, write_model
+    from orchestrator.sharing.model_card import card
+
+    chosen = list(FILES) if form == "all" else [form]
+    model = plain_model(finished, chosen)
+    files = write_model(model, chosen, folder)
+    return [*files, write_card(card(finished, model, chosen, digests(files), report), folder)]

@@ -1,0 +1,41 @@
+"""The images that an experiment needs, fetched and checked once before any run starts."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from aol.data.datasets import default_root, prepare
+from aol.errors import DataError
+from orchestrator.spec.experiment import Experiment
+
+
+def data_root(experiment: Experiment) -> Path:
+    """Return the folder of the images: `$AOL_DATA`, the file's `data_root`, or the cache."""
+    return (chosen_root(experiment) or default_root()).absolute()
+
+
+def chosen_root(experiment: Experiment) -> Path | None:
+    """Return the file's `data_root`; None if `$AOL_DATA` overrides it or each machine decides."""
+    if os.environ.get("AOL_DATA") or experiment.data_root is None:
+        return None
+    return (experiment.path.parent / experiment.data_root.expanduser()).absolute()
+
+
+def prepare_all(
+    experiment: Experiment,
+    datasets: Iterable[str],
+    progress: Callable[[str, float], None] = lambda stage, share: None,
+) -> None:
+    """Fetch, check and keep these datasets.
+
+    Raises: DataError with every dataset that no source has.
+    """
+    root = data_root(experiment)
+    problems = []
+    for name in sorted(datasets):
+        try:
+            prepare(name, root, progress)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))

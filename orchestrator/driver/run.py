@@ -1,0 +1,236 @@
+"""One invocation of `run`: plan, train, record, write the tables. Prints nothing."""
+
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.analysis.report import make_report
+from orchestrator.analysis.tables import note_cells
+from orchestrator.driver.observer import Observer
+from orchestrator.driver.session import RunOptions, Session
+from orchestrator.environment import LOCAL, SIGTERM_EXIT
+from orchestrator.formatting import number_of
+from orchestrator.planning import resources
+from orchestrator.planning.plan import PlannedRun
+from orchestrator.reporting.render import write
+from orchestrator.scheduling.storage import parent
+from orchestrator.spec.experiment import Experiment
+from orchestrator.store import Status, Store, StoredRun
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import TrackingRecorder
+
+MLFLOW_PATIENCE_S = 60.0
+STOPS = (signal.SIGINT, signal.SIGTERM)
+NOTED = b"Stopping once Ray has started; interrupt again to stop at once.\n"
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """The result of one invocation: every run as the store has it now, and the tables' file.
+
+    `signal` is the signal that stopped it, or None. `problem` is what kept MLflow from being
+    complete, or None.
+    """
+
+    plan: tuple[PlannedRun, ...]
+    runs: tuple[StoredRun, ...]
+    tables: Path
+    signal: int | None = None
+    problem: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every run is finished and sound."""
+        return all(run.status is Status.DONE for run in self.runs)
+
+
+def run(experiment: Experiment, *, observer: Observer | None = None, **options: Any) -> RunOutcome:
+    """Train every run of the experiment that the store does not hold, then write the tables.
+
+    `options` are the fields of `RunOptions` but for `spec`, `profile` and `settings`, which the
+    experiment has: `only`, `seeds`, `jobs`, `address`, `results`, `store`, `storage`, `retries`,
+    `fail_fast`, `rerun`. Results go to `results/` beside the experiment's file by default.
+
+    Raises: OrchestratorError.
+    """
+    with Session(RunOptions(spec=experiment.path, **options), observer, experiment) as session:
+        return run_session(session)
+
+
+def run_session(session: Session) -> RunOutcome:
+    """Train what the store does not hold, write the tables. Raises: OrchestratorError."""
+    session.log_to_file()
+    store = Store(session.store_location, exclusive=True)
+    session.stack.callback(store.close)
+    store.recover()
+    plan = session.plan(store)
+    session.observer.planned(plan, session.experiment.profile, session.store_location)
+    todo = [item for item in plan if item.todo]
+    requests = _prepared(session, store, plan, todo) if todo else {}
+    behind = _behind(store, plan)
+    tracking = _tracking(session, store, behind) if todo or behind else None
+    stopped = _trained(session, store, todo, requests, tracking) if tracking and todo else None
+    note_cells(session.whole, store)
+    tables = write(make_report(session.whole, store), session.results, "md")  # MLflow may be slow
+    problem = _finish(session, store, tracking) if tracking else None
+    runs = store.runs([item.run.key for item in plan])
+    return RunOutcome(tuple(plan), tuple(runs), tables, stopped, problem)
+
+
+def _prepared(
+    session: Session, store: Store, plan: Sequence[PlannedRun], todo: Sequence[PlannedRun]
+) -> dict[str, resources.Request]:
+    """Check what the plan needs and queue its runs; return each run's resources by key."""
+    requests = session.preflight(plan)
+    from orchestrator.driver.datasets import prepare_all
+    from orchestrator.scheduling.storage import check_storage
+
+    check_storage(session.storage)
+    datasets = {item.run.train.data.name for item in todo}
+    prepare_all(session.experiment, datasets, session.observer.progress)
+    _forget(session, store, todo)
+    store.queue(item.run for item in todo)
+    return requests
+
+
+def _behind(store: Store, plan: Sequence[PlannedRun]) -> list[str]:
+    """Return the keys of runs that MLflow lacks something of."""
+    runs = store.runs([item.run.key for item in plan])
+    return [run.key for run in runs if run.started_at and run.mlflow_status != run.status]
+
+
+def _tracking(session: Session, store: Store, behind: Sequence[str]) -> "TrackingRecorder":
+    from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
+
+    folder = session.options.spec.parent
+    tracker = Tracker(tracking_uri(folder), session.whole.name, folder / "mlruns")
+    if behind:
+        lacking = number_of(len(behind), "run")
+        session.observer.message(f"Sending {lacking} that MLflow lacks to {tracker.uri}")
+    return TrackingRecorder(tracker, store, behind=behind)
+
+
+def _finish(session: Session, store: Store, tracking: "TrackingRecorder") -> str | None:
+    """Send MLflow what it lacks, the tables and the figures; return what went wrong."""
+    from orchestrator.tracking.publish import publish
+
+    last = partial(publish, tracking.tracker, store, session.whole)
+    return tracking.close(MLFLOW_PATIENCE_S, last)
+
+
+def _forget(session: Session, store: Store, todo: Sequence[PlannedRun]) -> None:
+    """Delete the records and checkpoints of the runs to train anew."""
+    from orchestrator.scheduling.storage import discard
+
+    ids = session.rerun()
+    for stored in store.runs({item.run.key for item in todo if item.run.id in ids}):
+        ours = [checkpoint.path for checkpoint in stored.checkpoints if checkpoint.ours]
+        for folder in {parent(path) for path in ours}:
+            discard(folder)
+        store.forget(stored.key)
+
+
+def _trained(
+    session: Session,
+    store: Store,
+    todo: Sequence[PlannedRun],
+    requests: Mapping[str, resources.Request],
+    tracking: "TrackingRecorder",
+) -> int | None:
+    """Train the runs; return the signal that stopped it, also one from before Tune started."""
+    try:
+        stopped = _train(session, store, todo, requests, tracking)
+    except KeyboardInterrupt:
+        stopped = signal.SIGINT
+    except SystemExit as exit_:
+        if exit_.code not in (SIGTERM_EXIT, signal.SIGTERM):  # the latter is Ray's own
+            raise
+        stopped = signal.SIGTERM
+    if stopped is not None:
+        store.recover()
+    return stopped
+
+
+def _train(
+    session: Session,
+    store: Store,
+    todo: Sequence[PlannedRun],
+    requests: Mapping[str, resources.Request],
+    tracking: "TrackingRecorder",
+) -> int | None:
+    """Train the runs on the cluster, longest first; return the signal that stopped it."""
+    from orchestrator.driver.datasets import chosen_root
+    from orchestrator.driver.recorder import StoreRecorder
+    from orchestrator.provenance import provenance
+    from orchestrator.scheduling.cluster import connect, prepare_machines
+    from orchestrator.scheduling.storage import discard
+    from orchestrator.scheduling.tuner import Job, Options, run_jobs
+
+    options = session.options
+    work = _work(todo)
+    datasets = sorted({item.run.train.data.name for item in todo})
+    keeper = StoreRecorder(store, {name: provenance(name) for name in datasets}, discard)
+    jobs = [
+        Job(item.run, requests[item.run.key], item.checkpoints)
+        for item in sorted(todo, key=lambda item: -work[item.run.key])
+    ]
+    scheduling = Options(
+        storage=session.storage,
+        data_root=chosen_root(session.experiment),
+        log_folder=session.logs,
+        checkpoint_seconds=session.whole.checkpoint_seconds,
+        jobs=options.jobs,
+        retries=options.retries,
+        fail_fast=options.fail_fast,
+        warn=partial(session.observer.message, important=True),
+    )
+    with deferred() as noted, ExitStack() as stack:
+        session.observer.message(f"Starting Ray ({session.cluster}) ...")
+        if options.address == LOCAL:
+            stack.enter_context(connect(LOCAL, session.cluster))
+        prepare_machines(datasets, scheduling.data_root, scheduling.storage)
+        if noted:
+            return noted[0]
+        with session.observer.watch(work, session.logs) as screen:
+            return run_jobs(jobs, [keeper, tracking, screen], scheduling)
+
+
+def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
+    """Return the floating-point operations left of each run, by key."""
+    return {
+        item.run.key: resources.cost(item.run).flop * (1 - item.epoch / item.run.train.epochs)
+        for item in todo
+    }
+
+
+@contextmanager
+def deferred() -> Iterator[list[int]]:
+    """Note the first SIGINT or SIGTERM inside the block in the list; let the second one act.
+
+    Ray can hang for ever if its start is interrupted.
+    """
+    noted: list[int] = []
+    before = {number: signal.getsignal(number) for number in STOPS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        os.write(2, NOTED)  # print may be interrupted in the middle of itself
+        restore()
+
+    for number in STOPS:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()

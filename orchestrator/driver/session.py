@@ -1,0 +1,156 @@
+"""One invocation of `run` or `plan`: its options, its experiment, its cluster, its places."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from orchestrator.driver.observer import Observer, SilentObserver
+from orchestrator.environment import LOCAL, prepare_ray
+from orchestrator.errors import ResourceError
+from orchestrator.formatting import duration, number_of
+from orchestrator.planning import resources
+from orchestrator.planning.plan import PlannedRun, make_plan
+from orchestrator.planning.resources import Cluster
+from orchestrator.scheduling.storage import absolute, is_uri
+from orchestrator.spec.experiment import Experiment, ids_of
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options of `run` that are not about the console."""
+
+    spec: Path
+    profile: str | None = None
+    only: str | None = None
+    seeds: str | None = None
+    settings: tuple[str, ...] = ()
+    jobs: int | None = None
+    address: str = LOCAL
+    results: Path | None = None
+    store: str | None = None
+    storage: str | None = None
+    retries: int = 3
+    fail_fast: bool = False
+    rerun: str | None = None
+
+
+class Session:
+    """The options with what they are about; open between `__enter__` and `__exit__`.
+
+    `whole` is the experiment with all its runs, whose tables are written; `experiment` has the runs
+    and replicates that were asked for.
+    """
+
+    whole: Experiment
+    experiment: Experiment
+    cluster: Cluster
+
+    def __init__(
+        self,
+        options: RunOptions,
+        observer: Observer | None = None,
+        experiment: Experiment | None = None,
+    ) -> None:
+        """Take the experiment as it is, or else read the file that the options name."""
+        self.options = options
+        self.observer = observer or SilentObserver()
+        self.results = (options.results or options.spec.parent / "results").absolute()
+        self.logs = self.results / "logs"
+        self.store_location = options.store or str(self.results / "store.db")
+        self.storage = absolute(options.storage or str(self.results / "ray"))
+        self.stack = ExitStack()  # what is open until the session ends
+        self._given = experiment
+
+    def __enter__(self) -> "Session":
+        """Find the cluster, choose the profile, read the file."""
+        options = self.options
+        prepare_ray(options.address)
+        file = None if self._given else SpecFile(options.spec)
+        self.cluster = self._find_cluster()
+        if file:
+            profile = options.profile or self._default_profile(file)
+            self.whole = file.experiment(profile, options.settings)
+        elif self._given:
+            self.whole = self._given
+        self.experiment = self.whole.chosen(options.only, options.seeds)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stack.close()
+
+    def plan(self, store: Store | None) -> list[PlannedRun]:
+        """Return the action for each run, in the file's order. Raises: SpecError, StoreError."""
+        stored = store.runs(ids={run.id for run in self.experiment.runs}) if store else []
+        return make_plan(self.experiment, stored, self.rerun())
+
+    def rerun(self) -> tuple[int, ...]:
+        """Return the IDs of the runs to train anew. Raises: SpecError."""
+        if not self.options.rerun:
+            return ()
+        ids = ids_of("--rerun", self.options.rerun)
+        self.experiment.select(ids, "--rerun")
+        return ids
+
+    def preflight(self, plan: Sequence[PlannedRun]) -> dict[str, resources.Request]:
+        """Return the resources of each run that is to train, by key.
+
+        Raises: ResourceError if cluster or disk cannot provide them.
+        """
+        todo = [item.run for item in plan if item.todo]
+        parallel = min(len(todo), self.options.jobs or sys.maxsize) or 1
+        requests = [resources.request(run, self.cluster, parallel) for run in todo]
+        resources.check_requests(zip(todo, requests, strict=True), self.cluster)
+        costs = resources.costs(todo)
+        if not is_uri(self.storage):
+            resources.check_disk(costs.values(), Path(self.storage))
+        return {run.key: asked for run, asked in zip(todo, requests, strict=True)}
+
+    def log_to_file(self) -> None:
+        """Send the log messages and warnings of all libraries to `driver.log`.
+
+        Raises: ResourceError if the folder of the results cannot be used.
+        """
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            handler: logging.Handler = logging.FileHandler(self.logs / "driver.log")
+        except OSError as error:
+            raise ResourceError(f"--results {self.results}: cannot be used: {error}") from error
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.captureWarnings(True)
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        self.stack.callback(root.removeHandler, handler)
+        self.stack.callback(handler.close)
+
+    def _find_cluster(self) -> Cluster:
+        if self.options.address == LOCAL:
+            return resources.local_cluster()
+        from orchestrator.scheduling.cluster import connect
+
+        return self.stack.enter_context(connect(self.options.address, resources.local_cluster()))
+
+    def _default_profile(self, file: SpecFile) -> str:
+        """Return the profile for this cluster, with a message if it is not that for GPUs."""
+        chosen = file.default_profile(has_gpu=self.cluster.gpus > 0)
+        wanted = file.default_profile(has_gpu=True)
+        if chosen != wanted:
+            flop = sum(resources.cost(run).flop for run in file.experiment(wanted).runs)
+            length = duration(resources.cpu_seconds(flop, self.cluster), rough=True)
+            self.observer.message(
+                f"No GPU found: the profile `{wanted}` would take about {length} on "
+                f"{number_of(self.cluster.cpus, 'CPU')} (a rough estimate). Using `{chosen}`; pass "
+                f"--profile {wanted} to run it anyway."
+            )
+        return chosen

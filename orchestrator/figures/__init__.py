@@ -1,5 +1,0 @@
-"""The report's pictures, each as PNG and SVG."""
-
-from orchestrator.figures.drawing import OVERALL, by_run, draw_figures, figures_of, files_of
-
-__all__ = ["OVERALL", "by_run", "draw_figures", "figures_of", "files_of"]

@@ -1,0 +1,1 @@
+"""Show a report: markdown, LaTeX, CSV, JSON, one HTML page, figures."""

@@ -1,0 +1,63 @@
+"""What a profile's results come to: the paper's tables, a verdict per cell, what is broken."""
+
+from pathlib import Path
+from typing import Literal
+
+from aol.atomic import aside
+from orchestrator.analysis.report import Report, as_records, paragraph
+from orchestrator.analysis.verdicts import Verdict
+from orchestrator.errors import OutputError
+from orchestrator.formatting import to_json
+
+Format = Literal["md", "csv", "json", "tex"]
+SCHEMA = 1  # of the JSON; a change that a reader would stumble over is another number
+
+
+def render(report: Report, form: Format) -> str:
+    """The report as markdown, LaTeX, CSV or JSON text."""
+    if form == "md":
+        from orchestrator.reporting.markdown import markdown
+
+        return markdown(report)
+    if form == "tex":
+        from orchestrator.reporting.latex import latex
+
+        return latex(report)
+    if form == "json":
+        return to_json(
+            {
+                "schema": SCHEMA,
+                "experiment": report.experiment.name,
+                "profile": report.experiment.profile,
+                "note": report.experiment.note,
+                "summary": paragraph(report),
+                "verdicts": {str(verdict): report.counts[verdict] for verdict in Verdict},
+                "unsound": report.unsound,
+                "diverged": report.diverged,
+                "broken": list(report.broken),
+                "cells": as_records(report),
+            }
+        )
+    import pandas as pd
+
+    frame = pd.DataFrame(as_records(report))
+    frame.insert(0, "profile", report.experiment.profile)
+    frame["note"] = report.experiment.note
+    return frame.to_csv(index=False)
+
+
+def write(report: Report, folder: Path, form: Format) -> Path:
+    """Write the report to `folder/<profile>/tables.<form>`. Raises: OutputError."""
+    path = folder / report.experiment.profile / f"tables.{form}"
+    return write_text(path, render(report, form))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file of the report, aside and then renamed. Raises: OutputError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error}; choose other --results") from error
+    return path

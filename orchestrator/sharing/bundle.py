@@ -1,0 +1,112 @@
+"""Puts a profile's results into one file that anybody can check."""
+
+import platform
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from aol.provenance import checkout
+from orchestrator.analysis.report import make_report
+from orchestrator.analysis.tables import note_cells, runs_of
+from orchestrator.errors import BundleError, OutputError
+from orchestrator.formatting import to_json
+from orchestrator.provenance import installed, program_version
+from orchestrator.reporting.html import write_page
+from orchestrator.reporting.render import render, write_text
+from orchestrator.sharing.archive import Manifest, described, entries, pack
+from orchestrator.spec.experiment import Experiment
+from orchestrator.store import Store, StoredRun, copy_run, seal, snapshot
+
+YAML, LOCK, STORE = "experiments.yaml", "requirements.lock", "store.db"
+MARGINS, REPORT, ENVIRONMENT = "margins", "report", "environment.json"
+PROJECT = Path(__file__).parents[2]
+
+
+def bundle(
+    experiment: Experiment, store: Store, target: Path, *, at: str, force: bool = False
+) -> Manifest:
+    """Write the bundle of a profile, as of now, aside and then renamed; `at` is noted in it.
+
+    Raises: BundleError if there is something already, or nothing to bundle; OutputError,
+    StoreError.
+    """
+    if target.exists() and not force:
+        raise BundleError(f"{target}: is there already; --force replaces it")
+    try:
+        with (
+            TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder,
+            snapshot(store.url) as source,
+        ):
+            contents, aside = Path(folder) / "contents", Path(folder) / "bundle.zip"
+            contents.mkdir()
+            _fill(contents, experiment, source)
+            manifest = described(
+                target,
+                experiment=experiment.name,
+                profile=experiment.base,
+                settings=experiment.overrides,
+                program=program_version(),
+                commit=checkout().commit,
+                created_at=at,
+                files=entries(contents),
+            )
+            pack(contents, manifest, aside)
+            aside.replace(target)
+    except (OSError, OutputError) as error:
+        cause = error.__cause__ if isinstance(error, OutputError) else error
+        reason = getattr(cause, "strerror", None) or cause
+        raise OutputError(
+            f"{target}: cannot be written: {reason}; choose a place with room where you may write"
+        ) from error
+    return manifest
+
+
+def _fill(folder: Path, experiment: Experiment, source: Store) -> None:
+    """Everything but the manifest. Raises: BundleError, OSError, OutputError, StoreError."""
+    runs = [run for found in runs_of(experiment, source).values() for run in found]
+    if not runs:
+        raise BundleError(
+            f"the store has no run of the profile `{experiment.profile}`; `status` shows all"
+        )
+    with closing(Store(folder / STORE)) as copied:
+        for run in runs:
+            copy_run(source, copied, run.key)
+        note_cells(experiment, copied)
+        _write_margins(folder / MARGINS, runs, copied)
+        _write_report(folder / REPORT, experiment, copied)
+        seal(copied)
+    (folder / YAML).write_bytes(experiment.path.read_bytes())
+    for lock in (experiment.path.parent / LOCK, PROJECT / LOCK):
+        if lock.is_file():
+            (folder / LOCK).write_bytes(lock.read_bytes())
+            break
+    write_text(folder / ENVIRONMENT, _environment())
+
+
+def _write_margins(folder: Path, runs: Sequence[StoredRun], store: Store) -> None:
+    folder.mkdir()
+    for run in runs:
+        if margins := store.margins(run.key):
+            (folder / f"{run.key}.f32").write_bytes(margins)
+
+
+def _write_report(folder: Path, experiment: Experiment, store: Store) -> None:
+    report = make_report(experiment, store)
+    write_page(report, store, folder)
+    write_text(folder / "tables.md", render(report, "md"))
+    write_text(folder / "tables.json", render(report, "json"))
+
+
+def _environment() -> str:
+    """What this program runs in, as JSON."""
+    source = checkout()
+    facts = {
+        "python": sys.version,
+        "platform": platform.platform(),
+        "commit": source.commit,
+        "diff": source.diff,
+        "packages": installed(),
+    }
+    return to_json(facts)

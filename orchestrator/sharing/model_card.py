@@ -1,0 +1,226 @@
+"""The model card: what an exported network is, what was measured and proven, and how to use it."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from aol.catalog import DATASETS
+from aol.certification.certificate import Gate
+from aol.export.formats import Exported, Format
+from orchestrator.analysis.invariants import violations
+from orchestrator.analysis.report import Report
+from orchestrator.formatting import number_of, shown
+from orchestrator.sharing.export import FinishedRun
+
+METRICS = {
+    "accuracy": "Standard accuracy",
+    "cra_36": "CRA 36/255",
+    "cra_72": "CRA 72/255",
+    "cra_108": "CRA 108/255",
+    "cra_1": "CRA 1",
+}
+OPENED: dict[Format, str] = {
+    "safetensors": """\
+import numpy
+import torch
+from network import load  # the file beside the weights
+from PIL import Image
+
+network, facts = load("network.safetensors")
+""",
+    "torchscript": """\
+import json
+
+import numpy
+import torch
+from PIL import Image
+
+extra = {"aol.json": ""}
+network = torch.jit.load("network.pt", _extra_files=extra)  # torch says that it is deprecated
+facts = json.loads(extra["aol.json"])
+""",
+}
+IN_FLOAT64 = """\
+pixels = torch.from_numpy(numpy.array(Image.open("image.png").convert("RGB")))  # 32 x 32
+with torch.no_grad():
+    scores = network.double()(pixels.permute(2, 0, 1)[None].double() / 255)[0]
+(first, second), classes = scores.topk(2)
+gap = float(first - second) - 2**0.5 * facts["score_error"]
+radius = max(0.0, gap / (2**0.5 * facts["lipschitz"]))
+print(facts["classes"][classes[0]], radius)
+"""
+WITH_ONNX = """\
+import json
+
+import numpy
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("network.onnx", providers=["CPUExecutionProvider"])
+facts = json.loads(session.get_modelmeta().custom_metadata_map["aol"])
+pixels = numpy.array(Image.open("image.png").convert("RGB"), numpy.float32)  # 32 x 32
+(scores,) = session.run(None, {"pixels": pixels.transpose(2, 0, 1)[None] / 255})[0]
+second, first = numpy.sort(scores)[-2:].astype(float)
+radius = max(0.0, (first - second - 4 * facts["float32_error"]) / 2**0.5)
+print(facts["classes"][scores.argmax()], radius)
+"""
+SAID: dict[Format, str] = {
+    "safetensors": "`network.safetensors` needs torch, safetensors, numpy and Pillow; `network.py` "
+    "beside it builds the network.",
+    "torchscript": "`network.pt` needs torch, numpy and Pillow.",
+    "onnx": "`network.onnx` needs onnxruntime, numpy and Pillow. It computes in float32, whose "
+    "error was measured on random images and multiplied by ten (`float32_error`), not proven.",
+}
+
+
+def snippet(form: Format) -> str:
+    """Python that loads an exported network and certifies `image.png`, without this program."""
+    return WITH_ONNX if form == "onnx" else OPENED[form] + "\n" + IN_FLOAT64
+
+
+def card(
+    finished: FinishedRun,
+    model: Exported,
+    forms: Iterable[Format],
+    digests: Mapping[str, str],
+    report: Report | None,
+) -> str:
+    """The card in markdown; `report` has the published values, None if there is no store."""
+    lines = [
+        *_introduction(finished, model, report),
+        *_measured(finished),
+        *(_compared(finished.run.id, report) if report else []),
+        *_certificate(finished, model),
+        *["## Use", ""],
+        *(
+            line
+            for form in forms
+            for line in (SAID[form], "", f"```python\n{snippet(form)}```", "")
+        ),
+        *_origin(finished, digests),
+        *["## Licence", ""],
+        "MIT, as aol-orchestrator. The images it was trained on are not part of it and have terms "
+        "of their own.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _introduction(finished: FinishedRun, model: Exported, report: Report | None) -> list[str]:
+    """What it is, what goes in and what comes out."""
+    run, data = finished.run, finished.run.train.data
+    numbers = sum(item.numel() for item in model.network.state_dict().values())
+    note = report.experiment.note if report else ""
+    return [
+        f"# {run.name} on {data.name}",
+        "",
+        "A classifier of 32 x 32 RGB images whose answers carry a certified radius: run "
+        f"{run.id} of the profile `{run.profile}`, seed {run.train.seed}, trained for "
+        f"{number_of(run.train.epochs, 'epoch')} by aol-orchestrator, which reproduces "
+        "*Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks* (B. Prach, "
+        "C. H. Lampert, ECCV 2022, arXiv:2208.03160).",
+        "",
+        *([f"> **{note}**", ""] if note else []),
+        f"The rescaled weights are folded in: {len(model.divisors)} plain convolutions and dense "
+        f"layers in float32, {numbers:,} numbers. Pixels in [0, 1] as (N, 3, 32, 32) give "
+        f"{data.classes} scores per image; a change of the image of L2 norm r moves the gap "
+        "between two scores by √2 · r at most.",
+        "",
+    ]
+
+
+def _measured(finished: FinishedRun) -> list[str]:
+    """What this network reached."""
+    data = finished.run.train.data
+    return [
+        "## Measured",
+        "",
+        f"Percent of {data.test_images:,} test images. CRA ε: certified robust accuracy, the share "
+        "of images that no change of L2 norm ε can turn wrong.",
+        "",
+        "| | this network |",
+        "|:--|--:|",
+        *(
+            f"| {title} | {shown(100 * finished.values[name])} |"
+            for name, title in METRICS.items()
+            if name in finished.values
+        ),
+        "",
+    ]
+
+
+def _compared(run_id: int, report: Report) -> list[str]:
+    """The run's rows of the paper's tables with the verdicts, over all finished seeds."""
+    judged = [report.judged[cell] for cell in report.cells if cell.run == run_id]
+    if not judged:
+        return []
+    lines = [
+        "## Beside the published values",
+        "",
+        "Over all finished seeds of the run, differences in percentage points with their 95 % "
+        "interval.",
+        "",
+        "| table | row | column | published | measured | seeds | difference | verdict |",
+        "|:--|:--|:--|--:|--:|--:|--:|:--|",
+    ]
+    for one in judged:
+        cell = one.cell
+        difference = shown(cell.difference, signed=True)
+        if one.interval:
+            low, high = (shown(end, signed=True) for end in one.interval)
+            difference += f" [{low}, {high}]"
+        lines.append(
+            f"| {cell.table} | {cell.row} | {cell.column} | {shown(cell.published)} | "
+            f"{shown(cell.measured)} | {cell.seeds} | {difference} | {one.verdict} |"
+        )
+    return [*lines, ""]
+
+
+def _certificate(finished: FinishedRun, model: Exported) -> list[str]:
+    """What was proven of the run, and of the weights in the file."""
+    facts = model.facts
+    return [
+        *["## Certificate", ""],
+        *[_gate(finished), ""],
+        "The folded weights were rounded to float32. For them as they are in the file, a Lipschitz "
+        f"bound of {facts['lipschitz']:.12g} is proven, and that scores computed in float64 are "
+        f"within {facts['score_error']:.2g} (L2) of the exact ones:",
+        "",
+        "    radius = (top score - second score - √2 · score_error) / (√2 · lipschitz)",
+        "",
+    ]
+
+
+def _gate(finished: FinishedRun) -> str:
+    """What the gate measured after training, and what is concluded from it now."""
+    record = finished.certificate
+    if not record:
+        return "There is no record of the certified pass after training."
+    found = "; ".join(violations(record, finished.run.train.model)) or "none"
+    try:
+        gate = Gate.from_dict(record)
+    except ValueError:
+        return f"The record of the certified pass after training is damaged. Violations: {found}."
+    highest = max((layer.upper for layer in gate.layers), default=math.nan)
+    return (
+        f"After training, the certified pass in {record.get('arithmetic', 'unknown arithmetic')}. "
+        f"Proven: no layer stretches a difference by more than {highest:.9g}, the network by no "
+        f"more than {gate.upper:.9g}. The largest stretch that a search found: {gate.ratio:.6g}. "
+        f"Violations: {found}."
+    )
+
+
+def _origin(finished: FinishedRun, digests: Mapping[str, str]) -> list[str]:
+    """Where the network comes from, and what its files are."""
+    run, parts = finished.run, DATASETS[finished.run.train.data.name].fingerprints
+    packages = ", ".join(f"{name} {version}" for name, version in finished.packages.items())
+    facts = {
+        "run": f"`{run.key}`",
+        "data": f"{run.train.data.name}, fingerprints {parts['train']} and {parts['test']}",
+        "commit": finished.commit or "unknown",
+        "packages": packages or "unknown",
+        "device": finished.device or "unknown",
+        "finished": finished.finished_at or "unknown",
+        **{f"`{name}`": f"SHA-256 {digest}" for name, digest in digests.items()},
+    }
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    return ["## Origin", "", "| | |", "|:--|:--|", *rows, ""]

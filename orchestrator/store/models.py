@@ -1,0 +1,134 @@
+"""The tables of the result store, and what is read from them as plain values.
+
+Times are ISO 8601, UTC.
+"""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary, Row, Table
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from orchestrator.store.records import Attempt, Checkpoint, Status, StoredRun
+
+
+class Base(DeclarativeBase):
+    """The schema. A change of it needs a migration in `migrations/versions`."""
+
+
+class RunRow(Base):
+    """One run: what it trains, how it stands, and where its results came from."""
+
+    __tablename__ = "runs"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(index=True)
+    name: Mapped[str]
+    profile: Mapped[str] = mapped_column(index=True)
+    seed: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str]
+    config: Mapped[dict[str, Any]] = mapped_column(JSON)
+    epochs: Mapped[int]
+    status: Mapped[str] = mapped_column(index=True)
+    created_at: Mapped[str]
+    started_at: Mapped[str | None]
+    finished_at: Mapped[str | None]
+    driver: Mapped[str | None]  # host:process of the one that queued or trains it
+    heartbeat_at: Mapped[str | None]
+    host: Mapped[str | None]
+    device: Mapped[str | None]
+    git_commit: Mapped[str | None]
+    git_diff: Mapped[str | None] = mapped_column(deferred=True)  # may be long
+    packages: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    data_fingerprint: Mapped[str | None]
+    mlflow_run_id: Mapped[str | None]
+    mlflow_status: Mapped[str | None]  # what MLflow was told last
+    checkpoints: Mapped[list[Any]] = mapped_column(JSON)  # newest first, {"epoch": , "path": }
+    error: Mapped[str | None]
+    certificate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class AttemptRow(Base):
+    """One try of a run by one driver, continued after `from_epoch` epochs."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), index=True)
+    from_epoch: Mapped[int]
+    driver: Mapped[str]
+    started_at: Mapped[str]
+    finished_at: Mapped[str | None]
+    outcome: Mapped[str | None]
+
+
+class EpochRow(Base):
+    """An epoch of which the metrics are there, and since when."""
+
+    __tablename__ = "epochs"
+
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    recorded_at: Mapped[str]
+
+
+class MetricRow(Base):
+    """Tidy metrics: a new metric is a new row, never a migration."""
+
+    __tablename__ = "metrics"
+
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float] = mapped_column(Double)
+
+
+class CellRow(Base):
+    """A published number of one profile's tables, for the view `v_cells`."""
+
+    __tablename__ = "cells"
+
+    profile: Mapped[str] = mapped_column(primary_key=True)
+    place: Mapped[int] = mapped_column(primary_key=True)  # in reading order
+    table_id: Mapped[str]
+    row_label: Mapped[str]
+    column_title: Mapped[str]
+    run_id: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigInteger)  # the file's own; replicates are beyond it
+    digest: Mapped[str]
+    metric: Mapped[str]
+    published: Mapped[float] = mapped_column(Double)  # percent
+    margin: Mapped[float] = mapped_column(Double)  # within which it counts as reproduced
+
+
+class MarginRow(Base):
+    """The final score margins of a run's test set: little-endian float32, in its order."""
+
+    __tablename__ = "margins"
+
+    key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
+    count: Mapped[int]
+    values: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+def tables_of_runs() -> list[Table]:
+    """The tables whose rows belong to a run, by its key; what others refer to comes first."""
+    return [table for table in Base.metadata.sorted_tables if "key" in table.columns]
+
+
+RUN_COLUMNS = tuple(  # what a `StoredRun` needs of a row
+    column for column in RunRow.__table__.columns if column.name in StoredRun.__annotations__
+)
+
+
+def stored(row: Row[*tuple[Any, ...]]) -> StoredRun:
+    """A run from `RUN_COLUMNS`, with its last epoch and the count of those recorded."""
+    values = dict(row._mapping)
+    values["status"] = Status(row.status)
+    values["epoch"] = row.epoch or 0
+    values["checkpoints"] = tuple(Checkpoint(**item) for item in row.checkpoints)
+    return StoredRun(**values)
+
+
+def attempt(row: AttemptRow) -> Attempt:
+    """An attempt's row."""
+    return Attempt(row.from_epoch, row.driver, row.started_at, row.finished_at, row.outcome)

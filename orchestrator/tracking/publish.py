@@ -1,0 +1,91 @@
+"""What the store holds, where else people look: MLflow, and the view `v_cells`."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.analysis.report import Report, make_report
+from orchestrator.analysis.tables import note_cells, runs_of
+from orchestrator.errors import StoreError, TrackingError
+from orchestrator.reporting.figures import OVERALL, by_run, draw_figures, files_of
+from orchestrator.reporting.render import render
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Store
+from orchestrator.tracking import OVERALL_TAG, Tracker, tracking_uri
+
+
+def tracker_of(file: SpecFile) -> Tracker:
+    """MLflow for the runs of a file: beside it, or where `$MLFLOW_TRACKING_URI` says."""
+    folder = file.document.path.parent
+    return Tracker(tracking_uri(folder), file.file.name, folder / "mlruns")
+
+
+def show_taken(store: Store, file: SpecFile, results: Path, keys: Iterable[str]) -> str | None:
+    """Show runs that were taken from elsewhere; returns what MLflow had against it, or None.
+
+    Raises: StoreError.
+    """
+    for profile in file.profiles:
+        note_cells(file.experiment(profile), store)
+    tracker = tracker_of(file)
+    try:
+        tracker.send(store, keys)
+        publish_all(tracker, store, file, results)
+    except TrackingError as error:
+        return f"{error}\nThe store has everything; `sync` sends it to MLflow."
+    return None
+
+
+def publish(tracker: Tracker, store: Store, experiment: Experiment) -> None:
+    """Attach the tables of one profile as they are now, then its figures.
+
+    Raises: TrackingError, StoreError.
+    """
+    report = make_report(experiment, store)
+    _attach_tables(tracker, store, report)
+    _attach_figures(tracker, store, report)
+
+
+def publish_all(tracker: Tracker, store: Store, file: SpecFile, results: Path) -> None:
+    """Attach the tables of every profile that the store holds runs of, then their figures.
+
+    Tables of a profile that is not in the file, as with `--set`, are taken as they were written
+    last, if they were. Raises: TrackingError, StoreError.
+    """
+    profiles = store.profiles()
+    reports = [
+        make_report(file.experiment(name), store) for name in profiles if name in file.profiles
+    ]
+    for report in reports:
+        _attach_tables(tracker, store, report)
+    for profile in profiles:
+        written = results / profile / "tables.md"
+        if profile not in file.profiles and written.is_file():
+            tracker.attach(store, profile, written.read_text(encoding="utf-8"))
+    for report in reports:
+        _attach_figures(tracker, store, report)
+
+
+def _attach_tables(tracker: Tracker, store: Store, report: Report) -> None:
+    tracker.attach(store, report.experiment.profile, render(report, "md"))
+
+
+def _attach_figures(tracker: Tracker, store: Store, report: Report) -> None:
+    """Give each run the figures of its own tables, and each that has the tables the overall one."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = draw_figures(report, store, Path(folder))
+            own = by_run(report, drawn)
+            found = runs_of(report.experiment, store)
+            tracker.attach_figures(
+                store,
+                {run.key: files_of(own.get(id_, [])) for id_ in found for run in found[id_]},
+            )
+            overall = files_of([path for path in drawn if path.stem == OVERALL])
+            runs = store.runs(profiles=[report.experiment.profile])
+            tracker.attach_figures(store, {run.key: overall for run in runs}, OVERALL_TAG)
+    except (TrackingError, StoreError):
+        raise
+    except Exception as error:  # of fonts, numbers, disks: the training went well all the same
+        raise TrackingError(f"the figures cannot be drawn: {error}") from error

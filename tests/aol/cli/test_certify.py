@@ -1,0 +1,464 @@
+"""
+`python -m aol certify` on a run trained here: what it says, and what it refuses.
+"""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aol.catalog import DATASETS
+from aol.cli.certify import answer, opened
+from aol.cli.train import main
+from aol.config import DataConfig
+from aol.data.datasets import load
+from aol.data.image_files import Pictures, read_pictures
+from aol.errors import CheckpointError, ImageFileError, ModelError
+from aol.export.checkpoint import network_in
+from aol.export.formats import exported, read, write
+from aol.layers.plain import MaxMin
+from orchestrator.analysis.margins import agrees
+from orchestrator.planning.plan import as_rows, make_plan
+from orchestrator.spec.loader import SpecFile
+from tests.aol.certification.test_attacks import pgd
+from tests.support.shell import PROJECT, TINY
+
+CPU = torch.device("cpu")
+FEW = 30  # images that are attacked
+LONGER = TINY.replace("train_limit: 150", "train_limit: 600").replace(
+    "batch_size: 50", "batch_size: 20\n  optimizer: {learning_rate: 3e-3}"
+)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_root):
+    """
+    The folder of run 0 of the tiny experiment, trained by `python -m aol`.
+    """
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "experiments.yaml").write_text(LONGER, encoding="utf-8")
+    experiment = SpecFile(folder / "experiments.yaml").experiment("demo")
+    (folder / "plan.json").write_text(json.dumps(as_rows(make_plan(experiment, []))))
+    arguments = ["--config", folder / "plan.json", "--run", "0", "--out", folder / "out"]
+    assert main([*map(str, arguments), "--data", str(data_root), "--device", "cpu"]) == 0
+    (found,) = (folder / "out").iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(trained, tmp_path_factory):
+    """
+    A folder with the run's exported TorchScript and safetensors files.
+    """
+    folder = tmp_path_factory.mktemp("models")
+    run, network = network_in(trained)
+    for form in ("torchscript", "safetensors"):
+        write(exported(network, run), form, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(data_root):
+    """
+    The test images of the tiny experiment.
+    """
+    config = DataConfig(name="digits", train_limit=600, test_limit=100)
+    return load(config, data_root, CPU)[1]
+
+
+@pytest.fixture(scope="module")
+def pictures(images):
+    pixels = images.pixels.permute(0, 2, 3, 1).numpy()
+    return Pictures(tuple(map(str, range(len(pixels)))), pixels)
+
+
+@pytest.fixture
+def files(pictures, tmp_path):
+    """
+    Five of them as PNG files, lossless WEBP and as an array.
+    """
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(4):
+        Image.fromarray(pictures.pixels[number]).save(folder / f"{number}.png")
+    Image.fromarray(pictures.pixels[4]).save(folder / "4.webp", lossless=True)
+    np.save(tmp_path / "five.npy", pictures.pixels[:5])
+    return folder
+
+
+@pytest.fixture
+def say(capsys):
+    """
+    Calls the command; gives the exit code and what it printed.
+    """
+
+    def call(*arguments):
+        code = main(["certify", *map(str, arguments)])
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def radii_of(model, pictures):
+    return [one.radius for one in answer(model, pictures, radius=None, device="cpu")[1]]
+
+
+# --- what is certified ---
+
+
+@pytest.mark.parametrize("radius", [0.0, 36 / 255, 72 / 255, 1.0])
+def test_the_share_certified_is_the_cra_that_the_stored_margins_give(
+    trained, images, pictures, radius
+):
+    """
+    With the labels known, at any radius.
+    """
+    margins = np.fromfile(trained / "margins.f32", "<f4")
+    _, answers = answer(opened(trained), pictures, radius=radius, device="cpu")
+    right = torch.tensor([one.label for one in answers]) == images.labels
+    share = float((right & torch.tensor([one.certified for one in answers])).double().mean())
+
+    assert 0.1 < share < 1 or radius == 1
+    assert agrees(margins, radius, share)
+
+
+def test_radii_are_the_margins_over_the_square_root_of_2_and_hardly_less(trained, images, pictures):
+    margins = torch.from_numpy(np.fromfile(trained / "margins.f32", "<f4")).double()
+    right = margins > 1e-4
+    found = torch.tensor(radii_of(opened(trained), pictures), dtype=torch.float64)
+
+    assert (found[right] - margins[right] / math.sqrt(2)).abs().max() < 1e-5
+
+
+def test_an_attack_within_the_radius_flips_nothing_and_one_beyond_it_does(
+    trained, images, pictures
+):
+    model = opened(trained)
+    few = Pictures(pictures.names[:FEW], pictures.pixels[:FEW])
+    _, answers = answer(model, few, radius=None, device="cpu")
+    network = model.network.double()
+    labels = torch.tensor([one.label for one in answers])
+    pixels = images.pixels[:FEW].double() / 255
+    target = SimpleNamespace(
+        model=network,
+        images=pixels,
+        labels=labels,
+        flipped=lambda change: network(pixels + change).argmax(1) != labels,
+    )
+    radii = torch.tensor([one.radius for one in answers], dtype=torch.float64)
+
+    assert not pgd(target, radii).any()
+    assert pgd(target, 20 * radii).any()
+
+
+def test_every_form_of_the_model_says_the_same(trained, models, pictures):
+    forms = [trained, models / "network.pt", models, models / "network.safetensors"]
+    found = [radii_of(opened(form), pictures) for form in forms]
+
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_a_network_that_stretches_has_its_radii_divided_by_how_much(models, pictures):
+    model = read(models)
+    before = radii_of(model, pictures)
+    last = [layer for layer in model.network if hasattr(layer, "weight")][-1]
+    last.weight.data *= 2
+    last.bias.data *= 2
+    proof, _ = answer(model, pictures, radius=None, device="cpu")
+
+    assert proof.lipschitz > 1.9
+    assert radii_of(model, pictures) == pytest.approx(
+        [one * 2 / proof.lipschitz for one in before], rel=1e-5
+    )
+
+
+# --- what is printed ---
+
+
+def test_a_line_per_image_and_a_count_at_the_radius(models, files, say):
+    code, out, _ = say(models / "network.pt", files, "--radius", "36/255")
+    lines = out.splitlines()
+
+    assert code == 0
+    assert lines[0].split() == ["image", "class", "radius"]
+    assert len(lines) == 7
+    assert lines[1].startswith(str(files / "0.png"))
+    assert lines[-1].endswith(" of 5 are certified at 0.141176")
+    assert all(line.endswith("certified") for line in lines[1:-1])
+
+
+def test_json_has_the_proof_and_the_unrounded_radii(models, files, say, pictures):
+    code, out, _ = say(models, files, "--json")
+    found = json.loads(out)
+    first = found["images"][0]
+
+    assert code == 0
+    assert 1 <= found["lipschitz"] < 1.00001
+    assert 0 < found["score_error"] < 1e-8
+    assert first["image"] == str(files / "0.png")
+    assert first["name"] == DATASETS["digits"].classes[first["label"]]
+    assert first["certified"] is None
+    assert len(found["images"]) == 5
+
+
+def test_files_and_arrays_give_the_same_answers(models, files, say, tmp_path):
+    np.savez(tmp_path / "data.npz", x_test=np.load(tmp_path / "five.npy"), y_test=np.arange(5))
+    radii = [
+        [one["radius"] for one in json.loads(say(models, place, "--json")[1])["images"]]
+        for place in (files, tmp_path / "five.npy", tmp_path / "data.npz")
+    ]
+
+    assert radii[0] == radii[1] == radii[2]
+
+
+def test_no_printed_radius_is_above_the_proven_one(models, files, say):
+    printed = [float(line.split()[-1]) for line in say(models, files)[1].splitlines()[1:]]
+    proven = [one["radius"] for one in json.loads(say(models, files, "--json")[1])["images"]]
+
+    assert all(low <= high < low + 1.1e-6 for low, high in zip(printed, proven, strict=True))
+
+
+def test_it_runs_as_a_command_of_its_own_beside_training(models, files):
+    command = [sys.executable, "-W", "error", "-m", "aol"]
+    settings = {"env": os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path])}}
+    settings |= {"capture_output": True, "text": True}
+    arguments = [str(models / "network.pt"), str(files), "--device", "cpu"]
+    done = subprocess.run([*command, "certify", *arguments], check=False, **settings)
+    usage = subprocess.run([*command, "--help"], check=False, **settings)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 6
+    assert "python -m aol certify --help" in usage.stdout
+
+
+# --- images that are refused ---
+
+
+def test_all_files_that_are_no_such_images_are_named_at_once(models, files, say, tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "large.png")
+    Image.new("RGBA", (32, 32)).save(tmp_path / "clear.png")
+    (tmp_path / "torn.jpg").write_bytes((files / "0.png").read_bytes()[:60])
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "floats.npy", np.zeros((2, 32, 32, 3)))
+    np.savez(tmp_path / "labels.npz", y=np.arange(3))
+    names = ["large.png", "clear.png", "torn.jpg", "notes.txt", "empty", "floats.npy", "labels.npz"]
+    code, out, error = say(models, files, *(tmp_path / name for name in names), tmp_path / "x.png")
+
+    assert (code, out) == (2, "")
+    lines = error.splitlines()
+    assert lines[0] == f"{tmp_path / 'large.png'}: 64 x 48 pixels, allowed: 32 x 32"
+    assert "its mode is RGBA, allowed: RGB" in lines[1]
+    assert lines[2].startswith(f"{tmp_path / 'torn.jpg'}: cannot be read: ")
+    assert "notes.txt: allowed: folders and .png, " in lines[3]
+    assert "empty: a folder without .png, " in lines[4]
+    assert "floats.npy: float64 (2, 32, 32, 3), allowed: uint8 (N, 32, 32, 3)" in lines[5]
+    assert "labels.npz: no images in it, allowed: uint8 (N, 32, 32, 3)" in lines[6]
+    assert lines[7] == f"{tmp_path / 'x.png'}: no such file"
+    assert len(lines) == 8
+
+
+def test_pickled_arrays_are_not_opened(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+
+    with pytest.raises(ImageFileError, match=r"objects\.npy: cannot be read: Object arrays"):
+        read_pictures([tmp_path / "objects.npy"])
+
+
+def test_greys_and_palettes_are_colours_too(tmp_path):
+    grey = Image.new("L", (32, 32), 7)
+    grey.save(tmp_path / "grey.png")
+    grey.convert("P").save(tmp_path / "palette.PNG")
+    found = read_pictures([tmp_path])
+
+    assert found.pixels.shape == (2, 32, 32, 3)
+    assert (found.pixels == 7).all()
+
+
+def test_an_array_of_no_images_certifies_nothing(tmp_path):
+    np.save(tmp_path / "none.npy", np.zeros((0, 32, 32, 3), np.uint8))
+
+    with pytest.raises(ImageFileError, match="there are no images"):
+        read_pictures([tmp_path / "none.npy"])
+
+
+# --- models that are refused ---
+
+
+def test_reading_safetensors_without_the_package_says_what_to_install(models, monkeypatch):
+    monkeypatch.setattr("aol.export.formats.find_spec", lambda name: None)
+
+    with pytest.raises(ModelError, match="reading it needs safetensors: pip install safetensors"):
+        read(models)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.pt", None, "none.pt: no such file"),
+        ("x.onnx", b"", "x.onnx: is no .pt or .safetensors file"),
+        ("torn.pt", b"PK\3\4torn", "torn.pt: is damaged, or `export` did not write it: "),
+        ("torn.safetensors", b"torn", "torn.safetensors: is damaged, or `export` did not"),
+    ],
+)
+def test_what_is_no_model_is_one_line_and_exit_2(say, files, tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, out, error = say(tmp_path / name, files)
+
+    assert (code, out) == (2, "")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def scripted(network, file, **extra):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.save(torch.jit.script(network), file, _extra_files=extra)
+
+
+def test_a_torchscript_file_of_someone_elses_is_refused(tmp_path):
+    scripted(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / "other.pt")
+
+    with pytest.raises(ModelError, match=r"other\.pt: is damaged, or `export` did not write it"):
+        read(tmp_path / "other.pt")
+
+
+def test_a_file_whose_code_is_not_what_it_describes_is_refused(models, tmp_path):
+    model = read(models)
+    other = torch.nn.Sequential(
+        *(torch.nn.Identity() if isinstance(layer, MaxMin) else layer for layer in model.network)
+    )
+    scripted(other, tmp_path / "liar.pt", **{"aol.json": json.dumps(model.facts)})
+
+    with pytest.raises(ModelError, match="its code does not compute the network that it describes"):
+        read(tmp_path / "liar.pt")
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": []}, {"divisors": []}, {"layers": [{"layer": "X"}]}]
+)
+def test_facts_that_do_not_fit_are_refused(models, tmp_path, change):
+    model = read(models)
+    scripted(model.network, tmp_path / "x.pt", **{"aol.json": json.dumps(model.facts | change)})
+
+    with pytest.raises(ModelError, match=r"x\.pt: "):
+        read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts["divisors"].pop(),
+        lambda facts: facts["divisors"][0].__setitem__(0, -1.0),
+        lambda facts: facts.update(classes=["a", "b"]),
+    ],
+    ids=["too few divisors", "a negative divisor", "too few classes"],
+)
+def test_a_model_that_can_prove_nothing_says_why(models, pictures, change):
+    model = read(models)
+    change(model.facts)
+
+    with pytest.raises(ModelError, match="the model cannot certify these images: "):
+        answer(model, pictures, radius=None, device="cpu")
+
+
+def test_layers_that_cannot_be_applied_certify_nothing(models, pictures):
+    model = read(models)
+    model.network[0].rows = 0
+
+    with pytest.raises(ModelError, match="cannot certify these images: integer division"):
+        answer(model, pictures, radius=None, device="cpu")
+
+
+def test_weights_that_are_no_numbers_certify_nothing(models, pictures):
+    model = read(models)
+    next(model.network.parameters()).data[0] = math.nan
+
+    with pytest.raises(ModelError, match="its weights are not finite"):
+        answer(model, pictures, radius=None, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_said(models, files, say):
+    code, _, error = say(models, files, "--device", "abacus")
+
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "abacus" in error
+
+
+def test_a_radius_that_is_none_is_refused(models, files, capsys):
+    with pytest.raises(SystemExit):
+        main(["certify", str(models), str(files), "--radius=-1"])
+
+    assert "'-1' is no radius; write a number" in capsys.readouterr().err
+
+
+# --- a folder of training ---
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_folder_without_a_state_is_said(copied):
+    for file in copied.glob("state-*.pt"):
+        file.unlink()
+
+    with pytest.raises(CheckpointError, match=r"no state-<n>\.pt there"):
+        opened(copied)
+
+
+def test_a_damaged_state_is_said_and_no_older_one_taken(copied, files, say):
+    (copied / "state-3.pt").write_bytes(b"torn")
+    code, _, error = say(copied, files)
+
+    assert code == 1
+    assert error.startswith(f"{copied / 'state-3.pt'}: is damaged or no saved state: ")
+    assert error.count("\n") == 1
+
+
+def test_a_state_of_other_settings_is_said(copied):
+    described = json.loads((copied / "run.json").read_text())
+    described["settings"]["seed"] = 7
+    (copied / "run.json").write_text(json.dumps(described))
+
+    with pytest.raises(CheckpointError, match=r"with seed 0, the run has .* with seed 7"):
+        opened(copied)
+
+
+def test_a_folder_that_describes_no_run_is_said(copied):
+    (copied / "run.json").write_text("{}")
+
+    with pytest.raises(CheckpointError, match=r"run\.json: does not describe a run: "):
+        opened(copied)
+
+
+def test_a_state_that_may_not_be_read_is_said(copied):
+    (copied / "state-3.pt").unlink()
+    (copied / "state-3.pt").mkdir()
+
+    with pytest.raises(CheckpointError, match=r"state-3\.pt: cannot be read: Is a directory"):
+        opened(copied)
+
+
+def test_every_class_has_a_name_of_its_own():
+    assert {name: len(set(data.classes)) for name, data in DATASETS.items()} == {
+        "cifar10": 10,
+        "cifar100": 100,
+        "digits": 10,
+        "digit-pairs": 100,
+    }
+    assert list(DATASETS["cifar100"].classes) == sorted(DATASETS["cifar100"].classes)

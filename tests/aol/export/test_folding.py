@@ -1,0 +1,216 @@
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from aol.certification.lipschitz import gate
+from aol.certification.radius import Proof, certified, floored, prove, radii
+from aol.config import ModelConfig
+from aol.export.folding import describe, divisors, plain_network
+from aol.layers import modules as layers
+from aol.layers.modules import AOLConv2d, AOLLinear, rescaled_once
+from aol.layers.plain import build
+from aol.models.architectures import build_model
+
+KINDS = ("patchwise", "fc", "conv", "std")
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request):
+    """
+    Each architecture of the paper, narrow, with noise on every parameter.
+    """
+    generator = torch.Generator().manual_seed(1)
+    made = build_model(ModelConfig(kind=request.param, width=1 / 8), 10, generator)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+def scores(network, images):
+    with torch.no_grad(), rescaled_once(network):
+        return network(images)
+
+
+def test_the_plain_network_has_the_scores_of_the_trained_one(model, images):
+    apart = scores(plain_network(model), images) - scores(model, images)
+
+    assert apart.abs().max() < 1e-5
+
+
+def test_in_float64_they_are_equal_to_1e_12(model, images):
+    exact = plain_network(model, torch.float64)
+    trained = scores(deepcopy(model).double(), images.double())
+
+    assert (scores(exact, images.double()) - trained).abs().max() < 1e-12
+
+
+def test_no_layer_of_ours_is_left(model):
+    ours = [item for item in vars(layers).values() if isinstance(item, type)]
+    left = [type(layer) for layer in plain_network(model).modules()]
+
+    assert not set(left) & set(ours)
+    assert {nn.Linear, nn.Conv2d} & set(left)
+
+
+def test_a_layer_without_a_plain_one_is_refused():
+    with pytest.raises(TypeError, match="Dropout has no plain layer"):
+        plain_network(nn.Sequential(nn.Dropout()))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_it_can_be_scripted(model, images):
+    plain = plain_network(model)
+
+    assert torch.equal(torch.jit.script(plain)(images), plain(images))
+
+
+def test_its_description_builds_it_again(model, images):
+    plain = plain_network(model)
+    again = build(describe(plain))
+    again.load_state_dict(plain.state_dict())
+
+    assert torch.equal(scores(again, images), scores(plain, images))
+
+
+def test_padding_and_dilation_are_kept(images):
+    torch.manual_seed(0)
+    layer = AOLConv2d(3, 4, (3, 5), padding="valid", dilation=2)
+    layer.weight.data.normal_()
+    network = nn.Sequential(layer)
+    again = build(describe(plain_network(network)))
+    again.load_state_dict(plain_network(network).state_dict())
+
+    assert torch.allclose(scores(again, images), scores(network, images), atol=1e-6)
+
+
+def test_rounded_weights_cost_a_radius_less_than_a_millionth_a_layer(model):
+    plain = plain_network(model).double()
+    proof = prove(plain, divisors(model))
+    weighted = [layer for layer in model if isinstance(layer, AOLConv2d | AOLLinear)]
+
+    assert 1 <= proof.lipschitz < 1 + 1e-6 * len(weighted)
+    assert 0 < proof.score_error < 1e-8
+
+
+def test_the_bound_is_the_product_of_the_layers_and_not_below_1():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)).double()
+    network[0].weight.data = 2 * torch.eye(3).double()
+    network[1].weight.data = 3 * torch.eye(2, 3).double()
+    ones = [torch.ones(3), torch.ones(3)]
+
+    assert prove(network, ones, (3,)).lipschitz == pytest.approx(6, rel=1e-8)
+    assert prove(network[:1], ones, (3,)).lipschitz == pytest.approx(2, rel=1e-8)
+    network[0].weight.data /= 100
+    assert prove(network[:1], ones, (3,)).lipschitz == 1
+
+
+def test_a_layer_that_occurs_twice_counts_twice():
+    layer = nn.Linear(3, 3).double()
+    layer.weight.data = 2 * torch.eye(3).double()
+    ones = [torch.ones(3), torch.ones(3)]
+
+    assert prove(nn.Sequential(layer, layer), ones, (3,)).lipschitz == pytest.approx(4, rel=1e-8)
+
+
+def test_other_divisors_only_make_the_bound_larger(model):
+    plain = plain_network(model).double()
+    tight = prove(plain, divisors(model)).lipschitz
+    plain_ones = [torch.ones_like(one) for one in divisors(model)]
+
+    assert prove(plain, plain_ones).lipschitz >= tight - 1e-9
+
+
+def test_in_float64_the_bound_is_that_of_the_gate(model):
+    exact = plain_network(model, torch.float64)
+    found = prove(exact, divisors(model))
+    gated = gate(deepcopy(model).double(), (3, 32, 32), iterations=1, restarts=1, steps=1)
+
+    assert found.lipschitz == 1
+    assert gated.upper <= 1
+    assert found.score_error == pytest.approx(gated.score_error, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 4, 3, stride=2),
+        nn.Conv2d(3, 3, 3, groups=3),
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(3, 4, 3, bias=False),
+        nn.Sigmoid(),
+    ],
+    ids=str,
+)
+def test_a_layer_without_a_bound_certifies_nothing(layer):
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), layer).double()
+
+    with pytest.raises(ValueError, match=r"layer 1, .* has no known Lipschitz bound"):
+        prove(network, [torch.ones(3)] * 2)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, 1e-200])
+def test_divisors_that_prove_nothing_are_refused(value):
+    bad = torch.tensor([1.0, value, 1.0], dtype=torch.float64)
+
+    with pytest.raises(ValueError, match="has no positive divisor per input channel"):
+        prove(nn.Sequential(nn.Linear(3, 2)).double(), [bad], (3,))
+
+
+@pytest.mark.parametrize("given", [[], [torch.ones(4)]])
+def test_missing_divisors_are_refused(given):
+    with pytest.raises(ValueError, match="has no positive divisor per input channel"):
+        prove(nn.Sequential(nn.Linear(3, 2)).double(), given, (3,))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_certify_nothing(value):
+    network = nn.Sequential(nn.Linear(3, 2)).double()
+    network[0].weight.data[0, 0] = value
+
+    with pytest.raises(ValueError, match="its weights are not finite"):
+        prove(network, [torch.ones(3)], (3,))
+
+
+# --- radii ---
+
+
+def test_the_radius_is_the_gap_without_its_error_over_the_price():
+    scores = torch.tensor([[3.0, 1.0, 2.5], [0.0, 0.0, -1.0]], dtype=torch.float64)
+    found = radii(scores, Proof(lipschitz=2.0, score_error=0.01))
+
+    assert found[0].item() == pytest.approx((0.5 - math.sqrt(2) * 0.01) / (math.sqrt(2) * 2))
+    assert found[1] == 0
+
+
+def test_a_gap_within_the_rounding_certifies_nothing():
+    scores = torch.tensor([[1.0, 1.0 + 1e-9]], dtype=torch.float64)
+
+    assert radii(scores, Proof(1.0, 1e-9)) == 0
+    assert radii(scores, Proof(1.0, 1e-10)) > 0
+
+
+def test_scores_that_are_not_finite_certify_nothing():
+    network = build(
+        [{"layer": "Flatten"}, {"layer": "Linear", "in_features": 3072, "out_features": 2}]
+    )
+    network[1].bias.data[0] = math.nan
+    certifier = certified(network, [torch.ones(3072)], CPU)
+
+    with pytest.raises(ValueError, match="scores are not finite"):
+        certifier(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("radius", [0.0, 1e-9, 0.1, 0.123456, 0.1234567, 1 / 3, 2.9999999, 20.0])
+def test_a_printed_radius_is_never_above_the_found_one(radius):
+    assert floored(radius) <= radius < floored(radius) + 1.001e-6

@@ -1,0 +1,324 @@
+import hashlib
+import json
+import math
+from dataclasses import asdict, fields, is_dataclass, replace
+
+import pytest
+
+from aol.catalog import DATASETS
+from aol.config import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    flatten,
+    from_dict,
+)
+
+CONFIG = TrainConfig(
+    model=ModelConfig(kind="patchwise"),
+    data=DataConfig(name="cifar10"),
+    loss=LossConfig(offset=math.sqrt(2), temperature=1 / 4),
+)
+# For every field a value that is not its default, nor CONFIG's.
+OTHERS = {
+    "model.kind": "fc",
+    "model.size": 32,
+    "model.width": 0.5,
+    "data.name": "cifar100",
+    "data.train_limit": 1000,
+    "data.test_limit": 500,
+    "data.augment": False,
+    "loss.offset": 1.0,
+    "loss.temperature": 1.0,
+    "optimizer.learning_rate": 0.01,
+    "optimizer.momentum": 0.8,
+    "optimizer.nesterov": False,
+    "optimizer.l2": 0.0,
+    "optimizer.drops": (0.5, 0.9),
+    "optimizer.drop_factor": 2.0,
+    "epochs": 10,
+    "batch_size": 100,
+    "seed": 7,
+    "precision": "tf32",
+    "eval_every": 10,
+    "certify": "float32",
+}
+
+
+def changed(config, name, value):
+    """
+    The config with the field of a dotted name at another value.
+    """
+    section, _, field = name.rpartition(".")
+    if not section:
+        return replace(config, **{field: value})
+    return replace(config, **{section: replace(getattr(config, section), **{field: value})})
+
+
+def all_fields(config):
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from (f"{item.name}.{inner.name}" for inner in fields(value))
+        else:
+            yield item.name
+
+
+EVERYTHING = CONFIG
+for _name, _value in OTHERS.items():
+    EVERYTHING = changed(EVERYTHING, _name, _value)
+
+
+def test_the_list_of_other_values_is_complete():
+    assert list(OTHERS) == list(all_fields(CONFIG))
+
+
+# --- digest ---
+
+
+def test_the_seed_is_not_in_the_digest():
+    assert replace(CONFIG, seed=7).digest() == CONFIG.digest()
+
+
+def test_only_values_off_their_defaults_are_in_the_digest():
+    """
+    So a new field with a default leaves every finished run its name.
+    """
+    settings = {
+        "data": {"name": "cifar10"},
+        "loss": {"offset": math.sqrt(2), "temperature": 0.25},
+        "model": {"kind": "patchwise"},
+    }
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+
+    assert CONFIG.digest() == hashlib.sha256(text.encode()).hexdigest()[:8]
+    assert replace(CONFIG, optimizer=OptimizerConfig(l2=5e-4)).digest() == CONFIG.digest()
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name != "seed"])
+def test_every_other_field_changes_the_digest(name):
+    assert changed(CONFIG, name, OTHERS[name]).digest() != CONFIG.digest()
+
+
+def test_no_two_single_changes_share_a_digest():
+    digests = {changed(CONFIG, name, value).digest() for name, value in OTHERS.items()}
+
+    assert len(digests) == len(OTHERS)
+
+
+def test_the_digest_is_eight_hexadecimal_digits():
+    assert len(EVERYTHING.digest()) == 8
+    assert int(EVERYTHING.digest(), 16) >= 0
+
+
+def test_equal_settings_have_equal_digests():
+    """
+    Whole numbers equal their floats, so 4 and 4.0 must not be two runs.
+    """
+    whole = replace(CONFIG, loss=LossConfig(offset=4, temperature=1))
+    floating = replace(CONFIG, loss=LossConfig(offset=4.0, temperature=1.0))
+
+    assert whole == floating
+    assert whole.digest() == floating.digest()
+
+
+# --- a trip through plain values ---
+
+
+@pytest.mark.parametrize("config", [CONFIG, EVERYTHING], ids=["defaults", "everything"])
+def test_a_config_survives_dictionaries_and_json(config):
+    assert from_dict(asdict(config)) == config
+    again = from_dict(json.loads(json.dumps(asdict(config))))
+    assert again == config
+    assert again.digest() == config.digest()
+    assert hash(again) == hash(config)
+
+
+def test_taking_a_config_apart_leaves_the_dictionary_alone():
+    settings = asdict(EVERYTHING)
+    before = json.dumps(settings)
+    from_dict(settings)
+
+    assert json.dumps(settings) == before
+
+
+def test_an_unknown_setting_is_refused():
+    settings = asdict(CONFIG)
+    settings["model"]["widht"] = 2.0
+
+    with pytest.raises(TypeError, match="widht"):
+        from_dict(settings)
+
+
+def test_flat_names_are_dotted():
+    flat = flatten(EVERYTHING)
+
+    assert flat == OTHERS
+    assert list(flat) == list(OTHERS)
+
+
+def test_configs_are_frozen():
+    with pytest.raises(AttributeError):
+        CONFIG.epochs = 3
+
+
+# --- refusals ---
+
+REFUSALS = [
+    (ModelConfig, {"kind": "fc", "size": 0}, "size: must be positive and finite, got 0"),
+    (ModelConfig, {"kind": "fc", "width": -1.0}, "width: must be positive and finite, got -1.0"),
+    (ModelConfig, {"kind": "fc", "width": math.inf}, "width: must be positive and finite, got inf"),
+    (ModelConfig, {"kind": "fc", "width": math.nan}, "width: must be positive and finite, got nan"),
+    (
+        DataConfig,
+        {"name": "digits", "train_limit": 0},
+        "train_limit: must be positive and finite, got 0",
+    ),
+    (
+        DataConfig,
+        {"name": "digits", "test_limit": -5},
+        "test_limit: must be positive and finite, got -5",
+    ),
+    (
+        LossConfig,
+        {"offset": 1.0, "temperature": 0.0},
+        "temperature: must be positive and finite, got 0.0",
+    ),
+    (
+        LossConfig,
+        {"offset": -1.0, "temperature": 1.0},
+        "offset: must be finite and not negative, got -1.0",
+    ),
+    (
+        LossConfig,
+        {"offset": math.nan, "temperature": 1.0},
+        "offset: must be finite and not negative, got nan",
+    ),
+    (OptimizerConfig, {"learning_rate": 0}, "learning_rate: must be positive and finite, got 0"),
+    (OptimizerConfig, {"drop_factor": 0}, "drop_factor: must be positive and finite, got 0"),
+    (OptimizerConfig, {"momentum": 1.0}, "momentum: must be in [0, 1), got 1.0"),
+    (OptimizerConfig, {"momentum": -0.1}, "momentum: must be in [0, 1), got -0.1"),
+    (OptimizerConfig, {"momentum": 0}, "nesterov: needs a momentum above 0"),
+    (OptimizerConfig, {"l2": -1e-4}, "l2: must be finite and not negative, got -0.0001"),
+    (OptimizerConfig, {"l2": math.inf}, "l2: must be finite and not negative, got inf"),
+    (
+        OptimizerConfig,
+        {"drops": (0.5, 1.0)},
+        "drops: each is a fraction in (0, 1), got [0.5, 1.0]",
+    ),
+    (OptimizerConfig, {"drops": (0.0,)}, "drops: each is a fraction in (0, 1), got [0.0]"),
+]
+
+
+@pytest.mark.parametrize(("section", "values", "message"), REFUSALS)
+def test_a_wrong_value_is_refused_with_its_name_rule_and_value(section, values, message):
+    with pytest.raises(ValueError, match=message.split(":")[0]) as caught:
+        section(**values)
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", 0, "epochs: must be positive and finite, got 0"),
+        ("batch_size", -1, "batch_size: must be positive and finite, got -1"),
+        ("eval_every", 0, "eval_every: must be positive and finite, got 0"),
+        ("seed", -1, "seed: must be in [0, 2**63), got -1"),
+        ("seed", 2**63, "seed: must be in [0, 2**63), got 9223372036854775808"),
+    ],
+)
+def test_a_wrong_number_of_the_run_is_refused(name, value, message):
+    with pytest.raises(ValueError, match="must be") as caught:
+        replace(CONFIG, **{name: value})
+
+    assert str(caught.value) == message
+
+
+def test_all_mistakes_of_a_section_are_named_at_once():
+    with pytest.raises(ValueError, match="learning_rate") as caught:
+        OptimizerConfig(learning_rate=0, drop_factor=-1, momentum=2, l2=-1, drops=(2,))
+
+    names = [line.split(":")[0] for line in str(caught.value).splitlines()]
+    assert names == ["learning_rate", "drop_factor", "momentum", "l2", "drops"]
+
+
+def test_the_edges_are_allowed():
+    LossConfig(offset=0.0, temperature=1e-9)
+    OptimizerConfig(momentum=0.0, nesterov=False, l2=0.0, drops=())
+    replace(CONFIG, seed=2**63 - 1, epochs=1, batch_size=1)
+
+
+# --- what is derived ---
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rates"),
+    [
+        (1000, {0: 1e-3, 899: 1e-3, 900: 1e-4, 989: 1e-4, 990: 1e-5, 998: 1e-5, 999: 1e-6}),
+        (10, {0: 1e-3, 8: 1e-3, 9: 1e-4}),
+        (1, {0: 1e-3}),
+        (3, {0: 1e-3, 1: 1e-3, 2: 1e-3}),
+        (100, {89: 1e-3, 90: 1e-4, 98: 1e-4, 99: 1e-5}),
+    ],
+)
+def test_the_learning_rate_drops_at_fractions_of_the_run(epochs, rates):
+    config = replace(CONFIG, epochs=epochs)
+
+    for epoch, rate in rates.items():
+        assert config.learning_rate(epoch) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_drops_hit_their_epoch_whatever_their_fraction_in_binary(percent):
+    """
+    0.55 * 100 is 55.00000000000001, and the rate still drops at epoch 55.
+    """
+    drops = OptimizerConfig(drops=(percent / 100,))
+    for hundreds in (1, 2, 3, 7, 10):
+        config = replace(CONFIG, epochs=100 * hundreds, optimizer=drops)
+        assert config.learning_rate(percent * hundreds - 1) == 1e-3
+        assert config.learning_rate(percent * hundreds) == 1e-4
+
+
+def test_the_order_of_drops_does_not_matter():
+    config = replace(CONFIG, optimizer=OptimizerConfig(drops=(0.999, 0.9, 0.99)))
+
+    assert [config.learning_rate(e) for e in range(1000)] == [
+        CONFIG.learning_rate(e) for e in range(1000)
+    ]
+
+
+def test_no_drops_is_a_constant_rate():
+    config = replace(CONFIG, optimizer=OptimizerConfig(drops=()))
+
+    assert {config.learning_rate(epoch) for epoch in range(1000)} == {1e-3}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "eval_every", "evaluated"),
+    [(5, 1, [0, 1, 2, 3, 4]), (5, 2, [1, 3, 4]), (4, 2, [1, 3]), (3, 10, [2])],
+)
+def test_every_nth_epoch_and_the_last_are_evaluated(epochs, eval_every, evaluated):
+    config = replace(CONFIG, epochs=epochs, eval_every=eval_every)
+
+    assert [epoch for epoch in range(epochs) if config.evaluates(epoch)] == evaluated
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "images"),
+    [
+        ("cifar10", None, 50_000),
+        ("cifar100", 300, 300),
+        ("digits", None, 1442),
+        ("digits", 5000, 1442),
+        ("digit-pairs", None, 2500),
+    ],
+)
+def test_an_epoch_has_the_images_up_to_the_limit(name, limit, images):
+    data = DataConfig(name=name, train_limit=limit)
+
+    assert data.train_images == images
+    assert data.classes == len(DATASETS[name].classes)

@@ -1,0 +1,272 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+import torch
+
+from aol.cli.train import EXIT_CONTINUE, EXIT_FAILED, EXIT_USAGE, Deadline, chosen, main
+from aol.provenance import checkout
+from aol.training import run_folder as folder_module
+from aol.training.run_folder import Outcome, Run, RunFolder
+from aol.training.trainer import Trainer
+from orchestrator.planning.plan import as_rows, make_plan
+from orchestrator.spec.loader import SpecFile
+from tests.support.shell import PROJECT, TINY
+
+CPU = torch.device("cpu")
+ALWAYS, NEVER = lambda seconds: True, lambda seconds: False
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """
+    Writes the plan of the tiny experiment, with settings, where `--config` finds it.
+    """
+
+    def make(*settings):
+        (tmp_path / "experiments.yaml").write_text(TINY, encoding="utf-8")
+        experiment = SpecFile(tmp_path / "experiments.yaml").experiment("demo", settings)
+        file = tmp_path / "plan.json"
+        file.write_text(json.dumps(as_rows(make_plan(experiment, []))))
+        return file
+
+    return make
+
+
+@pytest.fixture
+def box(plan, tmp_path, data_root):
+    """
+    Calls the command as on a machine without the orchestrator.
+    """
+
+    def call(*arguments, settings=()):
+        fixed = ["--config", plan(*settings), "--data", data_root, "--out", tmp_path / "out"]
+        return main([*map(str, fixed), "--device", "cpu", *map(str, arguments)])
+
+    return call
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return lambda: {path.name.split("-")[0]: path for path in (tmp_path / "out").iterdir()}
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def epochs(folder):
+    return [line["epoch"] for line in lines(folder / "metrics.jsonl")]
+
+
+def losses(folder):
+    return [line["values"]["train_loss"] for line in lines(folder / "metrics.jsonl")]
+
+
+def test_runs_are_trained_one_after_another_into_folders(box, folders):
+    assert box("--run", "11,0") == 0
+
+    assert set(folders()) == {"0", "11"}
+    for folder in folders().values():
+        assert epochs(folder) == [1, 2, 3]
+        assert json.loads((folder / "end.json").read_text())["outcome"] == "done"
+        assert len(np.fromfile(folder / "margins.f32", "<f4")) == 100
+        assert not list(folder.glob("part-*"))
+
+
+def test_an_attempt_names_machine_versions_commit_and_images(box, folders):
+    box("--run", "0")
+    (facts,) = lines(folders()["0"] / "attempts.jsonl")
+
+    assert facts["packages"]["torch"] == torch.__version__
+    assert (facts["commit"], facts["diff"]) == astuple(checkout())
+    assert set(facts["fingerprints"]) == {"train", "test"}
+    assert facts["host"]
+    assert facts["from_epoch"] == 0
+
+
+@pytest.mark.parametrize(("options", "recorded"), [((), True), (("--eager",), False)])
+def test_steps_are_recorded_unless_asked_otherwise(box, monkeypatch, options, recorded):
+    asked = []
+
+    def make(*arguments, record, **keywords):
+        asked.append(record)
+        return Trainer(*arguments, record=record, **keywords)
+
+    monkeypatch.setattr(folder_module, "Trainer", make)
+    box("--run", "0", *options)
+
+    assert asked == [recorded]
+
+
+def test_the_time_of_an_epoch_is_that_of_the_latest_five(plan, data_root, tmp_path, monkeypatch):
+    """
+    The first of a call is longer, and would stop a run long before its time.
+    """
+    (run,) = chosen(plan("epochs=7"), [0])
+    seconds = [100.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0]
+    asked = []
+
+    class Timed(Trainer):
+        def epochs(self):
+            for metrics, taken in zip(super().epochs(), seconds, strict=True):
+                yield replace(metrics, seconds=taken)
+
+    monkeypatch.setattr(folder_module, "Trainer", Timed)
+    RunFolder(tmp_path / "folder").train(
+        run,
+        data_root=data_root,
+        device=CPU,
+        must_stop=lambda taken: bool(asked.append(taken)),
+        save_every_s=1e9,
+    )
+
+    assert asked == [*[100.0] * 5, 3.0]
+
+
+def test_what_is_done_is_not_trained_again(box, folders):
+    box("--run", "0")
+    before = (folders()["0"] / "metrics.jsonl").stat().st_mtime_ns
+
+    assert box("--run", "0") == 0
+    assert (folders()["0"] / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_without_time_nothing_is_begun_and_the_exit_code_says_call_again(box, tmp_path):
+    assert box("--until-seconds", "0") == EXIT_CONTINUE
+    assert not (tmp_path / "out").exists()
+
+
+def test_stopped_after_every_epoch_a_run_has_the_same_numbers(plan, data_root, tmp_path):
+    run = Run.from_plan(json.loads(plan().read_text())[0])
+    straight, halting = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
+    straight.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
+
+    outcomes = [
+        halting.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS) for _ in range(3)
+    ]
+
+    assert outcomes == [Outcome.STOPPED, Outcome.STOPPED, Outcome.DONE]
+    assert losses(halting.path) == losses(straight.path)
+    margins = [(folder.path / "margins.f32").read_bytes() for folder in (straight, halting)]
+    assert margins[0] == margins[1]
+    assert len(list(halting.path.glob("state-*.pt"))) == 2
+    attempts = lines(halting.path / "attempts.jsonl")
+    assert [attempt["from_epoch"] for attempt in attempts] == [0, 1, 2]
+
+
+def test_epochs_after_the_last_state_are_measured_again_and_torn_lines_dropped(
+    plan, data_root, tmp_path
+):
+    run = Run.from_plan(json.loads(plan().read_text())[0])
+    folder = RunFolder(tmp_path / "run")
+    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS)
+    with folder.metrics_file.open("a") as file:
+        file.write('{"epoch": 2, "values": {"train_loss": 7.0}}\n{"epoch": 3, "va')
+
+    folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
+
+    assert epochs(folder.path) == [1, 2, 3]
+    assert 7.0 not in losses(folder.path)
+
+
+def test_a_damaged_newest_state_gives_way_to_the_older_one_and_none_is_an_error(
+    plan, data_root, tmp_path
+):
+    run = Run.from_plan(json.loads(plan("epochs=4").read_text())[0])
+    folder = RunFolder(tmp_path / "run")
+    for _ in range(2):
+        folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS)
+    said = []
+    (folder.path / "state-2.pt").write_bytes(b"damaged")
+
+    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, say=said.append)
+    for file in folder.path.glob("state-*.pt"):
+        file.write_bytes(b"damaged")
+
+    assert said[0] == "run 0: continues after epoch 1"
+    with pytest.raises(ValueError, match="remove these files to train from the start"):
+        folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
+
+
+def test_a_folder_of_another_run_is_refused(plan, data_root, tmp_path):
+    first, second = (Run.from_plan(row) for row in json.loads(plan().read_text()))
+    folder = RunFolder(tmp_path / "run")
+    folder.train(first, data_root=data_root, device=CPU, must_stop=ALWAYS)
+
+    with pytest.raises(ValueError, match="describes another run"):
+        folder.train(second, data_root=data_root, device=CPU, must_stop=NEVER)
+
+
+def test_divergence_is_an_end_and_the_next_run_is_trained(box, folders):
+    assert box(settings=("optimizer.learning_rate=1e30",)) == EXIT_FAILED
+
+    for folder in folders().values():
+        ended = json.loads((folder / "end.json").read_text())
+        assert ended["outcome"] == "diverged"
+        assert "no finite loss" in ended["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run", "7"], "there is no run 7; the runs are [0, 11]"),
+        (["--config", "/nowhere.json"], "No such file"),
+        (["--config", str(PROJECT / "pyproject.toml")], "is it what `plan --json` printed?"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(box, capsys, arguments, message):
+    assert box(*arguments) == EXIT_USAGE
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_source_of_images_is_said_and_nothing_is_written(box, capsys, tmp_path):
+    assert box("--data", tmp_path / "none", settings=("data.name=cifar100",)) == EXIT_USAGE
+    assert "no source has cifar100" in capsys.readouterr().err
+
+
+def test_a_signal_saves_and_stops(plan, data_root, tmp_path, folders):
+    """
+    In a process of its own, with nothing of the orchestrator imported.
+    """
+    code = (
+        "import sys, aol.cli.train as m\n"
+        "code = m.main(sys.argv[1:])\n"
+        "assert not any(name.split('.')[0] in ('orchestrator', 'ray', 'pydantic', 'sqlalchemy')\n"
+        "               for name in sys.modules)\n"
+        "sys.exit(code)"
+    )
+    arguments = ["--config", plan("epochs=500"), "--data", data_root, "--out", tmp_path / "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments), "--device", "cpu"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for line in process.stdout:
+            if "epoch=2" in line:
+                os.kill(process.pid, signal.SIGTERM)
+                break
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+    assert process.returncode == 128 + signal.SIGTERM
+    done = epochs(folders()["0"])
+    assert [path.name for path in folders()["0"].glob("state-*.pt")] == [f"state-{done[-1]}.pt"]
+
+
+def test_the_deadline_leaves_room_for_a_slow_epoch():
+    deadline = Deadline(100.0)
+
+    assert not deadline(60.0)
+    assert deadline(70.0)
+    assert not Deadline(None)(1e9)

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from orchestrator.analysis.invariants import broken
+from orchestrator.analysis.margins import share
+from orchestrator.spec.schema import RADII
+from orchestrator.store import Status
+from tests.support.reports import certificate, damage_margins
+from tests.support.stores import ORIGIN
+
+MARGINS = np.linspace(-0.5, 3, 100, dtype="<f4")
+GOOD = {name: share(MARGINS, radius) for name, radius in RADII.items()}
+
+
+def problems(reported, store, *, values=None, margins=MARGINS, record=certificate):
+    """
+    What is said of a finished run with these results; `record` makes that of its gate.
+    """
+    run, _ = reported.runs
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.record(run.key, run.train.epochs, GOOD | (values or {}))
+    stored = None if margins is None else margins.tobytes()
+    store.finish(run.key, Status.DONE, margins=stored, certificate=record(run))
+    return broken(reported, store)
+
+
+def test_a_good_run_breaks_nothing(reported, store):
+    assert problems(reported, store) == []
+
+
+def test_a_run_that_is_not_finished_is_not_looked_at(reported, store):
+    run, _ = reported.runs
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.record(run.key, 1, {"accuracy": 0.1, "cra_36": 0.2})
+
+    assert broken(reported, store) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (
+            {"values": {"cra_72": 0.9}},
+            ["cra_72 0.9000 is above cra_36 0.8000", "cra_72 0.9000 is not what the margins give"],
+        ),
+        ({"values": {"accuracy": 0.84}}, ["accuracy 0.8400 is not what the margins give"]),
+        ({"margins": None}, ["there are no margins"]),
+        ({"margins": MARGINS[:99]}, ["there are 99 margins for 100 test images"]),
+        ({"margins": np.full(100, np.nan, "<f4")}, ["a margin is not finite"]),
+        ({"record": lambda run: None}, ["there is no certificate of its Lipschitz bound"]),
+    ],
+)
+def test_each_broken_invariant_is_a_line(reported, store, changes, found):
+    assert problems(reported, store, **changes) == [f"run 0, seed 0: {line}" for line in found]
+
+
+@pytest.mark.parametrize("length", [399, 0])
+def test_margins_that_miss_bytes_are_a_line(reported, store, length):
+    problems(reported, store)
+    damage_margins(store, length)
+
+    assert broken(reported, store) == ["run 0, seed 0: its margins are damaged"]
+
+
+def test_a_metric_that_is_missing_is_said_alone(reported, store):
+    run, _ = reported.runs
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.record(run.key, run.train.epochs, {"accuracy": GOOD["accuracy"]})
+    store.finish(run.key, Status.DONE, margins=MARGINS.tobytes(), certificate=certificate(run))
+
+    lacking = "cra_36, cra_72, cra_108, cra_1"
+    assert broken(reported, store) == [f"run 0, seed 0: the last epoch lacks {lacking}"]
+
+
+def five_times(certificate):
+    certificate["layers"][3]["upper"] *= 5
+
+
+def faster(certificate):
+    certificate["ratio"] = 1.5
+
+
+def without_a_layer(certificate):
+    certificate["layers"] = certificate["layers"][1:]
+
+
+def tolerant(certificate):
+    five_times(certificate)
+    certificate["tolerance"] = 10.0
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (five_times, "layer 3: its bound is 5, above 1.000001"),
+        (tolerant, "layer 3: its bound is 5, above 1.000001"),
+        (faster, "the network stretches a difference by 1.5, its bound is 1"),
+        (without_a_layer, "27 layers are recorded, the network has 28"),
+        (dict.clear, "its record is not what a gate measured: KeyError('layers')"),
+    ],
+)
+def test_what_the_gate_measured_counts_and_not_what_it_is_said_to_conclude(
+    reported, store, change, found
+):
+    def record(run):
+        forged = certificate(run)
+        change(forged)
+        return forged
+
+    assert problems(reported, store, record=record) == [
+        f"run 0, seed 0: the Lipschitz gate: {found}"
+    ]

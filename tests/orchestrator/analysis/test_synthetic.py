@@ -1,0 +1,110 @@
+"""
+A whole store as five seeds of the paper's runs would fill it, with known means.
+"""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from orchestrator.analysis.margins import share
+from orchestrator.analysis.report import make_report, paragraph
+from orchestrator.analysis.verdicts import Verdict
+from orchestrator.reporting.render import render
+from orchestrator.spec.loader import SpecFile
+from orchestrator.spec.schema import RADII
+from orchestrator.store import Status
+from tests.support.reports import certificate
+from tests.support.shell import PROJECT
+from tests.support.stores import ORIGIN
+
+IMAGES = 10_000
+SEEDS = range(5)
+SHIFT = {20: 3.0, 21: -2.5, 22: 0.8}  # points from the published values; the others are true
+UNTRAINED, IN_TRAINING = 32, 31
+OFFSETS = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of the seeds: they keep the mean
+
+
+def margins_of(percents):
+    """
+    Margins of which so many percent are certified at each radius, largest radius last.
+    """
+    counts = [round(IMAGES * percent / 100) for percent in percents]
+    inside = [math.sqrt(2) * radius + 0.01 for radius in RADII.values()]
+    margins = np.full(IMAGES, -1.0, "<f4")
+    for count, margin in zip(counts, inside, strict=True):
+        margins[:count] = margin
+    return margins
+
+
+@pytest.fixture
+def experiment():
+    return SpecFile(PROJECT / "experiments.yaml").experiment("paper")
+
+
+@pytest.fixture
+def report(experiment, store):
+    published = {row.run: row.published for table in experiment.tables for row in table.rows}
+    for seed, offset in zip(SEEDS, OFFSETS, strict=True):
+        for run in experiment.replicates([seed]).runs:
+            if run.id == UNTRAINED:
+                continue
+            store.queue([run])
+            store.start(run, ORIGIN)
+            if run.id == IN_TRAINING:
+                store.record(run.key, 10, {"accuracy": 0.5})
+                continue
+            shift = SHIFT.get(run.id, 0.0) + offset
+            margins = margins_of([max(0.0, value + shift) for value in published[run.id]])
+            values = {name: share(margins, radius) for name, radius in RADII.items()}
+            store.record(run.key, run.train.epochs, values)
+            store.finish(
+                run.key,
+                Status.DONE,
+                margins=margins.tobytes(),
+                certificate=certificate(run),
+            )
+    return make_report(experiment, store)
+
+
+def verdicts_of(report, run):
+    return {report.judged[cell].verdict for cell in report.cells if cell.run == run}
+
+
+def test_every_verdict_comes_out_as_designed(report):
+    assert verdicts_of(report, UNTRAINED) == {Verdict.MISSING}
+    assert verdicts_of(report, IN_TRAINING) == {Verdict.PARTIAL}
+    assert verdicts_of(report, 20) == {Verdict.DIFFERS}
+    assert verdicts_of(report, 22) == {Verdict.UNDERPOWERED}
+    for run in (0, 1, 2, 10, 11, 12, 23, 24, 30):
+        assert verdicts_of(report, run) == {Verdict.REPRODUCED}, run
+    assert sum(report.counts.values()) == 70
+
+
+def test_where_nothing_is_left_the_difference_is_cut_off(report):
+    """
+    Run 21's CRA 1 of 2.2% cannot be 2.5 points lower.
+    """
+    assert verdicts_of(report, 21) == {Verdict.DIFFERS}
+
+
+def test_nothing_is_broken_and_the_paragraph_counts(report):
+    assert report.broken == ()
+    assert paragraph(report).startswith("We reproduced 45 of the 70 published cells of B. Prach")
+    assert "10 differ by more than that" in paragraph(report)
+    assert "5 are undecided" in paragraph(report)
+    assert "with 5 seeds per cell" in paragraph(report)
+
+
+def test_the_json_says_the_same(report):
+    found = json.loads(render(report, "json"))
+
+    assert found["verdicts"] == {
+        "reproduced": 45,
+        "differs": 10,
+        "underpowered": 5,
+        "partial": 5,
+        "missing": 5,
+    }
+    assert {cell["seeds"] for cell in found["cells"]} == {0, 5}

@@ -1,0 +1,518 @@
+import json
+import re
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.shell import PROJECT, Shell, statuses_of
+
+VIEWS = ("report", "status", "compare", "cra", "query")
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_root):
+    """
+    A folder in which `run` has trained the tiny experiment once.
+    """
+    shell = Shell(tmp_path_factory.mktemp("finished"), data_root)
+    shell.first = shell("run", "experiments.yaml", "--profile", "demo")
+    assert shell.first.returncode == 0, shell.first.stderr
+    return shell
+
+
+def test_a_run_leaves_a_store_an_mlflow_database_logs_and_tables(finished):
+    names = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*")}
+
+    assert {"results/store.db", "mlflow.db", "results/demo/tables.md"} <= names
+    assert len([name for name in names if re.match(r"results/logs/\d+-s\d+-\w+\.log", name)]) == 2
+
+
+def test_a_run_says_what_it_does_on_stderr_and_nothing_alarming(finished):
+    text = finished.first.stderr
+
+    assert finished.first.stdout == ""
+    assert "2 done." in text
+    assert "results/demo/tables.md" in text
+    assert not re.search(r"warn|error|traceback|deprecat", text, re.IGNORECASE), text
+
+
+def test_every_epoch_is_in_the_store_once(finished):
+    database = sqlite3.connect(finished.folder / "results/store.db")
+    rows = database.execute(
+        "SELECT key, group_concat(DISTINCT epoch) FROM metrics GROUP BY key"
+    ).fetchall()
+    database.close()
+
+    assert [sorted(epochs.split(",")) for _, epochs in rows] == [["1", "2", "3"]] * 2
+
+
+def test_margins_of_every_test_image_are_kept(finished):
+    database = sqlite3.connect(finished.folder / "results/store.db")
+    rows = database.execute('SELECT count, length("values") FROM margins').fetchall()
+    database.close()
+
+    assert rows == [(100, 400), (100, 400)]
+
+
+def test_mlflow_shows_each_run_with_every_epoch_once(finished):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = client.search_runs([experiment.experiment_id])
+
+    assert sorted(run.data.tags["run_id"] for run in runs) == ["0", "11"]
+    for run in runs:
+        history = client.get_metric_history(run.info.run_id, "accuracy")
+        assert sorted(item.step for item in history) == [1, 2, 3]
+        assert run.info.status == "FINISHED"
+        assert [item.path for item in client.list_artifacts(run.info.run_id)] == [
+            "figures",
+            "tables",
+        ]
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    again = finished("run", "experiments.yaml", "--profile", "demo")
+
+    assert again.returncode == 0
+    assert "Nothing to do: 2 runs are done" in again.stderr
+    assert "Starting Ray" not in again.stderr
+
+
+def test_the_command_that_a_run_names_at_its_end_prints_its_tables(finished):
+    places = ("--results", "results", "--store", "results/store.db")
+    said = finished("run", "experiments.yaml", "--profile", "demo", *places).stderr
+    command = shlex.split(re.search(r"Print them: (.*)", said)[1])
+    done = subprocess.run(
+        command,
+        cwd=finished.folder,
+        env=finished.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert command[-4:] == list(places)
+    assert "The only table" in done.stdout
+
+
+def test_plan_and_dry_run_print_the_same(finished):
+    plan = finished("plan", "experiments.yaml", "--profile", "demo")
+    dry = finished("run", "experiments.yaml", "--profile", "demo", "--dry-run")
+
+    assert plan.returncode == dry.returncode == 0
+    assert plan.stdout == dry.stdout
+    assert plan.stdout.count(" done ") == 2
+
+
+def test_a_changed_setting_is_planned_as_changed_with_its_reason(finished, tmp_path, data_root):
+    yaml = (finished.folder / "experiments.yaml").read_text().replace("epochs: 3", "epochs: 5")
+    other = Shell(tmp_path, data_root, yaml)
+
+    plan = other("plan", "experiments.yaml", "--results", finished.folder / "results", "--json")
+
+    assert [item["action"] for item in json.loads(plan.stdout)] == ["changed", "changed"]
+    assert json.loads(plan.stdout)[0]["reason"] == "epochs 3 → 5"
+
+
+def test_a_plan_writes_nothing(tmp_path, data_root):
+    shell = Shell(tmp_path, data_root)
+
+    assert shell("plan", "experiments.yaml").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["experiments.yaml"]
+
+
+def test_a_plan_makes_no_database_of_a_mistyped_url(tmp_path, data_root):
+    done = Shell(tmp_path, data_root)("plan", "experiments.yaml", "--store", "sqlite:///typo.db")
+
+    assert done.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["experiments.yaml"]
+
+
+def test_a_storage_that_cannot_be_used_is_said_before_anything_is_queued(tmp_path, data_root):
+    done = Shell(tmp_path, data_root)("run", "experiments.yaml", "--storage", "nonsense://x")
+
+    assert done.returncode == 2
+    assert "--storage nonsense://x: nothing can be written there" in done.stderr
+    assert statuses_of(tmp_path) == {}
+
+
+def test_status_as_json_is_json_only(finished):
+    status = finished("status", "experiments.yaml", "--json")
+
+    assert [
+        (item["run_id"], item["state"], item["epoch"]) for item in json.loads(status.stdout)
+    ] == [
+        (0, "done", 3),
+        (11, "done", 3),
+    ]
+
+
+def test_report_draws_figures_and_checks_what_must_hold(finished, tmp_path, data_root):
+    shutil.copytree(finished.folder / "results", tmp_path / "results")
+    shell = Shell(tmp_path, data_root)
+    good = shell("report", "experiments.yaml", "--figures", "--check")
+    database = sqlite3.connect(tmp_path / "results" / "store.db")
+    database.execute("UPDATE metrics SET value = 0.999 WHERE name = 'cra_1' AND epoch = 3")
+    database.commit()
+    database.close()
+    unchecked = shell("report", "experiments.yaml")
+    bad = shell("report", "experiments.yaml", "--check")
+
+    assert good.returncode == 0, good.stderr
+    assert "3 figures in results/demo/figures" in good.stderr
+    assert (tmp_path / "results" / "demo" / "figures" / "curves-only.svg").exists()
+    assert (unchecked.returncode, bad.returncode) == (0, 4)
+    assert "broken: run 0, seed 0: cra_1 0.9990 is above cra_108" in bad.stderr
+    assert "2 invariants" in bad.stderr or "4 invariants" in bad.stderr
+
+
+def test_two_runs_are_compared_and_any_radius_is_shown(finished):
+    comparison = finished("compare", "0", "11", "--profile", "demo")
+    any_radius = finished("cra", "--radius", "0.25", "--json")
+    fraction = finished("cra", "--radius", "36/255", "--json")
+    endless = finished("cra", "--radius", "1e400")
+    itself = finished("compare", "0", "0")
+    wrong = finished("compare", "0", "7")
+
+    assert comparison.returncode == any_radius.returncode == 0, comparison.stderr
+    assert comparison.stdout.startswith("demo: not comparable\n\n")
+    assert "McNemar's p" in comparison.stdout
+    assert (itself.returncode, itself.stderr) == (
+        2,
+        "Error: run 0 does not differ from itself; name two runs\n",
+    )
+    assert [one["run_id"] for one in json.loads(any_radius.stdout)] == [0, 11]
+    assert [one["radius"] for one in json.loads(fraction.stdout)] == [36 / 255] * 2
+    assert (endless.returncode, endless.stderr) == (
+        2,
+        "Error: --radius: '1e400' is no radius; write a number that is not negative, like 0.5 or "
+        "36/255\n",
+    )
+    assert wrong.returncode == 2
+    assert "there is no run 7" in wrong.stderr
+
+
+def test_the_views_cells_are_those_of_the_report(finished):
+    sql = "SELECT measured, seeds, difference FROM v_cells WHERE profile = 'demo' ORDER BY place"
+    view = json.loads(finished("query", sql, "--json").stdout)
+    report = finished("report", "experiments.yaml", "--profile", "demo", "--format", "json")
+    cells = json.loads(report.stdout)["cells"]
+
+    assert len(view) == len(cells) == 4
+    for row, cell in zip(view, cells, strict=True):
+        assert row == {name: pytest.approx(cell[name]) for name in row}
+
+
+def test_a_cell_is_explained_and_its_last_command_makes_it_again(finished, monkeypatch):
+    name = "The only table/AOL-Conv/Std Acc"
+    text = finished("explain", name, "--profile", "demo")
+    (cell,) = json.loads(finished("explain", name, "--profile", "demo", "--json").stdout)
+    monkeypatch.setitem(finished.environment, "MLFLOW_TRACKING_URI", "sqlite:///again.db")
+    again = finished(*shlex.split(cell["runs"][0]["commands"][-1])[3:])
+    (other,) = json.loads(
+        finished("explain", name, "--profile", "demo", "--json", "--results", "again").stdout
+    )
+    wrong = finished("explain", "The only table/AOL-Con/Std Acc")
+
+    assert text.returncode == again.returncode == 0, text.stderr + again.stderr
+    assert text.stdout.startswith(f"demo: not comparable\n\n{name}\n  differs: ")
+    assert other["measured"] == cell["measured"]
+    assert other["runs"][0]["key"] == cell["runs"][0]["key"]
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.count("\n") == 1
+    assert f"the nearest is '{name}'" in wrong.stderr
+
+
+def test_what_is_missing_and_what_a_budget_buys_are_said_also_without_a_store(finished):
+    paper = ("experiments.yaml", "--profile", "paper")
+    missing = finished("missing", *paper, "--only", "11", "--json")
+    nothing = finished("missing", *paper, "--results", "nowhere", "--table", "only")
+    budget = finished("plan", *paper, "--budget", "1000gpuh", "--results", "nowhere")
+    wrong = finished("plan", *paper, "--budget", "40")
+    lonely = finished("plan", *paper, "--table", "only")
+    seeds = finished("plan", *paper, "--budget", "40gpuh", "--seeds", "0..4")
+
+    assert [cell["run_id"] for cell in json.loads(missing.stdout)["cells"]] == [11, 11]
+    assert "4 of 4 cells are not settled" in nothing.stdout
+    assert budget.stdout.splitlines()[-1] == (
+        "python -m orchestrator run experiments.yaml --profile paper --results nowhere "
+        "--only 11,0 --seeds 0"
+    )
+    assert not (finished.folder / "nowhere").exists()
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "Error: --budget 40: write for example 40gpuh or 100usd\n",
+    )
+    assert lonely.returncode == 2
+    assert "--table goes with --budget" in lonely.stderr
+    assert (seeds.returncode, seeds.stdout, seeds.stderr) == (
+        2,
+        "",
+        "Error: --seeds 0..4: does not go with --budget, which chooses the seeds\n",
+    )
+
+
+def test_a_query_reads_and_cannot_write(finished):
+    sql = "SELECT run_id, value FROM v_final WHERE metric = 'accuracy' ORDER BY run_id"
+    found = finished("query", sql, "--json")
+    table = finished("query", sql)
+    bytes_ = finished("query", "SELECT * FROM margins")
+    written = finished("query", "DELETE FROM metrics")
+    wrong = finished("query", "SELECT 1 FROM nowhere")
+
+    assert [row["run_id"] for row in json.loads(found.stdout)] == [0, 11]
+    assert table.stdout.split()[:2] == ["run_id", "value"]
+    assert bytes_.stdout.count("<400 bytes>") == 2
+    assert (written.returncode, written.stderr) == (
+        2,
+        "Error: not authorized; only reading is allowed\n",
+    )
+    assert (wrong.returncode, wrong.stderr) == (2, "Error: no such table: nowhere\n")
+    assert json.loads(finished("query", sql, "--json").stdout) == json.loads(found.stdout)
+
+
+def test_watching_is_a_table_of_the_foremost_runs_only(finished):
+    status = finished("status", "experiments.yaml", "--watch", "--all")
+
+    assert status.returncode == 2
+    assert "--watch draws a table; for JSON or --all call again without it" in status.stderr
+
+
+def test_status_of_a_profile_without_runs_names_those_with_some(finished):
+    status = finished("status", "experiments.yaml", "--profile", "dmo")
+
+    assert status.returncode == 2
+    assert "no run of the profile 'dmo', only of demo" in " ".join(status.stderr.split())
+
+
+def test_a_report_after_changed_settings_says_how_to_print_those(finished, tmp_path, data_root):
+    shell = Shell(tmp_path, data_root)
+    shutil.copytree(finished.folder / "results", tmp_path / "results")
+    database = sqlite3.connect(tmp_path / "results" / "store.db")
+    database.execute("UPDATE runs SET profile = 'custom', heartbeat_at = '3000' WHERE run_id = 0")
+    database.commit()
+    database.close()
+    report = shell("report", "experiments.yaml")
+
+    assert report.returncode == 0
+    assert "profile `demo`" in report.stdout
+    assert "give `report` the same --set" in report.stderr
+
+
+def test_a_report_that_cannot_be_written_is_one_line(finished, tmp_path):
+    (tmp_path / "demo").write_text("no folder")
+    store = finished.folder / "results" / "store.db"
+    report = finished("report", "experiments.yaml", "--results", tmp_path, "--store", store)
+
+    assert report.returncode == 1
+    assert report.stderr.count("\n") == 1
+    assert "demo/tables.md: cannot be written" in report.stderr
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "json"])
+def test_report_prints_and_writes_every_format(finished, form):
+    report = finished("report", "experiments.yaml", "--profile", "demo", "--format", form)
+
+    written = (finished.folder / "results" / "demo" / f"tables.{form}").read_text()
+    assert report.returncode == 0
+    assert report.stdout.strip() == written.strip()
+    assert "70.3" in written
+
+
+def test_a_report_of_another_profile_shows_none_of_these_runs(finished):
+    report = finished("report", "experiments.yaml", "--profile", "paper", "--format", "json")
+
+    assert {cell["measured"] for cell in json.loads(report.stdout)["cells"]} == {None}
+
+
+def test_sync_rebuilds_a_lost_mlflow_database(finished, tmp_path, data_root):
+    other = Shell(tmp_path, data_root)
+
+    done = other("sync", "experiments.yaml", "--store", finished.folder / "results/store.db")
+
+    database = sqlite3.connect(tmp_path / "mlflow.db")
+    count = database.execute("SELECT count(*) FROM runs").fetchone()
+    database.close()
+    assert done.returncode == 0
+    assert count == (2,)
+
+
+def test_without_a_profile_a_machine_without_gpu_says_so_and_runs_the_demo(tmp_path, data_root):
+    yaml = (PROJECT / "experiments.yaml").read_text(encoding="utf-8")
+    shell = Shell(tmp_path, data_root, yaml)
+
+    plan = shell("plan", "experiments.yaml")
+
+    assert re.search(r"No GPU here: the profile `paper` would take about \d+ days", plan.stderr)
+    assert "digit-pairs" in plan.stdout
+
+
+def test_data_prepares_the_images_and_says_where(finished):
+    done = finished("data", "experiments.yaml", "--profile", "demo")
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("digits: checked, in ")
+
+
+def test_no_source_of_cifar_is_one_message_and_exit_1(tmp_path):
+    shell = Shell(tmp_path, tmp_path / "empty")
+    shell.environment["PATH"] = "/nowhere"
+    done = shell("data", "experiments.yaml", "--set", "data.name=cifar100")
+
+    assert done.returncode == 1
+    assert "no source has cifar100" in done.stderr
+    assert "cifar100.npz" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate", "missing.yaml"], "missing.yaml: no such file"),
+        (["validate", "."], "is a directory"),
+        (["run", "experiments.yaml", "--only", "7"], "there is no run 7; the runs are 0, 11"),
+        (["run", "experiments.yaml", "--only", "a-b"], "'a-b' is no number or range"),
+        (["run", "experiments.yaml", "--set", "epoch=1"], "did you mean `epochs`?"),
+        (["run", "experiments.yaml", "--set", "epochs=-1"], "epochs: must be positive"),
+        (["run", "experiments.yaml", "--profile", "dmo"], "no profile 'dmo'"),
+        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "ask for 1 CPU and 1 GPU"),
+        (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "ask for 4000 CPUs"),
+        (["plan", "experiments.yaml", "--set", "model.width=0.14"], "MaxMin pairs channels"),
+        (["run", "experiments.yaml", "--rerun", "7"], "there is no run 7"),
+        (
+            ["run", "experiments.yaml", "--results", "experiments.yaml"],
+            "cannot be used: [Err",
+        ),
+        (["status", "nofile.yaml"], "nofile.yaml: no such file"),
+        (["report", "experiments.yaml", "--format", "pdf"], "pdf"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_mistake_of_the_user_is_a_clear_line_and_exit_2(tmp_path, data_root, arguments, message):
+    done = Shell(tmp_path, data_root)(*arguments)
+
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results" / "ray").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "report", "validate", "missing"])
+def test_without_a_file_in_this_folder_or_named_the_commands_say_so(tmp_path, data_root, command):
+    (tmp_path / "here").mkdir()
+    shell = Shell(tmp_path / "here", data_root)
+    (shell.folder / "experiments.yaml").unlink()
+    done = shell(command)
+
+    assert done.returncode == 2
+    assert "experiments.yaml: no such file" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "report", "sync"])
+def test_without_a_store_the_reading_commands_say_so(tmp_path, data_root, command):
+    done = Shell(tmp_path, data_root)(command, "experiments.yaml")
+
+    assert done.returncode == 1
+    assert "there is no store at results/store.db yet" in done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_a_clear_error(tmp_path, data_root):
+    done = Shell(tmp_path, data_root)("plan", "experiments.yaml", "--address", "127.0.0.1:1")
+
+    assert done.returncode == 2
+    assert "no Ray cluster at 127.0.0.1:1" in done.stderr
+
+
+def test_a_second_driver_is_refused(finished):
+    from filelock import FileLock
+
+    with FileLock(finished.folder / "results" / "store.db.lock"):
+        done = finished("run", "experiments.yaml", "--profile", "demo")
+
+    assert done.returncode == 1
+    assert "another `run` is writing" in done.stderr
+
+
+def test_help_names_every_command_without_heavy_imports():
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['orchestrator', '--help']\n"
+        "try: runpy.run_module('orchestrator', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'sqlalchemy', 'pandas', 'pydantic', 'numpy'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+
+    assert "HEAVY []" in done.stdout
+    training = ("run", "plan", "validate", "data", "ingest", "sync")
+    for command in (*training, *("bundle", "verify", "merge"), *VIEWS):
+        assert re.search(rf"^\s+{command}\s", done.stdout, re.MULTILINE)
+
+
+def test_a_rerun_trains_anew_and_shows_as_a_new_mlflow_run(finished, tmp_path, data_root):
+    """
+    In a copy of the folder; the checkpoint that it forgets is the first folder's.
+    """
+    from mlflow import MlflowClient
+
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
+    shell = Shell(tmp_path, data_root)
+    arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
+
+    again = shell(*arguments, "--rerun", "11")
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = client.search_runs([experiment.experiment_id], "tags.run_id = '11'")
+    assert again.returncode == 0, again.stderr
+    assert "asked for by --rerun" in again.stderr
+    assert [len(client.get_metric_history(run.info.run_id, "accuracy")) for run in runs] == [3, 3]
+    assert all(run.info.end_time for run in runs)
+    (checkpoint,) = (finished.folder / "results" / "ray").rglob("state.pt")
+    assert "0-s0-" in str(checkpoint)
+
+
+def test_the_readme_shows_a_table_as_the_demo_made_it():
+    made = (PROJECT / "results" / "demo" / "tables.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- demo table -->\n(.*?)<!-- end", README, re.DOTALL).group(1)
+
+    assert shown.count("\n") >= 5
+    assert shown in made
+
+
+def test_the_pictures_of_the_readme_are_there():
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+
+    assert pictures
+    assert all((PROJECT / picture).is_file() for picture in pictures)
+
+
+def test_every_make_target_of_the_readme_exists():
+    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    known = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+
+    assert {"run", "test"} <= set(targets) <= set(known)
+
+
+def test_the_lock_names_no_index_and_pins_every_dependency():
+    import tomllib
+
+    lock = (PROJECT / "requirements.lock").read_text()
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = [re.match(r"[\w.-]+", item).group().lower() for item in wanted]
+
+    assert "://" not in lock
+    pinned = {re.match(r"[\w.-]+", line).group() for line in lock.splitlines() if "==" in line}
+    assert {name.replace(".", "-") for name in names} <= pinned

@@ -1,0 +1,204 @@
+import struct
+import time
+
+import pytest
+
+from orchestrator.driver.recorder import BEAT_S, StoreRecorder
+from orchestrator.provenance import Provenance
+from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
+from orchestrator.store import Checkpoint, Status, Store
+
+ORIGINS = {"digits": Provenance("abc", {"torch": "2.0"}, "d-d")}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store.db")
+    yield store
+    store.engine.dispose()
+
+
+@pytest.fixture
+def run(make_run, store):
+    run = make_run(7)
+    store.queue([run])
+    return run
+
+
+@pytest.fixture
+def discarded():
+    return []
+
+
+@pytest.fixture
+def recorder(store, discarded):
+    return StoreRecorder(store, ORIGINS, discarded.append)
+
+
+def only(store):
+    (found,) = store.runs()
+    return found
+
+
+def tell_saved(recorder, run, *paths):
+    for epoch, path in enumerate(paths, start=1):
+        recorder(Saved(run, Checkpoint(epoch, path)))
+
+
+def test_events_become_rows(recorder, store, run):
+    recorder(Started(run))
+    recorder(Placed(run, "host", "CPU", 0))
+    recorder(EpochDone(run, 1, {"train_loss": 0.5}))
+    recorder(Saved(run, Checkpoint(1, "/s/a/1")))
+    recorder(EpochDone(run, 2, {"train_loss": 0.25}))
+    found = only(store)
+
+    assert (found.status, found.host, found.device) == (Status.RUNNING, "host", "CPU")
+    assert (found.git_commit, found.data_fingerprint) == ("abc", "d-d")
+    assert found.checkpoints == (Checkpoint(1, "/s/a/1"),)
+    assert store.metrics(run.key) == {1: {"train_loss": 0.5}, 2: {"train_loss": 0.25}}
+
+
+def test_the_end_of_a_run_is_written_with_its_margins_or_its_error(recorder, store, run):
+    recorder(Started(run))
+    recorder(Finished(run, Status.FAILED, error="no memory"))
+    failed = only(store)
+    certificate = {"arithmetic": "float64"}
+    recorder(Finished(run, Status.DONE, margins=struct.pack("<2f", 1, 2), certificate=certificate))
+
+    assert only(store).certificate == certificate
+    assert (failed.status, failed.error) == (Status.FAILED, "no memory")
+    assert (only(store).status, only(store).error) == (Status.DONE, None)
+    assert store.margins(run.key) == struct.pack("<2f", 1, 2)
+
+
+def test_repeated_events_change_nothing(recorder, store, run, discarded):
+    events = [
+        Placed(run, "host", "CPU", 0),
+        EpochDone(run, 1, {"train_loss": 0.5}),
+        Saved(run, Checkpoint(1, "/s/a/1")),
+        Finished(run, Status.DONE, margins=b"\0\0\0\0"),
+    ]
+    recorder(Started(run))
+    for event in events:
+        recorder(event)
+    once = only(store)
+    for event in events:
+        recorder(event)
+    twice = only(store)
+
+    assert twice.checkpoints == once.checkpoints
+    assert (twice.status, twice.recorded) == (once.status, once.recorded)
+    assert discarded == []
+
+
+def test_a_run_that_never_started_can_fail(recorder, store, run):
+    recorder(Finished(run, Status.FAILED, error="lost"))
+
+    assert only(store).status is Status.FAILED
+
+
+def test_the_third_checkpoint_discards_the_first(recorder, run, discarded):
+    tell_saved(recorder, run, "/s/a/1", "/s/a/2")
+    two = list(discarded)
+    tell_saved(recorder, run, "/s/a/1", "/s/a/2", "/s/a/3", "/s/a/4")
+
+    assert two == []
+    assert discarded == ["/s/a/1", "/s/a/2"]
+
+
+def test_the_last_checkpoint_of_an_earlier_session_takes_its_folder_along(recorder, run, discarded):
+    """
+    A driver killed while it saved left a checkpoint there that nobody noted.
+    """
+    tell_saved(recorder, run, "/s/old/7/1", "/s/old/7/2", "/s/new/7/1")
+    one_left = list(discarded)
+    recorder(Saved(run, Checkpoint(4, "/s/new/7/2")))
+
+    assert one_left == ["/s/old/7/1"]
+    assert discarded == ["/s/old/7/1", "/s/old/7"]
+
+
+def test_checkpoints_of_epochs_trained_again_are_discarded(recorder, run, discarded):
+    """
+    Their folder stays: it may be the one in use.
+    """
+    tell_saved(recorder, run, "/s/a/1", "/s/a/2")
+    recorder(EpochDone(run, 1, {"train_loss": 0.5}))
+
+    assert discarded == ["/s/a/2"]
+
+
+def test_checkpoints_may_be_uris(recorder, run, discarded):
+    tell_saved(recorder, run, "s3://b/old/1", "s3://b/new/1", "s3://b/new/2", "s3://b/new/3")
+
+    assert discarded == ["s3://b/old", "s3://b/new/1"]
+
+
+@pytest.mark.parametrize("status", [Status.DONE, Status.UNSOUND])
+def test_a_finished_run_keeps_one_checkpoint(recorder, store, run, discarded, status):
+    tell_saved(recorder, run, "/s/a/1", "/s/a/2")
+    recorder(Finished(run, status))
+
+    assert discarded == ["/s/a/1"]
+    assert only(store).checkpoints == (Checkpoint(2, "/s/a/2"),)
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.INTERRUPTED, Status.DIVERGED])
+def test_an_unfinished_run_keeps_two_checkpoints(recorder, store, run, discarded, status):
+    """
+    The newest may turn out damaged when it is to be continued.
+    """
+    tell_saved(recorder, run, "/s/a/1", "/s/a/2")
+    recorder(Finished(run, status))
+
+    assert discarded == []
+    assert len(only(store).checkpoints) == 2
+
+
+class CountingStore:
+    """
+    Counts the beats that reach it.
+    """
+
+    def __init__(self):
+        self.beats = []
+
+    def beat(self):
+        self.beats.append(True)
+
+
+def test_ticks_beat_at_once_and_then_every_few_seconds(run, make_run, monkeypatch):
+    """
+    Ray ticks ten times a second; a write each time would keep the disk busy.
+    """
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    store = CountingStore()
+    recorder = StoreRecorder(store, ORIGINS, print)
+    for _ in range(90):  # nine seconds
+        recorder(Tick((run, make_run(8))))
+        clock[0] += 0.1
+
+    assert BEAT_S == 5
+    assert len(store.beats) == 2
+
+
+def test_a_tick_without_active_runs_beats_too():
+    """
+    Runs that wait for a cluster's resources have a driver all the same.
+    """
+    store = CountingStore()
+    recorder = StoreRecorder(store, ORIGINS, print)
+    recorder(Tick(()))
+
+    assert len(store.beats) == 1
+
+
+def test_a_tick_keeps_a_real_run_alive(recorder, store, run):
+    recorder(Started(run))
+    before = only(store).heartbeat_at
+    time.sleep(0.002)
+    recorder(Tick((run,)))
+
+    assert only(store).heartbeat_at > before

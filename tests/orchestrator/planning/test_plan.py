@@ -1,0 +1,509 @@
+import json
+import os
+import shutil
+from collections import namedtuple
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from aol.config import DataConfig, LossConfig, ModelConfig
+from orchestrator.errors import ResourceError
+from orchestrator.planning.plan import Action, as_rows, changes, make_plan
+from orchestrator.planning.resources import (
+    Cluster,
+    Cost,
+    Node,
+    Request,
+    check_disk,
+    check_requests,
+    cost,
+    costs,
+    cpu_rate,
+    local_cluster,
+    local_gpus,
+    request,
+)
+from orchestrator.spec.experiment import Experiment
+from orchestrator.store import Checkpoint, Status, StoredRun
+
+LAPTOP = Cluster((Node(4, 0),))
+ONE_GPU = Cluster((Node(16, 1),))
+TWO_MACHINES = Cluster((Node(4, 1), Node(8, 0)))
+
+
+def stored(run, status, *, epoch=0, recorded=None, checkpoints=(), **other):
+    """
+    What a store would hold of the run, `epoch` the last recorded one.
+    """
+    nothing = dict.fromkeys(StoredRun.__dataclass_fields__)
+    known = {
+        "key": run.key,
+        "run_id": run.id,
+        "name": run.name,
+        "profile": run.profile,
+        "seed": run.train.seed,
+        "digest": run.train.digest(),
+        "config": json.loads(json.dumps(asdict(run.train))),
+        "epochs": run.train.epochs,
+        "status": status,
+        "epoch": epoch,
+        "recorded": epoch if recorded is None else recorded,
+        "checkpoints": tuple(Checkpoint(at, f"/c/{at}") for at in checkpoints),
+    }
+    return StoredRun(**(nothing | known | other))
+
+
+def planned(run, *known):
+    """
+    The plan of this one run as (action, from epoch, reason, epochs of its checkpoints).
+    """
+    experiment = Experiment(
+        path=None,
+        name="x",
+        source="",
+        profile="demo",
+        note="",
+        checkpoint_seconds=60,
+        data_root=None,
+        runs=(run,),
+        columns=(),
+        tables=(),
+    )
+    (item,) = make_plan(experiment, known)
+    assert item.run is run
+    return item.action, item.epoch, item.reason, [one.epoch for one in item.checkpoints]
+
+
+@pytest.fixture
+def run(make_run):
+    return make_run(7, epochs=10)
+
+
+# What becomes of a run
+
+
+def test_a_run_the_store_does_not_know_is_new(run, make_run):
+    other = stored(make_run(8), Status.DONE, epoch=3)
+
+    assert planned(run) == (Action.NEW, 0, "not in the store", [])
+    assert planned(run, other) == (Action.NEW, 0, "not in the store", [])
+
+
+def test_a_run_that_was_queued_only_is_new(run):
+    assert planned(run, stored(run, Status.PENDING)) == (Action.NEW, 0, "never started", [])
+
+
+def test_a_finished_run_is_done(run):
+    known = stored(run, Status.DONE, epoch=10, checkpoints=[10])
+
+    assert planned(run, known) == (Action.DONE, 10, "all 10 epochs", [])
+
+
+def test_a_finished_run_of_one_epoch_is_said_to_have_one(make_run):
+    run = make_run(7, epochs=1)
+
+    assert planned(run, stored(run, Status.DONE, epoch=1))[2] == "its one epoch"
+
+
+def test_a_diverged_run_is_left_alone_and_told_how_to_repeat(run):
+    known = stored(run, Status.DIVERGED, epoch=4, checkpoints=[4])
+
+    assert planned(run, known) == (
+        Action.DIVERGED,
+        4,
+        "diverged after epoch 4; change its settings or --rerun 7",
+        [],
+    )
+
+
+def test_an_unsound_run_is_left_alone_and_told_why(run):
+    known = stored(run, Status.UNSOUND, epoch=10, checkpoints=[10], error="layer 1: its bound")
+
+    assert planned(run, known) == (
+        Action.UNSOUND,
+        10,
+        "layer 1: its bound; mend the layer, then --rerun 7",
+        [],
+    )
+
+
+@pytest.mark.parametrize("status", [Status.INTERRUPTED, Status.FAILED])
+def test_an_unfinished_run_continues_from_its_newest_checkpoint(run, status):
+    known = stored(run, status, epoch=6, checkpoints=[6, 4])
+
+    assert planned(run, known) == (Action.CONTINUE, 6, f"{status} after epoch 6", [6, 4])
+
+
+def test_a_run_whose_driver_vanished_counts_as_interrupted(run):
+    known = stored(run, Status.RUNNING, epoch=6, checkpoints=[6])
+
+    assert planned(run, known) == (Action.CONTINUE, 6, "interrupted after epoch 6", [6])
+
+
+def test_a_run_continues_from_its_checkpoints_epoch_not_from_the_last_recorded_one(run):
+    """
+    Epochs 5 and 6 were recorded and their state is lost: they are trained again.
+    """
+    known = stored(run, Status.INTERRUPTED, epoch=6, checkpoints=[4, 2])
+
+    assert planned(run, known) == (Action.CONTINUE, 4, "interrupted after epoch 6", [4, 2])
+
+
+def test_a_checkpoint_beyond_the_recorded_epochs_is_not_used(run):
+    """
+    Continuing there would leave the epochs between without metrics.
+    """
+    known = stored(run, Status.INTERRUPTED, epoch=4, checkpoints=[6, 4])
+    beyond = stored(run, Status.INTERRUPTED, epoch=4, checkpoints=[6, 5])
+
+    assert planned(run, known) == (Action.CONTINUE, 4, "interrupted after epoch 4", [4])
+    assert planned(run, beyond)[:2] == (Action.NEW, 0)
+
+
+def test_a_gap_in_the_recorded_epochs_means_training_anew(run):
+    known = stored(run, Status.INTERRUPTED, epoch=6, recorded=5, checkpoints=[6, 4])
+    action, epoch, _, checkpoints = planned(run, known)
+
+    assert (action, epoch, checkpoints) == (Action.NEW, 0, [])
+
+
+def test_a_run_interrupted_before_its_first_checkpoint_is_new(run):
+    known = stored(run, Status.INTERRUPTED, epoch=2)
+    early = stored(run, Status.FAILED)
+
+    assert planned(run, known) == (Action.NEW, 0, "interrupted before its first checkpoint", [])
+    assert planned(run, early) == (Action.NEW, 0, "failed", [])
+
+
+def test_a_run_stopped_between_its_last_epoch_and_its_end_continues_there(run):
+    known = stored(run, Status.RUNNING, epoch=10, checkpoints=[10, 8])
+
+    assert planned(run, known)[:2] == (Action.CONTINUE, 10)
+
+
+def test_changed_settings_train_anew_and_are_named(run):
+    before = run.model_copy(
+        update={
+            "train": replace(run.train, epochs=20, loss=LossConfig(offset=1.0, temperature=0.25))
+        }
+    )
+    known = stored(before, Status.DONE, epoch=20)
+    offset = run.train.loss.offset
+
+    assert planned(run, known) == (
+        Action.CHANGED,
+        0,
+        f"loss.offset 1.0 → {offset}, epochs 20 → 10",
+        [],
+    )
+
+
+def test_another_seed_or_profile_is_new_not_changed(run):
+    other_seed = run.model_copy(update={"train": replace(run.train, seed=1007)})
+    other_settings = run.model_copy(
+        update={"train": replace(run.train, epochs=20), "profile": "paper"}
+    )
+
+    assert planned(run, stored(other_seed, Status.DONE))[0] is Action.NEW
+    assert planned(run, stored(other_settings, Status.DONE))[0] is Action.NEW
+
+
+def test_changes_compares_with_the_latest_settings_of_the_run(run):
+    first = run.model_copy(update={"train": replace(run.train, epochs=20)})
+    second = run.model_copy(update={"train": replace(run.train, batch_size=10)})
+    reason = planned(run, stored(first, Status.DONE), stored(second, Status.DONE))[2]
+
+    assert reason == "batch_size 10 → 50"
+
+
+def test_equal_settings_have_no_changes(run):
+    assert changes(json.loads(json.dumps(asdict(run.train))), run.train) == ""
+
+
+def test_done_diverged_and_unsound_runs_do_not_train(run):
+    known = {status: stored(run, status, epoch=10) for status in Status}
+    actions = {status: planned(run, one)[0] for status, one in known.items()}
+
+    idle = {status for status, action in actions.items() if action not in ("new", "continue")}
+    assert idle == {Status.DONE, Status.DIVERGED, Status.UNSOUND}
+
+
+def test_the_plan_keeps_the_experiments_order(make_run):
+    runs = tuple(make_run(number) for number in (3, 1, 2))
+    experiment = Experiment(
+        path=None,
+        name="x",
+        source="",
+        profile="demo",
+        note="",
+        checkpoint_seconds=60,
+        data_root=None,
+        runs=runs,
+        columns=(),
+        tables=(),
+    )
+    done = stored(runs[2], Status.DONE, epoch=runs[2].train.epochs)
+    plan = make_plan(experiment, [done])
+
+    assert [item.run.id for item in plan] == [3, 1, 2]
+    assert [item.todo for item in plan] == [True, True, False]
+    rows = json.loads(json.dumps(as_rows(plan)))
+    assert rows[2] == {
+        "id": 2,
+        "name": "AOL-Small",
+        "profile": "demo",
+        "dataset": "digits",
+        "seed": 2,
+        "action": "done",
+        "from_epoch": 3,
+        "epochs": 3,
+        "reason": "all 3 epochs",
+        "key": runs[2].key,
+        "settings": json.loads(json.dumps(asdict(runs[2].train))),
+    }
+
+
+# What a run occupies
+
+
+@pytest.mark.parametrize(
+    ("cluster", "parallel", "wanted"),
+    [
+        (LAPTOP, 1, Request(4, 0)),
+        (LAPTOP, 2, Request(2, 0)),
+        (LAPTOP, 3, Request(1, 0)),
+        (LAPTOP, 14, Request(1, 0)),
+        (Cluster((Node(64, 0),)), 14, Request(4, 0)),
+        (Cluster((Node(4, 0), Node(12, 0))), 1, Request(12, 0)),
+        (ONE_GPU, 1, Request(2, 1)),
+        (ONE_GPU, 14, Request(2, 1)),
+        (Cluster((Node(8, 8),)), 14, Request(1, 1)),
+        (Cluster((Node(4, 8),)), 14, Request(1, 1)),
+        (TWO_MACHINES, 2, Request(2, 1)),
+    ],
+)
+def test_by_default_a_run_takes_one_gpu_or_its_share_of_the_cpus(
+    make_run, cluster, parallel, wanted
+):
+    assert request(make_run(), cluster, parallel) == wanted
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({"gpus": 0}, Request(8, 0)),
+        ({"gpus": 0.5}, Request(1, 0.5)),
+        ({"gpus": 0.25}, Request(1, 0.25)),
+        ({"gpus": 1}, Request(2, 1)),
+        ({"cpus": 3}, Request(3, 1)),
+        ({"cpus": 0.5, "gpus": 0.5}, Request(0.5, 0.5)),
+    ],
+)
+def test_explicit_resources_are_what_a_run_takes(make_run, asked, wanted):
+    assert request(make_run(**asked), ONE_GPU, parallel=2) == wanted
+
+
+def test_two_runs_that_share_a_gpu_fit_beside_each_other(make_run):
+    wanted = request(make_run(gpus=0.5), Cluster((Node(2, 1),)), parallel=2)
+
+    assert 2 * wanted.cpus <= 2
+    assert 2 * wanted.gpus <= 1
+
+
+def test_a_gpu_asked_for_where_there_is_none_is_refused_with_advice(make_run):
+    run = make_run(7, gpus=1)
+
+    with pytest.raises(ResourceError) as caught:
+        check_requests([(run, Request(1, 1))], LAPTOP)
+    assert str(caught.value) == (
+        "run 7 asks for 1 CPU and 1 GPU, and no machine of the cluster has them "
+        "(1 machine, 4 CPUs, 0 GPUs); lower `resources.gpus` in SPEC or with --set"
+    )
+
+
+def test_runs_that_ask_for_the_same_are_one_line_that_says_what_to_lower(make_run):
+    runs = [make_run(7, cpus=64), make_run(8, cpus=64)]
+
+    with pytest.raises(ResourceError) as caught:
+        check_requests([(run, Request(64, 0)) for run in runs], LAPTOP)
+    assert str(caught.value) == (
+        "runs 7, 8 ask for 64 CPUs and 0 GPUs, and no machine of the cluster has them "
+        "(1 machine, 4 CPUs, 0 GPUs); lower `resources.cpus` in SPEC or with --set"
+    )
+
+
+def test_a_place_nothing_can_be_written_to_is_not_a_full_disk(make_run):
+    with pytest.raises(ResourceError, match="/dev/null cannot be written to; choose another"):
+        check_disk([cost(make_run())], Path("/dev/null/ray"))
+
+
+def test_a_request_for_gpus_on_a_cpu_machine_reaches_the_check(make_run):
+    """
+    Where no machine has a GPU there is no share of CPUs per GPU to compute.
+    """
+    run = make_run(7, gpus=1)
+
+    with pytest.raises(ResourceError, match="run 7 asks for"):
+        check_requests([(run, request(run, LAPTOP, 1))], LAPTOP)
+
+
+def test_what_fits_the_sum_but_no_single_machine_is_refused(make_run):
+    runs = [make_run(number) for number in range(3)]
+    wanted = [Request(10, 0), Request(6, 1), Request(8, 0)]
+
+    with pytest.raises(ResourceError) as caught:
+        check_requests(zip(runs, wanted, strict=True), TWO_MACHINES)
+    lines = str(caught.value).splitlines()
+    assert [line.split(" asks ")[0] for line in lines] == ["run 0", "run 1"]
+    assert "(2 machines, 12 CPUs, 1 GPU)" in lines[0]
+
+
+def test_what_fits_is_not_refused(make_run):
+    run = make_run()
+
+    check_requests([(run, Request(4, 1))], TWO_MACHINES)
+    check_requests([], TWO_MACHINES)
+
+
+def test_this_machine_has_the_cpus_this_process_may_use():
+    cluster = local_cluster()
+
+    assert len(cluster.nodes) == 1
+    assert 1 <= cluster.cpus <= os.cpu_count()
+    assert cluster.gpus == local_gpus()
+
+
+# What a run costs
+
+
+def test_the_cost_of_aol_small_is_the_papers(make_run):
+    """
+    18.72 million parameters, 409 GFLOP a step of 250 and 200,000 steps.
+    """
+    run = make_run(
+        model=ModelConfig(kind="patchwise"),
+        data=DataConfig(name="cifar10"),
+        epochs=1000,
+        batch_size=250,
+    )
+    found = cost(run)
+
+    assert found.checkpoint_bytes == pytest.approx(8 * 18.72e6, rel=1e-3)
+    assert found.flop >= 409e9 * 200_000
+    assert found.flop <= (409 + 205) * 1.1e9 * 200_000
+
+
+def test_costs_are_by_key(make_run):
+    runs = [make_run(1), make_run(2, epochs=6)]
+
+    assert costs(runs) == {run.key: cost(run) for run in runs}
+
+
+def test_cost_grows_with_the_epochs(make_run):
+    assert cost(make_run(epochs=6)).flop == pytest.approx(2 * cost(make_run(epochs=3)).flop)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """
+    Sets how many bytes the disk has free; remembers which folder was asked about.
+    """
+    asked = []
+    usage = namedtuple("usage", "total used free")
+
+    def free(count):
+        def disk_usage(folder):
+            asked.append(folder)
+            return usage(10**12, 0, count)
+
+        monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+        return asked
+
+    return free
+
+
+def test_two_checkpoints_of_every_run_must_fit_the_disk(disk, tmp_path):
+    disk(10_000)
+
+    check_disk([Cost(1, 2_000), Cost(1, 3_000)], tmp_path)
+    with pytest.raises(ResourceError):
+        check_disk([Cost(1, 2_000), Cost(1, 3_001)], tmp_path)
+
+
+def test_a_full_disk_is_told_with_the_numbers(disk, tmp_path):
+    disk(1_500_000_000)
+
+    with pytest.raises(ResourceError) as caught:
+        check_disk([Cost(1, 10**9)], tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: the checkpoints need 2.0 GB and 1.5 GB are free; "
+        "free some space or choose another place with --storage"
+    )
+
+
+def test_the_disk_of_a_folder_to_be_is_that_of_the_folder_above(disk, tmp_path):
+    asked = disk(10)
+    check_disk([], tmp_path / "not" / "yet")
+
+    assert asked == [tmp_path]
+
+
+def test_cpu_rate_is_between_a_calculator_and_a_supercomputer():
+    assert 1e8 < cpu_rate() < 1e15
+
+
+def test_cluster_counts_its_machines():
+    assert str(LAPTOP) == "1 machine, 4 CPUs, 0 GPUs"
+    assert str(TWO_MACHINES) == "2 machines, 12 CPUs, 1 GPU"
+    assert (TWO_MACHINES.cpus, TWO_MACHINES.gpus) == (12, 1)
+
+
+def test_a_done_run_with_a_missing_epoch_is_trained_again(run):
+    known = stored(run, Status.DONE, epoch=10, recorded=9, checkpoints=(10,))
+
+    action, epoch, reason, _ = planned(run, known)
+
+    assert (action, epoch) == (Action.NEW, 0)
+    assert "1 epoch is not recorded" in reason
+
+
+def test_a_run_of_a_living_driver_is_left_to_it(run):
+    import os
+    import socket
+    from datetime import UTC, datetime
+
+    known = stored(
+        run,
+        Status.RUNNING,
+        epoch=4,
+        driver=f"{socket.gethostname()}:{os.getpid()}",
+        heartbeat_at=datetime.now(UTC).isoformat(),
+    )
+
+    action, epoch, reason, _ = planned(run, known)
+
+    assert (action, epoch) == (Action.RUNNING, 4)
+    assert reason == f"driver {socket.gethostname()}:{os.getpid()}"
+
+
+def test_a_rerun_starts_anew_whatever_the_store_holds(make_run):
+    runs = (make_run(1), make_run(2))
+    experiment = Experiment(
+        path=None,
+        name="x",
+        source="",
+        profile="demo",
+        note="",
+        checkpoint_seconds=60,
+        data_root=None,
+        runs=runs,
+        columns=(),
+        tables=(),
+    )
+    done = [stored(run, Status.DONE, epoch=run.train.epochs) for run in runs]
+
+    plan = make_plan(experiment, done, rerun=[2])
+
+    assert [(item.action, item.reason) for item in plan][1] == (Action.NEW, "asked for by --rerun")
+    assert plan[0].action is Action.DONE

@@ -1,0 +1,359 @@
+import html
+import html.parser
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orchestrator.analysis.report import make_report
+from orchestrator.analysis.verdicts import in_words
+from orchestrator.reporting.figures import draw_figures, figures_of
+from orchestrator.reporting.html import page
+from orchestrator.reporting.latex import SPECIAL, escaped, latex
+from orchestrator.reporting.markdown import markdown
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Status, Store
+from tests.support.reports import finish
+from tests.support.shell import PROJECT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PDFLATEX = shutil.which("pdflatex")
+
+
+@pytest.fixture
+def written(reported, store, tmp_path):
+    """
+    The page of one finished run and one that failed, in a file.
+    """
+    first, second = reported.runs
+    finish(store, first, 0.0)
+    store.queue([second])
+    store.finish(second.key, Status.FAILED, error="out of <memory>")
+    report = make_report(reported, store)
+    file = tmp_path / "report.html"
+    file.write_text(page(report, store, draw_figures(report, store, tmp_path)), encoding="utf-8")
+    return file
+
+
+class Outline(html.parser.HTMLParser):
+    """
+    Tags as they open and close, and every attribute that could load something.
+    """
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads, self.count = [], [], {}
+
+    def handle_starttag(self, tag, attrs):
+        self.count[tag] = self.count.get(tag, 0) + 1
+        self.loads += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def outline(text):
+    found = Outline()
+    found.feed(text)
+    return found
+
+
+def test_the_page_is_whole_and_loads_nothing(written):
+    found = outline(written.read_text(encoding="utf-8"))
+
+    assert found.open == []
+    assert found.count["table"] == 2
+    assert found.count["figure"] == 6
+    assert all(value.startswith("data:image/svg+xml;base64,") for value in found.loads)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", written.read_text(encoding="utf-8"))
+
+
+def test_the_page_says_verdicts_failures_and_where_results_come_from(written):
+    text = written.read_text(encoding="utf-8")
+
+    assert "demo: not comparable" in text
+    assert "out of &lt;memory&gt;" in text
+    assert re.search(
+        r'class="(reproduced|differs|underpowered)" title="\w+: 7[45]\.\d measured', text
+    )
+    assert "Binomial error of the test images alone: ±" in text
+    assert "abc" in text  # the commit
+
+
+def test_every_cell_has_its_verdict_in_words_without_a_pointer(written, reported, store):
+    text = written.read_text(encoding="utf-8")
+    report = make_report(reported, store)
+    folded = re.findall(
+        r"<details><summary>The verdicts in words</summary>(.*?)</details>", text, re.DOTALL
+    )
+
+    assert len(folded) == len(report.tables)
+    for filled, words in zip(report.tables, folded, strict=True):
+        assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html.unescape(words)) == [
+            (f"{cell.row}, {cell.column}", in_words(report.judged[cell]))
+            for row in filled.cells
+            for cell in row
+        ]
+
+
+def test_a_cell_has_the_marks_of_the_markdown(written, reported, store):
+    text = written.read_text(encoding="utf-8")
+    report = make_report(reported, store)
+    marks = re.findall(r"<td class=.*?>\S+ (\S*)<small>", text)
+    table = markdown(report).partition("## Verdicts")[2]
+    expected = re.findall(r"\| +([✓✗?]\S*) \S+ \[.*?\](°?) ", table)
+
+    assert [mark for mark in marks if mark] == [sign + prior for sign, prior in expected]
+    assert any(mark.endswith("°") for mark in marks)
+
+
+def test_a_cell_of_two_seeds_is_not_marked_as_of_one(reported, store):
+    for run in reported.replicates([0, 1]).runs:
+        finish(store, run, 0.0)
+
+    assert "°" not in page(make_report(reported, store), store, [])
+
+
+def test_below_each_table_stand_the_signs_that_are_in_it_with_their_colours(written):
+    text = written.read_text(encoding="utf-8")
+    legends = re.findall(r'<ul class="legend">(.*?)</ul>', text, re.DOTALL)
+
+    assert len(legends) == 2
+    for legend in legends:
+        signs = dict(re.findall(r'<span class="(\w*)">(.)</span>', legend))
+        verdicts = set(re.findall(r'<td class="(\w+)"', text))
+        assert signs.keys() == verdicts | {""}
+        assert signs["missing"] == "–"
+        assert signs[""] == "°"
+        assert all(f"</span> {verdict}: " in legend for verdict in verdicts)
+
+
+def test_the_note_stands_once_on_the_page_and_is_marked(written):
+    text = written.read_text(encoding="utf-8")
+
+    assert text.count("demo: not comparable") == 1
+    assert '<p class="note">(demo: not comparable; as a claim' in text
+
+
+def test_a_page_without_a_note_has_nothing_marked(reported, store):
+    assert 'class="note"' not in page(make_report(replace(reported, note=""), store), store, [])
+
+
+def test_without_javascript_no_button_is_there_that_does_nothing(written):
+    body, _, script = written.read_text(encoding="utf-8").partition("<script>")
+
+    assert "<button" not in body
+    assert 'id="sorting" hidden' in body
+    assert "createElement" in script
+
+
+def test_a_run_that_broke_off_without_an_error_has_no_empty_box(written, reported, store):
+    failed = written.read_text(encoding="utf-8").count("<pre>")
+    store.finish(reported.runs[1].key, Status.INTERRUPTED)
+    text = page(make_report(reported, store), store, [])
+
+    assert failed == 1
+    assert "seed 22: interrupted after epoch 0 of 3" in text
+    assert "<pre>" not in text
+
+
+def test_what_is_broken_stands_on_the_page(reported, store):
+    finish(store, reported.runs[0], 0.0)
+    report = replace(make_report(reported, store), broken=("run 0, seed 0: a <margin>",))
+
+    assert "run 0, seed 0: a &lt;margin&gt;" in page(report, store, [])
+
+
+def test_a_page_of_nothing_is_a_page(reported, store, tmp_path):
+    file = tmp_path / "empty.html"
+    file.write_text(page(make_report(reported, store), store, []), encoding="utf-8")
+
+    assert outline(file.read_text(encoding="utf-8")).count["table"] == 2
+    assert "None yet." in file.read_text(encoding="utf-8")
+
+
+def headings(text):
+    return re.findall(r'<(h1|h2|h3|th scope="col")>(.*?)</', text)
+
+
+def shown_figures(text):
+    return re.findall(r'<figure id="(.*?)"><img', text)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """
+    The demo with all its runs finished: its experiment and its store.
+    """
+    opened = Store(tmp_path_factory.mktemp("whole") / "store.db")
+    experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo")
+    for run in experiment.runs:
+        finish(opened, run, 0.0)
+    yield experiment, opened
+    opened.close()
+
+
+def test_the_committed_page_of_the_demo_is_current_in_structure(whole, tmp_path):
+    """
+    `make docs` makes it anew; other results give the same headings.
+    """
+    experiment, store = whole
+    committed = (PROJECT / "results" / "demo" / "report.html").read_text(encoding="utf-8")
+    drawn = draw_figures(make_report(experiment, store), store, tmp_path, ["svg"])
+    fresh = page(make_report(experiment, store), store, drawn)
+
+    assert headings(committed) == headings(fresh)
+    assert shown_figures(committed) == shown_figures(fresh)
+    for tag in ("table", "figure", "details", "dl", "button"):
+        assert outline(committed).count.get(tag) == outline(fresh).count.get(tag), tag
+
+
+def wording(text):
+    """
+    A text without its tables and with # for each number; the claim by itself, up to its counts.
+    """
+    lines = [line for line in text.splitlines() if not line.startswith("|")]
+    (said,) = (line for line in lines if "We reproduced" in line)
+    rest = [line for line in lines if line != said]
+    claim = said.partition(" of the published value.")[0]
+    return [re.sub(r"\d+(\.\d+)?", "#", line) for line in (*rest, claim)], said
+
+
+def test_the_committed_tables_are_worded_as_the_code_words_them(whole):
+    experiment, store = whole
+    report = replace(make_report(experiment, store), broken=())
+    committed = (PROJECT / "results" / "demo" / "tables.md").read_text(encoding="utf-8")
+    on_the_page = (PROJECT / "results" / "demo" / "report.html").read_text(encoding="utf-8")
+    words, said = wording(committed)
+
+    assert words == wording(markdown(report))[0]
+    assert said in html.unescape(on_the_page)
+
+
+def test_the_committed_figures_are_those_that_the_code_draws(whole):
+    experiment, store = whole
+    drawn = {name for name, _ in figures_of(make_report(experiment, store), store)}
+    committed = {path.name for path in (PROJECT / "results" / "demo" / "figures").iterdir()}
+
+    assert committed == {f"{name}.{form}" for name in drawn for form in ("png", "svg")}
+
+
+def browse(file, *options):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *options]
+    command += [f"--user-data-dir={file.parent / 'browser'}", file.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+SORTING = """
+<script>
+document.querySelectorAll("th button")[1].click();
+document.querySelectorAll("th button")[1].click();
+const rows = [...document.querySelector("tbody").rows].map(row => row.cells[0].innerText);
+const told = document.getElementById("sorting").checkVisibility();
+document.title = `told: ${told} ${rows.join("|")}`;
+</script></body>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+def test_in_a_browser_columns_sort_and_nothing_complains(written, tmp_path):
+    """
+    Descending by the first column the finished run comes before the one without a value.
+    """
+    file = tmp_path / "sorting.html"
+    text = written.read_text(encoding="utf-8")
+    file.write_text(text.replace("</body>", SORTING), encoding="utf-8")
+    done = browse(file, "--enable-logging=stderr", "--dump-dom")
+
+    assert "<title>told: true row 0|row 22</title>" in done.stdout
+    assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+@pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)])
+def test_in_a_browser_figures_are_as_dark_as_the_reader_wants_the_page(written, scheme, dark):
+    """
+    Most of the picture is paper, of the page and of the figures alike.
+    """
+    picture = written.parent / "page.png"
+    browse(
+        written,
+        f"--blink-settings=preferredColorScheme={scheme}",
+        f"--screenshot={picture}",
+        "--window-size=800,4000",
+    )
+    with Image.open(picture) as opened:
+        grey = np.asarray(opened.convert("L"))
+
+    assert np.median(grey) == pytest.approx(23 if dark else 255, abs=3)
+    assert ((grey > 245).mean() < 0.01) == dark
+
+
+def test_latex_has_a_table_each_and_escapes_what_it_must(reported, store):
+    finish(store, reported.runs[0], 0.0)
+    text = latex(make_report(reported, store))
+
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
+    assert text.count(r"\toprule") == 2
+    assert r"cra\_36" in text
+    assert "row 0 & 7" in text
+    assert "-- (70.0)" in text
+
+
+def test_in_latex_the_published_values_of_several_seeds_stand_below_them(reported, store):
+    """
+    Beside them they would make the table wider than a page.
+    """
+    for run in reported.replicates([0, 1]).runs[::2]:  # of run 0
+        finish(store, run, 0.0 if run.train.seed < 1000 else 0.2)
+    lines = latex(make_report(reported, store)).splitlines()
+    place = next(n for n, line in enumerate(lines) if line.startswith("row 0 & "))
+
+    assert re.fullmatch(r"row 0( & \d+\.\d \$\\pm\$ \d\.\d){5} \\\\", lines[place])
+    assert lines[place + 1] == r" & (70.0) & (60.0) & (50.0) & (40.0) & (20.0) \\"
+    assert lines[place + 2] == r"row 22 & -- & -- & -- & -- & -- \\"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4√2", r"4$\sqrt{2}$"),
+        ("100 % & more_", r"100 \% \& more\_"),
+        ("a\\b~c^d", r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d"),
+        ("–", "--"),
+        ("√n < λ", r"$\surd$n $<$ $\lambda$"),
+    ],
+)
+def test_text_is_escaped_for_latex(text, expected):
+    assert escaped(text) == expected
+
+
+@pytest.mark.skipif(not PDFLATEX, reason="there is no pdflatex")
+@pytest.mark.parametrize("shifts", [(1.0,), (3.0, -3.0, 3.0)], ids=["one seed", "several"])
+def test_the_projects_tables_compile_and_fit_a_page(store, tmp_path, shifts):
+    """
+    Every sign that may stand in a label, and the widest numbers: 100.0, or 66.7 ± 57.7.
+    """
+    experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo", ["epochs=1"])
+    for replicate, shift in enumerate(shifts):
+        for run in experiment.replicates([replicate]).runs:
+            finish(store, run, shift)
+    report = make_report(experiment, store)
+    signs = "".join(f"{sign} " for sign in [*SPECIAL, "√", "√16", "é", "°"])
+    document = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}"]
+    document += [r"\input{tables}", escaped(signs), r"\end{document}"]
+    (tmp_path / "tables.tex").write_text(latex(report), encoding="utf-8")
+    (tmp_path / "all.tex").write_text("\n".join(document), encoding="utf-8")
+    command = [PDFLATEX, "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+
+    assert [line for line in done.stdout.splitlines() if line.startswith(("!", "Overfull"))] == []
+    assert done.returncode == 0
+    assert (tmp_path / "all.pdf").stat().st_size > 10_000

@@ -1,0 +1,68 @@
+"""
+A cluster that is there already, joined by its address: several Ray nodes on this machine.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.shell import PROJECT, TINY, Shell, epochs_of, statuses_of, stop, wait_for
+
+
+class Machines:
+    def __init__(self, environment):
+        self.process = subprocess.Popen(
+            [sys.executable, PROJECT / "tests" / "machines.py"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.address = self.process.stdout.readline().strip()
+
+    def __call__(self, command):
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
+
+
+@pytest.fixture
+def shell(tmp_path, data_root):
+    return Shell(tmp_path, data_root, TINY.replace("epochs: 3", "epochs: 15"))
+
+
+@pytest.fixture
+def machines(shell):
+    """
+    A head that cannot train; all is torn down whatever happens.
+    """
+    started = Machines(shell.environment | {"RAY_USAGE_STATS_ENABLED": "0"})
+    try:
+        yield started
+    finally:
+        started.process.communicate(timeout=60)
+
+
+def test_runs_survive_the_loss_of_a_machine(tmp_path, shell, machines):
+    """
+    The machine that trains is killed, and another takes its place.
+    """
+    machines("add 1")
+    arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
+    driver = shell.start(*arguments, "--address", machines.address)
+    try:
+        seen = wait_for(driver, r"run 11 .*: epoch \d+/15", timeout=300)
+        machines("kill")
+        machines("add 1")
+        _, err = driver.communicate(timeout=180)
+    finally:
+        stop(driver)
+
+    assert "Starting Ray (1 machine, 1 CPU, 0 GPUs)" in seen
+    assert "its worker was lost, another takes over" in seen + err
+    assert driver.returncode == 0, err
+    assert statuses_of(tmp_path) == {11: "done"}
+    assert [sorted(epochs) for epochs in epochs_of(tmp_path).values()] == [list(range(1, 16))]
+    assert not list((tmp_path / "results" / "ray").glob(".seen-*"))

@@ -1,0 +1,39 @@
+import pytest
+from pyarrow.fs import FileSystem
+
+from orchestrator.scheduling.storage import absolute, below, is_uri, parent
+
+S3 = "s3://key:secret@bucket/runs?scheme=http&endpoint_override=127.0.0.1:9000/x&region=a"
+
+
+@pytest.mark.parametrize(
+    ("storage", "inside"),
+    [
+        ("/shared/aol", "/shared/aol/a/b"),
+        ("/shared/aol/", "/shared/aol/a/b"),
+        ("file:///shared/aol", "file:///shared/aol/a/b"),
+        ("hdfs://host:8020/aol/", "hdfs://host:8020/aol/a/b"),
+        ("gs://bucket", "gs://bucket/a/b"),
+        (S3, S3.replace("/runs?", "/runs/a/b?")),
+    ],
+)
+def test_what_lies_below_a_place_is_a_place_of_the_same_kind(storage, inside):
+    assert below(storage, "a/b") == inside
+    assert parent(inside) == below(storage, "a")
+
+
+def test_a_place_in_s3_opens_with_its_endpoint():
+    system, path = FileSystem.from_uri(below(S3.replace("/x&", "&"), "a/b"))
+
+    assert system.type_name == "s3"
+    assert path == "bucket/runs/a/b"
+
+
+def test_a_path_is_made_absolute_and_a_uri_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    assert absolute("ray") == str(tmp_path / "ray")
+    assert absolute("~/ray") == "/home/ada/ray"
+    assert absolute(S3) == S3
+    assert [is_uri(text) for text in ("ray", "/ray", S3)] == [False, False, True]

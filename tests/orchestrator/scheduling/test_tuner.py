@@ -1,0 +1,394 @@
+import logging
+import re
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from orchestrator import environment
+from orchestrator.errors import ResourceError
+from orchestrator.planning.resources import Cluster, Node, Request
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Status
+from tests.support.shell import TINY
+
+environment.prepare()
+environment.prepare_ray("local")
+
+from orchestrator.errors import SchedulingError  # noqa: E402
+from orchestrator.scheduling import cluster as machines  # noqa: E402
+from orchestrator.scheduling import storage as storage_module  # noqa: E402 - reads the environment
+from orchestrator.scheduling import tuner  # noqa: E402
+from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_ray():
+    """
+    Ray's own sockets, deprecations and unclosed files are not ours to mend.
+    """
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """
+    One private cluster for all tests here, with two GPUs that are there in name only.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET")  # a GPU's worker is not to interpret its kernels
+        with machines.connect("local", Cluster((Node(2.0, 2.0),))) as found:
+            yield found
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """
+    The runs of the tiny experiment, changed by the settings given.
+    """
+    (tmp_path / "experiments.yaml").write_text(TINY, encoding="utf-8")
+
+    def make(*settings):
+        return SpecFile(tmp_path / "experiments.yaml").experiment("demo", settings).runs
+
+    return make
+
+
+@pytest.fixture
+def options(tmp_path, data_root):
+    return tuner.Options(
+        storage=str(tmp_path / "ray"),
+        data_root=data_root,
+        log_folder=tmp_path / "logs",
+        checkpoint_seconds=0.01,
+    )
+
+
+class Heard:
+    def __init__(self):
+        self.events = []
+
+    def __call__(self, event):
+        if not isinstance(event, Tick):
+            self.events.append(event)
+
+    def of(self, kind, run=None):
+        chosen = [event for event in self.events if isinstance(event, kind)]
+        return [event for event in chosen if run is None or event.run.key == run.key]
+
+
+CPU = Request(1.0, 0.0)
+
+
+def test_the_cluster_is_what_was_asked_for_and_listens_on_the_loopback(cluster):
+    import psutil
+
+    assert (cluster.cpus, cluster.gpus) == (2.0, 2.0)
+    listening = {
+        connection.laddr.ip
+        for child in psutil.Process().children(recursive=True)
+        for connection in _connections(child)
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def _connections(process):
+    import psutil
+
+    try:
+        return process.net_connections(kind="tcp")
+    except psutil.Error:
+        return []
+
+
+class Broken:
+    """
+    A recorder that raises, and that Tune could not pickle.
+    """
+
+    def __call__(self, event):
+        raise RuntimeError("disk on fire")
+
+    def __reduce__(self):
+        raise TypeError("never pickle me")
+
+
+@pytest.fixture(scope="module")
+def told(cluster, tmp_path_factory, data_root):
+    """
+    What a recorder heard of one run beside a broken recorder, and what was logged. The storage is
+    a URI.
+    """
+    folder = tmp_path_factory.mktemp("told")
+    (folder / "experiments.yaml").write_text(TINY, encoding="utf-8")
+    run, _ = SpecFile(folder / "experiments.yaml").experiment("demo").runs
+    storage = (folder / "uri").as_uri()
+    heard, log = Heard(), StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger("orchestrator").addHandler(handler)
+    heard.stopped = tuner.run_jobs(
+        [tuner.Job(run, CPU)],
+        [Broken(), heard],
+        tuner.Options(storage, data_root, folder / "logs", checkpoint_seconds=0.01),
+    )
+    logging.getLogger("orchestrator").removeHandler(handler)
+    heard.storage, heard.log = storage, log.getvalue()
+    return heard
+
+
+def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(told):
+    kinds = [type(event) for event in told.events]
+    (end,) = told.of(Finished)
+
+    assert told.stopped is None
+    assert kinds[:2] == [Started, Placed]
+    assert kinds[-1] is Finished
+    assert kinds.index(EpochDone) < kinds.index(Saved)
+    assert [event.epoch for event in told.of(EpochDone)] == [1, 2, 3]
+    assert told.of(EpochDone)[0].values["accuracy"] <= 1
+    assert (end.status, len(end.margins)) == (Status.DONE, 4 * 100)
+
+
+def test_checkpoints_lie_where_the_storage_says(told):
+    last = told.of(Saved)[-1].checkpoint
+
+    assert last.epoch == 3
+    assert last.path.startswith(told.storage)
+
+
+def test_a_recorder_that_raises_stops_nothing_and_is_logged(told):
+    assert "Broken failed on EpochDone" in told.log
+
+
+def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, told, runs, options):
+    again = Heard()
+    second = next(item.checkpoint for item in told.of(Saved) if item.checkpoint.epoch == 2)
+
+    tuner.run_jobs([tuner.Job(runs()[0], CPU, (second,))], [again], options)
+
+    assert [event.epoch for event in again.of(EpochDone)] == [3]
+    assert again.of(Finished)[0].margins == told.of(Finished)[0].margins
+
+
+def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_whole_checkpoint(
+    cluster, runs, options
+):
+    """
+    Its worker dies, and the newest checkpoint of this very invocation turns out damaged.
+    """
+    heard = Heard()
+    run = runs("epochs=6")[0]
+
+    def kill_once(event):
+        saved = heard.of(Saved)
+        if isinstance(event, Saved) and len(saved) == 3:
+            newest = Path(saved[-1].checkpoint.path)
+            (newest / "state.pt").write_bytes(b"damaged")
+            kill_workers()
+
+    tuner.run_jobs([tuner.Job(run, CPU)], [heard, kill_once], options)
+
+    placed = heard.of(Placed)
+    assert len(placed) == 2
+    assert placed[1].epoch == heard.of(Saved)[1].checkpoint.epoch
+    assert heard.of(Finished)[0].status is Status.DONE
+    assert {event.epoch for event in heard.of(EpochDone)} == set(range(1, 7))
+
+
+def test_a_run_survives_the_loss_of_its_worker_and_of_the_drivers_machine_in_ray(
+    cluster, runs, options
+):
+    """
+    With the driver's node goes the actor that knows the checkpoints.
+    """
+    import ray
+
+    heard = Heard()
+    run = runs("epochs=4")[0]
+
+    def kill_once(event):
+        if isinstance(event, Saved) and len(heard.of(Saved)) == 2:
+            (board,) = [name for name in ray.util.list_named_actors() if "board" in name]
+            ray.kill(ray.get_actor(board))
+            kill_workers()
+
+    tuner.run_jobs([tuner.Job(run, CPU)], [heard, kill_once], options)
+
+    assert [event.epoch for event in heard.of(Placed)] == [0, 2]
+    assert heard.of(Finished)[0].status is Status.DONE
+
+
+def kill_workers():
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any("ImplicitFunc" in part for part in child.cmdline()):
+                child.kill()
+
+
+def test_a_storage_that_fails_for_good_is_tried_again_and_then_named(
+    cluster, runs, options, tmp_path
+):
+    """
+    The storage turns into a file in the middle of a run; the second worker finds nothing there.
+    """
+    heard = Heard()
+    run = runs("epochs=50")[1]
+
+    def break_storage(event):
+        if isinstance(event, Saved) and Path(options.storage).is_dir():
+            Path(options.storage).rename(tmp_path / "away")
+            Path(options.storage).write_text("no folder")
+
+    tuner.run_jobs([tuner.Job(run, CPU)], [heard, break_storage], replace(options, retries=1))
+
+    (end,) = heard.of(Finished)
+    assert end.status is Status.FAILED
+    assert len(heard.of(Started)) == 2
+    assert "could not be reported" in (tmp_path / "logs" / f"{run.key}.log").read_text()
+
+
+def test_a_diverged_and_a_broken_run_are_told_once_and_others_go_on(
+    cluster, runs, options, tmp_path
+):
+    diverging = runs("optimizer.learning_rate=1e30")[0]
+    broken = replace_data(runs()[1])
+    fine = runs()[0]
+    heard = Heard()
+
+    jobs = [tuner.Job(run, CPU) for run in (diverging, broken, fine)]
+    tuner.run_jobs(jobs, [heard], options)
+
+    ends = {event.run.key: event for event in heard.of(Finished)}
+    assert ends[diverging.key].status is Status.DIVERGED
+    assert "diverged after 0 epochs" in ends[diverging.key].error
+    assert ends[broken.key].status is Status.FAILED
+    assert "no source has cifar100" in ends[broken.key].error
+    assert ends[fine.key].status is Status.DONE
+    assert len(heard.of(Started, broken)) == 1
+    assert "no source has cifar100" in (tmp_path / "logs" / f"{broken.key}.log").read_text()
+
+
+def replace_data(run):
+    data = replace(run.train.data, name="cifar100")
+    return run.model_copy(update={"train": replace(run.train, data=data)})
+
+
+def test_fail_fast_stops_the_others_as_interrupted(cluster, runs, options):
+    diverging = runs("optimizer.learning_rate=1e30")[0]
+    waiting = [run for run in runs("epochs=200") if run.id == 11]
+    heard = Heard()
+
+    jobs = [tuner.Job(run, Request(2.0, 0.0)) for run in (diverging, *waiting)]
+    tuner.run_jobs(jobs, [heard], replace(options, fail_fast=True))
+
+    ends = {event.run.key: event.status for event in heard.of(Finished)}
+    assert ends == {diverging.key: Status.DIVERGED, waiting[0].key: Status.INTERRUPTED}
+
+
+def test_fractions_of_a_gpu_share_one(cluster, runs, options):
+    """
+    The GPUs exist in name only, so training on them fails; that both got one is what counts.
+    """
+    heard = Heard()
+    jobs = [tuner.Job(run, Request(0.5, 0.5)) for run in runs()]
+
+    tuner.run_jobs(jobs, [heard], replace(options, retries=0))
+
+    assert len(heard.of(Started)) == 2
+    assert {event.status for event in heard.of(Finished)} == {Status.FAILED}
+    assert all("cuda" in event.error.lower() for event in heard.of(Finished))
+
+
+def test_discarding_what_is_gone_already_is_fine(tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    storage_module.discard(str(folder))
+    storage_module.discard(str(folder))
+
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("storage", ["nonsense://x", "/dev/null/ray", "s3:///"])
+def test_a_storage_nothing_can_be_written_to_is_found_at_once(storage):
+    with pytest.raises(ResourceError, match=f"--storage {storage}: nothing can be written there"):
+        storage_module.check_storage(storage)
+
+
+def test_the_check_of_a_storage_leaves_nothing_in_it(tmp_path):
+    storage_module.check_storage(str(tmp_path / "ray"))
+
+    assert list((tmp_path / "ray").iterdir()) == []
+
+
+def test_a_storage_that_cannot_be_is_one_line(cluster, runs, options):
+    job = tuner.Job(runs()[0], CPU)
+
+    with pytest.raises(SchedulingError, match="--storage nonsense://x: cannot be used"):
+        tuner.run_jobs([job], [Heard()], replace(options, storage="nonsense://x"))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1"),
+        ("host:port", "no Ray cluster at host:port"),
+        ("ray://127.0.0.1:10001", "Ray Tune does not work through ray://"),
+    ],
+)
+def test_an_address_that_cannot_work_is_refused_at_once(address, message):
+    with (
+        pytest.raises(ResourceError, match=re.escape(message)),
+        machines.connect(address, Cluster(())),
+    ):
+        pass
+
+
+def test_folders_of_killed_drivers_are_removed_and_those_in_use_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(machines, "LONGEST_TEMPORARY", 1000)
+    with machines._temporary_folder() as mine:
+        abandoned = tmp_path / "aol-ray-abandoned"
+        abandoned.mkdir()
+        (abandoned / machines.LOCK).touch()
+        with machines._temporary_folder() as other:
+            assert mine.is_dir()
+            assert other.is_dir()
+            assert not abandoned.exists()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_temporary_folder_is_not_used_for_sockets(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 10)))
+
+    with machines._temporary_folder() as folder:
+        assert len(str(folder)) < 30
+
+
+def test_a_machine_says_what_keeps_it_from_training(tmp_path):
+    """
+    It sees another folder where the driver has its storage, and it has no images.
+    """
+    problems = machines.problems_here(
+        ["cifar100"], tmp_path / "no-images", str(tmp_path), str(tmp_path / ".seen-1")
+    )
+
+    assert len(problems) == 2
+    assert "does not see the driver's storage" in problems[0]
+    assert "no source has cifar100" in problems[1]
+
+
+def test_a_machine_with_images_and_storage_has_no_problem(tmp_path, data_root):
+    (tmp_path / ".seen-1").touch()
+
+    assert machines.problems_here(["digits"], data_root, str(tmp_path), f"{tmp_path}/.seen-1") == []

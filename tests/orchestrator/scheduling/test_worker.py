@@ -1,0 +1,441 @@
+import base64
+import ctypes
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aol.config import LossConfig, ModelConfig, OptimizerConfig
+from aol.training.trainer import Trainer
+from orchestrator.scheduling.worker import STATE_FILE, ReportError, output_to, train_run
+
+MEASURED = {"train_loss", "train_accuracy", "test_loss", "accuracy", "cra_36", "cra_1"}
+
+
+@contextmanager
+def workers_streams():
+    """
+    Standard streams as a worker has them: on the descriptors 1 and 2, which pytest's are not.
+    """
+    with (
+        open(1, "w", closefd=False) as out,
+        open(2, "w", closefd=False) as err,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        yield
+
+
+class Reports:
+    """
+    Keeps what a worker reports, and a copy of every state's bytes, as a driver would.
+    """
+
+    def __init__(self, folder):
+        self.results, self.states, self.folder = [], {}, folder
+
+    def __call__(self, result, state=None):
+        self.results.append(result)
+        if state is not None:
+            kept = self.folder / f"epoch-{result['epoch']}"
+            kept.mkdir(parents=True)
+            (kept / STATE_FILE).write_bytes((state / STATE_FILE).read_bytes())
+            self.states[result["epoch"]] = kept
+
+    @property
+    def kinds(self):
+        return [(result["kind"], result.get("epoch")) for result in self.results]
+
+    @property
+    def measured(self):
+        """
+        What the epochs measured, without how long they took.
+        """
+        return {
+            result["epoch"]: {name: result["values"][name] for name in MEASURED}
+            for result in self.results
+            if result["kind"] == "epoch"
+        }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """
+    A worker sets its number of threads, and sums differ in their last bits with it.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def work(make_run, data_root, tmp_path):
+    """
+    Trains a run as a worker does and returns its reports and its log.
+    """
+
+    def train(*, states=(), stop_at=None, checkpoint_seconds=1000.0, report=None, **settings):
+        run = make_run(7, **settings)
+        reports = report or Reports(tmp_path / f"states-{len(list(tmp_path.iterdir()))}")
+        job = {
+            "key": run.key,
+            "id": run.id,
+            "train": asdict(run.train),
+            "cpus": 1.0,
+            "gpus": 0.0,
+            "data_root": str(data_root),
+            "log": str(tmp_path / "logs" / f"{run.key}.log"),
+            "checkpoint_seconds": checkpoint_seconds,
+        }
+
+        asked = itertools.count()  # once before the first epoch and once after each
+
+        def stopping():
+            return stop_at is not None and next(asked) >= stop_at
+
+        with workers_streams():
+            opening = [opened(one) for one in states]
+            train_run(job, report=reports, stopping=stopping, states=opening)
+        return reports, Path(job["log"]).read_text()
+
+    return train
+
+
+def opened(folder):
+    """
+    A state as Ray hands it over: something that opens a folder.
+    """
+
+    @contextmanager
+    def open_state():
+        yield str(folder)
+
+    return open_state
+
+
+@pytest.fixture(scope="module")
+def straight(make_run, data_root):
+    """
+    What a trainer that nobody watches measures in three epochs, and its margins.
+    """
+    trainer = Trainer(make_run(7).train, data_root=data_root, device=torch.device("cpu"))
+    measured = {
+        one.epoch: {name: one.values()[name] for name in MEASURED} for one in trainer.epochs()
+    }
+    return measured, trainer.margins().numpy()
+
+
+def test_a_run_reports_its_place_every_epoch_and_its_margins(work, straight):
+    reports, log = work()
+    measured, margins = straight
+    done = base64.b64decode(reports.results[-1]["margins"])
+
+    assert reports.kinds == [
+        ("placed", 0),
+        ("epoch", 1),
+        ("epoch", 2),
+        ("epoch", 3),
+        ("done", None),
+    ]
+    assert reports.measured == measured
+    assert np.array_equal(np.frombuffer(done, "<f4"), margins)
+    assert reports.results[-1]["certificate"]["arithmetic"] == "float64"
+    assert reports.results[-1]["certificate"]["violations"] == []
+    assert reports.results[0]["device"] == "CPU, 1 thread"
+    assert reports.results[0]["host"]
+    assert log.splitlines()[0].split(" ", 2)[2].startswith("run 7-s7-")
+    assert log.count("EpochMetrics(") == 3
+
+
+def test_the_last_epoch_is_saved_though_the_clock_asks_for_nothing(work):
+    reports, _ = work()
+
+    assert list(reports.states) == [3]
+
+
+def test_the_clock_asks_for_a_state(work):
+    reports, _ = work(checkpoint_seconds=0.0)
+
+    assert list(reports.states) == [1, 2, 3]
+
+
+def test_a_state_is_saved_as_often_as_the_clock_asks(work, tmp_path, monkeypatch):
+    """
+    Twelve seconds an epoch and a state every thirty: after epochs 3 and 6, and at the end.
+    """
+    now = [0.0]
+
+    class SlowReports(Reports):
+        def __call__(self, result, state=None):
+            if result["kind"] == "epoch":
+                now[0] += 12
+            super().__call__(result, state)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    reports, _ = work(report=SlowReports(tmp_path / "states"), checkpoint_seconds=30, epochs=7)
+
+    assert list(reports.states) == [4, 7]
+
+
+def test_told_to_stop_a_run_saves_after_its_epoch_and_ends_without_being_done(work):
+    reports, _ = work(stop_at=2)
+
+    assert reports.kinds == [("placed", 0), ("epoch", 1), ("epoch", 2)]
+    assert list(reports.states) == [2]
+
+
+def test_told_to_stop_in_its_last_epoch_a_run_is_done(work):
+    reports, _ = work(stop_at=3)
+
+    assert reports.kinds[-1] == ("done", None)
+
+
+def test_told_to_stop_before_it_began_a_run_reports_nothing(work):
+    reports, _ = work(stop_at=0)
+
+    assert reports.results == []
+
+
+def test_a_continued_run_measures_what_an_uninterrupted_one_does(work, straight):
+    first, _ = work(stop_at=1)
+    second, log = work(states=[first.states[1]])
+
+    assert second.kinds == [("placed", 1), ("epoch", 2), ("epoch", 3), ("done", None)]
+    assert first.measured | second.measured == straight[0]
+    assert second.results[-1] == work()[0].results[-1]
+    assert "continues after epoch 1" in log
+
+
+def test_a_run_continues_from_the_newest_state(work):
+    first, _ = work(stop_at=2, checkpoint_seconds=0.0)
+    second, _ = work(states=[first.states[2], first.states[1]])
+
+    assert second.kinds[0] == ("placed", 2)
+
+
+def damaged(folder):
+    file = folder / STATE_FILE
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def emptied(folder):
+    (folder / STATE_FILE).write_bytes(b"")
+
+
+def removed(folder):
+    (folder / STATE_FILE).unlink()
+
+
+def replaced_by_text(folder):
+    (folder / STATE_FILE).write_text("no state")
+
+
+@pytest.mark.parametrize("harm", [damaged, emptied, removed, replaced_by_text])
+def test_a_damaged_state_gives_way_to_the_older_one(work, straight, harm):
+    first, _ = work(stop_at=2, checkpoint_seconds=0.0)
+    harm(first.states[2])
+    second, log = work(states=[first.states[2], first.states[1]])
+
+    assert second.kinds[0] == ("placed", 1)
+    assert {epoch: second.measured[epoch] for epoch in (2, 3)} == {
+        epoch: straight[0][epoch] for epoch in (2, 3)
+    }
+    assert "cannot continue from a checkpoint" in log
+
+
+def test_a_state_that_is_lost_in_the_storage_gives_way_to_the_older_one(work):
+    first, _ = work(stop_at=1)
+    lost = first.folder / "lost"
+    second, _ = work(states=[lost, first.states[1]])
+
+    assert second.kinds[0] == ("placed", 1)
+
+
+def test_a_run_of_which_no_state_can_be_read_fails_instead_of_starting_anew(work):
+    """
+    The storage may be away for the moment only, and training anew would replace what it holds.
+    """
+    first, _ = work(stop_at=1)
+    emptied(first.states[1])
+    second, log = work(states=[first.states[1], first.folder / "lost"])
+
+    assert second.kinds == [("failed", None)]
+    error = second.results[0]["error"]
+    assert error.startswith("none of its checkpoints can be read:\n")
+    assert "FileNotFoundError" in error
+    assert error.endswith("train from the start with --rerun 7")
+    assert error in log
+
+
+def test_a_state_of_other_settings_is_not_continued(work):
+    first, _ = work(stop_at=1, loss=LossConfig(offset=1.0, temperature=1.0))
+    second, _ = work(states=[first.states[1]])
+
+    assert second.kinds == [("failed", None)]
+    assert "the state is of settings" in second.results[0]["error"]
+
+
+def test_a_state_that_fits_only_in_part_leaves_nothing_of_itself(work, straight):
+    """
+    Weights load, then the optimizer's state turns out damaged: the run must not continue the
+    older state with the newer one's weights.
+    """
+    first, _ = work(checkpoint_seconds=0.0)
+    file = first.states[2] / STATE_FILE
+    state = torch.load(file, weights_only=True)
+    state["optimizer"] = {"state": {}, "param_groups": []}
+    torch.save(state, file)
+    second, _ = work(states=[first.states[2], first.states[1]])
+
+    assert second.kinds[0] == ("placed", 1)
+    assert second.measured == {epoch: straight[0][epoch] for epoch in (2, 3)}
+
+
+def test_a_run_that_was_trained_but_not_done_only_ends(work):
+    first, _ = work()
+    second, _ = work(states=[first.states[3]])
+
+    assert second.kinds == [("placed", 3), ("done", None)]
+    assert second.results[-1] == first.results[-1]
+
+
+def test_divergence_is_reported_not_raised(work):
+    reports, log = work(optimizer=OptimizerConfig(learning_rate=1e30))
+
+    assert reports.kinds[-1] == ("diverged", None)
+    assert "run 7 diverged after 0 epochs: no finite loss" in reports.results[-1]["error"]
+    assert "run 7 diverged" in log
+
+
+def test_a_failure_is_reported_with_its_traceback_not_raised(work):
+    reports, log = work(model=ModelConfig(kind="fc", width=1 / 4096))
+
+    assert reports.kinds == [("failed", None)]
+    assert reports.results[0]["error"].startswith("Traceback")
+    assert "Traceback" in log
+
+
+def test_a_storage_that_takes_no_state_is_no_failure_of_the_run(work, tmp_path):
+    """
+    Ray tries it again, as after the loss of a worker; the log says why.
+    """
+
+    class FullStorage(Reports):
+        def __call__(self, result, state=None):
+            if state is not None:
+                raise ReportError("no space left")
+            super().__call__(result)
+
+    reports = FullStorage(tmp_path)
+    with pytest.raises(ReportError):
+        work(report=reports)
+
+    assert ("failed", None) not in reports.kinds
+    (log,) = (tmp_path / "logs").iterdir()
+    assert "no space left" in log.read_text()
+
+
+def test_no_state_stays_behind_on_the_worker(work, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    work(checkpoint_seconds=0.0)
+
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+# The log
+
+
+def test_output_of_python_c_and_subprocesses_goes_to_the_file(tmp_path):
+    libc = ctypes.CDLL(None)
+    path = tmp_path / "logs" / "x.log"
+    with workers_streams(), output_to(path):
+        print("from print", flush=True)
+        print("from stderr", file=sys.stderr, flush=True)
+        os.write(1, b"from a descriptor\n")
+        libc.puts(b"from C")
+        libc.fflush(None)
+        subprocess.run(["echo", "from a subprocess"], check=True)
+
+    assert path.read_text().splitlines() == [
+        "from print",
+        "from stderr",
+        "from a descriptor",
+        "from C",
+        "from a subprocess",
+    ]
+
+
+def open_descriptors():
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+def test_afterwards_the_streams_are_as_before(tmp_path, capfd):
+    os.write(1, b"before\n")
+    before = open_descriptors()
+    with workers_streams(), output_to(tmp_path / "x.log"):
+        os.write(1, b"inside\n")
+    os.write(1, b"after\n")
+    os.write(2, b"after too\n")
+    left = open_descriptors()
+
+    assert capfd.readouterr() == ("before\nafter\n", "after too\n")
+    assert left == before
+
+
+def test_the_streams_come_back_after_an_error_too(tmp_path, capfd):
+    with pytest.raises(ZeroDivisionError), workers_streams(), output_to(tmp_path / "x.log"):
+        raise ZeroDivisionError
+    os.write(1, b"after\n")
+
+    assert capfd.readouterr().out == "after\n"
+
+
+def test_what_was_printed_before_and_not_yet_written_stays_outside(tmp_path):
+    """
+    And what is printed inside is written there, though nobody flushes: in a real process, whose
+    output is buffered.
+    """
+    script = """
+import sys
+from pathlib import Path
+from orchestrator.scheduling.worker import ReportError, output_to
+print("before")
+with output_to(Path(sys.argv[1])):
+    print("inside")
+print("after")
+"""
+    log = tmp_path / "x.log"
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", script, str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+
+    assert done.stdout == "before\nafter\n"
+    assert log.read_text() == "inside\n"
+
+
+def test_a_log_is_continued_not_overwritten(tmp_path):
+    for text in ("one", "two"):
+        with workers_streams(), output_to(tmp_path / "x.log"):
+            print(text)
+
+    assert (tmp_path / "x.log").read_text() == "one\ntwo\n"
+
+
+def test_where_no_log_can_be_written_the_output_stays_where_it_was(tmp_path, capfd):
+    (tmp_path / "file").touch()
+    with workers_streams(), output_to(tmp_path / "file" / "x.log"):
+        os.write(1, b"inside\n")
+
+    assert capfd.readouterr().out == "inside\n"

@@ -1,0 +1,829 @@
+import hashlib
+import json
+import os
+import sqlite3
+import struct
+import subprocess
+import tempfile
+import warnings
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aol.catalog import DATASETS
+from aol.provenance import Checkout
+from orchestrator.analysis.report import make_report
+from orchestrator.errors import BundleError, OutputError
+from orchestrator.provenance import program_version
+from orchestrator.reporting.html import page
+from orchestrator.reporting.render import render
+from orchestrator.sharing import archive
+from orchestrator.sharing.bundle import bundle
+from orchestrator.sharing.verify import verify
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Status, Store, copy_run
+from tests.support.reports import finish
+from tests.support.shell import TINY, Shell
+from tests.support.stores import ORIGIN, POSTGRESQL, empty_schema
+
+AT = "2026-01-01T00:00:00+00:00"
+DIGITS = replace(ORIGIN, data_fingerprint=DATASETS["digits"].fingerprint)
+
+
+def fill(store, experiment):
+    """
+    Run 0 done with two seeds, run 11 in training, and a run of another profile.
+    """
+    first, second = experiment.runs
+    finish(store, first, 0.0, DIGITS)
+    finish(store, experiment.replicates([1]).runs[0], 0.1, DIGITS)
+    store.queue([second])
+    store.start(second, DIGITS)
+    store.record(second.key, 1, {"accuracy": 0.5})
+    other = SpecFile(experiment.path).experiment("paper").runs[0]
+    finish(store, other, 0.2, DIGITS)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """
+    A folder with a YAML file, a lock beside it and results, all that the demo has.
+    """
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "experiments.yaml").write_text(TINY, encoding="utf-8")
+    (folder / "requirements.lock").write_text("torch==2.13\n", encoding="utf-8")
+    store = Store(folder / "results" / "store.db")
+    fill(store, SpecFile(folder / "experiments.yaml").experiment("demo"))
+    store.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def experiment(home):
+    return SpecFile(home / "experiments.yaml").experiment("demo")
+
+
+@pytest.fixture
+def store(home):
+    opened = Store(home / "results" / "store.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def made(home, experiment):
+    """
+    A bundle of the demo.
+    """
+    opened = Store(home / "results" / "store.db")
+    bundle(experiment, opened, home / "demo.zip", at=AT)
+    opened.close()
+    return home / "demo.zip"
+
+
+def contents(file):
+    with zipfile.ZipFile(file) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def write(file, files):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in files.items():
+            opened.writestr(name, content)
+    return file
+
+
+def doctored(made, target, **changes):
+    """
+    The bundle with other contents of some files (None: without it), whose hashes are right.
+    """
+    files = contents(made)
+    manifest = json.loads(files["manifest.json"])
+    for name, content in changes.items():
+        if content is None:
+            del files[name], manifest["files"][name]
+        else:
+            files[name] = content
+            digest = hashlib.sha256(content).hexdigest()
+            manifest["files"][name] = {"sha256": digest, "size": len(content)}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    return write(target, files)
+
+
+def edited(made, folder, sql, *values):
+    """
+    The bundle's store after somebody's SQL.
+    """
+    path = folder / "edited.db"
+    path.write_bytes(contents(made)["store.db"])
+    with sqlite3.connect(path) as connection:
+        assert connection.execute(sql, values).rowcount
+    connection.close()
+    return path.read_bytes()
+
+
+# What is in a bundle
+
+
+def test_a_bundle_has_everything_and_its_manifest_says_what(made, experiment):
+    files = contents(made)
+    manifest = json.loads(files.pop("manifest.json"))
+    seeds = [run.key for run in (experiment.runs[0], experiment.replicates([1]).runs[0])]
+    report = {name for name in files if name.startswith("report/figures/")}
+
+    assert set(files) - report == {
+        "experiments.yaml",
+        "requirements.lock",
+        "environment.json",
+        "store.db",
+        "report/tables.md",
+        "report/tables.json",
+        "report/report.html",
+        *(f"margins/{key}.f32" for key in seeds),
+    }
+    assert {Path(name).suffix for name in report} == {".png", ".svg"}
+    assert manifest["files"] == {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        for name, content in files.items()
+    }
+    assert (manifest["format"], manifest["version"]) == ("aol-bundle", 1)
+    assert (manifest["experiment"], manifest["profile"]) == ("tiny", "demo")
+    assert (manifest["settings"], manifest["created_at"]) == ([], AT)
+    assert files["requirements.lock"] == b"torch==2.13\n"
+    assert files["experiments.yaml"] == TINY.encode()
+
+
+def test_the_store_in_it_has_the_profiles_runs_alone_and_the_report_is_theirs(
+    made, experiment, store, tmp_path
+):
+    files = contents(made)
+    (tmp_path / "store.db").write_bytes(files["store.db"])
+    copied = Store(tmp_path / "store.db")
+    found = copied.runs()
+    _, cells = copied.query("SELECT count(*) FROM v_cells")
+    report = make_report(experiment, copied)
+
+    assert found == [run for run in store.runs() if run.profile == "demo"]
+    assert [run.status for run in found] == [Status.DONE, Status.DONE, Status.RUNNING]
+    assert cells == [(4,)]
+    assert files["report/tables.md"].decode() == render(report, "md")
+    assert files["report/tables.json"].decode() == render(report, "json")
+    headings = page(report, copied, []).partition("<body>")[0]
+    assert files["report/report.html"].decode().startswith(headings)
+    copied.close()
+
+
+def test_the_environment_says_what_is_installed(made):
+    found = json.loads(contents(made)["environment.json"])
+
+    assert {"numpy", "SQLAlchemy", "pytest"} <= set(found["packages"])
+    assert found["python"].startswith("3.")
+    assert {"platform", "commit", "diff"} <= set(found)
+
+
+def dumped(file, folder):
+    """
+    A bundle's files, the store as SQL: the order of its indexes is chance. Left out is what
+    describes the moment: somebody may install a package, or save a file, between two bundles.
+    """
+    files = contents(file)
+    del files["manifest.json"], files["environment.json"]
+    (folder / "dumped.db").write_bytes(files["store.db"])
+    connection = sqlite3.connect(folder / "dumped.db")
+    dump = sorted(connection.iterdump())
+    connection.close()
+    return files | {"store.db": dump}
+
+
+def test_the_same_results_are_the_same_files_in_the_same_order(made, experiment, store, tmp_path):
+    bundle(experiment, store, tmp_path / "again.zip", at=AT)
+    with zipfile.ZipFile(made) as first, zipfile.ZipFile(tmp_path / "again.zip") as second:
+        times = {info.date_time for info in first.infolist()}
+        names = first.namelist()
+        again = second.namelist()
+
+    assert dumped(made, tmp_path) == dumped(tmp_path / "again.zip", tmp_path)
+    assert times == {(1980, 1, 1, 0, 0, 0)}
+    assert names == again == ["manifest.json", *sorted(names[1:])]
+
+
+def test_overrides_come_with_the_bundle(home, tmp_path):
+    changed = SpecFile(home / "experiments.yaml").experiment("demo", ["batch_size=25"])
+    opened = Store(tmp_path / "store.db")
+    finish(opened, changed.runs[0], 0.0, DIGITS)
+    bundle(changed, opened, tmp_path / "custom.zip", at=AT)
+    opened.close()
+    found = verify(tmp_path / "custom.zip")
+
+    assert (found.manifest.profile, found.manifest.settings) == ("demo", ("batch_size=25",))
+    assert found.discrepancies == ()
+    assert found.tables[0].confirmed == 2
+
+
+@pytest.mark.skipif(not POSTGRESQL, reason="AOL_TEST_POSTGRESQL is not set")
+def test_a_store_on_a_server_makes_the_same_bundle(made, experiment, store, tmp_path):
+    with empty_schema() as url:
+        server = Store(url)
+        for run in store.runs():
+            copy_run(store, server, run.key)
+        bundle(experiment, server, tmp_path / "server.zip", at=AT)
+        server.close()
+
+    assert dumped(tmp_path / "server.zip", tmp_path) == dumped(made, tmp_path)
+
+
+# What keeps a bundle from being made
+
+
+def test_what_is_there_is_replaced_only_by_force(experiment, store, tmp_path):
+    file = tmp_path / "demo.zip"
+    file.write_text("mine")
+    with pytest.raises(BundleError, match=r"demo\.zip: is there already; --force replaces it"):
+        bundle(experiment, store, file, at=AT)
+    before = file.read_text()
+    bundle(experiment, store, file, at=AT, force=True)
+
+    assert before == "mine"
+    assert zipfile.is_zipfile(file)
+
+
+def test_a_profile_without_runs_is_no_bundle(home, tmp_path):
+    empty = Store(tmp_path / "store.db")
+    file = SpecFile(home / "experiments.yaml")
+    with pytest.raises(BundleError, match="the store has no run of the profile `demo`"):
+        bundle(file.experiment("demo"), empty, tmp_path / "demo.zip", at=AT)
+    empty.close()
+
+    assert not list(tmp_path.glob("*.zip")) + list(tmp_path.glob(".demo*"))
+
+
+def test_a_folder_that_is_not_there_is_one_line(experiment, store, tmp_path):
+    with pytest.raises(OutputError) as caught:
+        bundle(experiment, store, tmp_path / "none" / "demo.zip", at=AT)
+
+    assert str(caught.value) == (
+        f"{tmp_path / 'none' / 'demo.zip'}: cannot be written: No such file or directory; "
+        "choose a place with room where you may write"
+    )
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """
+    Mounts a tiny file system.
+    """
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("needs the right to mount a small file system")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
+
+
+def test_a_folder_that_may_only_be_read_is_one_line(experiment, store, mounted):
+    folder = mounted("ro")
+    with pytest.raises(OutputError, match=r"demo\.zip: cannot be written: Read-only file system"):
+        bundle(experiment, store, folder / "demo.zip", at=AT)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.75, 0.9])
+def test_a_full_disk_is_one_line_and_leaves_nothing(made, experiment, store, mounted, share):
+    """
+    It fills up in the store, in the figures, in the page or in the zip.
+    """
+    needed = sum(map(len, contents(made).values())) + made.stat().st_size
+    folder = mounted(f"size={int(share * needed)}")
+    with pytest.raises(Exception, match=r"No space left on device|disk is full") as caught:
+        bundle(experiment, store, folder / "demo.zip", at=AT)
+
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+    assert list(folder.iterdir()) == []
+
+
+# What a check finds
+
+
+def test_a_good_bundle_agrees_in_everything(made):
+    found = verify(made)
+    (table,) = found.tables
+
+    assert (found.discrepancies, found.notes) == ((), ())
+    assert found.note == "demo: not comparable"
+    assert (table.title, table.cells, table.measured, table.confirmed) == (
+        "The only table",
+        4,
+        2,
+        2,
+    )
+    assert sum(table.verdicts.values()) == 4
+
+
+def found_in(file):
+    return list(verify(file).discrepancies)
+
+
+def test_a_flipped_byte_in_the_store_is_found(made, tmp_path):
+    files = contents(made)
+    content = bytearray(files["store.db"])
+    content[-10] ^= 1
+    found = found_in(write(tmp_path / "x.zip", files | {"store.db": bytes(content)}))
+
+    assert found[0].startswith("store.db: its SHA-256 is ")
+
+
+def test_a_byte_flipped_in_the_zip_itself_is_found(made, tmp_path):
+    with zipfile.ZipFile(made) as opened:
+        info = opened.getinfo("store.db")
+    content = bytearray(made.read_bytes())
+    content[info.header_offset + len("store.db") + 30 + info.compress_size // 2] ^= 255
+    (tmp_path / "x.zip").write_bytes(content)
+    found = found_in(tmp_path / "x.zip")
+
+    assert found[0].startswith("store.db: cannot be unpacked: ")
+    assert found[1].startswith("there is no store at store.db")
+
+
+def test_a_margin_that_was_changed_beside_the_store_is_found(made, tmp_path, experiment):
+    key = experiment.runs[0].key
+    values = np.frombuffer(contents(made)[f"margins/{key}.f32"], "<f4").copy()
+    values[-20:] = -1
+    found = found_in(doctored(made, tmp_path / "x.zip", **{f"margins/{key}.f32": values.tobytes()}))
+
+    assert f"margins/{key}.f32: is not what the store has" in found
+    assert any(
+        line.startswith("only/AOL-Small/CRA 36/255: the margins give 6") for line in found
+    ), found
+
+
+def test_margins_changed_in_both_places_do_not_give_the_numbers(made, tmp_path, experiment):
+    """
+    All hashes are right: only deriving the cells finds it.
+    """
+    key = experiment.runs[0].key
+    values = np.frombuffer(contents(made)[f"margins/{key}.f32"], "<f4").copy()
+    values[values < 0] = 3
+    database = edited(
+        made, tmp_path, 'UPDATE margins SET "values" = ? WHERE key = ?', values.tobytes(), key
+    )
+    changes = {f"margins/{key}.f32": values.tobytes(), "store.db": database}
+    found = found_in(doctored(made, tmp_path / "x.zip", **changes))
+
+    assert "run 0, seed 0: accuracy 0.7500 is not what the margins give" in found
+    for where in ("the store", "report/tables.json"):
+        expected = f"only/AOL-Small/Std Acc: the margins give 88.5000, {where} has 76.0000"
+        assert expected in found, found
+
+
+def test_a_metric_raised_in_the_store_is_found(made, tmp_path, experiment):
+    sql = "UPDATE metrics SET value = 0.9 WHERE key = ? AND epoch = 3 AND name = 'accuracy'"
+    database = edited(made, tmp_path, sql, experiment.runs[0].key)
+    found = found_in(doctored(made, tmp_path / "x.zip", **{"store.db": database}))
+
+    assert "run 0, seed 0: accuracy 0.9000 is not what the margins give" in found
+    assert any("Std Acc: the margins give 76.0000, the store has 83.5000" in line for line in found)
+    assert any("only/AOL-Small/Std Acc: measured is " in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("published", 76.1, "published is 76.1, the results give 70.3"),
+        ("measured", 76.1, "measured is 76.1, the results give 76.0"),
+        ("verdict", "reproduced", "verdict is 'reproduced', the results give 'differs'"),
+        ("seeds", 9, "seeds is 9, the results give 2"),
+        ("interval_low", "wide", "interval_low is 'wide', the results give "),
+        ("p_differs", None, "p_differs is None, the results give "),
+    ],
+)
+def test_a_number_edited_in_the_report_is_found(made, tmp_path, field, value, expected):
+    report = json.loads(contents(made)["report/tables.json"])
+    report["cells"][0][field] = value
+    changes = {"report/tables.json": json.dumps(report).encode()}
+    found = found_in(doctored(made, tmp_path / "x.zip", **changes))
+
+    cell = "report/tables.json: only/AOL-Small/Std Acc: "
+    assert any(line.startswith(f"{cell}{expected}") for line in found), found
+
+
+def test_a_published_number_edited_in_the_yaml_file_is_found(made, tmp_path):
+    yaml = TINY.replace("[70.3, 62.9]", "[76.0, 62.9]").encode()
+    found = found_in(doctored(made, tmp_path / "x.zip", **{"experiments.yaml": yaml}))
+
+    assert any("published is 70.3, the results give 76.0" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"{", "report/tables.json: is no JSON: "),
+        (b"[]", "report/tables.json: is not of the schema "),
+        (b'{"schema": 1, "cells": 3}', "report/tables.json: its cells are not those"),
+        (b'{"schema": 1, "cells": [1, 2, 3, 4]}', "report/tables.json: its cells are not those"),
+    ],
+)
+def test_a_report_that_is_none_is_found(made, tmp_path, content, expected):
+    found = found_in(doctored(made, tmp_path / "x.zip", **{"report/tables.json": content}))
+
+    assert any(line.startswith(expected) for line in found), found
+
+
+def claiming(file, target, **claims):
+    """
+    The bundle with other claims in its manifest.
+    """
+    files = contents(file)
+    manifest = json.loads(files["manifest.json"]) | claims
+    return write(target, files | {"manifest.json": json.dumps(manifest).encode()})
+
+
+def reworded(made, target, old, new):
+    """
+    The bundle with other words in its tables.md.
+    """
+    text = contents(made)["report/tables.md"].decode()
+    assert old in text
+    return doctored(made, target, **{"report/tables.md": text.replace(old, new).encode()})
+
+
+@pytest.mark.parametrize(
+    ("claims", "ours"),
+    [
+        ({"commit": "c0ffee", "program": program_version()}, True),
+        ({"commit": "c0ffee", "program": "0.0.1"}, False),
+        ({"commit": "another"}, False),
+        ({"commit": None}, False),
+    ],
+)
+def test_words_must_be_the_same_if_this_very_program_wrote_them(
+    made, tmp_path, monkeypatch, claims, ours
+):
+    monkeypatch.setattr("orchestrator.sharing.verify.checkout", lambda: Checkout("c0ffee"))
+    file = reworded(made, tmp_path / "x.zip", "Percent of the", "Share of all")
+    found = verify(claiming(file, tmp_path / "y.zip", **claims))
+    problem = ("report/tables.md: is not what the results give",)
+    note = ("report/tables.md: is worded by another version of the program",)
+
+    assert (found.discrepancies, found.notes) == ((problem, ()) if ours else ((), note))
+
+
+def test_two_programs_outside_git_are_not_known_to_be_the_same(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.sharing.verify.checkout", Checkout)
+    file = reworded(made, tmp_path / "x.zip", "Percent of the", "Share of all")
+    found = verify(claiming(file, tmp_path / "y.zip", commit=None))
+
+    assert (found.discrepancies, len(found.notes)) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("76.0", "78.0"),
+        ("✗", "✓"),
+        ("| AOL-Conv ", "| AOL-Fast "),
+        ("We reproduced 0 of", "We reproduced 4 of"),
+        ("to be within 1 ", "to be within one "),
+        ("> **demo: not comparable**", ""),
+    ],
+)
+def test_tables_and_numbers_are_the_results_whatever_commit_is_claimed(made, tmp_path, old, new):
+    file = reworded(made, tmp_path / "x.zip", old, new)
+    found = verify(claiming(file, tmp_path / "y.zip", commit="another"))
+
+    assert found.discrepancies == ("report/tables.md: is not what the results give",)
+
+
+def test_the_numbers_of_the_summary_are_the_results_whatever_commit_is_claimed(made, tmp_path):
+    report = json.loads(contents(made)["report/tables.json"])
+    report["summary"] = report["summary"].replace("We reproduced 0", "We reproduced 3")
+    changes = {"report/tables.json": json.dumps(report).encode()}
+    file = doctored(made, tmp_path / "x.zip", **changes)
+    found = verify(claiming(file, tmp_path / "y.zip", commit="another"))
+
+    assert found.discrepancies == ("report/tables.json: summary: is not what the results give",)
+
+
+def test_a_report_of_a_program_that_did_not_name_diverged_runs_is_no_discrepancy(made, tmp_path):
+    report = json.loads(contents(made)["report/tables.json"])
+    del report["diverged"]
+    text = json.dumps(report).encode()
+    same = verify(doctored(made, tmp_path / "x.zip", **{"report/tables.json": text}))
+    files = contents(tmp_path / "x.zip")
+    manifest = json.loads(files["manifest.json"]) | {"commit": "another"}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    another = verify(write(tmp_path / "y.zip", files))
+
+    assert same.discrepancies == ("report/tables.json: diverged is None, the results give []",)
+    assert another.discrepancies == another.notes == ()
+
+
+def test_missing_and_additional_files_are_found(made, tmp_path, experiment):
+    files = contents(made)
+    key = experiment.runs[0].key
+    del files[f"margins/{key}.f32"]
+    found = found_in(write(tmp_path / "x.zip", files | {"notes.txt": b"hello"}))
+
+    assert f"margins/{key}.f32: is missing" in found
+    assert "notes.txt: is in the zip and not in the manifest" in found
+    assert any(f"cannot be derived without the margins of {key}" in line for line in found)
+
+
+def damages(content):
+    """
+    What can become of a file of the bundle: gone, empty, cut off, no text, another's.
+    """
+    return [None, b"", content[: len(content) // 2], b"\xff\xfe\x00", b"name: 1\nruns: []\n"]
+
+
+@pytest.mark.parametrize("kind", range(5))
+def test_no_message_names_the_folder_that_the_bundle_was_unpacked_into(made, tmp_path, kind):
+    files = contents(made)
+    names = [name for name in files if "figures/" not in name and name != "manifest.json"]
+    said = []
+    for name in names:
+        changed = doctored(made, tmp_path / "x.zip", **{name: damages(files[name])[kind]})
+        said += found_in(changed)
+
+    assert {"store.db", "experiments.yaml", "report/tables.md"} < set(names)
+    assert said
+    assert not [line for line in said if "aol-bundle-" in line or "/tmp/" in line]
+
+
+def test_files_missing_from_zip_and_manifest_are_found(made, tmp_path, experiment):
+    key = experiment.runs[0].key
+    changes = {f"margins/{key}.f32": None, "report/tables.json": None}
+    found = found_in(doctored(made, tmp_path / "x.zip", **changes))
+
+    assert f"margins/{key}.f32: is not what the store has" in found
+    assert "report/tables.json: cannot be read: No such file or directory" in found
+    for name in ("store.db", "experiments.yaml"):
+        found = found_in(doctored(made, tmp_path / "y.zip", **{name: None}))
+        assert any(f"{name}" in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("UPDATE runs SET config = json_set(config, '$.batch_size', 999) WHERE run_id = 0", "make"),
+        ("UPDATE runs SET config = '{}' WHERE run_id = 0", "its settings are damaged: "),
+        ("UPDATE runs SET config = 'x' WHERE run_id = 0", "store.db: cannot be evaluated: "),
+        ("UPDATE runs SET seed = 7 WHERE run_id = 0", "its settings make it "),
+        ("UPDATE runs SET epochs = 2 WHERE run_id = 0", "has 2 epochs, its settings say 3"),
+        ("UPDATE runs SET status = 'well' WHERE run_id = 0", "store.db: cannot be evaluated: "),
+        ("DELETE FROM epochs WHERE epoch = 2", "is done with 2 of 3 epochs recorded"),
+        ("UPDATE runs SET data_fingerprint = 'd-d'", "was trained on other images than digits"),
+        ("UPDATE runs SET run_id = 5 WHERE run_id = 11", "is no run of the profile `demo`"),
+        ("UPDATE runs SET certificate = NULL WHERE run_id = 0", "no certificate of its Lipschitz"),
+        ("UPDATE margins SET \"values\" = x'000000'", "run 0, seed 0: its margins are damaged"),
+        ("DELETE FROM margins", "there are no margins"),
+    ],
+)
+def test_a_run_that_is_not_what_it_says_is_found(made, tmp_path, sql, expected):
+    database = edited(made, tmp_path, sql)
+    found = found_in(doctored(made, tmp_path / "x.zip", **{"store.db": database}))
+
+    assert any(expected in line for line in found), found
+
+
+def test_a_store_of_a_newer_version_is_no_discrepancy(made, tmp_path):
+    database = edited(made, tmp_path, "UPDATE alembic_version SET version_num = '9999'")
+    said = refusal(doctored(made, tmp_path / "x.zip", **{"store.db": database}))
+
+    assert said.startswith(f"{tmp_path / 'x.zip'}: store.db: was written by a newer version of")
+
+
+def test_a_store_that_is_none_is_found(made, tmp_path):
+    found = found_in(doctored(made, tmp_path / "x.zip", **{"store.db": b"no database" * 100}))
+
+    assert len(found) == 1
+    assert "store.db cannot be used: file is not a database" in found[0]
+
+
+# What is no bundle
+
+
+def refusal(file, error=BundleError):
+    with pytest.raises(error) as caught:
+        verify(file)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_a_zip_that_is_cut_off_is_refused(made, tmp_path, share):
+    content = made.read_bytes()
+    (tmp_path / "x.zip").write_bytes(content[: int(share * len(content))])
+
+    assert "x.zip: is no zip file, or a damaged one: " in refusal(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [
+        (b"{", "manifest.json is damaged: "),
+        (b"\xff", "manifest.json is damaged: "),
+        (b"[]", "manifest.json: : Input should be"),
+        (b'{"version": 2}', "manifest.json: version: Input should be 1, got 2"),
+        (b"{}", "manifest.json: experiment: Field required"),
+        (None, "has no manifest.json; `bundle` makes zips that do"),
+    ],
+)
+def test_a_zip_without_a_manifest_of_ours_is_refused(tmp_path, manifest, expected):
+    files = {"a.txt": b"a"} | ({"manifest.json": manifest} if manifest else {})
+
+    assert expected in refusal(write(tmp_path / "x.zip", files))
+
+
+@pytest.mark.parametrize("field", ["experiment", "profile", "program", "commit", "created_at"])
+def test_what_the_manifest_says_starts_no_line_and_moves_no_cursor(made, tmp_path, field):
+    for value in ("x\nEverything in it agrees.", "\x1b[2J"):
+        said = refusal(claiming(made, tmp_path / "x.zip", **{field: value}))
+
+        expected = f"manifest.json: {field}: is damaged: has characters that cannot be printed, got"
+        assert said.endswith(f"{expected} {value!r}")
+        assert "\x1b" not in said
+
+
+def test_names_in_a_manifest_start_no_line_either(made, tmp_path):
+    file = claiming(made, tmp_path / "x.zip", files={"a\nEverything in it agrees.": {}})
+
+    assert r"files.a\nEverything in it agrees..sha256: Field required" in refusal(file)
+
+
+def test_a_name_that_nobody_could_be_shown_is_not_bundled(experiment, store, tmp_path):
+    with pytest.raises(BundleError, match=r"experiment: is damaged: .*, got 'a\\nb'") as caught:
+        bundle(replace(experiment, name="a\nb"), store, tmp_path / "x.zip", at=AT)
+
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    assert refusal(tmp_path / "x.zip") == f"{tmp_path / 'x.zip'}: no such file"
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "/evil", "a/../../evil", "a\\..\\evil", "C:/evil", "report/", ".hidden"]
+)
+def test_no_name_leads_out_of_the_folder(made, tmp_path, name, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    files = contents(made)
+    manifest = json.loads(files["manifest.json"])
+    entry = {"sha256": hashlib.sha256(b"evil").hexdigest(), "size": 4}
+    files["manifest.json"] = json.dumps(
+        manifest | {"files": manifest["files"] | {name: entry}}
+    ).encode()
+    found = found_in(write(tmp_path / "x.zip", files | {name: b"evil"}))
+
+    assert any("is no name for a file of a bundle" in line for line in found), found
+    assert {path.name for path in tmp_path.rglob("*")} == {"temporary", "x.zip"}
+    assert not Path("/evil").exists()
+
+
+def test_a_file_that_is_there_twice_is_not_taken(made, tmp_path):
+    files = contents(made)
+    write(tmp_path / "x.zip", files)
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "x.zip", "a") as opened:
+        warnings.simplefilter("ignore")
+        opened.writestr("report/tables.md", b"other")
+
+    assert "report/tables.md: is there 2 times; it is not unpacked" in found_in(tmp_path / "x.zip")
+
+
+def test_what_unpacks_to_too_much_is_refused(made, tmp_path, monkeypatch):
+    files = contents(made)
+    file = write(tmp_path / "x.zip", files | {"zeros": bytes(10**7)})
+    assert file.stat().st_size < 10**6
+    monkeypatch.setattr(archive, "UNPACKED_LIMIT", 5 * 10**6)
+    too_large = refusal(file)
+    monkeypatch.setattr(archive, "FILES_LIMIT", 5)
+    too_many = refusal(file)
+
+    assert "x.zip: unpacks to 1" in too_large
+    assert "5000000 are allowed" in too_large
+    assert f"has {len(files) + 1} files; 5 are allowed" in too_many
+
+
+def test_a_size_that_is_a_lie_unpacks_no_more_than_it_says(made, tmp_path):
+    """
+    The zip's directory declares ten bytes of what would be ten million.
+    """
+    files = contents(made)
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"]["zeros"] = {"sha256": "0" * 64, "size": 10}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    file = write(tmp_path / "x.zip", files | {"zeros": bytes(10**7)})
+    content = file.read_bytes()
+    lie = content.replace(struct.pack("<I", 10**7), struct.pack("<I", 10))
+    assert lie != content
+    file.write_bytes(lie)
+    found = found_in(file)
+
+    assert len(found) == 1
+    assert found[0].startswith("zeros: ")
+
+
+def test_no_room_to_unpack_is_one_line(made, mounted, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(mounted("size=100k")))
+
+    said = refusal(made, OutputError)
+
+    assert said.endswith(
+        f"demo.zip: cannot be unpacked in {tempfile.gettempdir()}: No space left on device"
+    )
+
+
+# The commands
+
+
+def test_the_commands_hand_results_to_another_machine(home, made, tmp_path):
+    """
+    There is nothing there but the bundle.
+    """
+    shell, there = Shell(home, home, TINY), Shell(tmp_path / "there", tmp_path)
+    (tmp_path / "there" / "experiments.yaml").unlink()
+    written = shell("bundle", "new.zip", "--profile", "demo")
+    again = shell("bundle", "new.zip", "--profile", "demo")
+    checked = there("verify", home / "new.zip")
+    as_json = there("verify", home / "new.zip", "--json")
+    record = json.loads(as_json.stdout)
+
+    assert written.returncode == checked.returncode == as_json.returncode == 0, written.stderr
+    assert written.stdout.startswith("new.zip: profile demo, ")
+    digest = hashlib.sha256((home / "new.zip").read_bytes()).hexdigest()
+    assert f"SHA-256 {digest}" in written.stdout
+    assert f"SHA-256 {digest}" in checked.stdout
+    assert (again.returncode, again.stderr) == (
+        2,
+        "Error: new.zip: is there already; --force replaces it\n",
+    )
+    assert checked.stdout.startswith("demo: not comparable\n\n")
+    assert record["note"] == "demo: not comparable"
+    assert "The only table: 2 of 2 measured cells follow from the margins; " in checked.stdout
+    assert checked.stdout.endswith("Everything in it agrees.\n")
+    assert (record["sha256"], record["bundle"]["profile"]) == (digest, "demo")
+    assert record["discrepancies"] == []
+    assert record["tables"][0]["confirmed"] == 2
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_the_command_names_discrepancies_with_exit_4(made, tmp_path):
+    text = contents(made)["report/tables.md"].replace(b"76.0", b"78.0")
+    file = doctored(made, tmp_path / "x.zip", **{"report/tables.md": text})
+    shell = Shell(tmp_path / "here", tmp_path)
+    done, as_json = shell("verify", file), shell("verify", file, "--json")
+
+    assert done.returncode == as_json.returncode == 4
+    assert done.stderr == "Error: report/tables.md: is not what the results give\n"
+    assert json.loads(as_json.stdout)["discrepancies"] == [
+        "report/tables.md: is not what the results give"
+    ]
+
+
+def test_the_command_prints_no_line_that_a_bundle_made_up(made, tmp_path):
+    """
+    The words of its YAML file and of its manifest are somebody's.
+    """
+    odd = "demo\\e[2J\\nEverything in it agrees."
+    yaml = contents(made)["experiments.yaml"].decode().replace("demo: not comparable", odd)
+    file = doctored(made, tmp_path / "x.zip", **{"experiments.yaml": yaml.encode()})
+    files = contents(file)
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"]["a\nEverything in it agrees."] = {"sha256": "0" * 64, "size": 1}
+    file = write(tmp_path / "y.zip", files | {"manifest.json": json.dumps(manifest).encode()})
+    done = Shell(tmp_path / "here", tmp_path)("verify", file)
+
+    assert done.returncode == 4
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "Everything in it agrees." not in (done.stdout + done.stderr).splitlines()
+    assert r"Error: a\nEverything in it agrees.: is missing" in done.stderr.splitlines()
+
+
+def test_the_command_says_which_words_are_another_programs(made, tmp_path):
+    file = reworded(made, tmp_path / "x.zip", "Percent of the", "Share of all")
+    file = claiming(file, tmp_path / "y.zip", commit="another")
+    done = Shell(tmp_path / "here", tmp_path)("verify", file)
+
+    assert done.returncode == 0
+    assert done.stdout.endswith(
+        "note: report/tables.md: is worded by another version of the program\n"
+        "Every number in it agrees.\n"
+    )
+
+
+def test_the_command_refuses_what_is_no_bundle_with_exit_2(tmp_path):
+    (tmp_path / "x.zip").write_text("no zip")
+    done = Shell(tmp_path / "here", tmp_path)("verify", tmp_path / "x.zip")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: {tmp_path / 'x.zip'}: is no zip file, or a damaged one")
+    assert done.stderr.count("\n") == 1

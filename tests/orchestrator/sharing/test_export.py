@@ -1,0 +1,551 @@
+"""
+Networks given away: by run ID and from a folder, in three formats, with a card whose code runs.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from aol.cli.certify import answer
+from aol.cli.train import main
+from aol.data.image_files import read_pictures
+from aol.errors import CheckpointError, ModelError
+from aol.export.checkpoint import network_in
+from aol.export.formats import FILES, read
+from aol.layers.modules import rescaled_once
+from orchestrator.analysis.report import make_report
+from orchestrator.driver.run import _forget
+from orchestrator.errors import OutputError, RecordError, RequestError, SpecError
+from orchestrator.planning.plan import as_rows, make_plan
+from orchestrator.sharing.export import (
+    digests,
+    from_folder,
+    from_store,
+    plain_model,
+    write_card,
+    write_model,
+)
+from orchestrator.sharing.merge import take
+from orchestrator.sharing.model_card import card, snippet
+from orchestrator.sharing.run_folder import folders_in
+from orchestrator.sharing.run_folder import read as read_folder
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Checkpoint, Store
+from tests.support.shell import TINY, Shell
+
+FORMATS = tuple(FILES)
+OF_TORCH = ("safetensors", "torchscript")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory, data_root):
+    """
+    A folder with the tiny experiment and what `python -m aol` made of run 0.
+    """
+    folder = tmp_path_factory.mktemp("box")
+    (folder / "experiments.yaml").write_text(TINY, encoding="utf-8")
+    experiment = SpecFile(folder / "experiments.yaml").experiment("demo")
+    (folder / "plan.json").write_text(json.dumps(as_rows(make_plan(experiment, []))))
+    arguments = ["--config", folder / "plan.json", "--run", "0", "--out", folder / "out"]
+    assert main([*map(str, arguments), "--data", str(data_root), "--device", "cpu"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def experiment(box):
+    return SpecFile(box / "experiments.yaml").experiment("demo")
+
+
+@pytest.fixture
+def folder(box, tmp_path):
+    """
+    A copy of the run's folder, to spoil.
+    """
+    (only,) = folders_in(box / "out")
+    return shutil.copytree(only, tmp_path / only.name)
+
+
+@pytest.fixture(scope="module")
+def finished(box):
+    return from_folder(folders_in(box / "out")[0])
+
+
+@pytest.fixture(scope="module")
+def models(finished, experiment, box, tmp_path_factory):
+    """
+    The run in every format, with its card and an image.
+    """
+    place = tmp_path_factory.mktemp("models")
+    store = Store(tmp_path_factory.mktemp("store") / "store.db")
+    take(read_folder(folders_in(box / "out")[0]), store)
+    model = plain_model(finished, FORMATS)
+    files = write_model(model, FORMATS, place)
+    report = make_report(experiment, store)
+    write_card(card(finished, model, FORMATS, digests(files), report), place)
+    pixels = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(place / "image.png")
+    store.close()
+    return place
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def trained_scores(box, images):
+    """
+    Those of the trained network with its raw weights.
+    """
+    _, trained = network_in(folders_in(box / "out")[0])
+    with rescaled_once(trained.model), torch.no_grad():
+        return trained.model(images)
+
+
+# --- the files ---
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_torchscript_has_the_trained_networks_scores(models, images, trained_scores):
+    network = torch.jit.load(models / "network.pt")
+
+    assert (network(images) - trained_scores).abs().max() < 1e-5
+
+
+def test_safetensors_have_the_trained_networks_scores(models, images, trained_scores):
+    assert (read(models).network(images) - trained_scores).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_onnx_has_the_trained_networks_scores_in_batches_of_any_size(
+    models, images, trained_scores, count
+):
+    session = onnxruntime.InferenceSession(
+        models / "network.onnx", providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {"pixels": images[:count].numpy()})
+
+    assert np.abs(found - trained_scores[:count].numpy()).max() < 1e-5
+
+
+def test_files_can_be_read_by_others_and_nothing_else_is_left(models):
+    names = {file.name for file in models.iterdir()} - {"image.png"}
+
+    assert names == {*FILES.values(), "network.py", "README.md"}
+    assert {oct((models / name).stat().st_mode)[-2:] for name in names} == {
+        oct((models / "image.png").stat().st_mode)[-2:]
+    }
+
+
+def test_each_file_says_which_run_it_is_of(models, finished):
+    facts = read(models / "network.pt").facts
+
+    assert facts["run"]["key"] == finished.run.key
+    assert facts["run"]["epoch"] == 3
+    assert facts == read(models).facts
+
+
+# --- the card ---
+
+
+def without_this_program(code, folder):
+    """
+    What a script prints that sees installed packages and not this program.
+    """
+    blocked = "import sys\nsys.modules['aol'] = sys.modules['orchestrator'] = None\n"
+    command = [sys.executable, "-c", blocked + code]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_card_has_a_script_per_format(models):
+    text = (models / "README.md").read_text(encoding="utf-8")
+
+    assert re.findall(r"```python\n(.*?)```", text, re.DOTALL) == [*map(snippet, FORMATS)]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_cards_script_certifies_an_image_without_this_program(models, form):
+    name, radius = without_this_program(snippet(form), models)
+    (one,) = answer(read(models), read_pictures([models / "image.png"]), radius=None, device="cpu")[
+        1
+    ]
+
+    assert name == one.name
+    if form == "onnx":
+        assert one.radius - 1e-3 < float(radius) <= one.radius
+    else:
+        assert float(radius) == pytest.approx(one.radius, rel=1e-6)
+
+
+def test_the_card_says_what_was_measured_published_and_proven(models, finished):
+    text = (models / "README.md").read_text(encoding="utf-8")
+    accuracy = 100 * finished.values["accuracy"]
+
+    assert text.startswith("# AOL-Small on digits\n")
+    assert "> **demo: not comparable**" in text
+    assert f"| Standard accuracy | {accuracy:.1f} |" in text
+    assert f"| only | AOL-Small | Std Acc | 70.3 | {accuracy:.1f} | 1 | " in text
+    assert "| differs |" in text
+    assert "the certified pass in float64" in text
+    assert "Violations: none." in text
+    assert "| run | `0-s0-" in text
+    assert "digits, fingerprints ddda0fbdddb6cd56 and b0b8e1d499dc517d" in text
+    assert f"torch {torch.__version__}" in text
+    assert str(finished.commit) in text
+
+
+def certificate_section(finished, record):
+    """
+    What the card says of a run whose gate left this record.
+    """
+    text = card(replace(finished, certificate=record), plain_model(finished, []), [], {}, None)
+    return text.partition("## Certificate\n\n")[2].partition("\n")[0]
+
+
+def test_the_card_concludes_anew_what_the_gates_record_says(finished):
+    forged = copy.deepcopy(dict(finished.certificate))
+    forged["layers"][0]["upper"] = 5.0
+    forged |= {"upper": 1.0, "violations": [], "tolerance": 10.0}
+    name = forged["layers"][0]["name"]
+
+    said = certificate_section(finished, forged)
+
+    assert "by more than 5, the network by no more than " in said
+    assert said.endswith(f"Violations: {name}: its bound is 5, above 1.000001.")
+
+
+@pytest.mark.parametrize("lost", ["layers", "ratio", "score_error", "tolerance"])
+def test_the_card_says_that_the_gates_record_is_damaged(finished, lost):
+    record = {name: one for name, one in finished.certificate.items() if name != lost}
+
+    assert certificate_section(finished, record) == (
+        "The record of the certified pass after training is damaged. Violations: its record is "
+        f"not what a gate measured: KeyError('{lost}')."
+    )
+
+
+def test_the_card_needs_no_conclusions_and_no_record(finished):
+    measured = {name: finished.certificate[name] for name in ("layers", "ratio")}
+    measured |= {"score_error": 1e-12, "tolerance": 1e-6}
+
+    assert "in unknown arithmetic. Proven: " in certificate_section(finished, measured)
+    assert "Violations: none." in certificate_section(finished, measured)
+    assert "Violations: 0 layers are" in certificate_section(finished, measured | {"layers": []})
+    assert certificate_section(finished, {}) == (
+        "There is no record of the certified pass after training."
+    )
+
+
+def test_the_card_names_the_digest_of_each_file(models):
+    text = (models / "README.md").read_text(encoding="utf-8")
+
+    for name in [*FILES.values(), "network.py"]:
+        digest = hashlib.sha256((models / name).read_bytes()).hexdigest()
+        assert f"| `{name}` | SHA-256 {digest} |" in text
+
+
+def test_without_a_store_the_card_has_no_published_values(finished):
+    model = plain_model(finished, OF_TORCH)
+    text = card(finished, model, OF_TORCH, {}, None)
+
+    assert "Beside the published values" not in text
+    assert "| Standard accuracy | " in text
+
+
+# --- by run ID, from the store ---
+
+
+@pytest.fixture
+def known(store, folder):
+    """
+    The store with run 0, whose checkpoint is a folder as Ray leaves it.
+    """
+    take(read_folder(folder), store)
+    place = folder.parent / "storage" / "checkpoint_000002"
+    place.mkdir(parents=True)
+    shutil.copy(folder / "state-3.pt", place / "state.pt")
+    (run,) = store.runs()
+    store.saved(run.key, Checkpoint(3, str(place)))
+    store.keep_checkpoints(run.key, 1)
+    return store
+
+
+def state_of(store):
+    return Path(store.runs()[0].checkpoints[0].path) / "state.pt"
+
+
+def same_weights(first, second):
+    states = [one.network.model.state_dict() for one in (first, second)]
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_run_of_the_store_is_its_newest_checkpoint(known, experiment, finished):
+    found = from_store(experiment, known, 0)
+
+    assert same_weights(found, finished)
+    assert found.values == finished.values
+    assert found.certificate == finished.certificate
+    assert (found.commit, found.finished_at) == (finished.commit, finished.finished_at)
+
+
+def test_a_checkpoint_may_be_a_uri(known, experiment, finished):
+    (run,) = known.runs()
+    known.saved(run.key, Checkpoint(3, f"file://{run.checkpoints[0].path}"))
+
+    assert same_weights(from_store(experiment, known, 0), finished)
+
+
+def test_a_uri_that_cannot_be_opened_is_said(known, experiment):
+    (run,) = known.runs()
+    known.saved(run.key, Checkpoint(3, "nothing://there/checkpoint"))
+
+    with pytest.raises(CheckpointError, match="nothing://there/checkpoint: cannot be opened: "):
+        from_store(experiment, known, 0)
+
+
+def test_a_checkpoint_that_is_gone_is_said(known, experiment):
+    state_of(known).unlink()
+
+    with pytest.raises(CheckpointError, match=r"state\.pt: cannot be read: No such file"):
+        from_store(experiment, known, 0)
+
+
+def test_a_damaged_checkpoint_is_said(known, experiment):
+    state_of(known).write_bytes(b"torn")
+
+    with pytest.raises(CheckpointError, match="is damaged or no saved state: "):
+        from_store(experiment, known, 0)
+
+
+def test_a_checkpoint_of_an_earlier_epoch_is_not_the_network(known, experiment):
+    state = torch.load(state_of(known), weights_only=True)
+    torch.save(state | {"epoch": 2}, state_of(known))
+
+    with pytest.raises(CheckpointError, match="is from after epoch 2 of 3, not the network whose"):
+        from_store(experiment, known, 0)
+
+
+def test_a_run_without_a_checkpoint_is_said(store, folder, experiment):
+    (folder / "state-3.pt").unlink()
+    take(read_folder(folder), store)
+
+    with pytest.raises(RequestError, match="run 0 with seed 0: the store knows no checkpoint"):
+        from_store(experiment, store, 0)
+
+
+def test_an_unknown_run_is_named(known, experiment):
+    with pytest.raises(SpecError, match="export: there is no run 7; the runs are 0, 11"):
+        from_store(experiment, known, 7)
+
+
+@pytest.mark.parametrize(("run", "replicate", "seed"), [(11, 0, 11), (0, 1, 1000)])
+def test_what_is_not_finished_is_named(known, experiment, run, replicate, seed):
+    with pytest.raises(RequestError, match=f"run {run} with seed {seed} of the profile `demo` is"):
+        from_store(experiment, known, run, replicate)
+
+
+# --- from a folder ---
+
+
+def test_what_is_no_folder_of_a_run_is_said(tmp_path):
+    with pytest.raises(RequestError, match=r"is no run ID, and no folder with a run\.json either"):
+        from_folder(tmp_path)
+
+
+def test_an_unfinished_run_is_not_exported(folder):
+    (folder / "end.json").unlink()
+
+    with pytest.raises(RequestError, match="the run is interrupted; only a finished one"):
+        from_folder(folder)
+
+
+def test_a_run_without_its_last_state_is_not_exported(folder):
+    (folder / "state-3.pt").unlink()
+
+    with pytest.raises(RequestError, match=r"no state-3\.pt there, the finished network"):
+        from_folder(folder)
+
+
+def test_a_damaged_folder_is_not_exported(folder):
+    (folder / "margins.f32").write_bytes(b"")
+
+    with pytest.raises(RecordError, match=r"margins\.f32 is not a finite margin per image"):
+        from_folder(folder)
+
+
+# --- what is in the way ---
+
+
+@pytest.mark.parametrize(
+    ("form", "packages"), [("safetensors", "safetensors"), ("onnx", "onnx and onnxscript")]
+)
+def test_a_missing_package_is_named_before_anything_is_written(
+    finished, monkeypatch, form, packages
+):
+    monkeypatch.setattr("aol.export.formats.find_spec", lambda name: None)
+
+    with pytest.raises(ModelError, match=f"format {form}: needs {packages}: pip install "):
+        plain_model(finished, [form])
+
+
+def test_torchscript_needs_no_package(finished, monkeypatch, tmp_path):
+    monkeypatch.setattr("aol.export.formats.find_spec", lambda name: None)
+
+    assert write_model(plain_model(finished, ["torchscript"]), ["torchscript"], tmp_path)
+
+
+def test_a_place_that_is_a_file_is_said(finished, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(OutputError, match=r"cannot be written to: .*; choose another --out"):
+        write_model(plain_model(finished, OF_TORCH), OF_TORCH, tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_that_cannot_be_replaced_is_said_and_no_part_is_left(finished, tmp_path, form):
+    (tmp_path / FILES[form]).mkdir()
+
+    with pytest.raises(OutputError, match="cannot be written to: "):
+        write_model(plain_model(finished, [form]), [form], tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [FILES[form]]
+
+
+def test_a_card_that_cannot_be_replaced_is_said(tmp_path):
+    (tmp_path / "README.md").mkdir()
+
+    with pytest.raises(OutputError, match="cannot be written to: "):
+        write_card("text", tmp_path)
+
+
+def test_a_damaged_layer_is_no_network(folder):
+    state = torch.load(folder / "state-3.pt", weights_only=True)
+    state["model"].pop(next(iter(state["model"])))
+    torch.save(state, folder / "state-3.pt")
+
+    with pytest.raises(CheckpointError, match="is damaged or no saved state: Error"):
+        from_folder(folder)
+
+
+# --- runs trained elsewhere ---
+
+
+def test_a_run_taken_in_is_exported_from_where_it_lies(store, folder, experiment, finished):
+    take(read_folder(folder), store)
+    (run,) = store.runs()
+
+    assert run.checkpoints == (Checkpoint(3, str(folder / "state-3.pt")),)
+    assert same_weights(from_store(experiment, store, 0), finished)
+
+
+def test_a_folder_that_moved_is_noted_when_it_is_taken_again(store, folder):
+    take(read_folder(folder), store)
+    moved = folder.rename(folder.parent / "moved")
+
+    assert take(read_folder(moved), store) is False
+    assert [one.path for one in store.runs()[0].checkpoints] == [str(moved / "state-3.pt")]
+
+
+def test_a_checkpoint_of_our_own_stays_the_runs(known, folder):
+    before = known.runs()
+    take(read_folder(folder), known)
+
+    assert known.runs() == before
+
+
+def test_training_anew_leaves_the_folder_alone(store, folder, experiment):
+    """
+    What Ray wrote of a run that is trained anew is removed, what someone else wrote is not.
+    """
+    take(read_folder(folder), store)
+    files = sorted(folder.iterdir())
+    again = SimpleNamespace(rerun=lambda: {0})
+    _forget(again, store, make_plan(experiment, store.runs(), rerun=[0]))
+
+    assert store.runs() == []
+    assert sorted(folder.iterdir()) == files
+
+
+def test_training_anew_removes_our_own_checkpoints(known, experiment):
+    state = state_of(known)
+    _forget(SimpleNamespace(rerun=lambda: {0}), known, make_plan(experiment, [], rerun=[0]))
+
+    assert not state.exists()
+
+
+def test_a_run_that_is_not_done_has_no_checkpoint_there(folder, store):
+    (folder / "end.json").unlink()
+    found = read_folder(folder)
+
+    assert found.state is None
+    assert found.status == "interrupted"
+
+
+# --- the command ---
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory, data_root):
+    """
+    A folder in which run 0 was trained.
+    """
+    made = Shell(tmp_path_factory.mktemp("shell"), data_root)
+    made.environment["PYTHONPATH"] = os.pathsep.join([made.environment["PYTHONPATH"], *sys.path])
+    done = made("run", "experiments.yaml", "--only", "0", "--quiet")
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def test_the_command_exports_what_was_trained(shell):
+    done = shell("export", "0", "--format", "all")
+    (place,) = (shell.folder / "results" / "demo" / "models").iterdir()
+    files = ["network.safetensors", "network.py", "network.pt", "network.onnx", "README.md"]
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [f"results/demo/models/{place.name}/{name}" for name in files]
+    assert "| differs |" in (place / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_command_exports_a_folder_without_a_store(shell, folder, tmp_path):
+    arguments = ["--format", "torchscript", "--out", tmp_path / "out"]
+    done = shell("export", folder, *arguments, "--spec", "none.yaml")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["README.md", "network.pt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["7"], "export: there is no run 7"),
+        (["11"], "run 11 with seed 11 of the profile `demo` is not finished"),
+        (["nowhere"], "nowhere: is no run ID, and no folder with a run.json either"),
+        (["0", "--set", "epochs=9"], "run 0 with seed 0 of the profile `custom` is not finished"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(shell, arguments, message):
+    done = shell("export", *arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,100 @@
+import signal
+
+import pytest
+
+from orchestrator.errors import StoreError
+from orchestrator.store import Store
+from tests.support.stores import BACKENDS, POSTGRESQL, empty_schema, spawn
+
+DRIVER = """
+    import sys, time
+    from orchestrator.store import Store
+    store = Store(sys.argv[1], exclusive=True)
+    print("has it", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=BACKENDS)
+def location(request, tmp_path):
+    if request.param == "sqlite":
+        yield str(tmp_path / "store.db")
+        return
+    with empty_schema() as url:
+        yield url
+
+
+@pytest.fixture
+def driver(location):
+    """
+    Another process that drives the store.
+    """
+    process = spawn(DRIVER, location)
+    assert process.stdout.readline() == "has it\n", process.stderr.read()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def refused(location):
+    with pytest.raises(StoreError, match="another `run` is writing to ") as caught:
+        Store(location, exclusive=True)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_second_driver_is_refused_and_a_reader_is_not(driver, location):
+    message = refused(location)
+    reader = Store(location)
+    runs = reader.runs()
+    reader.close()
+
+    assert "wait for it (`status` shows it), or choose another --store" in message
+    assert runs == []
+
+
+def test_a_killed_driver_lets_the_next_one_in(driver, location):
+    refused(location)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    store = Store(location, exclusive=True)
+    refused(location)
+    store.close()
+
+
+def test_a_driver_that_closes_lets_the_next_one_in(location):
+    Store(location, exclusive=True).close()
+    Store(location, exclusive=True).close()
+
+
+def test_the_lock_comes_before_the_schema(tmp_path):
+    """
+    A second driver of a newer version changes nothing under the feet of the first.
+    """
+    first = Store(tmp_path / "store.db", exclusive=True)
+    with first.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE margins")
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+    refused(tmp_path / "store.db")
+    with first.engine.begin() as connection:
+        tables = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
+    first.close()
+
+    assert "margins" not in tables
+    assert "alembic_version" not in tables
+
+
+def test_a_driver_that_could_not_open_the_store_leaves_no_lock(tmp_path):
+    (tmp_path / "store.db").write_text("no database at all\n" * 100)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="file is not a database"):
+            Store(tmp_path / "store.db", exclusive=True)
+
+
+@pytest.mark.skipif(not POSTGRESQL, reason="AOL_TEST_POSTGRESQL names no database")
+def test_two_schemas_of_one_database_are_two_stores():
+    with empty_schema() as one, empty_schema() as other:
+        stores = [Store(url, exclusive=True) for url in (one, other)]
+        for store in stores:
+            store.close()

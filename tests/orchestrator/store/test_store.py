@@ -1,0 +1,809 @@
+import math
+import pickle
+import signal
+import socket
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import NoResultFound
+
+from orchestrator.errors import QueryError
+from orchestrator.store import Checkpoint, Epoch, Status, Store
+from orchestrator.store.models import Base
+from orchestrator.store.records import LEASE_S
+from tests.support.stores import BACKENDS, ORIGIN, empty_schema, spawn
+
+VALUES = {"train_loss": 0.5, "accuracy": 0.25}
+
+
+@pytest.fixture(params=BACKENDS)
+def location(request, tmp_path):
+    """
+    Where a store may be made, on every database that is offered.
+    """
+    if request.param == "sqlite":
+        yield str(tmp_path / "results" / "store.db")
+        return
+    with empty_schema() as url:
+        yield url
+
+
+@pytest.fixture
+def store(location):
+    store = Store(location)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def run(make_run):
+    return make_run(7)
+
+
+@pytest.fixture
+def running(store, run):
+    """
+    A started run of this process.
+    """
+    store.queue([run])
+    store.start(run, ORIGIN)
+    return run
+
+
+def only(store):
+    (found,) = store.runs()
+    return found
+
+
+def set_heartbeat(store, *, age_s, driver=None):
+    stamp = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET heartbeat_at = :s"), {"s": stamp})
+        if driver:
+            connection.execute(text("UPDATE runs SET driver = :d"), {"d": driver})
+
+
+def attempts(store):
+    with store.engine.connect() as connection:
+        rows = connection.execute(text("SELECT from_epoch, outcome FROM attempts ORDER BY id"))
+        return [tuple(row) for row in rows]
+
+
+# The life of a run
+
+
+def test_a_queued_run_is_pending_with_all_that_is_known_of_it(store, run):
+    store.queue([run])
+    found = only(store)
+
+    assert (found.key, found.run_id, found.name, found.profile) == (run.key, 7, "AOL-Small", "demo")
+    assert (found.seed, found.digest, found.epochs) == (7, run.train.digest(), 3)
+    assert (found.status, found.epoch, found.recorded) == (Status.PENDING, 0, 0)
+    assert found.config["model"]["kind"] == "patchwise"
+    assert found.config["optimizer"]["drops"] == [0.9, 0.99, 0.999]
+    assert (found.checkpoints, found.started_at) == ((), None)
+    assert found.alive
+
+
+def test_a_whole_life(store, run):
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.place(run.key, "host", "CPU, 2 threads", 0)
+    started = only(store)
+    for epoch in (1, 2, 3):
+        store.record(run.key, epoch, {"train_loss": 1 / epoch})
+        store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+    trained = only(store)
+    store.finish(run.key, Status.DONE, margins=struct.pack("<2f", 0.5, -0.25))
+    done = only(store)
+
+    assert (started.status, started.host, started.device) == (
+        Status.RUNNING,
+        "host",
+        "CPU, 2 threads",
+    )
+    assert started.alive
+    assert (started.git_commit, started.packages, started.data_fingerprint) == (
+        "abc",
+        {"torch": "2.0"},
+        "d-d",
+    )
+    assert (trained.epoch, trained.recorded) == (3, 3)
+    assert trained.checkpoints == (Checkpoint(3, "/c/3"), Checkpoint(2, "/c/2"))
+    assert (done.status, done.error, done.alive) == (Status.DONE, None, False)
+    assert done.started_at <= done.finished_at
+    assert store.metrics(run.key) == {
+        1: {"train_loss": 1},
+        2: {"train_loss": 1 / 2},
+        3: {"train_loss": 1 / 3},
+    }
+    assert struct.unpack("<2f", store.margins(run.key)) == (0.5, -0.25)
+    assert attempts(store) == [(0, "done")]
+
+
+def test_times_are_utc(store, running):
+    started = datetime.fromisoformat(only(store).started_at)
+
+    assert started.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - started) < timedelta(seconds=60)
+
+
+def test_a_failed_run_keeps_its_error_until_it_starts_again(store, running):
+    store.finish(running.key, Status.FAILED, error="out of memory")
+    failed = only(store)
+    store.start(running, ORIGIN)
+    again = only(store)
+
+    assert (failed.status, failed.error) == (Status.FAILED, "out of memory")
+    assert (again.status, again.error, again.finished_at) == (Status.RUNNING, None, None)
+    assert again.started_at == failed.started_at
+
+
+def test_every_attempt_is_kept_with_where_it_began_and_how_it_ended(store, running):
+    store.record(running.key, 1, VALUES)
+    store.saved(running.key, Checkpoint(1, "/c/1"))
+    store.finish(running.key, Status.FAILED)
+    store.start(running, ORIGIN)
+    store.start(running, ORIGIN)  # its worker was lost
+    store.finish(running.key, Status.DONE)
+
+    assert attempts(store) == [(0, "failed"), (1, "interrupted"), (1, "done")]
+
+
+def test_an_attempt_says_where_it_really_began(store, running):
+    """
+    Its worker could not read the newest checkpoint.
+    """
+    store.record(running.key, 1, VALUES)
+    store.saved(running.key, Checkpoint(1, "/c/1"))
+    store.start(running, ORIGIN)
+    store.place(running.key, "host", "CPU", 0)
+
+    assert attempts(store) == [(0, "interrupted"), (0, None)]
+
+
+def test_a_run_that_never_started_can_be_finished(store, run):
+    """
+    Ray can lose a worker first.
+    """
+    store.queue([run])
+    store.finish(run.key, Status.FAILED, error="its worker was lost")
+
+    assert (only(store).status, only(store).started_at) == (Status.FAILED, None)
+    assert only(store).error == "its worker was lost"
+
+
+def test_queueing_again_keeps_what_is_known(store, running):
+    store.record(running.key, 1, VALUES)
+    store.finish(running.key, Status.INTERRUPTED)
+    renamed = running.model_copy(update={"name": "New name", "profile": "other"})
+    store.queue([renamed])
+    found = only(store)
+
+    assert (found.status, found.name, found.profile) == (Status.PENDING, "New name", "other")
+    assert (found.epoch, found.git_commit) == (1, "abc")
+
+
+def test_queueing_leaves_a_finished_run_finished(store, running):
+    store.finish(running.key, Status.DONE)
+    store.queue([running])
+
+    assert only(store).status is Status.DONE
+
+
+def test_runs_come_by_id_and_seed(store, make_run):
+    runs = [make_run(2), make_run(1, seed=1001), make_run(1), make_run(10)]
+    store.queue(runs)
+
+    assert [(found.run_id, found.seed) for found in store.runs()] == [
+        (1, 1),
+        (1, 1001),
+        (2, 2),
+        (10, 10),
+    ]
+    assert [found.run_id for found in store.runs([runs[3].key, "nothing"])] == [10]
+    assert store.runs([]) == []
+
+
+def test_runs_are_found_by_what_is_asked_for(store, make_run):
+    runs = [make_run(1), make_run(1, epochs=9), make_run(2, profile="paper"), make_run(3)]
+    store.queue(runs)
+    store.finish(runs[3].key, Status.FAILED)
+
+    def found(**asked):
+        return [run.key for run in store.runs(**asked)]
+
+    assert found(ids=[1, 3]) == [runs[0].key, runs[1].key, runs[3].key]
+    assert found(ids=[1], digests=[runs[1].train.digest()]) == [runs[1].key]
+    assert found(profiles=["paper"]) == [runs[2].key]
+    assert found(statuses=[Status.FAILED, Status.DONE]) == [runs[3].key]
+    assert found(keys=[runs[0].key], ids=[2]) == found(ids=[]) == []
+
+
+def test_the_foremost_wait_or_train_then_those_that_broke_off_then_the_newest(store, make_run):
+    old, new, failed, waiting = runs = [make_run(number) for number in range(4)]
+    store.queue(runs)
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-0' || (run_id + 1)"))
+    for run, status in ((old, Status.DONE), (new, Status.DONE), (failed, Status.FAILED)):
+        store.finish(run.key, status)
+    store.queue([make_run(9, profile="paper")])
+
+    assert store.foremost(9, "demo") == [run.key for run in (waiting, failed, new, old)]
+    assert store.foremost(2, "demo") == [waiting.key, failed.key]
+    assert store.foremost(9, "paper") == [make_run(9).key]
+    assert len(store.foremost(9)) == 5
+    assert store.counts("demo") == {Status.PENDING: 1, Status.FAILED: 1, Status.DONE: 2}
+    assert store.counts()[Status.PENDING] == 2
+
+
+def test_the_profile_that_was_trained_last_is_the_newest(store, make_run):
+    none = store.newest_profile()
+    store.queue([make_run(1), make_run(2, profile="paper"), make_run(3, profile="custom")])
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-0' || run_id"))
+
+    assert none is None
+    assert store.profiles() == ["custom", "demo", "paper"]
+    assert store.newest_profile() == "custom"
+    assert store.newest_profile(["demo", "paper"]) == "paper"
+    assert store.newest_profile(["other"]) is None
+
+
+def test_what_happens_to_one_run_leaves_the_others_alone(store, make_run):
+    first, second = make_run(1), make_run(2)
+    store.queue([first, second])
+    for run in (first, second):
+        store.start(run, ORIGIN)
+        store.record(run.key, 1, VALUES)
+    store.finish(first.key, Status.FAILED, error="x")
+    store.forget(first.key)
+
+    assert only(store).run_id == 2
+    assert (only(store).status, only(store).epoch) == (Status.RUNNING, 1)
+    assert attempts(store) == [(0, None)]
+
+
+# Metrics
+
+
+def test_recording_an_epoch_again_replaces_it_and_drops_the_later_ones(store, running):
+    """
+    A resumed run trains them again; half of one try and half of another would be neither.
+    """
+    store.record(running.key, 1, {"train_loss": 1.0, "accuracy": 0.1})
+    store.record(running.key, 2, {"train_loss": 2.0, "accuracy": 0.2})
+    store.record(running.key, 3, {"train_loss": 3.0})
+    store.record(running.key, 2, {"train_loss": 4.0})
+
+    assert store.metrics(running.key) == {
+        1: {"train_loss": 1.0, "accuracy": 0.1},
+        2: {"train_loss": 4.0},
+    }
+    assert (only(store).epoch, only(store).recorded) == (2, 2)
+
+
+def test_each_epoch_says_when_it_was_recorded(store, running):
+    store.record(running.key, 1, VALUES)
+    store.record(running.key, 2, VALUES)
+    first = store.recorded_at(running.key)
+    store.record(running.key, 2, VALUES)
+    second = store.recorded_at(running.key, after=1)
+
+    assert list(first) == [1, 2]
+    assert list(second) == [2]
+    assert datetime.fromisoformat(second[2]) >= datetime.fromisoformat(first[2])
+    assert datetime.fromisoformat(second[2]).utcoffset() == timedelta(0)
+
+
+def test_metrics_after_an_epoch_are_the_later_ones(store, running):
+    for epoch in range(1, 12):
+        store.record(running.key, epoch, {"train_loss": epoch})
+
+    assert list(store.metrics(running.key, after=9)) == [10, 11]
+    assert list(store.metrics(running.key, after=2, until=4)) == [3, 4]
+    assert store.metrics(running.key, after=11) == {}
+    assert store.metrics("nothing") == {}
+
+
+def test_the_latest_metrics_are_those_of_each_runs_own_last_epochs(store, make_run, monkeypatch):
+    """
+    However many keys: they are asked for in portions.
+    """
+    monkeypatch.setattr("orchestrator.store.reader.PORTION", 2)
+    short, long, queued = runs = [make_run(number) for number in range(3)]
+    store.queue(runs)
+    for run, epochs in ((short, 1), (long, 4)):
+        for epoch in range(1, epochs + 1):
+            store.record(run.key, epoch, {"loss": float(epoch), "seconds": 2.0})
+    keys = [run.key for run in runs]
+
+    assert store.latest(keys) == {
+        short.key: {1: {"loss": 1.0, "seconds": 2.0}},
+        long.key: {4: {"loss": 4.0, "seconds": 2.0}},
+    }
+    assert store.latest([long.key, queued.key], epochs=2, names=["loss"]) == {
+        long.key: {3: {"loss": 3.0}, 4: {"loss": 4.0}}
+    }
+    assert store.latest([]) == {}
+
+
+def test_epochs_written_together_are_as_those_written_one_by_one(store, make_run):
+    runs = one_by_one, together = make_run(1), make_run(2)
+    stamp = "2026-01-01T00:00:00.000+00:00"
+    store.queue(runs)
+    for run in runs:
+        for epoch in (1, 2, 3):
+            store.record(run.key, epoch, VALUES)
+            store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+    epochs = [Epoch(epoch, {"train_loss": epoch / 7}, stamp) for epoch in (2, 3)]
+    stale = [store.record(one_by_one.key, one.epoch, one.values) for one in epochs]
+
+    assert store.record_all(together.key, epochs) == stale[0] == [Checkpoint(3, "/c/3")]
+    assert store.record_all(together.key, []) == stale[1] == []
+    assert store.metrics(together.key) == store.metrics(one_by_one.key)
+    assert store.recorded_at(together.key, after=1) == {2: stamp, 3: stamp}
+
+
+def test_nan_in_one_epoch_refuses_all_that_are_written_with_it(store, running):
+    epochs = [Epoch(1, VALUES, "t"), Epoch(2, {"train_loss": math.nan}, "t")]
+    with pytest.raises(ValueError, match=f"epoch 2 of {running.key}: train_loss is not a number"):
+        store.record_all(running.key, epochs)
+
+    assert store.metrics(running.key) == {}
+
+
+def test_what_is_done_at_once_is_kept_whole_or_not_at_all(store, running, make_run):
+    other = make_run(8)
+
+    def write(then=lambda: None):
+        with store.at_once():
+            store.forget(running.key)
+            store.queue([other])
+            store.record(other.key, 1, VALUES)
+            seen = store.metrics(other.key)
+            then()
+        return seen
+
+    with pytest.raises(ZeroDivisionError):
+        write(lambda: 1 / 0)
+    kept = [run.key for run in store.runs()]
+
+    assert kept == [running.key]
+    assert write() == {1: VALUES}
+    assert [(run.key, run.epoch) for run in store.runs()] == [(other.key, 1)]
+
+
+def test_what_is_done_at_once_is_not_seen_by_other_threads_before_it_ends(store, running):
+    with ThreadPoolExecutor(1) as thread, store.at_once():
+        store.finish(running.key, Status.DONE)
+        before = thread.submit(store.runs).result()
+    (after,) = store.runs()
+
+    assert [before[0].status, after.status] == [Status.RUNNING, Status.DONE]
+
+
+def test_a_missing_epoch_shows_in_the_number_recorded(store, running):
+    for epoch in (1, 2, 4):
+        store.record(running.key, epoch, VALUES)
+
+    assert (only(store).epoch, only(store).recorded) == (4, 3)
+
+
+def test_numbers_come_back_bit_for_bit(store, running):
+    values = {"a": 0.1 + 0.2, "b": 5e-324, "c": 1.7976931348623157e308}
+    store.record(running.key, 1, values)
+
+    assert {name: value.hex() for name, value in store.metrics(running.key)[1].items()} == {
+        name: value.hex() for name, value in values.items()
+    }
+
+
+def test_nan_is_refused_and_nothing_of_its_epoch_is_kept(store, running):
+    with pytest.raises(ValueError, match=f"epoch 1 of {running.key}: accuracy is not a number"):
+        store.record(running.key, 1, {"train_loss": 0.5, "accuracy": math.nan})
+
+    assert store.metrics(running.key) == {}
+
+
+def test_metrics_of_an_unknown_run_are_refused(store):
+    with pytest.raises(NoResultFound):
+        store.record("nothing", 1, VALUES)
+
+
+def test_final_is_the_last_epoch_of_finished_runs_only(store, make_run):
+    """
+    The best epoch was the second; the paper prints the last.
+    """
+    done, running, failed, other = (make_run(number) for number in range(4))
+    store.queue([done, running, failed, other])
+    for run in (done, running, failed, other):
+        store.start(run, ORIGIN)
+        store.record(run.key, 1, {"accuracy": 0.5})
+        store.record(run.key, 2, {"accuracy": 0.9, "only_in_the_second": 1.0})
+        store.record(run.key, 3, {"accuracy": 0.7})
+    store.finish(done.key, Status.DONE)
+    store.finish(failed.key, Status.FAILED)
+    store.finish(other.key, Status.DONE)
+
+    assert store.final([run.key for run in (done, running, failed)]) == {
+        done.key: {"accuracy": 0.7}
+    }
+    assert store.final([]) == {}
+
+
+def test_a_certificate_comes_back_and_stays(store, running):
+    certificate = {"arithmetic": "float64", "layers": [{"upper": 0.1 + 0.2}], "violations": []}
+    before = only(store).certificate
+    store.finish(running.key, Status.DONE, certificate=certificate)
+    store.finish(running.key, Status.DONE)
+
+    assert before is None
+    assert only(store).certificate == certificate
+
+
+def test_an_unsound_run_has_no_final_metrics(store, running):
+    store.record(running.key, 3, {"accuracy": 0.7})
+    store.finish(running.key, Status.UNSOUND, error="layer 1")
+
+    assert store.final([running.key]) == {}
+    assert only(store).error == "layer 1"
+
+
+def test_margins_come_back_as_they_were_and_the_last_ones_win(store, running):
+    values = [0.1, -2.5, 3e38, 0.0]
+    store.finish(running.key, Status.DONE, margins=struct.pack("<1f", 9.0))
+    store.finish(running.key, Status.DONE, margins=struct.pack("<4f", *values))
+
+    assert store.margins(running.key) == struct.pack("<4f", *values)
+    assert store.margins("nothing") is None
+    with store.engine.connect() as connection:
+        assert connection.execute(text("SELECT count FROM margins")).scalar() == 4
+
+
+def test_frame_is_a_row_per_run_epoch_and_metric(store, running):
+    store.record(running.key, 1, {"train_loss": 0.5, "accuracy": 0.125})
+    store.record(running.key, 2, {"train_loss": 0.25})
+    frame = store.frame()
+
+    assert list(frame.columns) == [
+        "key",
+        "run_id",
+        "name",
+        "profile",
+        "seed",
+        "digest",
+        "status",
+        "epoch",
+        "metric",
+        "value",
+    ]
+    assert list(zip(frame.epoch, frame.metric, frame.value, strict=True)) == [
+        (1, "accuracy", 0.125),
+        (1, "train_loss", 0.5),
+        (2, "train_loss", 0.25),
+    ]
+    assert set(frame.status) == {"running"}
+    assert set(frame.key) == {running.key}
+
+
+def test_frame_of_a_profile_has_its_runs_only(store, make_run):
+    for run in (make_run(1), make_run(2, profile="paper")):
+        store.queue([run])
+        store.record(run.key, 1, VALUES)
+
+    assert set(store.frame("paper").run_id) == {2}
+    assert len(store.frame("nothing")) == 0
+
+
+def test_frame_of_an_empty_store_has_its_columns_too(store):
+    assert len(store.frame()) == 0
+    assert "metric" in store.frame().columns
+
+
+# Checkpoints
+
+
+def test_two_checkpoints_are_kept_and_the_superfluous_returned(store, running):
+    dropped = [store.saved(running.key, Checkpoint(epoch, f"/c/{epoch}")) for epoch in range(1, 5)]
+
+    assert dropped == [[], [], [Checkpoint(1, "/c/1")], [Checkpoint(2, "/c/2")]]
+    assert [item.epoch for item in only(store).checkpoints] == [4, 3]
+
+
+def test_a_checkpoint_noted_twice_is_one(store, running):
+    store.saved(running.key, Checkpoint(1, "/c/1"))
+    dropped = store.saved(running.key, Checkpoint(1, "/c/1"))
+
+    assert dropped == []
+    assert only(store).checkpoints == (Checkpoint(1, "/c/1"),)
+
+
+def test_keeping_fewer_checkpoints_returns_the_older(store, running):
+    for epoch in (1, 2):
+        store.saved(running.key, Checkpoint(epoch, f"/c/{epoch}"))
+
+    assert store.keep_checkpoints(running.key, 1) == [Checkpoint(1, "/c/1")]
+    assert store.keep_checkpoints(running.key, 1) == []
+    assert only(store).checkpoints == (Checkpoint(2, "/c/2"),)
+
+
+def test_recording_an_earlier_epoch_gives_up_the_checkpoints_after_it(store, running):
+    """
+    The worker could not read them and trains those epochs again.
+    """
+    for epoch in (1, 2, 3):
+        store.record(running.key, epoch, VALUES)
+    store.saved(running.key, Checkpoint(1, "/c/1"))
+    store.saved(running.key, Checkpoint(3, "/c/3"))
+    given_up = store.record(running.key, 2, VALUES)
+
+    assert given_up == [Checkpoint(3, "/c/3")]
+    assert only(store).checkpoints == (Checkpoint(1, "/c/1"),)
+
+
+def test_a_link_to_mlflow_is_kept(store, running):
+    store.link(running.key, "m1")
+
+    assert only(store).mlflow_run_id == "m1"
+
+
+# Somebody's SQL
+
+
+def test_a_query_finds_the_last_epoch_of_finished_runs(store, running):
+    store.record(running.key, running.train.epochs, {"accuracy": 0.5})
+    before = store.query("SELECT value FROM v_final")
+    store.finish(running.key, Status.DONE)
+
+    assert before == (["value"], [])
+    assert store.query("SELECT run_id, metric, value FROM v_final") == (
+        ["run_id", "metric", "value"],
+        [(running.id, "accuracy", 0.5)],
+    )
+
+
+CELL = {
+    "table_id": "t",
+    "row_label": "AOL-Small",
+    "column_title": "Std Acc",
+    "metric": "accuracy",
+    "published": 70.0,
+    "margin": 1.0,
+}
+
+
+def test_a_query_finds_what_was_measured_for_each_published_cell(store, run):
+    """
+    Replicates train with the seed + 1000 k; other seeds and settings are other experiments.
+    """
+    mine = {"run_id": run.id, "seed": run.train.seed, "digest": run.train.digest()}
+    values = {0: 0.6, 2000: 0.7, 1: 0.9}
+    for further, value in values.items():
+        one = run.model_copy(update={"train": replace(run.train, seed=run.train.seed + further)})
+        store.queue([one])
+        store.start(one, ORIGIN)
+        store.record(one.key, one.train.epochs, {"accuracy": value})
+        store.finish(one.key, Status.DONE)
+    store.note_cells("demo", [CELL | mine, CELL | mine | {"digest": "other"}])
+    _, rows = store.query("SELECT place, seeds, measured, lowest, highest, difference FROM v_cells")
+
+    assert sorted(rows) == [
+        (0, 2, pytest.approx(65), pytest.approx(60), pytest.approx(70), pytest.approx(-5)),
+        (1, 0, None, None, None, None),
+    ]
+
+
+def test_noting_the_cells_of_a_profile_again_replaces_those_alone(store):
+    mine = {"run_id": 0, "seed": 0, "digest": "d"}
+    store.note_cells("demo", [CELL | mine] * 3)
+    store.note_cells("paper", [CELL | mine] * 2)
+    store.note_cells("demo", [CELL | mine])
+
+    assert store.query("SELECT profile, count(*) FROM cells GROUP BY 1 ORDER BY 1")[1] == [
+        ("demo", 1),
+        ("paper", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM metrics",
+        "DROP VIEW v_final",
+        "COMMIT; DELETE FROM metrics",
+        "SELECT 1; DELETE FROM metrics",
+        "nonsense",
+    ],
+)
+def test_a_query_that_writes_or_is_wrong_changes_nothing_and_is_one_line(store, running, sql):
+    store.record(running.key, 1, {"accuracy": 0.5})
+
+    with pytest.raises(QueryError) as caught:
+        store.query(sql)
+    assert "\n" not in str(caught.value)
+    store.record(running.key, 2, {"accuracy": 0.6})
+    assert store.query("SELECT count(*) AS n FROM metrics") == (["n"], [(2,)])
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA query_only = OFF",
+        "ATTACH 'new.db' AS new",
+        "VACUUM",
+        "CREATE TEMP TABLE t (x)",
+    ],
+)
+def test_a_query_leaves_the_file_and_its_folder_as_they_were(tmp_path, monkeypatch, sql):
+    """
+    SQLite lets these through in a connection that may only be asked.
+    """
+    monkeypatch.chdir(tmp_path)
+    store = Store(tmp_path / "store.db")
+    journal, files = (tmp_path / "store.db").read_bytes()[18:20], set(tmp_path.iterdir())
+    with pytest.raises(QueryError, match="only reading is allowed"):
+        store.query(sql)
+    _, columns = store.query("PRAGMA table_info(cells)")
+    after = set(tmp_path.iterdir())
+    store.close()
+
+    assert journal == (tmp_path / "store.db").read_bytes()[18:20] == b"\x02\x02"  # WAL
+    assert after <= files
+    assert "digest" in {name for _, name, *_ in columns}
+
+
+# Drivers that live and die
+
+
+def test_a_live_drivers_runs_are_left_alone(store, running):
+    store.recover()
+
+    assert only(store).status is Status.RUNNING
+
+
+def test_a_killed_drivers_runs_are_interrupted_at_once(location, store, run):
+    """
+    A real driver starts the run, says so and is killed; its heartbeat is fresh.
+    """
+    script = """
+        import pickle, sys, time
+        from orchestrator.store import Store
+        from orchestrator.provenance import Provenance
+        run = pickle.loads(bytes.fromhex(sys.argv[2]))
+        store = Store(sys.argv[1])
+        store.queue([run])
+        store.start(run, Provenance("abc", {}, "d"))
+        store.record(run.key, 1, {"train_loss": 0.5})
+        print("started", flush=True)
+        time.sleep(60)
+    """
+    driver = spawn(script, location, pickle.dumps(run).hex())
+    assert driver.stdout.readline() == "started\n", driver.stderr.read()
+    store.recover()
+    status_before, alive_before = only(store).status, only(store).alive
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    alive_after = only(store).alive
+    store.recover()
+
+    assert (status_before, alive_before) == (Status.RUNNING, True)
+    assert not alive_after
+    assert (only(store).status, only(store).epoch) == (Status.INTERRUPTED, 1)
+    assert attempts(store) == [(0, "interrupted")]
+
+
+def test_who_has_the_store_to_itself_takes_every_open_run_for_abandoned(location, make_run):
+    """
+    As after a container's restart: the same host and process number, and a fresh heartbeat.
+    """
+    trained, queued = make_run(0), make_run(1)
+    earlier = Store(location)
+    earlier.queue([trained, queued])
+    earlier.start(trained, ORIGIN)
+    earlier.close()
+    alone = Store(location, exclusive=True)
+    alone.recover()
+
+    assert [found.status for found in alone.runs()] == [Status.INTERRUPTED, Status.INTERRUPTED]
+    alone.close()
+
+
+def test_a_driver_on_another_machine_lives_as_long_as_its_heartbeat_is_fresh(store, running):
+    set_heartbeat(store, age_s=LEASE_S - 10, driver="elsewhere:1")
+    fresh = only(store).alive
+    set_heartbeat(store, age_s=LEASE_S + 10)
+
+    assert fresh
+    silent = only(store).alive
+    store.recover()
+
+    assert not silent
+    assert only(store).status is Status.INTERRUPTED
+
+
+def test_a_process_that_took_the_dead_drivers_number_is_not_taken_for_it(store, running):
+    """
+    Process 1 exists on every machine; only its silence tells.
+    """
+    set_heartbeat(store, age_s=0, driver=f"{socket.gethostname()}:1")
+    fresh = only(store).alive
+    set_heartbeat(store, age_s=LEASE_S + 1)
+
+    assert fresh
+    assert not only(store).alive
+
+
+def test_a_beat_renews_the_lease_of_this_drivers_open_runs_only(store, make_run):
+    trained, queued, ended, others = (make_run(number) for number in range(4))
+    store.queue([trained, queued, ended, others])
+    for run in (trained, ended, others):
+        store.start(run, ORIGIN)
+    store.finish(ended.key, Status.FAILED)
+    set_heartbeat(store, age_s=LEASE_S + 1)
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET driver = 'elsewhere:1' WHERE run_id = 3"))
+    store.beat()
+
+    assert [found.alive for found in store.runs()] == [True, True, False, False]
+
+
+def test_recording_an_epoch_is_a_sign_of_life(store, running):
+    set_heartbeat(store, age_s=LEASE_S + 1)
+    before = only(store).alive
+    store.record(running.key, 1, VALUES)
+
+    assert not before
+    assert only(store).alive
+
+
+def test_runs_that_a_dead_driver_only_queued_are_interrupted(store, run):
+    store.queue([run])
+    store.recover()
+    waiting = only(store).status
+    set_heartbeat(store, age_s=LEASE_S + 1)
+    store.recover()
+
+    assert waiting is Status.PENDING
+    assert only(store).status is Status.INTERRUPTED
+
+
+def test_recovering_keeps_what_ended_as_it_is(store, make_run):
+    ends = [Status.DONE, Status.FAILED, Status.DIVERGED, Status.INTERRUPTED]
+    runs = [make_run(number) for number in range(4)]
+    store.queue(runs)
+    for run, end in zip(runs, ends, strict=True):
+        store.finish(run.key, end, error="why")
+
+    store.recover()
+
+    assert [found.status for found in store.runs()] == ends
+    assert {found.error for found in store.runs()} == {"why"}
+
+
+def test_a_forgotten_run_leaves_nothing(store, running):
+    store.record(running.key, 1, VALUES)
+    store.finish(running.key, Status.DONE, margins=b"\0\0\0\0")
+    store.forget(running.key)
+
+    with store.engine.connect() as connection:
+        counts = [
+            connection.execute(text(f"SELECT count(*) FROM {table}")).scalar()
+            for table in Base.metadata.tables
+        ]
+    assert set(counts) == {0}
+    store.forget(running.key)
+
+
+def test_the_migrations_make_exactly_the_orms_schema(store):
+    with store.engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), Base.metadata)
+
+    assert differences == []

@@ -1,0 +1,88 @@
+import pytest
+
+from orchestrator.formatting import duration, number_of, shown, two_digits
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "text"),
+    [
+        (None, False, "–"),
+        (70.34, False, "70.3"),
+        (-0.04, False, "0.0"),
+        (0.25, True, "+0.2"),
+        (-1.0, True, "-1.0"),
+    ],
+)
+def test_percentages_have_the_papers_decimal_and_no_negative_zero(value, signed, text):
+    assert shown(value, signed=signed) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "nouns", "text"),
+    [
+        (0, ("seed",), "0 seeds"),
+        (1, ("seed",), "1 seed"),
+        (1234, ("run",), "1,234 runs"),
+        (1.0, ("CPU",), "1 CPU"),
+        (0.5, ("percentage point",), "0.5 percentage points"),
+        (1, ("differs", "differ"), "1 differs"),
+        (2, ("run is done", "runs are done"), "2 runs are done"),
+    ],
+)
+def test_one_is_singular_and_everything_else_plural(count, nouns, text):
+    assert number_of(count, *nouns) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.000333333, "0.00033"),
+        (0.0999, "0.10"),
+        (0.999, "1.0"),
+        (3.333, "3.3"),
+        (9.97, "10"),
+        (33.3333, "33"),
+        (1234.5, "1,234"),
+    ],
+)
+def test_two_digits_are_shown_and_whole_ones_all(value, text):
+    assert two_digits(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, "–"),
+        (0, "0 s"),
+        (1.234, "1.2 s"),
+        (8.04, "8 s"),
+        (9.96, "10 s"),
+        (89, "89 s"),
+        (90, "1.5 min"),
+        (12 * 60, "12 min"),
+        (89 * 60, "89 min"),
+        (90 * 60, "1.5 h"),
+        (3.5 * 3600, "3.5 h"),
+        (47.6 * 3600, "48 h"),
+        (48 * 3600, "2 days"),
+        (40 * 86400, "40 days"),
+        (4000 * 86400, "4000 days"),
+    ],
+)
+def test_durations_are_said_as_people_do(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (3.4, "3 s"),
+        (0.0, "0 s"),
+        (5.4 * 3600, "5 h"),
+        (47 * 3600, "50 h"),
+        (276 * 86400, "300 days"),
+    ],
+)
+def test_a_rough_time_has_one_digit(seconds, words):
+    assert duration(seconds, rough=True) == words

@@ -1,0 +1,919 @@
+import logging
+import shutil
+import sqlite3
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from aol.config import OptimizerConfig, flatten
+from orchestrator.errors import StoreError, TrackingError
+from orchestrator.provenance import Provenance
+from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Checkpoint, Status, Store
+from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
+from orchestrator.tracking.mapping import METRICS_PER_CALL, PARAM_LENGTH
+from orchestrator.tracking.publish import publish, publish_all
+from orchestrator.tracking.recorder import RETRY_S
+from tests.support.reports import finish
+from tests.support.shell import TINY
+
+ORIGIN = Provenance("abc", {}, "d-d")
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def empty_mlflow(tmp_path_factory):
+    """
+    A new MLflow database: making one takes seconds, copying it none.
+    """
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def new_tracker(empty_mlflow, tmp_path):
+    """
+    Makes trackers of one experiment, each with an MLflow database of its own.
+    """
+    made = []
+
+    def make():
+        folder = tmp_path / f"mlflow-{len(made)}"
+        folder.mkdir()
+        shutil.copy(empty_mlflow, folder / "mlflow.db")
+        made.append(Tracker(f"sqlite:///{folder}/mlflow.db", "tiny", folder / "mlruns"))
+        return made[-1]
+
+    return make
+
+
+@pytest.fixture
+def tracker(new_tracker):
+    return new_tracker()
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def run(make_run, store):
+    run = make_run(7)
+    start(store, run)
+    return run
+
+
+def start(store, run):
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.place(run.key, "host", "CPU", 0)
+
+
+def record(store, run, *epochs, plus=0):
+    """
+    Record epochs, each with a checkpoint: only what a checkpoint covers is sent.
+    """
+    for epoch in epochs:
+        store.record(run.key, epoch, {"train_loss": 1 / epoch, "accuracy": epoch / 10 + plus})
+        store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+
+
+def client_of(tracker):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracker.uri)
+
+
+def shown(tracker):
+    """
+    Every run that MLflow shows.
+    """
+    client = client_of(tracker)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    return list(client.search_runs(experiments))
+
+
+def history(tracker, run_id, name):
+    return [(one.step, one.value) for one in client_of(tracker).get_metric_history(run_id, name)]
+
+
+def test_one_experiment_with_one_run_per_run(tracker, store, run, make_run):
+    start(store, make_run(8))
+    sent = tracker.send(store)
+    experiments = [one.name for one in client_of(tracker).search_experiments()]
+
+    assert sent == 2
+    assert sorted(experiments) == ["Default", "tiny"]
+    assert {one.info.run_name for one in shown(tracker)} == {
+        "7 AOL-Small (digits, seed 7)",
+        "8 AOL-Small (digits, seed 8)",
+    }
+
+
+def test_a_run_shows_its_settings_and_its_origin(tracker, store, run):
+    tracker.send(store)
+    (found,) = shown(tracker)
+    expected = {
+        "aol.key": run.key,
+        "run_id": "7",
+        "model": "AOL-Small",
+        "dataset": "digits",
+        "profile": "demo",
+        "seed": "7",
+        "digest": run.train.digest(),
+        "status": "running",
+        "git_commit": "abc",
+        "host": "host",
+        "device": "CPU",
+    }
+
+    assert found.data.params == {name: str(value) for name, value in flatten(run.train).items()}
+    assert expected.items() <= found.data.tags.items()
+    assert store.runs()[0].mlflow_run_id == found.info.run_id
+
+
+def test_metrics_are_sent_per_epoch_and_never_twice(tracker, store, run):
+    record(store, run, 1, 2)
+    tracker.send(store)
+    tracker.send(store)
+    record(store, run, 3)
+    tracker.send(store, [run.key])
+    (found,) = shown(tracker)
+
+    assert history(tracker, found.info.run_id, "accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert history(tracker, found.info.run_id, "epoch") == [(1, 1), (2, 2), (3, 3)]
+    assert set(found.data.metrics) == {"train_loss", "accuracy", "epoch"}
+
+
+def test_another_process_sends_what_is_new_only(tracker, store, run):
+    record(store, run, 1, 2)
+    tracker.send(store)
+    record(store, run, 3)
+    Tracker(tracker.uri, "tiny", tracker.artifacts).send(store)
+    (found,) = shown(tracker)
+
+    assert history(tracker, found.info.run_id, "accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def accuracies(tracker, run):
+    """
+    Every accuracy that MLflow has of a run, by epoch, the values of one epoch in a list.
+    """
+    (found,) = [one for one in shown(tracker) if one.data.tags["aol.key"] == run.key]
+    values = {}
+    for epoch, value in history(tracker, found.info.run_id, "accuracy"):
+        values.setdefault(epoch, []).append(value)
+    return values
+
+
+def test_epochs_that_may_be_trained_again_are_not_sent_yet(tracker, store, run):
+    """
+    Those after the newest checkpoint: MLflow cannot take a value back.
+    """
+    record(store, run, 1, 2)
+    store.record(run.key, 3, {"accuracy": 0.3})
+    tracker.send(store)
+    while_training = accuracies(tracker, run)
+    store.finish(run.key, Status.INTERRUPTED)
+    tracker.send(store)
+    interrupted = accuracies(tracker, run)
+    store.finish(run.key, Status.DONE)
+    tracker.send(store)
+
+    assert while_training == interrupted == {1: [0.1], 2: [0.2]}
+    assert accuracies(tracker, run) == {1: [0.1], 2: [0.2], 3: [0.3]}
+
+
+def test_a_retry_with_other_values_shows_each_epoch_once_with_the_new_one(tracker, store, run):
+    """
+    A GPU does not repeat itself bit by bit: epochs 3 and 4 differ the second time.
+    """
+    record(store, run, 1, 2)
+    for epoch in (3, 4):
+        store.record(run.key, epoch, {"accuracy": epoch / 10})
+        tracker.send(store)
+    store.start(run, ORIGIN)
+    tracker.send(store)
+    record(store, run, 3, 4, plus=0.5)
+    tracker.send(store)
+    store.finish(run.key, Status.DONE)
+    tracker.send(store)
+
+    assert accuracies(tracker, run) == {1: [0.1], 2: [0.2], 3: [0.8], 4: [0.9]}
+
+
+def test_a_retry_from_before_a_lost_checkpoint_replaces_mlflows_run(tracker, store, run):
+    """
+    Its newest checkpoint could not be read, and MLflow has epochs that are trained again.
+    """
+    record(store, run, 1, 2, 3)
+    tracker.send(store)
+    (before,) = shown(tracker)
+    store.start(run, ORIGIN)
+    record(store, run, 2, plus=0.5)
+    tracker.send(store)
+    early = accuracies(tracker, run)
+    record(store, run, 3, 4, plus=0.5)
+    tracker.send(store)
+    (after,) = shown(tracker)
+
+    assert early == {1: [0.1], 2: [0.7]}
+    assert accuracies(tracker, run) == {1: [0.1], 2: [0.7], 3: [0.8], 4: [0.9]}
+    assert after.info.run_id == store.runs()[0].mlflow_run_id != before.info.run_id
+
+
+def test_a_retry_is_noticed_also_when_mlflow_was_away_meanwhile(tracker, store, run):
+    record(store, run, 1, 2)
+    tracker.send(store)
+    record(store, run, 1, 2, plus=0.5)
+    store.finish(run.key, Status.DONE)
+    tracker.send(store)
+
+    assert accuracies(tracker, run) == {1: [0.6], 2: [0.7]}
+
+
+def test_a_call_that_was_cut_off_is_completed(tracker, store, run, monkeypatch):
+    """
+    The first part of a long run arrives, then the connection breaks.
+    """
+    for epoch in range(1, 12):
+        record(store, run, epoch)
+        store.record(run.key, epoch, dict.fromkeys(map(str, range(100)), float(epoch)))
+        store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+    client = tracker._connected()
+    log_batch, calls = client.log_batch, []
+
+    def breaking(run_id, metrics=(), params=(), tags=()):
+        calls.append(metrics)
+        if len([call for call in calls if call]) == 2:
+            raise ConnectionError("broken pipe")
+        log_batch(run_id, metrics=metrics, params=params, tags=tags)
+
+    monkeypatch.setattr(client, "log_batch", breaking)
+    with pytest.raises(TrackingError, match="broken pipe"):
+        tracker.send(store)
+    tracker.send(store)
+    (found,) = shown(tracker)
+
+    assert found.info.run_id == store.runs()[0].mlflow_run_id
+    for name in ("0", "99", "epoch"):
+        found_epochs = history(tracker, found.info.run_id, name)
+        assert found_epochs == [(epoch, epoch) for epoch in range(1, 12)]
+
+
+def test_times_are_those_of_the_store(tracker, store, run):
+    """
+    Also after a loss of MLflow's database: its time axis shows when things happened.
+    """
+    record(store, run, 1, 2)
+    store.finish(run.key, Status.DONE)
+    with store.engine.begin() as connection:
+        for epoch in (1, 2):
+            stamp = {"epoch": epoch, "stamp": f"2026-01-01T0{epoch}:00:00.000+00:00"}
+            connection.execute(
+                text("UPDATE epochs SET recorded_at = :stamp WHERE epoch = :epoch"), stamp
+            )
+        connection.execute(text("UPDATE runs SET started_at = '2026-01-01T00:00:00+00:00'"))
+        connection.execute(text("UPDATE runs SET finished_at = '2026-01-01T03:00:00+00:00'"))
+    tracker.send(store)
+    (found,) = shown(tracker)
+    metrics = client_of(tracker).get_metric_history(found.info.run_id, "accuracy")
+    midnight = 1_767_225_600_000
+    hour = 3_600_000
+
+    assert [one.timestamp for one in metrics] == [midnight + hour, midnight + 2 * hour]
+    assert (found.info.start_time, found.info.end_time) == (midnight, midnight + 3 * hour)
+
+
+def test_a_run_trained_again_from_the_start_shows_its_new_numbers(tracker, store, run):
+    """
+    As after --rerun: the store forgot the run, MLflow did not.
+    """
+    record(store, run, 1, 2)
+    tracker.send(store)
+    store.forget(run.key)
+    start(store, run)
+    record(store, run, 1, plus=0.6)
+    tracker.send(store)
+    run_id = store.runs()[0].mlflow_run_id
+
+    assert history(tracker, run_id, "accuracy") == [(1, 0.7)]
+
+
+def test_more_metrics_than_one_call_takes_all_arrive(tracker, store, run):
+    names = [f"metric_{number:03}" for number in range(100)]
+    for epoch in range(1, 12):
+        store.record(run.key, epoch, dict.fromkeys(names, float(epoch)))
+    store.finish(run.key, Status.DONE)
+    tracker.send(store)
+    (found,) = shown(tracker)
+
+    assert len(names) * 11 > METRICS_PER_CALL
+    assert found.data.metrics == dict.fromkeys([*names, "epoch"], 11.0)
+    assert len(history(tracker, found.info.run_id, "metric_050")) == 11
+
+
+def test_states_have_mlflows_names(tracker, store, make_run):
+    runs = {status: make_run(number) for number, status in enumerate(Status)}
+    for run in runs.values():
+        start(store, run)
+    tracker.send(store)
+    for status, run in runs.items():
+        store.finish(run.key, status)
+    tracker.send(store)
+
+    assert {one.data.tags["status"]: one.info.status for one in shown(tracker)} == {
+        "pending": "SCHEDULED",
+        "running": "RUNNING",
+        "done": "FINISHED",
+        "failed": "FAILED",
+        "diverged": "FAILED",
+        "unsound": "FAILED",
+        "interrupted": "KILLED",
+    }
+
+
+def test_an_unsound_run_says_so_in_a_tag_beside_its_arithmetic(tracker, store, run):
+    store.finish(run.key, Status.UNSOUND, error="layer 1", certificate={"arithmetic": "float64"})
+    tracker.send(store)
+    (found,) = shown(tracker)
+
+    assert found.info.status == "FAILED"
+    assert found.data.tags["unsound"] == "layer 1"
+    assert found.data.tags["certified_in"] == "float64"
+
+
+def test_the_error_of_another_failure_is_no_unsoundness(tracker, store, run):
+    store.finish(run.key, Status.FAILED, error="no memory")
+    tracker.send(store)
+
+    assert not {"unsound", "certified_in"} & set(shown(tracker)[0].data.tags)
+
+
+def test_a_resumed_run_is_running_again(tracker, store, run):
+    store.finish(run.key, Status.INTERRUPTED)
+    tracker.send(store)
+    store.start(run, ORIGIN)
+    tracker.send(store)
+
+    assert [one.info.status for one in shown(tracker)] == ["RUNNING"]
+
+
+def test_a_run_whose_mlflow_id_was_lost_is_found_by_its_tag(tracker, store, run):
+    """
+    The driver was killed between making MLflow's run and noting it.
+    """
+    record(store, run, 1)
+    tracker.send(store)
+    (before,) = shown(tracker)
+    store.link(run.key, None)
+    tracker.send(store)
+    (after,) = shown(tracker)
+
+    assert after.info.run_id == before.info.run_id == store.runs()[0].mlflow_run_id
+    assert history(tracker, after.info.run_id, "accuracy") == [(1, 0.1)]
+
+
+def test_runs_0_and_22_are_not_taken_for_each_other(tracker, store, make_run):
+    for number in (0, 22):
+        start(store, make_run(number, seed=0))
+    tracker.send(store)
+
+    assert len(shown(tracker)) == 2
+
+
+def test_a_lost_mlflow_database_is_made_anew(new_tracker, store, run):
+    """
+    The store still names runs of the database that is gone.
+    """
+    record(store, run, 1, 2)
+    store.finish(run.key, Status.DONE)
+    new_tracker().send(store)
+    before = store.runs()[0].mlflow_run_id
+    rebuilt = new_tracker()
+    rebuilt.send(store)
+    (found,) = shown(rebuilt)
+
+    assert found.info.run_id == store.runs()[0].mlflow_run_id != before
+    assert history(rebuilt, found.info.run_id, "accuracy") == [(1, 0.1), (2, 0.2)]
+    assert found.info.status == "FINISHED"
+    assert found.data.params["model.kind"] == "patchwise"
+
+
+def test_a_run_deleted_in_mlflow_is_made_anew(tracker, store, run):
+    record(store, run, 1)
+    tracker.send(store)
+    (before,) = shown(tracker)
+    client_of(tracker).delete_run(before.info.run_id)
+    tracker.send(store)
+    (after,) = shown(tracker)
+
+    assert after.info.run_id != before.info.run_id
+    assert history(tracker, after.info.run_id, "accuracy") == [(1, 0.1)]
+
+
+# The tables
+
+
+@pytest.fixture
+def published(tracker):
+    """
+    The tables that MLflow shows, by run ID of the experiment.
+    """
+
+    def read():
+        found = {}
+        for one in shown(tracker):
+            if client_of(tracker).list_artifacts(one.info.run_id, "tables"):
+                path = client_of(tracker).download_artifacts(one.info.run_id, "tables/tables.md")
+                found[one.data.tags["run_id"]] = Path(path).read_text(encoding="utf-8")
+        return found
+
+    return read
+
+
+def test_tables_are_artifacts_of_every_run_of_their_profile(
+    tracker, store, run, make_run, published
+):
+    start(store, make_run(8))
+    start(store, make_run(9, profile="paper"))
+    tracker.send(store)
+    tracker.attach(store, "demo", "| a |")
+
+    assert published() == {"7": "| a |", "8": "| a |"}
+
+
+def test_tables_replace_earlier_ones_and_unchanged_ones_are_not_sent(
+    tracker, store, run, make_run, published, monkeypatch
+):
+    tracker.send(store)
+    tracker.attach(store, "demo", "| a |")
+    start(store, make_run(8))
+    tracker.send(store)
+    client, sent = tracker._connected(), []
+    log_text = client.log_text
+    monkeypatch.setattr(client, "log_text", lambda *given: sent.append(given) or log_text(*given))
+    tracker.attach(store, "demo", "| a |")
+    to_the_new_one = len(sent)
+    tracker.attach(store, "demo", "| b |")
+
+    assert to_the_new_one == 1
+    assert len(sent) == 3
+    assert published() == {"7": "| b |", "8": "| b |"}
+
+
+def test_tables_of_every_profile_that_has_runs_are_published(
+    tracker, store, make_run, published, tmp_path
+):
+    """
+    Those of `--set` cannot be made from the file: they are taken as they were written.
+    """
+    (tmp_path / "experiments.yaml").write_text(TINY, encoding="utf-8")
+    file = SpecFile(tmp_path / "experiments.yaml")
+    for number, profile in enumerate(("demo", "paper", "custom", "gone")):
+        start(store, make_run(number, profile=profile))
+    tracker.send(store)
+    (tmp_path / "results" / "custom").mkdir(parents=True)
+    (tmp_path / "results" / "custom" / "tables.md").write_text("with --set", encoding="utf-8")
+    publish_all(tracker, store, file, tmp_path / "results")
+    found = published()
+
+    assert found.keys() == {"0", "1", "2"}
+    assert "results of the profile `demo`" in found["0"]
+    assert "results of the profile `paper`" in found["1"]
+    assert found["2"] == "with --set"
+
+
+def test_a_run_that_mlflow_does_not_know_gets_no_tables(tracker, store, run):
+    tracker.attach(store, "demo", "| a |")
+
+    assert not tracker.artifacts.exists()
+
+
+def test_tables_that_cannot_be_attached_are_a_tracking_error(tracker, store, run):
+    tracker.send(store)
+    tracker.artifacts.write_text("a file where the folder should be")
+
+    with pytest.raises(TrackingError, match=f"MLflow at {tracker.uri}: "):
+        tracker.attach(store, "demo", "| a |")
+
+
+# The figures
+
+
+def figures_of(tracker):
+    """
+    The names of the figures that MLflow shows, by run ID of the experiment.
+    """
+    return {
+        one.data.tags["run_id"]: [
+            Path(file.path).name
+            for file in client_of(tracker).list_artifacts(one.info.run_id, "figures")
+        ]
+        for one in shown(tracker)
+    }
+
+
+@pytest.fixture
+def finished(reported, store, tracker):
+    """
+    Two finished runs that MLflow shows; one of them is in one table only.
+    """
+    one, ablation = reported.tables
+    alone = one.model_copy(update={"rows": one.rows[:1]})
+    for run in reported.runs:
+        finish(store, run, 0)
+    tracker.send(store)
+    return replace(reported, tables=(alone, ablation))
+
+
+def in_both_formats(*names):
+    return sorted(f"{name}.{form}" for name in names for form in ("png", "svg"))
+
+
+def test_a_run_shows_the_figures_of_its_own_tables(tracker, store, finished, published):
+    publish(tracker, store, finished)
+
+    ablation = ["curves-ablation", "trade-off-ablation", "training-ablation", "paper-against-ours"]
+    assert published().keys() == {"0", "22"}
+    assert figures_of(tracker) == {
+        "0": in_both_formats(*ablation, "curves-one", "training-one"),
+        "22": in_both_formats(*ablation),
+    }
+
+
+def test_the_overall_figure_is_where_the_tables_are(tracker, store, finished, published, make_run):
+    """
+    A run of the profile whose settings are no longer those of the file has both.
+    """
+    start(store, make_run(8))
+    tracker.send(store)
+    publish(tracker, store, finished)
+
+    assert published().keys() == {"0", "22", "8"}
+    assert figures_of(tracker)["8"] == in_both_formats("paper-against-ours")
+
+
+def test_figures_are_sent_again_only_when_they_changed(tracker, store, finished, monkeypatch):
+    publish(tracker, store, finished)
+    client, sent = tracker._connected(), []
+    log_artifact = client.log_artifact
+    monkeypatch.setattr(
+        client, "log_artifact", lambda *given: sent.append(given) or log_artifact(*given)
+    )
+    publish(tracker, store, finished)
+    unchanged = [given for given in sent if given[-1] == "figures"]
+    replicate = finished.replicates([1]).runs[0]
+    finish(store, replicate, 0.5)
+    tracker.send(store)
+    publish(tracker, store, finished)
+
+    assert unchanged == []
+    assert len([given for given in sent if given[-1] == "figures"]) == 2 * (5 + 3 + 5 + 3)
+    assert len(figures_of(tracker)["0"]) == 2 * (5 + 1)
+
+
+def test_a_run_whose_own_figures_are_as_before_gets_the_overall_one_alone(
+    tracker, store, reported, finished, monkeypatch
+):
+    rows = reported.tables[0].rows
+    apart = tuple(
+        reported.tables[0].model_copy(update={"id": f"of-{row.run}", "rows": [row]}) for row in rows
+    )
+    experiment = replace(finished, tables=apart)
+    publish(tracker, store, experiment)
+    finish(store, experiment.replicates([1]).runs[0], 0.5)
+    client, sent = tracker._connected(), []
+    monkeypatch.setattr(client, "log_artifact", lambda *given: sent.append(given))
+    publish(tracker, store, experiment)
+    (other,) = [run.mlflow_run_id for run in store.runs() if run.run_id == 22]
+    names = [(to, Path(path).name) for to, path, folder in sent if folder == "figures"]
+
+    assert sorted(name for to, name in names if to == other) == in_both_formats(
+        "paper-against-ours"
+    )
+    assert {"curves-of-0.png", "training-of-0.svg"} <= {name for to, name in names if to != other}
+
+
+def test_figures_that_cannot_be_drawn_are_said_and_the_tables_go(
+    tracker, store, finished, published
+):
+    """
+    The title of a table is no formula that matplotlib understands.
+    """
+    one, other = finished.tables
+    odd = replace(finished, tables=(one.model_copy(update={"title": r"$\odd$"}), other))
+    tell = TrackingRecorder(tracker, store)
+    problem = tell.close(60, partial(publish, tracker, store, odd))
+
+    assert problem.startswith("the figures cannot be drawn: ")
+    assert published().keys() == {"0", "22"}
+
+
+# MLflow's limits
+
+
+def test_long_names_and_settings_are_cut_instead_of_refused(
+    new_tracker, store, make_run, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")
+    tracker = new_tracker()
+    tracker.experiment = "e" * 1000
+    drops = tuple(1 - 1 / number for number in range(2, 2000))
+    run = make_run(1, name="n" * 9000, optimizer=OptimizerConfig(drops=drops))
+    start(store, run)
+    tracker.send(store)
+    tracker.send(store)
+    (found,) = shown(tracker)
+
+    assert found.info.run_name == ("1 " + "n" * 9000)[:250]
+    assert found.data.tags["model"] == "n" * 8000
+    assert found.data.params["optimizer.drops"] == str(drops)[:PARAM_LENGTH]
+
+
+def test_settings_missing_after_a_broken_start_are_sent_later(tracker, store, run, monkeypatch):
+    client = tracker._connected()
+
+    def broken(*_, **__):
+        raise ConnectionError("broken pipe")
+
+    monkeypatch.setattr(client, "log_batch", broken)
+    with pytest.raises(TrackingError, match="broken pipe"):
+        tracker.send(store)
+    tracker.send(store)
+    (found,) = shown(tracker)
+
+    assert found.data.params["model.kind"] == "patchwise"
+
+
+def test_a_store_that_fails_is_named_not_mlflow(tracker, store, run):
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE epochs RENAME TO lost"))
+
+    with pytest.raises(StoreError, match="the store sqlite:"):
+        tracker.send(store)
+
+
+def test_the_server_of_the_environment_comes_first(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    own = tracking_uri(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+
+    assert own == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_uri(tmp_path) == "http://server:5000"
+
+
+# While runs train
+
+
+@pytest.fixture
+def dead_server(monkeypatch, tmp_path):
+    """
+    A tracker whose server does not answer.
+    """
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    return Tracker(DEAD, "tiny", tmp_path / "mlruns")
+
+
+def test_a_dead_server_is_one_tracking_error(dead_server, store, run):
+    with pytest.raises(TrackingError, match=f"^MLflow at {DEAD}: "):
+        dead_server.send(store)
+
+
+def test_a_dead_server_never_raises_and_is_told_at_the_end(dead_server, store, run):
+    tell = TrackingRecorder(dead_server, store)
+    tell(Started(run))
+    tell(Finished(run, Status.DONE))
+    problem = tell.close(30)
+
+    assert problem.startswith(f"MLflow at {DEAD}: ")
+
+
+def test_a_runs_life_arrives(tracker, store, run):
+    tell = TrackingRecorder(tracker, store)
+    tell(Started(run))
+    tell(Placed(run, "host", "CPU", 0))
+    for epoch in (1, 2):
+        record(store, run, epoch)
+        tell(EpochDone(run, epoch, {}))
+        tell(Saved(run, Checkpoint(epoch, f"/c/{epoch}")))
+    tell(Tick((run,)))
+    store.finish(run.key, Status.DONE)
+    tell(Finished(run, Status.DONE))
+    problem = tell.close(30)
+    (found,) = shown(tracker)
+
+    assert problem is None
+    assert found.info.status == "FINISHED"
+    assert history(tracker, found.info.run_id, "accuracy") == [(1, 0.1), (2, 0.2)]
+
+
+class FakeTracker:
+    """
+    A tracker that answers when it is let to, after failing so many times.
+    """
+
+    uri = "fake"
+
+    def __init__(self, failures=0, *, open_=True):
+        self.failures, self.sent, self.tries = failures, [], 0
+        self.gate, self.entered = threading.Event(), threading.Event()
+        if open_:
+            self.gate.set()
+
+    def send(self, store, keys):
+        self.tries += 1
+        self.entered.set()
+        self.gate.wait(10)
+        if self.failures:
+            self.failures -= 1
+            raise TrackingError("down")
+        self.sent.append(set(keys))
+
+
+def test_a_slow_server_costs_training_nothing(run):
+    slow = FakeTracker(open_=False)
+    tell = TrackingRecorder(slow, None)
+    started = time.monotonic()
+    for _ in range(1000):
+        tell(Started(run))
+    took = time.monotonic() - started
+    slow.entered.wait(10)
+    late = tell.close(0.05)
+    slow.gate.set()
+
+    assert took < 1
+    assert late == "MLflow at fake is slow: not everything is there yet"
+    assert tell.close(10) is None
+
+
+def test_what_moved_meanwhile_is_sent_in_one_go(run, make_run):
+    other = make_run(8)
+    tracker = FakeTracker(open_=False)
+    tell = TrackingRecorder(tracker, None)
+    tell(Started(run))
+    assert tracker.entered.wait(10)
+    for _ in range(100):
+        tell(Finished(run, Status.FAILED))
+        tell(Started(other))
+    tracker.gate.set()
+    problem = tell.close(10)
+
+    assert problem is None
+    assert tracker.sent[0] == {run.key}
+    assert set.union(*tracker.sent[1:]) == {run.key, other.key}
+    assert len(tracker.sent) <= 3
+
+
+class Clock:
+    """
+    Seconds that pass when they are told to.
+    """
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def wait_until(true):
+    while not true():
+        time.sleep(0.001)
+
+
+def test_a_server_that_failed_is_tried_again_after_a_minute_and_gets_everything(run, make_run):
+    """
+    And not before: each try may cost a timeout.
+    """
+    early, late = make_run(8), make_run(9)
+    tracker, clock = FakeTracker(failures=1), Clock()
+    tell = TrackingRecorder(tracker, None, clock)
+    tell(Started(run))
+    wait_until(lambda: tell.problem)
+    clock.now += RETRY_S - 1
+    tell(Started(early))
+    wait_until(tell._moved.empty)
+    in_between = tracker.tries
+    clock.now += 1
+    tell(Started(late))
+    wait_until(lambda: tracker.sent)
+    problem = tell.problem
+    tell.close(10)
+
+    assert in_between == 1
+    assert problem is None
+    assert tracker.sent[0] == {run.key, early.key, late.key}
+
+
+def test_a_server_that_is_back_at_the_end_gets_everything(run):
+    tracker = FakeTracker(failures=1)
+    tell = TrackingRecorder(tracker, None, Clock())
+    tell(Started(run))
+    wait_until(lambda: tell.problem)
+    problem = tell.close(10)
+
+    assert problem is None
+    assert tracker.sent == [{run.key}]
+
+
+def test_the_last_task_comes_after_everything_is_sent(run):
+    tracker = FakeTracker()
+    tell = TrackingRecorder(tracker, None)
+    tell(Started(run))
+    sent = []
+    problem = tell.close(10, lambda: sent.extend(tracker.sent))
+
+    assert problem is None
+    assert {run.key} in sent
+
+
+def test_a_last_task_that_hangs_is_not_waited_for(run):
+    gate = threading.Event()
+    tell = TrackingRecorder(FakeTracker(), None)
+    started = time.monotonic()
+    problem = tell.close(0.05, lambda: gate.wait(30))
+    took = time.monotonic() - started
+    gate.set()
+
+    assert took < 5
+    assert problem == "MLflow at fake is slow: not everything is there yet"
+
+
+def test_a_last_task_that_fails_is_the_problem(run):
+    def fail():
+        raise TrackingError("MLflow at fake: refuses")
+
+    assert TrackingRecorder(FakeTracker(), None).close(10, fail) == "MLflow at fake: refuses"
+
+
+def test_what_is_behind_is_sent_though_nothing_moves(run):
+    tracker = FakeTracker()
+    tell = TrackingRecorder(tracker, None, behind=[run.key])
+    tell.close(10)
+
+    assert tracker.sent[0] == {run.key}
+
+
+def test_the_store_knows_what_mlflow_was_told(tracker, store, run):
+    before = store.runs()[0].mlflow_status
+    tracker.send(store)
+    running = store.runs()[0].mlflow_status
+    store.finish(run.key, Status.DONE)
+    tracker.send(store)
+
+    assert (before, running, store.runs()[0].mlflow_status) == (None, "running", "done")
+
+
+def test_an_epoch_waits_for_its_checkpoint(run):
+    tracker = FakeTracker()
+    tell = TrackingRecorder(tracker, None)
+    tell(EpochDone(run, 1, {}))
+    wait_until(tell._moved.empty)
+    before = list(tracker.sent)
+    tell(Saved(run, Checkpoint(1, "/c/1")))
+    wait_until(lambda: tracker.sent)
+    tell.close(10)
+
+    assert before == []
+    assert tracker.sent[0] == {run.key}
+
+
+def test_ticks_and_places_send_nothing(run):
+    tracker = FakeTracker()
+    tell = TrackingRecorder(tracker, None)
+    tell(Tick((run,)))
+    tell(Placed(run, "host", "CPU", 0))
+    tell.close(10)
+
+    assert all(sent == set() for sent in tracker.sent)
+
+
+def test_a_store_that_cannot_be_read_is_told_at_the_end_like_a_dead_server(tracker, store, run):
+    """
+    The thread must not die of it in silence: MLflow is behind.
+    """
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE epochs RENAME TO lost"))
+    tell = TrackingRecorder(tracker, store)
+    tell(Started(run))
+
+    assert tell.close(10) is not None

@@ -1,0 +1,63 @@
+"""What the tests of the store share: the databases they run on, and processes that use one."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+from uuid import uuid4
+
+from alembic.config import Config
+from sqlalchemy import create_engine, make_url, text
+
+from orchestrator.provenance import Provenance
+from tests.support.shell import PROJECT
+
+POSTGRESQL = os.environ.get("AOL_TEST_POSTGRESQL")  # a database in which schemas may be made
+BACKENDS = ["sqlite", *(["postgresql"] if POSTGRESQL else [])]
+ORIGIN = Provenance(git_commit="abc", packages={"torch": "2.0"}, data_fingerprint="d-d")
+
+
+@contextmanager
+def empty_schema():
+    """
+    The URL of an empty PostgreSQL schema that is dropped afterwards.
+    """
+    url, name = make_url(POSTGRESQL), f"test_{uuid4().hex}"
+    engine = create_engine(url.set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA {name}"))
+    inside = url.update_query_dict({"options": f"-csearch_path={name}"})
+    yield inside.render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
+    engine.dispose()
+
+
+def migrate(path, direction, revision):
+    """
+    Bring a SQLite store's schema up or down to a revision, without the program.
+    """
+    config = Config()
+    folder = PROJECT / "orchestrator" / "store" / "migrations"
+    config.set_main_option("script_location", str(folder))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        direction(config, revision)
+    engine.dispose()
+
+
+def spawn(script, *arguments, **environment):
+    """
+    A Python process that runs `script` with the project on its path.
+    """
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)]
+    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
