@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A place beside `path` to write to, which takes its name if the block ends well.
 
     The name ends as that of `path` does, for whoever looks at the ending.

@@ -20,7 +20,7 @@ from typing import get_args
 
 import torch
 
-from aol.atomic import aside
+from aol.atomic import atomic_path
 from aol.cli.train import chosen
 from aol.config import DataConfig, Precision, TrainConfig
 from aol.data.datasets import Images
@@ -199,7 +199,7 @@ def _keep(file: Path | None, rates: dict[str, float]) -> None:
     """At once: the call may be ended at any time."""
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with aside(file) as part:
+        with atomic_path(file) as part:
             part.write_text(json.dumps(rates), encoding="utf-8")
 
 

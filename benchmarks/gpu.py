@@ -22,7 +22,7 @@ import torch
 from aol.config import ModelConfig
 from aol.ops.dispatch import kernels_for
 from aol.provenance import environment
-from aol.training.optimizer import train_in
+from aol.training.optimizer import set_training_precision
 from benchmarks import roofline
 from benchmarks.checks import GRAPH_STEPS, Check, check, expected_of, of_those_that_work
 from benchmarks.contestants import Training
@@ -69,7 +69,7 @@ class Measured:
 
         def seconds(way: Way) -> float:
             run, count = runs[way]
-            train_in(way.precision)
+            set_training_precision(way.precision)
             return roofline.seconds_of(run, subject.device, count)
 
         runs = of_those_that_work(found, warm, f"{name}, warming up")

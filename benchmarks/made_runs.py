@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from aol.catalog import DATASETS
-from aol.certification.certificate import TOLERANCE, Gate, LayerBound
+from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
 from aol.models.flops import layers_of
-from orchestrator.analysis.margins import share
-from orchestrator.sharing.run_folder import Attempt, End, Epoch, TrainedElsewhere
+from orchestrator.analysis.margins import certified_share
+from orchestrator.sharing.run_folder import Attempt, End, Epoch, RunFolderContents
 from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import RADII
@@ -31,7 +31,7 @@ def paper(epochs: int) -> Experiment:
     return replace(experiment, profile="paper", runs=runs)
 
 
-def made_runs(count: int, experiment: Experiment) -> Iterator[TrainedElsewhere]:
+def made_runs(count: int, experiment: Experiment) -> Iterator[RunFolderContents]:
     """So many finished runs: the paper's with replicates last, before them the same IDs' others."""
     papers = experiment.replicates(range(SEEDS)).runs
     for number in range(count - len(papers)):
@@ -47,16 +47,16 @@ def other(run: RunSpec, number: int) -> RunSpec:
     return run.model_copy(update=changed)
 
 
-def trained(run: RunSpec, number: int, *, images: int) -> TrainedElsewhere:
+def trained(run: RunSpec, number: int, *, images: int) -> RunFolderContents:
     """The run as if it had been trained; without images it has no margins."""
     random = np.random.default_rng(number)
     margins = random.normal(0.5, 1.0, images or 100).astype("<f4")
-    accuracies = {str(name): share(margins, radius) for name, radius in RADII.items()}
+    accuracies = {str(name): certified_share(margins, radius) for name, radius in RADII.items()}
     epochs = [
         Epoch(epoch=epoch, time=STAMP, values=_values(accuracies, loss))
         for epoch, loss in enumerate(random.random(run.train.epochs).tolist(), start=1)
     ]
-    return TrainedElsewhere(
+    return RunFolderContents(
         Path(run.key),
         run,
         (
@@ -80,7 +80,7 @@ def certificate(run: RunSpec) -> dict[str, Any]:
     """What is stored of a sound network of the run's size."""
     names = (f"layer {number}" for number in range(len(layers_of(run.train.model))))
     layers = tuple(LayerBound(name, 1.0, 0.9) for name in names)
-    gate = Gate(layers, ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
+    gate = LipschitzCertificate(layers, ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
     return {"arithmetic": "float64", **gate.as_dict()}
 
 
@@ -90,7 +90,7 @@ def _values(accuracies: dict[str, float], loss: float) -> dict[str, float]:
     return accuracies | timed | {"train_loss": loss, "train_accuracy": 0.5, "test_loss": 1 + loss}
 
 
-def write_folder(found: TrainedElsewhere, folder: Path) -> Path:
+def write_folder(found: RunFolderContents, folder: Path) -> Path:
     """The run as `python -m aol` would have left it; returns its folder."""
     run, place = found.run, folder / found.run.key
     place.mkdir(parents=True)

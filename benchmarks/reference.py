@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aol.atomic import aside
+from aol.atomic import atomic_path
 from aol.config import ModelConfig, TrainConfig
 from benchmarks.contestants import Training, config_of, images_of, plain_training
 
@@ -99,7 +99,7 @@ def make(config: TrainConfig, model: nn.Sequential) -> Reference:
 
 def keep(file: Path, references: dict[str, Reference]) -> None:
     """Write references by network, aside and then renamed; sketches in float32."""
-    with aside(file) as part:
+    with atomic_path(file) as part:
         torch.save({name: _plain(reference) for name, reference in references.items()}, part)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aol.config import ModelConfig, Precision
 from aol.models.flops import layers_of, parameters
-from aol.training.optimizer import use_tf32
+from aol.training.optimizer import allow_tf32
 
 MATRIX = 8192  # rows and columns
 COPIED_BYTES = 2**31
@@ -50,9 +50,9 @@ def measure(device: torch.device, size: int = MATRIX, copied_bytes: int = COPIED
     flop = 2 * size**3
     seconds: dict[Precision, float] = {}
     for precision in ("float32", "tf32"):
-        use_tf32(precision == "tf32")
+        allow_tf32(precision == "tf32")
         seconds[precision] = seconds_of(lambda: left @ right, device)
-    use_tf32(False)
+    allow_tf32(False)
     halves = left.bfloat16(), right.bfloat16()
     seconds["bf16"] = seconds_of(lambda: halves[0] @ halves[1], device)
     source = torch.empty(copied_bytes // 2, dtype=torch.uint8, device=device)

@@ -26,7 +26,7 @@ from orchestrator.analysis.tables import note_cells
 from orchestrator.cli.status import print_status
 from orchestrator.provenance import Provenance
 from orchestrator.reporting.render import render
-from orchestrator.sharing.merge import ingest, take
+from orchestrator.sharing.merge import ingest_folders, ingest_run
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store
 
@@ -71,7 +71,7 @@ def build(store: Store, runs: int, experiment: Experiment, clock: Clock) -> Meas
     writing, made = 0.0, made_runs(runs, experiment)
     for found in made:
         started = clock()
-        take(found, store)
+        ingest_run(found, store)
         writing += clock() - started
     rows = runs * experiment.runs[0].train.epochs * METRICS
     return Measured("metrics written as `ingest` does", rows / writing, 50_000, per_second=True)
@@ -104,9 +104,9 @@ def writing(store: Store, experiment: Experiment, folder: Path, clock: Clock) ->
     images = run.train.data.test_images
     fresh = [trained(other(run, 10**6 + n), n, images=images) for n in range(FOLDERS + 1)]
     first, *folders = [write_folder(found, folder) for found in fresh]
-    ingest([first], store)
+    ingest_folders([first], store)
     started = clock()
-    ingest(folders, store)
+    ingest_folders(folders, store)
     rows = FOLDERS * run.train.epochs * METRICS
     yield Measured(
         "metrics that `ingest` read from folders and wrote",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from aol.config import ModelConfig, Precision
-from aol.training.optimizer import train_in
+from aol.training.optimizer import set_training_precision
 from benchmarks.contestants import Training, config_of, initial, our_training, plain_training
 
 MODELS = {
@@ -65,7 +65,7 @@ class Subject:
 
     def training(self, way: Way, batch: int) -> Training:
         """Its training in a way, in that way's arithmetic."""
-        train_in(way.precision)
+        set_training_precision(way.precision)
         return way.training(self.model, self.config, batch)(self.device)
 
 

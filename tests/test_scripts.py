@@ -15,7 +15,7 @@ import pytest
 from aol.data import datasets as data
 from aol.data.datasets import prepare
 from aol.provenance import Checkout
-from orchestrator.sharing.run_folder import folders_in, read
+from orchestrator.sharing.run_folder import find_run_folders, read_run_folder
 from orchestrator.store import Status
 from tests.support.shell import PROJECT, TINY, Shell
 
@@ -296,7 +296,7 @@ def test_what_was_packed_trains_there_and_is_taken_in_here(arrived, tmp_path):
     done = subprocess.run(command, cwd=box, capture_output=True, text=True, check=False)
     with tarfile.open(tmp_path / "results" / "results.tar.xz") as archive:
         archive.extractall(tmp_path / "home", filter="data")
-    (found,) = map(read, folders_in(tmp_path / "home"))
+    (found,) = map(read_run_folder, find_run_folders(tmp_path / "home"))
 
     assert done.returncode == 0, done.stderr
     assert "run 11 needs 3020 s, 2" in done.stdout

@@ -25,7 +25,7 @@ class LayerBound:
 
 
 @dataclass(frozen=True)
-class Gate:
+class LipschitzCertificate:
     """What is known of a network's Lipschitz constant in L2.
 
     `ratio` is the largest |f(x) - f(y)| / |x - y| found. `score_error` bounds the distance (L2)
@@ -39,7 +39,7 @@ class Gate:
     tolerance: float
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> "Gate":
+    def from_dict(cls, record: Mapping[str, Any]) -> "LipschitzCertificate":
         """What `as_dict` gave, but for its conclusions. Raises: ValueError."""
         try:
             layers = tuple(
@@ -90,7 +90,7 @@ RADII: dict[str, float] = {
 }
 
 
-def parsed(text: str) -> float:
+def parse_radius(text: str) -> float:
     """The radius of `0.5` or `36/255`, in the units of the pixels. Raises: RadiusError."""
     above, slash, below = text.partition("/")
     try:

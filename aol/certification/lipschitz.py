@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aol.certification.bounds import Reach, upper_bound
-from aol.certification.certificate import TOLERANCE, Gate, LayerBound
+from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
 from aol.layers.modules import (
     AOLConv2d,
     AOLLinear,
@@ -30,7 +30,7 @@ DISTANCES = (-2.0, 1.0)  # of the pairs, powers of ten; an image has a norm of s
 PAIR_STEP = 1.0  # how far a step moves a pair
 
 
-def gate(
+def certify_network(
     model: nn.Sequential,
     shape: tuple[int, ...],
     *,
@@ -38,7 +38,7 @@ def gate(
     restarts: int = 4,
     steps: int = 20,
     tolerance: float = TOLERANCE,
-) -> Gate:
+) -> LipschitzCertificate:
     """What can be proven and found of a chain of layers, as it stands; repeating it is exact.
 
     `iterations` of power iteration per layer, `steps` of ascent from `restarts` pairs: a large
@@ -63,7 +63,7 @@ def gate(
             reach = reach.after(layer.rescaled(), layer.bias, upper, y.shape[2:].numel())
         x = y
     ratio = _steepest_pair(chain, shape, restarts=restarts, steps=steps, generator=generator)
-    return Gate(tuple(bounds), ratio, reach.error, tolerance)
+    return LipschitzCertificate(tuple(bounds), ratio, reach.error, tolerance)
 
 
 def _places(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -40,7 +40,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Certified:
+class Certifier:
     """A network in float64 with its proof."""
 
     network: nn.Sequential
@@ -75,22 +75,22 @@ def radii(scores: Tensor, proof: Proof) -> Tensor:
     return (gap / (math.sqrt(2) * proof.lipschitz) * (1 - SLACK)).clamp(min=0)
 
 
-def floored(radius: float) -> float:
+def floor_radius(radius: float) -> float:
     """A radius with as many decimals as are printed, and never above it."""
     steps = 10.0**DECIMALS
     return math.floor(radius * (1 - 4 * EPS) * steps) / steps
 
 
-def certified(
+def make_certifier(
     network: nn.Sequential, divisors: Sequence[Tensor], device: torch.device
-) -> Certified:
+) -> Certifier:
     """The network ready to certify images. Raises: ValueError if a layer has no known bound."""
     exact = deepcopy(network).double().eval().requires_grad_(False).to(device)
-    return Certified(exact, prove(exact, divisors))
+    return Certifier(exact, prove_bound(exact, divisors))
 
 
 @torch.no_grad()
-def prove(
+def prove_bound(
     network: nn.Sequential, divisors: Sequence[Tensor], shape: Sequence[int] = (3, 32, 32)
 ) -> Proof:
     """The proof for a plain float64 network with its weights as they are.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from aol.certification.certificate import parsed
-from aol.certification.radius import DECIMALS, Proof, certified, floored
-from aol.data.image_files import Pictures, read_pictures
+from aol.certification.certificate import parse_radius
+from aol.certification.radius import DECIMALS, Proof, floor_radius, make_certifier
+from aol.data.image_files import ImageFiles, read_images
 from aol.errors import CheckpointError, ImageFileError, ModelError, RadiusError, first_line
-from aol.export.checkpoint import network_in
-from aol.export.formats import Exported, exported, read
+from aol.export.checkpoint import load_network_from_folder
+from aol.export.formats import Exported, export_network, read_model
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Certify images; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        pictures = read_pictures(options.images)
+        pictures = read_images(options.images)
         model = opened(options.model)
         proof, answers = answer(model, pictures, radius=options.radius, device=options.device)
     except (ModelError, ImageFileError, CheckpointError) as error:
@@ -58,17 +58,17 @@ def opened(place: Path) -> Exported:
     Raises: ModelError, CheckpointError.
     """
     if not (place / "run.json").exists():
-        return read(place)
-    run, trained = network_in(place)
-    return exported(trained, run)
+        return read_model(place)
+    run, trained = load_network_from_folder(place)
+    return export_network(trained, run)
 
 
 def answer(
-    model: Exported, pictures: Pictures, *, radius: float | None, device: str
+    model: Exported, pictures: ImageFiles, *, radius: float | None, device: str
 ) -> tuple[Proof, list[Answer]]:
     """The proof of the network, and an answer per image. Raises: ModelError."""
     try:
-        certifier = certified(model.network, model.divisors, torch.device(device))
+        certifier = make_certifier(model.network, model.divisors, torch.device(device))
         pixels = torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2)
         labels, radii = certifier(pixels)
         names = [model.classes[label] for label in labels]
@@ -101,7 +101,7 @@ def as_lines(answers: list[Answer], radius: float | None) -> list[str]:
     name = max(len("class"), *(len(one.called) for one in answers))
     lines = [f"{'image':{image}}  {'class':{name}}  radius"]
     for one in answers:
-        radius_text = f"{floored(one.radius):.{DECIMALS}f}"
+        radius_text = f"{floor_radius(one.radius):.{DECIMALS}f}"
         lines.append(
             f"{one.image:{image}}  {one.called:{name}}  {radius_text}{marks[one.certified]}"
         )
@@ -129,6 +129,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _radius(text: str) -> float:
     try:
-        return parsed(text)
+        return parse_radius(text)
     except RadiusError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -21,7 +21,7 @@ from aol.training.run_folder import Outcome, Run, RunFolder
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONTINUE = 3, 2, 75  # 75: the world's "temporary, try again"
 CERTIFY = "certify"  # the other command
-HASTE = 1.5  # an epoch may take so many times the longest one so far
+EPOCH_TIME_SAFETY = 1.5  # an epoch may take so many times the longest one so far
 
 
 class Deadline:
@@ -33,7 +33,7 @@ class Deadline:
 
     def __call__(self, next_s: float) -> bool:
         """Whether there is no time left for what takes so many seconds."""
-        late = self.end is not None and time.monotonic() + HASTE * next_s > self.end
+        late = self.end is not None and time.monotonic() + EPOCH_TIME_SAFETY * next_s > self.end
         return late or self.signal is not None
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:

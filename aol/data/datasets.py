@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from aol.atomic import aside
+from aol.atomic import atomic_path
 from aol.catalog import DATASETS, Part
 from aol.config import DataConfig
 from aol.data.sources import SOURCES, Arrays, Pixels, SourceError
@@ -149,7 +149,7 @@ def _keep(arrays: Arrays, path: Path) -> None:
     records = np.empty(len(arrays.y_train) + len(arrays.y_test), RECORD)
     records["image"] = np.concatenate([arrays.x_train, arrays.x_test])
     records["label"] = np.concatenate([arrays.y_train, arrays.y_test])
-    with aside(path) as part:
+    with atomic_path(path) as part:
         np.save(part, records)
 
 

@@ -18,14 +18,14 @@ ARRAY = "uint8 (N, 32, 32, 3)"
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageFiles:
     """Images (N, 32, 32, 3) uint8 and what each is called."""
 
     names: tuple[str, ...]
     pixels: Pixels
 
 
-def read_pictures(places: Sequence[Path]) -> Pictures:
+def read_images(places: Sequence[Path]) -> ImageFiles:
     """The images of files, of folders and of arrays, in their order.
 
     Raises: ImageFileError with every place that has none.
@@ -48,7 +48,7 @@ def read_pictures(places: Sequence[Path]) -> Pictures:
         raise ImageFileError("\n".join(problems))
     if not names:
         raise ImageFileError("there are no images in what was named")
-    return Pictures(tuple(names), np.concatenate(parts))
+    return ImageFiles(tuple(names), np.concatenate(parts))
 
 
 def _files(place: Path, problems: list[str]) -> list[Path]:

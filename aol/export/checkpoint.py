@@ -23,7 +23,7 @@ class TrainedNetwork:
     epoch: int
 
 
-def network_of(config: TrainConfig, state: bytes, where: str) -> TrainedNetwork:
+def load_network(config: TrainConfig, state: bytes, where: str) -> TrainedNetwork:
     """The network of a state that `aol.training.trainer.Trainer` saved. Raises: CheckpointError."""
     try:
         found = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
@@ -43,7 +43,7 @@ def network_of(config: TrainConfig, state: bytes, where: str) -> TrainedNetwork:
         raise CheckpointError(f"{where}: is damaged or no saved state: {first}") from error
 
 
-def network_in(folder: Path) -> tuple[Run, TrainedNetwork]:
+def load_network_from_folder(folder: Path) -> tuple[Run, TrainedNetwork]:
     """The run that `python -m aol` trains in a folder, and its network's newest state.
 
     Raises: CheckpointError.
@@ -58,7 +58,7 @@ def network_in(folder: Path) -> tuple[Run, TrainedNetwork]:
         raise CheckpointError(
             f"{folder}: no state-<n>.pt there; the run has not saved anything yet"
         )
-    return run, network_of(run.config, read_state(states[0]), str(states[0]))
+    return run, load_network(run.config, read_state(states[0]), str(states[0]))
 
 
 def read_state(file: Path) -> bytes:
@@ -69,6 +69,6 @@ def read_state(file: Path) -> bytes:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def about(run: Run, epoch: int) -> dict[str, Any]:
+def describe_run(run: Run, epoch: int) -> dict[str, Any]:
     """Which run a network is of, as plain values."""
     return {"key": run.key, "id": run.id, "name": run.name, "profile": run.profile, "epoch": epoch}

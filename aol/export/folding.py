@@ -16,7 +16,7 @@ from aol.layers import plain as network
 from aol.layers.modules import AOLConv2d, AOLLinear
 
 
-def plain_network(model: nn.Sequential, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+def fold_network(model: nn.Sequential, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     """A network with the scores of `model`: rescaled in float64, then rounded to `dtype`.
 
     Raises: TypeError for a layer that has no plain one.
@@ -58,14 +58,14 @@ def _folded(layer: AOLConv2d | AOLLinear) -> nn.Module:
     return plain
 
 
-def divisors(model: nn.Sequential) -> list[Tensor]:
+def network_divisors(model: nn.Sequential) -> list[Tensor]:
     """What each layer with weights divides its input channels by: numbers for a tight bound."""
     exact = deepcopy(model).double().requires_grad_(False)
     weighted = [layer for layer in exact if isinstance(layer, AOLConv2d | AOLLinear)]
     return [bounds.divisors(layer.rescaled(), layer.weight) for layer in weighted]
 
 
-def describe(plain: nn.Sequential) -> list[dict[str, Any]]:
+def describe_layers(plain: nn.Sequential) -> list[dict[str, Any]]:
     """The layers of a plain network, as `aol.layers.plain.build` takes them."""
     return [{"layer": type(layer).__name__, **_arguments(layer)} for layer in plain]
 

@@ -21,12 +21,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from aol.atomic import aside
+from aol.atomic import atomic_path
 from aol.catalog import DATASETS
-from aol.certification.radius import prove
+from aol.certification.radius import prove_bound
 from aol.errors import ModelError, first_line
-from aol.export.checkpoint import TrainedNetwork, about
-from aol.export.folding import describe, divisors, plain_network
+from aol.export.checkpoint import TrainedNetwork, describe_run
+from aol.export.folding import describe_layers, fold_network, network_divisors
 from aol.layers import plain as network
 from aol.training.run_folder import Run
 
@@ -65,25 +65,25 @@ class Exported:
         return [str(name) for name in self.facts["classes"]]
 
 
-def exported(trained: TrainedNetwork, run: Run) -> Exported:
+def export_network(trained: TrainedNetwork, run: Run) -> Exported:
     """A run's network, folded, with its facts.
 
     `lipschitz` and `score_error` are proven for the folded weights in float64; `float32_error` is
     measured: how far a single score in float32 is from the trained network's, with a safety factor.
     """
-    plain = plain_network(trained.model)
-    hints = [_short(one) for one in divisors(trained.model)]
-    proof = prove(deepcopy(plain).double(), hints)
+    plain = fold_network(trained.model)
+    hints = [_short(one) for one in network_divisors(trained.model)]
+    proof = prove_bound(deepcopy(plain).double(), hints)
     data = run.config.data.name
     facts = {
         "schema": SCHEMA,
-        "run": about(run, trained.epoch),
+        "run": describe_run(run, trained.epoch),
         "dataset": data,
         "classes": list(DATASETS[data].classes),
         "lipschitz": proof.lipschitz,
         "score_error": proof.score_error,
         "float32_error": _float32_error(plain, trained.model),
-        "layers": describe(plain),
+        "layers": describe_layers(plain),
         "divisors": [one.tolist() for one in hints],
     }
     return Exported(plain, facts)
@@ -96,7 +96,7 @@ def _short(values: Tensor) -> Tensor:
 
 
 def _float32_error(plain: nn.Sequential, model: nn.Sequential) -> float:
-    probe, exact = _probe(), plain_network(model, torch.float64)
+    probe, exact = _probe(), fold_network(model, torch.float64)
     with torch.no_grad():
         return SAFETY * float((plain(probe).double() - exact(probe.double())).abs().max())
 
@@ -107,7 +107,7 @@ def _probe() -> Tensor:
     return torch.randint(256, (PROBES, 3, 32, 32), generator=seeded).float() / 255
 
 
-def require(form: Format) -> None:
+def require_packages(form: Format) -> None:
     """Raises: ModelError if a package that writes this format is missing."""
     if missing := _missing_packages(form):
         raise ModelError(
@@ -120,19 +120,19 @@ def _missing_packages(form: Format) -> list[str]:
     return [name for name in PACKAGES[form] if find_spec(name) is None]
 
 
-def write(model: Exported, form: Format, folder: Path) -> list[Path]:
+def write_model_file(model: Exported, form: Format, folder: Path) -> list[Path]:
     """Write a network into an existing folder, aside and then renamed; returns the files.
 
     Raises: OSError, ModelError if a package is missing.
     """
-    require(form)
+    require_packages(form)
     file = folder / FILES[form]
-    with aside(file) as part:
+    with atomic_path(file) as part:
         WRITERS[form](model, part)
     if form != "safetensors":
         return [file]
     code = folder / "network.py"
-    with aside(code) as part:
+    with atomic_path(code) as part:
         shutil.copyfile(network.__file__, part)
     return [file, code]
 
@@ -173,7 +173,7 @@ WRITERS: dict[Format, Callable[[Exported, Path], None]] = {
 }
 
 
-def read(path: Path) -> Exported:
+def read_model(path: Path) -> Exported:
     """The network of an exported TorchScript or safetensors file, or of a folder with the latter.
 
     Raises: ModelError.

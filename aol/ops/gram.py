@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from aol.ops import algorithms
-from aol.ops.matmul import products, transposed
+from aol.ops.matmul import batched_products, transposed
 from aol.ops.toom_cook import gram_3x3, gram_3x3_gradient
 
 Window = tuple[slice, slice, slice]
@@ -92,11 +92,11 @@ def symmetric_product(rows_BMI: Tensor) -> Tensor:
 def _with_itself(columns_BIM: Tensor) -> Tensor:
     size = columns_BIM.shape[1]
     if size <= algorithms.BLOCK:
-        return products(columns_BIM, columns_BIM)
+        return batched_products(columns_BIM, columns_BIM)
     result = columns_BIM.new_empty(len(columns_BIM), size, size)
     first, second = slice(None, size // 2), slice(size // 2, None)
     for half in (first, second):
         result[:, half, half] = _with_itself(columns_BIM[:, half])
-    beside = products(columns_BIM[:, first], columns_BIM[:, second])
+    beside = batched_products(columns_BIM[:, first], columns_BIM[:, second])
     result[:, first, second], result[:, second, first] = beside, transposed(beside)
     return result

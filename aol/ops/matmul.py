@@ -11,7 +11,7 @@ from torch import Tensor
 ONEDNN_FROM = 112  # rows, columns and summands; smaller products are over before oneDNN starts
 
 
-def products(left: Tensor, right: Tensor) -> Tensor:
+def batched_products(left: Tensor, right: Tensor) -> Tensor:
     """Each left times its right transposed. Shapes: (..., N, K), (..., M, K) -> (..., N, M)."""
     if not _onednn_pays(left, right):
         return left @ right.mT
@@ -21,11 +21,11 @@ def products(left: Tensor, right: Tensor) -> Tensor:
     return (torch.stack(found) if len(found) > 1 else found[0]).view(shape)
 
 
-def products_apart(left: Tensor, right: Tensor) -> list[Tensor]:
+def separate_products(left: Tensor, right: Tensor) -> list[Tensor]:
     """The same, each of the first dimension by itself: nothing is copied to be stacked."""
     if left.ndim == 3 or not _onednn_pays(left, right):
-        return list(products(left, right).unbind())
-    return [products(*pair) for pair in zip(left, right, strict=True)]
+        return list(batched_products(left, right).unbind())
+    return [batched_products(*pair) for pair in zip(left, right, strict=True)]
 
 
 def transposed(matrices: Tensor) -> Tensor:

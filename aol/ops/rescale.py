@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from aol.ops import algorithms
 from aol.ops.dispatch import kernels_for
 from aol.ops.gram import gram, gram_gradient, symmetric_product
-from aol.ops.matmul import products
+from aol.ops.matmul import batched_products
 
 EPS = 1e-6  # keeps the scale of an all-zero input channel finite; the authors' value
 
@@ -67,7 +67,7 @@ class _RescaleDense(torch.autograd.Function):
         matrices_BOI, signs, scale_BI = ctx.saved_tensors
         pull = -0.5 * scale_BI**3 * (upstream * matrices_BOI).sum(1)
         weights = signed_sums(signs, pull)[0]
-        gradient = products(matrices_BOI, weights)  # they are symmetric
+        gradient = batched_products(matrices_BOI, weights)  # they are symmetric
         return gradient.addcmul_(upstream, scale_BI[:, None])
 
 

@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aol.ops.matmul import products, products_apart, transposed
+from aol.ops.matmul import batched_products, separate_products, transposed
 
 # Weights of three taps in a line, and the pairs (left, right) of them that are multiplied.
 SUM, ALTERNATING = (1.0, 1.0, 1.0), (1.0, -1.0, 1.0)
@@ -76,7 +76,9 @@ def gram_3x3_gradient(taps_TBOI: Tensor, weights: Tensor) -> Tensor:
         row_at = _kron((WEIGHTS_AT[row],), ((1.0,),), like=mirrored) @ mirrored.view(5, -1)
         weights_at = _kron(((1.0,),), WEIGHTS_AT, like=mirrored) @ row_at.view(5, -1)
         taps_at = _kron((TAPS_AT[row],), TAPS_AT, like=taps_TBOI) @ taps_TBOI.flatten(1)
-        at = products(taps_at.view(5, *taps_TBOI.shape[1:]), weights_at.view(5, *weights.shape[1:]))
+        at = batched_products(
+            taps_at.view(5, *taps_TBOI.shape[1:]), weights_at.view(5, *weights.shape[1:])
+        )
         gradient.addmm_(_kron((COLLECT[row],), COLLECT, like=taps_TBOI).T, at.flatten(1))
     return gradient.view_as(taps_TBOI)
 
@@ -106,7 +108,7 @@ def _products(
     flat, shape = taps_TBIO.flatten(1), (len(columns), *taps_TBIO.shape[1:])
     lefts = _kron((left,), tuple(pair[0] for pair in columns), like=flat) @ flat
     rights = _kron((right,), tuple(pair[1] for pair in columns), like=flat) @ flat
-    return products_apart(lefts.view(shape), rights.view(shape))
+    return separate_products(lefts.view(shape), rights.view(shape))
 
 
 def _kron(rows: tuple[Weights, ...], columns: tuple[Weights, ...], *, like: Tensor) -> Tensor:

@@ -38,15 +38,15 @@ def set_learning_rate(optimizer: torch.optim.SGD, rate: float) -> None:
         group["lr"] = rate
 
 
-def train_in(precision: Precision) -> None:
+def set_training_precision(precision: Precision) -> None:
     """Let CUDA take the float32 products of training in TF32, but for `float32` itself.
 
     In bf16 these are the rescaling's: in full float32 they would take longer than all the others.
     """
-    use_tf32(precision != "float32")
+    allow_tf32(precision != "float32")
 
 
-def use_tf32(allowed: bool) -> None:
+def allow_tf32(allowed: bool) -> None:
     """Whether CUDA may round the inputs of float32 products to TF32."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

@@ -26,11 +26,11 @@ from typing import Any
 
 import torch
 
-from aol.atomic import aside
+from aol.atomic import atomic_path
 from aol.config import TrainConfig, from_dict
 from aol.data.datasets import Images
 from aol.provenance import environment
-from aol.training.trainer import DivergedError, Trainer, result_of
+from aol.training.trainer import DivergedError, Trainer, evaluate_result
 
 STATES_KEPT = 2
 LATEST = 5  # epochs; the first of a call is longer: libraries choose, and steps are recorded
@@ -123,7 +123,7 @@ class RunFolder:
         try:
             if not self._reached_the_end(trainer, must_stop, save_every_s, say):
                 return Outcome.STOPPED
-            result = result_of(trainer)
+            result = evaluate_result(trainer)
         except DivergedError as error:
             return self._end(Outcome.DIVERGED, error=str(error))
         _write(self.path / "margins.f32", result.margins)
@@ -205,7 +205,7 @@ class RunFolder:
         return make()
 
     def _save(self, trainer: Trainer) -> None:
-        with aside(self.path / f"state-{trainer.epoch}.pt") as part:
+        with atomic_path(self.path / f"state-{trainer.epoch}.pt") as part:
             torch.save(trainer.state_dict(), part)
         for old in self.states()[STATES_KEPT:]:
             old.unlink()
@@ -235,7 +235,7 @@ def _epoch(line: str) -> float:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with aside(path) as part:
+    with atomic_path(path) as part:
         part.write_bytes(content)
 
 

@@ -14,15 +14,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from aol.certification.certificate import RADII, Gate
-from aol.certification.lipschitz import gate
+from aol.certification.certificate import RADII, LipschitzCertificate
+from aol.certification.lipschitz import certify_network
 from aol.config import TrainConfig
 from aol.data.datasets import Images, load
 from aol.layers.modules import rescaled_once
 from aol.models.architectures import build_model
 from aol.training.loss import offset_cross_entropy
 from aol.training.metrics import certified, correct, margins, rounded_down
-from aol.training.optimizer import make_optimizer, set_learning_rate, train_in, use_tf32
+from aol.training.optimizer import (
+    allow_tf32,
+    make_optimizer,
+    set_learning_rate,
+    set_training_precision,
+)
 from aol.training.step import TrainingStep, scaled
 
 EVAL_BATCH = 1000
@@ -141,9 +146,9 @@ class Trainer:
         assert self._margins is not None  # noqa: S101 - set by every evaluation
         return self._margins
 
-    def certificate(self) -> Gate:
+    def certificate(self) -> LipschitzCertificate:
         """The soundness gate of the network as it stands, in the arithmetic that certifies it."""
-        return gate(self._certified_model(), tuple(self.test.pixels.shape[1:]))
+        return certify_network(self._certified_model(), tuple(self.test.pixels.shape[1:]))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continues this run: weights, momentum, epoch, random numbers.
@@ -188,7 +193,7 @@ class Trainer:
 
     def _train_epoch(self) -> tuple[float, float]:
         """One pass over the shuffled images: mean loss and accuracy as they were in passing."""
-        train_in(self.config.precision)
+        set_training_precision(self.config.precision)
         order = torch.randperm(len(self.train), generator=self.order).to(self.device)
         self.model.train()
         losses, hits = self.step.epoch(order)
@@ -203,7 +208,7 @@ class Trainer:
 
         Keeps the margins.
         """
-        use_tf32(False)
+        allow_tf32(False)
         model = self._certified_model() if final else self.model
         dtype = next(model.parameters()).dtype
         model.eval()
@@ -233,7 +238,7 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """The end of a run that trained to its last epoch.
 
     `margins` of the test set as little-endian float32; `certificate` as plain values; `violations`
@@ -258,9 +263,9 @@ class Result:
         return self.violations[0] + (f" (and {more} more)" if more else "")
 
 
-def result_of(trainer: Trainer) -> Result:
+def evaluate_result(trainer: Trainer) -> RunResult:
     """Certify a trained network and probe it. Raises: DivergedError."""
     margins = trainer.margins().numpy().astype("<f4").tobytes()
     gate = trainer.certificate()
     certificate = {"arithmetic": trainer.config.certify, **gate.as_dict()}
-    return Result(margins, certificate, gate.violations)
+    return RunResult(margins, certificate, gate.violations)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.analysis.margins import margins_of, share
+from orchestrator.analysis.margins import certified_share, load_margins
 from orchestrator.analysis.report import Report, as_record
 from orchestrator.analysis.tables import Cell, runs_of
-from orchestrator.analysis.verdicts import in_words
+from orchestrator.analysis.verdicts import describe_verdict
 from orchestrator.errors import RequestError
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.schema import Column
@@ -33,7 +33,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Explained:
+class CellExplanation:
     """A cell with everything it rests on."""
 
     title: str
@@ -50,7 +50,7 @@ def explain(
     *,
     replicate: int | None = None,
     places: Sequence[str] = (),
-) -> list[Explained]:
+) -> list[CellExplanation]:
     """The cells of this name, `Table/Row/Column`, or of this run ID, each with its runs.
 
     The beginning of a name means all cells that begin so. `places` are the options that lead the
@@ -69,7 +69,9 @@ def explain(
         trained |= {one.replicate for one in origins}
         chosen = tuple(one for one in origins if replicate in (None, one.replicate))
         judged = report.judged[cell]
-        explained.append(Explained(title, in_words(judged), as_record(judged), chosen))
+        explained.append(
+            CellExplanation(title, describe_verdict(judged), as_record(judged), chosen)
+        )
     if replicate is not None and replicate not in trained:
         known = f"only {', '.join(map(str, sorted(trained)))}" if trained else "nor is any other"
         raise RequestError(f"--replicate {replicate} of it is not in the store, {known}")
@@ -126,13 +128,13 @@ def _origin(
     specs = {one.id: one for one in experiment.runs}
     replicate = specs[run.run_id].replicate_number(run.seed)
     value = store.final([run.key]).get(run.key, {}).get(column.metric)
-    margins = margins_of(store, run) if value is not None else None
+    margins = load_margins(store, run) if value is not None else None
     diff = store.diff(run.key)
     return Origin(
         run,
         replicate,
         None if value is None else 100 * value,
-        None if margins is None else 100 * share(margins, column.radius),
+        None if margins is None else 100 * certified_share(margins, column.radius),
         tuple(store.attempts(run.key)),
         diff,
         tuple(_commands(experiment, run, replicate, places if diff is not None else None)),
@@ -160,7 +162,7 @@ def _commands(
     )
 
 
-def patch_of(explained: list[Explained]) -> str:
+def patch_of(explained: list[CellExplanation]) -> str:
     """The one patch that all the runs behind these cells share. Raises: RequestError."""
     patches = {origin.diff for one in explained for origin in one.origins}
     if not patches:

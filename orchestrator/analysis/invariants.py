@@ -5,10 +5,10 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from aol.certification.certificate import TOLERANCE, Gate
+from aol.certification.certificate import TOLERANCE, LipschitzCertificate
 from aol.config import ModelConfig
 from aol.models.flops import layers_of
-from orchestrator.analysis.margins import agrees, margins_of
+from orchestrator.analysis.margins import load_margins, margins_agree
 from orchestrator.analysis.tables import runs_of
 from orchestrator.errors import RecordError
 from orchestrator.spec.experiment import Experiment, RunSpec
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.analysis.margins import Margins
 
 
-def broken(experiment: Experiment, store: Store) -> list[str]:
+def find_violations(experiment: Experiment, store: Store) -> list[str]:
     """A line for each invariant that a finished run of the profile breaks."""
     specs = {run.id: run for run in experiment.runs}
     done = [
@@ -45,7 +45,7 @@ def _problems(
     else:
         yield from _rises(values)
     try:
-        margins = margins_of(store, run)
+        margins = load_margins(store, run)
     except RecordError:
         yield "its margins are damaged"
     else:
@@ -53,15 +53,15 @@ def _problems(
     if run.certificate is None:
         yield "there is no certificate of its Lipschitz bound"
     else:
-        found = violations(run.certificate, spec.train.model)
+        found = certificate_violations(run.certificate, spec.train.model)
         yield from (f"the Lipschitz gate: {line}" for line in found)
 
 
-def violations(certificate: Mapping[str, Any], model: ModelConfig) -> Iterator[str]:
+def certificate_violations(certificate: Mapping[str, Any], model: ModelConfig) -> Iterator[str]:
     """What contradicts soundness: concluded anew from what the gate measured of the network."""
     layers = len(layers_of(model))
     try:
-        gate = replace(Gate.from_dict(certificate), tolerance=TOLERANCE)
+        gate = replace(LipschitzCertificate.from_dict(certificate), tolerance=TOLERANCE)
     except ValueError as error:
         yield f"its record is {error}"
         return
@@ -93,5 +93,5 @@ def _margin_problems(
         yield "a margin is not finite"
         return
     for name, radius in RADII.items():
-        if name in values and not agrees(margins, radius, values[name]):
+        if name in values and not margins_agree(margins, radius, values[name]):
             yield f"{name} {values[name]:.4f} is not what the margins give"

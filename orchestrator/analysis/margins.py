@@ -33,7 +33,7 @@ def read_margins(stored: bytes) -> "Margins":
     return np.frombuffer(stored, "<f4")
 
 
-def margins_of(store: "Store", run: "StoredRun") -> "Margins | None":
+def load_margins(store: "Store", run: "StoredRun") -> "Margins | None":
     """The margins that the store has of a run. Raises: RecordError, StoreError."""
     stored = store.margins(run.key)
     if stored is None:
@@ -60,17 +60,17 @@ def certified(margins: "Margins", radius: float) -> "np.ndarray[tuple[int], np.d
     return found
 
 
-def share(margins: "Margins", radius: float) -> float:
+def certified_share(margins: "Margins", radius: float) -> float:
     """The certified robust accuracy at a radius, as a fraction."""
     return float(certified(margins, radius).mean())
 
 
-def agrees(margins: "Margins", radius: float, value: float) -> bool:
+def margins_agree(margins: "Margins", radius: float, value: float) -> bool:
     """Whether a stored metric is what the margins give, ties counted either way."""
-    return abs(share(margins, radius) - value) <= tied(margins, radius) + ROUNDING
+    return abs(certified_share(margins, radius) - value) <= tied_share(margins, radius) + ROUNDING
 
 
-def tied(margins: "Margins", radius: float) -> float:
+def tied_share(margins: "Margins", radius: float) -> float:
     """The share of images so near to the boundary that they may have counted either way."""
     import numpy as np
 
@@ -78,7 +78,7 @@ def tied(margins: "Margins", radius: float) -> float:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """Two networks on the same images at one radius; shares are fractions.
 
     `only_first` images are certified for the first network and not for the second. `p` is
@@ -95,7 +95,7 @@ class Compared:
     interval: tuple[float, float]
 
 
-def compare(first: "Margins", second: "Margins", radii: Sequence[float]) -> list[Compared]:
+def compare(first: "Margins", second: "Margins", radii: Sequence[float]) -> list[Comparison]:
     """Paired comparisons at each radius. Raises: ValueError if the images are not as many."""
     import numpy as np
     from statsmodels.stats.contingency_tables import mcnemar
@@ -109,7 +109,7 @@ def compare(first: "Margins", second: "Margins", radii: Sequence[float]) -> list
         only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
         table = [[int((a & b).sum()), only_first], [only_second, int((~a & ~b).sum())]]
         found.append(
-            Compared(
+            Comparison(
                 radius,
                 float(a.mean()),
                 float(b.mean()),
@@ -135,9 +135,9 @@ def _bootstrap(
     return float(low), float(high)
 
 
-def compared(
+def compare_runs(
     experiment: Experiment, store: Store, pair: tuple[int, int], replicate: int = 0
-) -> dict[str, Compared]:
+) -> dict[str, Comparison]:
     """By column, two runs on the same test images.
 
     Raises: RequestError, RecordError, SpecError, RequestError.
@@ -162,7 +162,7 @@ def compared(
 def _margins(experiment: Experiment, store: Store, run: RunSpec) -> "Margins":
     """The margins of a finished run. Raises: RequestError, RecordError, RequestError."""
     stored = finished_run(experiment, store, run)
-    margins = margins_of(store, stored)
+    margins = load_margins(store, stored)
     if margins is None:
         raise RequestError(
             f"run {run.id}: the store has no margins of {stored.key}; `run --rerun {run.id}` makes "

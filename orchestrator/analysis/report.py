@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from orchestrator.analysis.invariants import broken
+from orchestrator.analysis.invariants import find_violations
 from orchestrator.analysis.tables import Cell, FilledTable, fill_tables
-from orchestrator.analysis.verdicts import Judged, Verdict, judge
-from orchestrator.formatting import number_of
+from orchestrator.analysis.verdicts import CellVerdict, Verdict, judge_cells
+from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store
 
@@ -20,7 +20,7 @@ class Report:
 
     experiment: Experiment
     tables: tuple[FilledTable, ...]
-    broken: tuple[str, ...]  # a line per invariant that does not hold
+    violations: tuple[str, ...]  # a line per invariant that does not hold
 
     @property
     def cells(self) -> list[Cell]:
@@ -38,9 +38,9 @@ class Report:
         return sorted({line for filled in self.tables for line in filled.diverged})
 
     @cached_property
-    def judged(self) -> Mapping[Cell, Judged]:
+    def judged(self) -> Mapping[Cell, CellVerdict]:
         """The verdict of every cell."""
-        found = judge(self.cells, self.experiment.reproduction)
+        found = judge_cells(self.cells, self.experiment.reproduction)
         return {one.cell: one for one in found}
 
     @property
@@ -52,46 +52,46 @@ class Report:
 def make_report(experiment: Experiment, store: Store) -> Report:
     """The report of a profile from the store. Raises: StoreError."""
     return Report(
-        experiment, tuple(fill_tables(experiment, store)), tuple(broken(experiment, store))
+        experiment, tuple(fill_tables(experiment, store)), tuple(find_violations(experiment, store))
     )
 
 
-def paragraph(report: Report) -> str:
+def summarize(report: Report) -> str:
     """The result in sentences, ready to be pasted."""
     counts, cells = report.counts, report.cells
     experiment, rules = report.experiment, report.experiment.reproduction
     margins = sorted({cell.margin for cell in cells} or {rules.margin})
-    last = number_of(margins[-1], "percentage point")
+    last = pluralize(margins[-1], "percentage point")
     within = " or ".join([*(f"{margin:g}" for margin in margins[:-1]), last])
     seeds = sorted({cell.seeds for cell in cells if cell.seeds})
     said = [
         f"We reproduced {counts[Verdict.REPRODUCED]} of the "
-        f"{number_of(len(cells), 'published cell')} of "
+        f"{pluralize(len(cells), 'published cell')} of "
         f"{experiment.source or 'the paper'}: there, two one-sided tests at 5% show the true "
         f"difference to be within {within} of the published value."
     ]
     if counts[Verdict.DIFFERS]:
         said.append(
-            f"{number_of(counts[Verdict.DIFFERS], 'differs', 'differ')} by more than that (5%, "
+            f"{pluralize(counts[Verdict.DIFFERS], 'differs', 'differ')} by more than that (5%, "
             "Holm's correction over all measured cells)."
         )
     if counts[Verdict.UNDERPOWERED]:
-        undecided = number_of(counts[Verdict.UNDERPOWERED], "is", "are")
+        undecided = pluralize(counts[Verdict.UNDERPOWERED], "is", "are")
         said.append(f"{undecided} undecided with the seeds there are.")
     if waiting := counts[Verdict.PARTIAL] + counts[Verdict.MISSING]:
-        said.append(f"{number_of(waiting, 'has', 'have')} no value.")
+        said.append(f"{pluralize(waiting, 'has', 'have')} no value.")
     if seeds:
         fewest = f"{seeds[0]} to " if len(seeds) > 1 else ""
         said.append(
             f"Values are those of the last epoch on all test images, with {fewest}"
-            f"{number_of(seeds[-1], 'seed')} per cell; the published values have one."
+            f"{pluralize(seeds[-1], 'seed')} per cell; the published values have one."
         )
     if report.unsound:
         said.append(f"Left out as unsound: {len(report.unsound)} of the runs.")
     if report.diverged:
         said.append(f"Left out as diverged: {len(report.diverged)} of the runs.")
-    if report.broken:
-        said.insert(0, f"(Broken invariants: {len(report.broken)}, so this is no claim.)")
+    if report.violations:
+        said.insert(0, f"(Broken invariants: {len(report.violations)}, so this is no claim.)")
     if experiment.note:
         said.insert(0, f"({experiment.note}; as a claim about the paper this would read:)")
     return " ".join(said)
@@ -102,7 +102,7 @@ def as_records(report: Report) -> list[dict[str, Any]]:
     return [as_record(report.judged[cell]) for cell in report.cells]
 
 
-def as_record(judged: Judged) -> dict[str, Any]:
+def as_record(judged: CellVerdict) -> dict[str, Any]:
     """A cell with its verdict as plain values; None where nothing was measured."""
     cell = judged.cell
     low, high = judged.interval or (None, None)

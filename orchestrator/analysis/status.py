@@ -48,7 +48,7 @@ class RunStatus:
         }
 
 
-def statuses(store: Store, profile: str | None, *, most: int | None = None) -> list[RunStatus]:
+def run_statuses(store: Store, profile: str | None, *, most: int | None = None) -> list[RunStatus]:
     """Every run of the store, or of one profile, as it stands; or the `most` that matter first."""
     if most is not None:
         runs = store.runs(store.foremost(most, profile))

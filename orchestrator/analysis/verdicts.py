@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from orchestrator.analysis.tables import Cell
-from orchestrator.formatting import number_of, shown
+from orchestrator.formatting import format_percent, pluralize
 from orchestrator.spec.schema import Reproduction
 
 LEVEL = 0.05
@@ -47,7 +47,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Judged:
+class CellVerdict:
     """A cell with its verdict and what it rests on; None where nothing was measured.
 
     `interval` holds the true difference with 95% confidence; a cell that differs has all of it
@@ -81,7 +81,7 @@ class Judged:
         return float(50 * (high - low))
 
 
-def judge(cells: Sequence[Cell], rules: Reproduction) -> list[Judged]:
+def judge_cells(cells: Sequence[Cell], rules: Reproduction) -> list[CellVerdict]:
     """The verdict of every cell; Holm's correction is over those that have a value."""
     spreads = [_spread(cell, rules) if cell.values else None for cell in cells]
     raw = {
@@ -99,27 +99,28 @@ def judge(cells: Sequence[Cell], rules: Reproduction) -> list[Judged]:
     ]
 
 
-def in_words(judged: Judged) -> str:
+def describe_verdict(judged: CellVerdict) -> str:
     """A verdict and what it rests on, as sentences."""
     cell = judged.cell
     if judged.interval is None or judged.spread is None:
         return _not_measured(cell, judged.verdict)
-    low, high = (shown(end, signed=True) for end in judged.interval)
+    low, high = (format_percent(end, signed=True) for end in judged.interval)
     seeds = (
         "one seed" if cell.sd is None else f"{cell.seeds} seeds, standard deviation {cell.sd:.2f}"
     )
-    source = "the prior's" if judged.spread.from_prior else "of the seeds and the prior"
+    source = "from the prior" if judged.spread.from_prior else "from the seeds and the prior"
     said = [
-        f"{judged.verdict}: {shown(cell.measured)} measured ({seeds}), {cell.published} published.",
+        f"{judged.verdict}: {format_percent(cell.measured)} measured ({seeds}), "
+        f"{cell.published} published.",
         f"The difference is between {low} and {high} (95 %); the margin is ±{cell.margin:g}.",
-        f"Reckoned with a spread between seeds of {judged.spread.sd:.2f}, {source}.",
+        f"Assumed standard deviation between seeds: {judged.spread.sd:.2f} ({source}).",
         f"p of equivalence {judged.p_equivalent:.2g}, of a difference {judged.p_differs:.2g}.",
     ]
     if judged.verdict is Verdict.UNDERPOWERED:
         said.append(
             "No number of seeds settles it: the paper's single one leaves too much open."
             if judged.further_seeds is None
-            else f"{number_of(judged.further_seeds, 'further seed')} would settle it."
+            else f"{pluralize(judged.further_seeds, 'further seed')} would settle it."
         )
     if judged.binomial is not None:
         said.append(f"Binomial error of the test images alone: ±{judged.binomial:.1f}.")
@@ -133,10 +134,10 @@ def _not_measured(cell: Cell, verdict: Verdict) -> str:
     return f"missing: run {cell.run} has no value{why}; {cell.published} published."
 
 
-def _unmeasured(cell: Cell, rules: Reproduction, cells: int) -> Judged:
+def _unmeasured(cell: Cell, rules: Reproduction, cells: int) -> CellVerdict:
     verdict = Verdict.PARTIAL if cell.started else Verdict.MISSING
     further = _further_seeds(cell, rules, Spread(rules.prior.sd, rules.prior.freedom, 0), cells)
-    return Judged(cell, verdict, further_seeds=further)
+    return CellVerdict(cell, verdict, further_seeds=further)
 
 
 def _holm(raw: Mapping[int, float]) -> dict[int, float]:
@@ -153,7 +154,7 @@ def _holm(raw: Mapping[int, float]) -> dict[int, float]:
 
 def _judged(
     cell: Cell, rules: Reproduction, spread: Spread, p_differs: float, factor: int
-) -> Judged:
+) -> CellVerdict:
     p_equivalent = _p_equivalent(cell, rules, spread)
     low, high = interval = _interval(cell, rules, spread)
     outside = low > cell.margin or high < -cell.margin  # tested on one side, p alone is less strict
@@ -164,7 +165,7 @@ def _judged(
         verdict = Verdict.DIFFERS
     else:
         further = _further_seeds(cell, rules, spread, factor)
-    return Judged(cell, verdict, spread, interval, p_equivalent, p_differs, further)
+    return CellVerdict(cell, verdict, spread, interval, p_equivalent, p_differs, further)
 
 
 def _spread(cell: Cell, rules: Reproduction) -> Spread:

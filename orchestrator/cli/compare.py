@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.analysis.margins import Compared, _finished, margins_of, share
+from orchestrator.analysis.margins import Comparison, _finished, certified_share, load_margins
 from orchestrator.cli.options import (
     SPEC,
     JsonOption,
@@ -19,14 +19,14 @@ from orchestrator.cli.options import (
     app,
     opened_profile,
 )
-from orchestrator.formatting import grid, noted, shown, to_json
+from orchestrator.formatting import format_percent, format_table, to_json, with_note
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store
 
 
 def comparison_table(
     experiment: Experiment,
-    found: Mapping[str, Compared],
+    found: Mapping[str, Comparison],
     pair: tuple[int, int],
     *,
     as_json: bool = False,
@@ -44,10 +44,10 @@ def comparison_table(
     rows = [
         [
             title,
-            shown(100 * one.first),
-            shown(100 * one.second),
-            shown(100 * (one.second - one.first), signed=True),
-            "[{}, {}]".format(*(shown(100 * end, signed=True) for end in one.interval)),
+            format_percent(100 * one.first),
+            format_percent(100 * one.second),
+            format_percent(100 * (one.second - one.first), signed=True),
+            "[{}, {}]".format(*(format_percent(100 * end, signed=True) for end in one.interval)),
             one.only_first,
             one.only_second,
             f"{one.p:.2g}",
@@ -56,7 +56,7 @@ def comparison_table(
     ]
     headers = ["", f"run {pair[0]}", f"run {pair[1]}", "difference", "95 % interval"]
     headers += [f"only {pair[0]}", f"only {pair[1]}", "McNemar's p"]
-    return noted(experiment.note, grid(rows, headers, left={""}))
+    return with_note(experiment.note, format_table(rows, headers, left={""}))
 
 
 def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: bool = False) -> str:
@@ -73,19 +73,25 @@ def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: b
             "dataset": run.config["data"]["name"],
             "seed": run.seed,
             "radius": radius,
-            "cra": share(margins, radius),
+            "cra": certified_share(margins, radius),
         }
         for run in _finished(experiment, store)
-        if (margins := margins_of(store, run)) is not None
+        if (margins := load_margins(store, run)) is not None
     ]
     if as_json:
         return to_json(records)
     rows = [
-        [one["run_id"], one["name"], one["dataset"], one["seed"], shown(100 * float(one["cra"]))]
+        [
+            one["run_id"],
+            one["name"],
+            one["dataset"],
+            one["seed"],
+            format_percent(100 * float(one["cra"])),
+        ]
         for one in records
     ]
     headers = ["run", "name", "dataset", "seed", f"CRA {radius:g}"]
-    return noted(experiment.note, grid(rows, headers, left={"name", "dataset"}))
+    return with_note(experiment.note, format_table(rows, headers, left={"name", "dataset"}))
 
 
 @app.command()
@@ -101,11 +107,11 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two runs image by image: McNemar's test, and an interval for the difference."""
-    from orchestrator.analysis.margins import compared
+    from orchestrator.analysis.margins import compare_runs
     from orchestrator.cli.compare import comparison_table
 
     opened, experiment = opened_profile(spec, profile, settings, results, store)
-    found = compared(experiment, opened, (first, second), replicate)
+    found = compare_runs(experiment, opened, (first, second), replicate)
     typer.echo(comparison_table(experiment, found, (first, second), as_json=as_json))
 
 
@@ -122,13 +128,13 @@ def cra(
     as_json: JsonOption = False,
 ) -> None:
     """Print every finished run's certified robust accuracy at any radius."""
-    from aol.certification.certificate import parsed
+    from aol.certification.certificate import parse_radius
     from aol.errors import RadiusError
     from orchestrator.analysis.margins import without_margins
     from orchestrator.cli.compare import cra_table
 
     try:
-        asked = parsed(radius)
+        asked = parse_radius(radius)
     except RadiusError as error:
         raise RadiusError(f"--radius: {error}") from None
     opened, experiment = opened_profile(spec, profile, settings, results, store)

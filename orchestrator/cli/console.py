@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.formatting import MISSING, duration, number_of
+from orchestrator.formatting import MISSING, format_duration, pluralize
 from orchestrator.planning.plan import Action, PlannedRun
 from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, Tick
 from orchestrator.spec.experiment import RunSpec
@@ -62,7 +62,7 @@ class Clock:
 class _Eta(ProgressColumn):
     def render(self, task: Task) -> Text:
         left = task.fields.get("left")
-        return Text(f"ETA {duration(left)}" if left is not None else "", style="cyan")
+        return Text(f"ETA {format_duration(left)}" if left is not None else "", style="cyan")
 
 
 class ConsoleObserver:
@@ -179,7 +179,7 @@ class ConsoleRecorder:
         now = time.monotonic()
         if now - self._last_line.get(run.key, -PLAIN_INTERVAL_S) >= PLAIN_INTERVAL_S:
             self._last_line[run.key] = now
-            left = f"  ETA {duration(clock.left_s)}" if clock.left_s is not None else ""
+            left = f"  ETA {format_duration(clock.left_s)}" if clock.left_s is not None else ""
             self._line(run, f"epoch {epoch}/{run.train.epochs}  {text}{left}")
 
     def _finish(self, run: RunSpec, status: Status, error: str | None) -> None:
@@ -187,7 +187,7 @@ class ConsoleRecorder:
         if (task := self._tasks.pop(run.key, None)) is not None:
             self._runs.remove_task(task)
         clock = self.clocks.pop(run.key, None)
-        took = f" in {duration(time.monotonic() - clock.started)}" if clock else ""
+        took = f" in {format_duration(time.monotonic() - clock.started)}" if clock else ""
         if status is Status.DONE:
             self._line(run, f"done{took}", always=not self.quiet)
         elif status is Status.INTERRUPTED:
@@ -250,7 +250,7 @@ def _counted(plan: Iterable[PlannedRun]) -> str:
     actions = Counter(item.action for item in plan)
     others = [(actions[one], one) for one in (Action.DIVERGED, Action.UNSOUND) if actions[one]]
     named = "".join(f", {count} {action}" for count, action in others)
-    return f"{number_of(actions[Action.DONE], 'run is', 'runs are')} done{named}"
+    return f"{pluralize(actions[Action.DONE], 'run is', 'runs are')} done{named}"
 
 
 def summary(values: Mapping[str, float]) -> str:

@@ -8,8 +8,8 @@ import typer
 
 from aol.catalog import DATASETS
 from aol.config import from_dict
-from orchestrator.analysis.explain import Explained, Origin
-from orchestrator.analysis.invariants import violations
+from orchestrator.analysis.explain import CellExplanation, Origin
+from orchestrator.analysis.invariants import certificate_violations
 from orchestrator.cli.options import (
     SPEC,
     JsonOption,
@@ -21,7 +21,7 @@ from orchestrator.cli.options import (
     app,
     opened_profile,
 )
-from orchestrator.formatting import MISSING, noted, number_of, shown, to_json
+from orchestrator.formatting import MISSING, format_percent, pluralize, to_json, with_note
 from orchestrator.provenance import package_versions
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import StoredRun
@@ -68,7 +68,7 @@ def explain(
         typer.echo((explained_json if as_json else explained_text)(experiment, found))
 
 
-def explained_json(experiment: Experiment, explained: Sequence[Explained]) -> str:
+def explained_json(experiment: Experiment, explained: Sequence[CellExplanation]) -> str:
     """All of it but the patches."""
     return to_json(
         [
@@ -98,15 +98,15 @@ def changed_lines(patch: str) -> int:
     return sum(line[:1] in ("+", "-") and line[:3] not in ("+++", "---") for line in lines)
 
 
-def explained_text(experiment: Experiment, explained: Sequence[Explained]) -> str:
+def explained_text(experiment: Experiment, explained: Sequence[CellExplanation]) -> str:
     """For people: what is said of the cells of a run, then what they rest on, seed by seed."""
-    by_run: dict[int, list[Explained]] = {}
+    by_run: dict[int, list[CellExplanation]] = {}
     for one in explained:
         by_run.setdefault(one.record["run_id"], []).append(one)
-    return noted(experiment.note, "\n\n".join(map(_told, by_run.values())))
+    return with_note(experiment.note, "\n\n".join(map(_told, by_run.values())))
 
 
-def _told(cells: Sequence[Explained]) -> str:
+def _told(cells: Sequence[CellExplanation]) -> str:
     """The cells of one run, and each of its seeds once."""
     said = "\n".join(f"{one.title}\n  {one.verdict}" for one in cells)
     seeds = zip(*(one.origins for one in cells), strict=True)
@@ -134,7 +134,7 @@ def _described(origins: Mapping[str, Origin]) -> str:
 def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
     """What is known of a seed whichever column is asked for."""
     run = origin.run
-    yield "state", f"{run.status}, {run.epoch} of {number_of(run.epochs, 'epoch')}" + _because(run)
+    yield "state", f"{run.status}, {run.epoch} of {pluralize(run.epochs, 'epoch')}" + _because(run)
     yield "key", f"{run.key}, profile {run.profile}"
     if run.started_at is None:
         return
@@ -160,14 +160,16 @@ def _value(origin: Origin) -> str:
     if origin.value is None:
         return f"{MISSING} (not finished)"
     if origin.from_margins is None:
-        return f"{shown(origin.value)} %, and no margins to derive it from"
-    return f"{shown(origin.value)} % (its margins give {shown(origin.from_margins)})"
+        return f"{format_percent(origin.value)} %, and no margins to derive it from"
+    return (
+        f"{format_percent(origin.value)} % (its margins give {format_percent(origin.from_margins)})"
+    )
 
 
 def _certificate(run: StoredRun) -> str:
     if run.certificate is None:
         return "none"
-    found = "; ".join(violations(run.certificate, from_dict(dict(run.config)).model))
+    found = "; ".join(certificate_violations(run.certificate, from_dict(dict(run.config)).model))
     arithmetic = run.certificate.get("arithmetic", MISSING)
     return f"{f'UNSOUND: {found}' if found else 'sound'}, certified in {arithmetic}"
 
@@ -177,7 +179,7 @@ def _commit(origin: Origin) -> str:
     if commit is None:
         return "unknown: the program was not run from a checkout"
     if origin.diff is not None:
-        lines = number_of(changed_lines(origin.diff), "line")
+        lines = pluralize(changed_lines(origin.diff), "line")
         return f"{commit} ({lines} changed, --diff prints them)"
     return f"{commit} (the changes were not kept)" if commit.endswith("+changes") else commit
 

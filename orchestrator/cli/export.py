@@ -64,9 +64,12 @@ def _written(
     """The files of the network in a format or all, and its card."""
     from aol.export.formats import FILES
     from orchestrator.sharing.export import digests, plain_model, write_card, write_model
-    from orchestrator.sharing.model_card import card
+    from orchestrator.sharing.model_card import render_card
 
     chosen = list(FILES) if form == "all" else [form]
     model = plain_model(finished, chosen)
     files = write_model(model, chosen, folder)
-    return [*files, write_card(card(finished, model, chosen, digests(files), report), folder)]
+    return [
+        *files,
+        write_card(render_card(finished, model, chosen, digests(files), report), folder),
+    ]

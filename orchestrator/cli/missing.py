@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from orchestrator.analysis.report import make_report
-from orchestrator.analysis.verdicts import Judged
+from orchestrator.analysis.verdicts import CellVerdict
 from orchestrator.cli.options import (
     SPEC,
     AddressOption,
@@ -22,9 +22,16 @@ from orchestrator.cli.options import (
     app,
 )
 from orchestrator.cli.run import open_session
-from orchestrator.formatting import duration, grid, noted, number_of, to_json, two_digits
-from orchestrator.planning.budget import Choice, affordable, gpu_hours
-from orchestrator.planning.remaining import Need, Needs, Training, needs_of
+from orchestrator.formatting import (
+    format_duration,
+    format_significant,
+    format_table,
+    pluralize,
+    to_json,
+    with_note,
+)
+from orchestrator.planning.budget import Choice, choose_within_budget, parse_budget
+from orchestrator.planning.remaining import RemainingWork, RunNeeds, Training, find_remaining_work
 from orchestrator.planning.resources import Cluster, cpu_seconds
 from orchestrator.store import Store, exists
 
@@ -36,28 +43,30 @@ NEVER = "no number settles it"
 ASSUMED = "Cells without a value are taken to come out as published."
 
 
-def missing_text(needs: Needs, cluster: Cluster) -> str:
+def missing_text(needs: RemainingWork, cluster: Cluster) -> str:
     """The open cells by run, with the seeds that would settle them, and what all of it takes."""
     rows = [
         _row(need, seeds, cells, needs) for need in needs.runs for seeds, cells in _by_seeds(need)
     ]
     if not rows:
-        settled = number_of(needs.cells, "cell is", "cells are")
-        return noted(needs.note, f"Nothing is open: {settled} settled.")
+        settled = pluralize(needs.cells, "cell is", "cells are")
+        return with_note(needs.note, f"Nothing is open: {settled} settled.")
     headers = ["run", "name", "dataset", "cells", "verdict", "seeds", "--seeds", "GPU-hours"]
     headers.append(needs.prices.currency)
-    table = grid(rows, headers, left={"name", "dataset", "cells", "verdict", "--seeds"})
-    return noted(needs.note, f"{table}\n\n{_total(needs, cluster)}")
+    table = format_table(rows, headers, left={"name", "dataset", "cells", "verdict", "--seeds"})
+    return with_note(needs.note, f"{table}\n\n{_total(needs, cluster)}")
 
 
-def _by_seeds(need: Need) -> Iterable[tuple[int | None, list[Judged]]]:
+def _by_seeds(need: RunNeeds) -> Iterable[tuple[int | None, list[CellVerdict]]]:
     """The cells of a run that the same number of seeds settles, fewest seeds first."""
     for seeds in [*need.levels, None]:
         if cells := [one for one in need.cells if one.further_seeds == seeds]:
             yield seeds, cells
 
 
-def _row(need: Need, seeds: int | None, cells: Sequence[Judged], needs: Needs) -> list[str]:
+def _row(
+    need: RunNeeds, seeds: int | None, cells: Sequence[CellVerdict], needs: RemainingWork
+) -> list[str]:
     verdicts = dict.fromkeys(str(one.verdict) for one in cells)
     row = [str(need.run.id), need.run.name, need.run.train.data.name]
     row += [", ".join(one.cell.column for one in cells), ", ".join(verdicts)]
@@ -65,33 +74,39 @@ def _row(need: Need, seeds: int | None, cells: Sequence[Judged], needs: Needs) -
         return [*row, "∞", NEVER, "", ""]
     hours = need.hours(seeds)
     money = hours * needs.prices.gpu_hour
-    return [*row, str(seeds), replicates(need.trainings[:seeds]), two_digits(hours), f"{money:.2f}"]
+    return [
+        *row,
+        str(seeds),
+        replicates(need.trainings[:seeds]),
+        format_significant(hours),
+        f"{money:.2f}",
+    ]
 
 
-def _total(needs: Needs, cluster: Cluster) -> str:
+def _total(needs: RemainingWork, cluster: Cluster) -> str:
     open_cells = sum(len(need.cells) for need in needs.runs)
     seeds = sum(len(need.trainings) for need in needs.runs)
     are = "is" if open_cells == 1 else "are"
-    said = [f"{open_cells} of {number_of(needs.cells, 'cell')} {are} not settled."]
+    said = [f"{open_cells} of {pluralize(needs.cells, 'cell')} {are} not settled."]
     if seeds:
         money = f"{needs.hours * needs.prices.gpu_hour:.2f} {needs.prices.currency}"
         said.append(
-            f"All that seeds can settle takes {number_of(seeds, 'training')}: "
-            f"{two_digits(needs.hours)} GPU-hours, "
+            f"All that seeds can settle takes {pluralize(seeds, 'training')}: "
+            f"{format_significant(needs.hours)} GPU-hours, "
             f"{money} ({_basis(needs)}); on this cluster ({cluster}) about "
-            f"{duration(eta_s(needs, cluster), rough=True)}. {ASSUMED}"
+            f"{format_duration(eta_s(needs, cluster), rough=True)}. {ASSUMED}"
         )
     return " ".join(said)
 
 
-def _basis(needs: Needs) -> str:
+def _basis(needs: RemainingWork) -> str:
     if needs.timed:
         return "by epochs timed on GPUs"
     guess = f"taking {needs.prices.tflops:g} TFLOP/s, as nothing like it was timed on a GPU"
     return f"partly {guess}" if any(need.timed for need in needs.runs) else guess
 
 
-def eta_s(needs: Needs, cluster: Cluster) -> float:
+def eta_s(needs: RemainingWork, cluster: Cluster) -> float:
     """Seconds that all of it takes at least on a cluster: none ends before its longest run."""
     if not cluster.gpus:
         return cpu_seconds(needs.flop, cluster)
@@ -117,7 +132,7 @@ def replicates(trainings: Sequence[Training]) -> str:
     return ",".join(str(low) if low == high else f"{low}..{high}" for low, high in spans)
 
 
-def missing_json(needs: Needs, cluster: Cluster) -> str:
+def missing_json(needs: RemainingWork, cluster: Cluster) -> str:
     """The same for programs, cell by cell."""
     return to_json(
         {
@@ -133,7 +148,7 @@ def missing_json(needs: Needs, cluster: Cluster) -> str:
     )
 
 
-def _cell(need: Need, judged: Judged, needs: Needs) -> dict[str, Any]:
+def _cell(need: RunNeeds, judged: CellVerdict, needs: RemainingWork) -> dict[str, Any]:
     seeds = judged.further_seeds
     hours = None if seeds is None else need.hours(seeds)
     return {
@@ -147,7 +162,7 @@ def _cell(need: Need, judged: Judged, needs: Needs) -> dict[str, Any]:
     }
 
 
-def budget_text(chosen: Sequence[Choice], needs: Needs, hours: float, command: str) -> str:
+def budget_text(chosen: Sequence[Choice], needs: RemainingWork, hours: float, command: str) -> str:
     """What to train within the hours, in this order, and the commands that do it."""
     rows, spent, settled = [], 0.0, 0
     for choice in chosen:
@@ -161,8 +176,8 @@ def budget_text(chosen: Sequence[Choice], needs: Needs, hours: float, command: s
                 replicates(need.trainings[: choice.seeds]),
                 str(len(choice.settled)),
                 str(settled),
-                two_digits(choice.hours),
-                two_digits(spent),
+                format_significant(choice.hours),
+                format_significant(spent),
                 f"{spent * needs.prices.gpu_hour:.2f}",
             ]
         )
@@ -170,14 +185,14 @@ def budget_text(chosen: Sequence[Choice], needs: Needs, hours: float, command: s
     headers.append(f"{needs.prices.currency} in all")
     open_cells = sum(len(need.cells) for need in needs.runs)
     left = (
-        f"{two_digits(hours)} GPU-hours settle {settled} of "
-        f"{number_of(open_cells, 'open cell')} ({_basis(needs)}). "
+        f"{format_significant(hours)} GPU-hours settle {settled} of "
+        f"{pluralize(open_cells, 'open cell')} ({_basis(needs)}). "
         f"{ASSUMED}"
     )
     if not chosen:
-        return noted(needs.note, left)
-    table = grid(rows, headers, left={"name", "dataset", "--seeds"})
-    return noted(needs.note, "\n".join([table, "", left, *_commands(chosen, command)]))
+        return with_note(needs.note, left)
+    table = format_table(rows, headers, left={"name", "dataset", "--seeds"})
+    return with_note(needs.note, "\n".join([table, "", left, *_commands(chosen, command)]))
 
 
 def _commands(chosen: Sequence[Choice], command: str) -> Iterable[str]:
@@ -190,7 +205,7 @@ def _commands(chosen: Sequence[Choice], command: str) -> Iterable[str]:
         yield f"{command} --only {','.join(map(str, ids))} --seeds {seeds}"
 
 
-def budget_json(chosen: Sequence[Choice], needs: Needs, hours: float) -> str:
+def budget_json(chosen: Sequence[Choice], needs: RemainingWork, hours: float) -> str:
     """The same for programs."""
     return to_json(
         {
@@ -233,21 +248,21 @@ def missing(
 
 def print_budget(session: "Session", budget: str, table: str | None, *, as_json: bool) -> None:
     """Print which runs settle most cells within a budget, in which order."""
-    hours = gpu_hours(budget, session.whole.prices)
+    hours = parse_budget(budget, session.whole.prices)
     needs = _needs(session, table)
-    chosen = affordable(needs.runs, hours)
+    chosen = choose_within_budget(needs.runs, hours)
     if as_json:
         typer.echo(budget_json(chosen, needs, hours))
     else:
         typer.echo(budget_text(chosen, needs, hours, _run_command(session)))
 
 
-def _needs(session: "Session", table: str | None) -> Needs:
+def _needs(session: "Session", table: str | None) -> RemainingWork:
     found = exists(session.store_location)
     store = Store(session.store_location if found else IN_MEMORY)  # then everything is missing
     report = make_report(session.whole, store)  # whose verdicts are those of all its cells
     only = {run.id for run in session.experiment.runs}
-    return needs_of(report, store, table and session.whole.table(table).id, only=only)
+    return find_remaining_work(report, store, table and session.whole.table(table).id, only=only)
 
 
 def _run_command(session: "Session") -> str:

@@ -18,7 +18,7 @@ from orchestrator.cli.options import (
     open_store,
 )
 from orchestrator.errors import RequestError
-from orchestrator.formatting import grid, number_of, to_json
+from orchestrator.formatting import format_table, pluralize, to_json
 
 
 def found_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -29,12 +29,12 @@ def found_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for title, values in by_column
         if not all(isinstance(value, int | float | None) for value in values)
     }
-    return grid([[_shown(value) for value in row] for row in rows], columns, left=words)
+    return format_table([[_shown(value) for value in row] for row in rows], columns, left=words)
 
 
 def _shown(value: object) -> object:
     if isinstance(value, bytes):
-        return f"<{number_of(len(value), 'byte')}>"
+        return f"<{pluralize(len(value), 'byte')}>"
     return f"{value:g}" if isinstance(value, float) else value
 
 

@@ -15,7 +15,7 @@ from orchestrator.cli.options import (
     app,
     opened_profile,
 )
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 
 if TYPE_CHECKING:
     from orchestrator.analysis.report import Report
@@ -51,10 +51,10 @@ def report(
     _write(made, opened, results or spec.parent / "results", form, figures=figures)
     if not profile and not settings and opened.newest_profile() == CUSTOM:
         typer.echo("trained last was a run with --set: give `report` the same --set", err=True)
-    for line in made.broken:
+    for line in made.violations:
         typer.secho(f"broken: {line}", fg="red", err=True)
-    if check and made.broken:
-        broken = number_of(len(made.broken), "invariant does", "invariants do")
+    if check and made.violations:
+        broken = pluralize(len(made.violations), "invariant does", "invariants do")
         raise CheckFailedError(f"{broken} not hold")
 
 
@@ -63,7 +63,7 @@ def _write(
 ) -> None:
     """Write a report, with its figures if asked for or on the page; print it if it is text."""
     from orchestrator.reporting.figures import draw_figures
-    from orchestrator.reporting.render import render, write
+    from orchestrator.reporting.render import render, write_report
 
     folder = place / made.experiment.profile
     if form == "html":
@@ -72,8 +72,8 @@ def _write(
         path, drawn = write_page(made, store, folder)
     else:
         drawn = draw_figures(made, store, folder / "figures") if figures else []
-        path = write(made, place, form)
+        path = write_report(made, place, form)
         typer.echo(render(made, form))
     if figures or form == "html":
-        typer.echo(f"{number_of(len(drawn), 'figure')} in {folder / 'figures'}", err=True)
+        typer.echo(f"{pluralize(len(drawn), 'figure')} in {folder / 'figures'}", err=True)
     typer.echo(f"written to {path}", err=True)

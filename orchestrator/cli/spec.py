@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import SPEC, OnlyOption, SetOption, SpecArgument, app
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 
 
 @app.command()
@@ -17,9 +17,9 @@ def validate(spec: SpecArgument = SPEC) -> None:
     file = SpecFile(spec)
     cells = sum(len(row.published) for table in file.file.tables for row in table.rows)
     typer.echo(
-        f"{spec}: valid: {number_of(len(file.file.runs), 'run')}, profiles "
-        f"{', '.join(file.profiles)}, {number_of(len(file.file.tables), 'table')} with "
-        f"{number_of(cells, 'published cell')}"
+        f"{spec}: valid: {pluralize(len(file.file.runs), 'run')}, profiles "
+        f"{', '.join(file.profiles)}, {pluralize(len(file.file.tables), 'table')} with "
+        f"{pluralize(cells, 'published cell')}"
     )
 
 

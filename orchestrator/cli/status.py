@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.analysis.status import RunStatus, statuses
+from orchestrator.analysis.status import RunStatus, run_statuses
 from orchestrator.cli.options import (
     PIPED_WIDTH,
     SPEC,
@@ -23,7 +23,7 @@ from orchestrator.cli.options import (
     app,
     open_store,
 )
-from orchestrator.formatting import MISSING, duration, grid, shown, to_json
+from orchestrator.formatting import MISSING, format_duration, format_percent, format_table, to_json
 from orchestrator.store import Status, Store
 
 MOST = 100  # runs that a table shows unless it is asked for all
@@ -38,9 +38,9 @@ def print_status(
 ) -> None:
     """Print the state of the runs to the standard output; JSON always has every one."""
     if as_json:
-        print(to_json([item.as_dict() for item in statuses(store, profile)]))
+        print(to_json([item.as_dict() for item in run_statuses(store, profile)]))
     elif everything:
-        print(_plain(statuses(store, profile)))
+        print(_plain(run_statuses(store, profile)))
     else:
         width = None if sys.stdout.isatty() else PIPED_WIDTH
         Console(file=sys.stdout, width=width).print(_overview(store, profile))
@@ -62,7 +62,7 @@ def watch_status(store: Store, profile: str | None) -> None:
 
 def _overview(store: Store, profile: str | None) -> Group:
     """The runs that matter first in a table, and a line about the others if there are any."""
-    found = statuses(store, profile, most=MOST)
+    found = run_statuses(store, profile, most=MOST)
     table = Table(box=None, padding=(0, 1))
     for title in TITLES:
         justify: Literal["left", "right"] = "left" if title in LEFT else "right"
@@ -88,7 +88,7 @@ def _others(shown: int, counts: Mapping[Status, int]) -> str:
 
 def _plain(found: Sequence[RunStatus]) -> str:
     """The same table of any length: rich takes a millisecond a row."""
-    return grid([_cells(item) for item in found], TITLES, left=LEFT, form="plain")
+    return format_table([_cells(item) for item in found], TITLES, left=LEFT, form="plain")
 
 
 def _cells(item: RunStatus) -> list[str]:
@@ -103,9 +103,9 @@ def _cells(item: RunStatus) -> list[str]:
         str(run.seed),
         f"{run.epoch}/{run.epochs}",
         MISSING if loss is None else f"{loss:.3f}",
-        *(shown(_percent(values.get(name))) for name in ("accuracy", "cra_36")),
+        *(format_percent(_percent(values.get(name))) for name in ("accuracy", "cra_36")),
         MISSING if item.images_per_s is None else f"{item.images_per_s:,.0f}",
-        duration(item.left_s),
+        format_duration(item.left_s),
         item.state,
     ]
 

@@ -21,10 +21,10 @@ from orchestrator.cli.options import (
     open_store,
     opened_profile,
 )
-from orchestrator.formatting import number_of, to_json
+from orchestrator.formatting import pluralize, to_json
 
 if TYPE_CHECKING:
-    from orchestrator.sharing.verify import Verified
+    from orchestrator.sharing.verify import VerificationResult
 
 
 @app.command()
@@ -42,11 +42,11 @@ def merge(
 ) -> None:
     """Take the runs of another store, which is only read, into this one and into MLflow."""
     from orchestrator.errors import RecordError
-    from orchestrator.sharing.merge import Fate, counted
-    from orchestrator.sharing.merge import merge as take_all
+    from orchestrator.sharing.merge import MergeResult, summarize_merge
+    from orchestrator.sharing.merge import merge_stores as take_all
     from orchestrator.spec.loader import SpecFile
     from orchestrator.store import Store, snapshot
-    from orchestrator.tracking.publish import show_taken
+    from orchestrator.tracking.publish import publish_imported
 
     file, place = SpecFile(spec), results or spec.parent / "results"
     location = store or str(place / "store.db")
@@ -54,13 +54,13 @@ def merge(
         ours.recover()
         outcomes = take_all(theirs, ours, replace=replace)
         for outcome in outcomes:
-            if outcome.fate is not Fate.REFUSED:
+            if outcome.fate is not MergeResult.REFUSED:
                 typer.echo(outcome)
-        typer.echo(f"{counted(outcomes)} of {number_of(len(outcomes), 'run')} there")
+        typer.echo(f"{summarize_merge(outcomes)} of {pluralize(len(outcomes), 'run')} there")
         shared = [outcome.run.key for outcome in outcomes if outcome.fate.here]
-        if complaint := show_taken(ours, file, place, shared):
+        if complaint := publish_imported(ours, file, place, shared):
             typer.echo(complaint, err=True)
-    if refused := [str(outcome) for outcome in outcomes if outcome.fate is Fate.REFUSED]:
+    if refused := [str(outcome) for outcome in outcomes if outcome.fate is MergeResult.REFUSED]:
         raise RecordError("\n".join(refused))
 
 
@@ -76,14 +76,14 @@ def bundle(
 ) -> None:
     """Put a profile's results, margins and report into one file that `verify` checks anywhere."""
     from orchestrator.sharing.archive import sha256
-    from orchestrator.sharing.bundle import bundle as write
+    from orchestrator.sharing.bundle import write_bundle as write
 
     opened, experiment = opened_profile(spec, profile, settings, results, store)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = write(experiment, opened, target, at=now, force=force)
     size = target.stat().st_size / 1e6
     typer.echo(
-        f"{target}: profile {experiment.profile}, {number_of(len(manifest.files), 'file')}, "
+        f"{target}: profile {experiment.profile}, {pluralize(len(manifest.files), 'file')}, "
         f"{size:.1f} MB"
     )
     typer.echo(f"SHA-256 {sha256(target)}")
@@ -96,9 +96,9 @@ def verify(
 ) -> None:
     """Derive every cell of a bundle anew from its margins, and name what does not agree."""
     from orchestrator.errors import CheckFailedError
-    from orchestrator.formatting import noted
+    from orchestrator.formatting import with_note
     from orchestrator.sharing.archive import printable, sha256
-    from orchestrator.sharing.verify import verify as check
+    from orchestrator.sharing.verify import verify_bundle as check
 
     found = check(file)
     if as_json:
@@ -107,12 +107,12 @@ def verify(
     made = found.manifest
     settings = "".join(f" --set {setting}" for setting in made.settings)
     note = printable(found.note)
-    typer.echo(noted(note, f"{file}: {made.experiment}, profile {made.profile}{settings}"))
+    typer.echo(with_note(note, f"{file}: {made.experiment}, profile {made.profile}{settings}"))
     typer.echo(f"made {made.created_at} by version {made.program} ({made.commit or 'no commit'})")
     typer.echo(f"SHA-256 {sha256(file)}")
     for table in found.tables:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in table.verdicts.items())
-        measured = number_of(table.measured, "measured cell")
+        measured = pluralize(table.measured, "measured cell")
         title = printable(table.title)
         typer.echo(f"{title}: {table.confirmed} of {measured} follow from the margins; {verdicts}")
     if found.discrepancies:
@@ -120,7 +120,7 @@ def verify(
     typer.echo("Everything in it agrees.")
 
 
-def _as_record(found: "Verified") -> dict[str, object]:
+def _as_record(found: "VerificationResult") -> dict[str, object]:
     manifest = found.manifest.model_dump(exclude={"files"})
     return {"bundle": manifest, **{k: v for k, v in asdict(found).items() if k != "manifest"}}
 
@@ -138,22 +138,22 @@ def ingest(
 ) -> None:
     """Take runs that were trained without the orchestrator into the store and MLflow."""
     from orchestrator.errors import RecordError
-    from orchestrator.sharing.merge import ingest as take_all
-    from orchestrator.sharing.run_folder import folders_in
+    from orchestrator.sharing.merge import ingest_folders as take_all
+    from orchestrator.sharing.run_folder import find_run_folders
     from orchestrator.spec.loader import SpecFile
     from orchestrator.store import Store
-    from orchestrator.tracking.publish import show_taken
+    from orchestrator.tracking.publish import publish_imported
 
-    file, folders = SpecFile(spec), folders_in(folder)
+    file, folders = SpecFile(spec), find_run_folders(folder)
     place = results or spec.parent / "results"
     opened = Store(store or str(place / "store.db"), exclusive=True)
     opened.recover()
     runs, problems = take_all(folders, opened, replace=replace)
     for found, fresh in runs:
-        trained = number_of(len(found.epochs), "epoch")
+        trained = pluralize(len(found.epochs), "epoch")
         what = f"{found.status}, {trained}" if fresh else "there already"
         typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {what}")
-    if complaint := show_taken(opened, file, place, [found.run.key for found, _ in runs]):
+    if complaint := publish_imported(opened, file, place, [found.run.key for found, _ in runs]):
         typer.echo(complaint, err=True)
     if problems:
         raise RecordError("\n".join(problems))
@@ -172,4 +172,4 @@ def sync(
     typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
     sent = tracker.send(opened)
     publish_all(tracker, opened, file, results or spec.parent / "results")
-    typer.echo(f"{number_of(sent, 'run is', 'runs are')} in MLflow at {tracker.uri}")
+    typer.echo(f"{pluralize(sent, 'run is', 'runs are')} in MLflow at {tracker.uri}")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, Saved, Started, Tick
-from orchestrator.scheduling.storage import parent
+from orchestrator.scheduling.storage import parent_location
 from orchestrator.store import Checkpoint, Status, Store
 
 BEAT_S = 5.0
@@ -51,7 +51,9 @@ class StoreRecorder:
 
         A driver killed while it saved leaves a checkpoint there that nobody noted.
         """
-        kept = {parent(item.path) for run in self.store.runs([key]) for item in run.checkpoints}
+        kept = {
+            parent_location(item.path) for run in self.store.runs([key]) for item in run.checkpoints
+        }
         for checkpoint in checkpoints:
-            folder = parent(checkpoint.path)
+            folder = parent_location(checkpoint.path)
             self.discard(checkpoint.path if folder in kept else folder)

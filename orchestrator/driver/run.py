@@ -15,11 +15,11 @@ from orchestrator.analysis.tables import note_cells
 from orchestrator.driver.observer import Observer
 from orchestrator.driver.session import RunOptions, Session
 from orchestrator.environment import LOCAL, SIGTERM_EXIT
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun
-from orchestrator.reporting.render import write
-from orchestrator.scheduling.storage import parent
+from orchestrator.reporting.render import write_report
+from orchestrator.scheduling.storage import parent_location
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Status, Store, StoredRun
 
@@ -78,7 +78,9 @@ def run_session(session: Session) -> RunOutcome:
     tracking = _tracking(session, store, behind) if todo or behind else None
     stopped = _trained(session, store, todo, requests, tracking) if tracking and todo else None
     note_cells(session.whole, store)
-    tables = write(make_report(session.whole, store), session.results, "md")  # MLflow may be slow
+    tables = write_report(
+        make_report(session.whole, store), session.results, "md"
+    )  # MLflow may be slow
     problem = _finish(session, store, tracking) if tracking else None
     runs = store.runs([item.run.key for item in plan])
     return RunOutcome(tuple(plan), tuple(runs), tables, stopped, problem)
@@ -86,7 +88,7 @@ def run_session(session: Session) -> RunOutcome:
 
 def _prepared(
     session: Session, store: Store, plan: Sequence[PlannedRun], todo: Sequence[PlannedRun]
-) -> dict[str, resources.Request]:
+) -> dict[str, resources.ResourceRequest]:
     """Check what the plan needs and queue its runs; return each run's resources by key."""
     requests = session.preflight(plan)
     from orchestrator.driver.datasets import prepare_all
@@ -112,7 +114,7 @@ def _tracking(session: Session, store: Store, behind: Sequence[str]) -> "Trackin
     folder = session.options.spec.parent
     tracker = Tracker(tracking_uri(folder), session.whole.name, folder / "mlruns")
     if behind:
-        lacking = number_of(len(behind), "run")
+        lacking = pluralize(len(behind), "run")
         session.observer.message(f"Sending {lacking} that MLflow lacks to {tracker.uri}")
     return TrackingRecorder(tracker, store, behind=behind)
 
@@ -127,13 +129,13 @@ def _finish(session: Session, store: Store, tracking: "TrackingRecorder") -> str
 
 def _forget(session: Session, store: Store, todo: Sequence[PlannedRun]) -> None:
     """Delete the records and checkpoints of the runs to train anew."""
-    from orchestrator.scheduling.storage import discard
+    from orchestrator.scheduling.storage import delete_folder
 
     ids = session.rerun()
     for stored in store.runs({item.run.key for item in todo if item.run.id in ids}):
         ours = [checkpoint.path for checkpoint in stored.checkpoints if checkpoint.ours]
-        for folder in {parent(path) for path in ours}:
-            discard(folder)
+        for folder in {parent_location(path) for path in ours}:
+            delete_folder(folder)
         store.forget(stored.key)
 
 
@@ -141,7 +143,7 @@ def _trained(
     session: Session,
     store: Store,
     todo: Sequence[PlannedRun],
-    requests: Mapping[str, resources.Request],
+    requests: Mapping[str, resources.ResourceRequest],
     tracking: "TrackingRecorder",
 ) -> int | None:
     """Train the runs; return the signal that stopped it, also one from before Tune started."""
@@ -162,7 +164,7 @@ def _train(
     session: Session,
     store: Store,
     todo: Sequence[PlannedRun],
-    requests: Mapping[str, resources.Request],
+    requests: Mapping[str, resources.ResourceRequest],
     tracking: "TrackingRecorder",
 ) -> int | None:
     """Train the runs on the cluster, longest first; return the signal that stopped it."""
@@ -170,18 +172,18 @@ def _train(
     from orchestrator.driver.recorder import StoreRecorder
     from orchestrator.provenance import provenance
     from orchestrator.scheduling.cluster import connect, prepare_machines
-    from orchestrator.scheduling.storage import discard
-    from orchestrator.scheduling.tuner import Job, Options, run_jobs
+    from orchestrator.scheduling.storage import delete_folder
+    from orchestrator.scheduling.tuner import Job, SchedulingOptions, run_jobs
 
     options = session.options
     work = _work(todo)
     datasets = sorted({item.run.train.data.name for item in todo})
-    keeper = StoreRecorder(store, {name: provenance(name) for name in datasets}, discard)
+    keeper = StoreRecorder(store, {name: provenance(name) for name in datasets}, delete_folder)
     jobs = [
         Job(item.run, requests[item.run.key], item.checkpoints)
         for item in sorted(todo, key=lambda item: -work[item.run.key])
     ]
-    scheduling = Options(
+    scheduling = SchedulingOptions(
         storage=session.storage,
         data_root=chosen_root(session.experiment),
         log_folder=session.logs,
@@ -191,7 +193,7 @@ def _train(
         fail_fast=options.fail_fast,
         warn=partial(session.observer.message, important=True),
     )
-    with deferred() as noted, ExitStack() as stack:
+    with deferred_signals() as noted, ExitStack() as stack:
         session.observer.message(f"Starting Ray ({session.cluster}) ...")
         if options.address == LOCAL:
             stack.enter_context(connect(LOCAL, session.cluster))
@@ -211,7 +213,7 @@ def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
 
 
 @contextmanager
-def deferred() -> Iterator[list[int]]:
+def deferred_signals() -> Iterator[list[int]]:
     """Note the first SIGINT or SIGTERM inside the block in the list; let the second one act.
 
     Ray can hang for ever if its start is interrupted.

@@ -11,11 +11,11 @@ from types import TracebackType
 from orchestrator.driver.observer import Observer, SilentObserver
 from orchestrator.environment import LOCAL, prepare_ray
 from orchestrator.errors import ResourceError
-from orchestrator.formatting import duration, number_of
+from orchestrator.formatting import format_duration, pluralize
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun, make_plan
 from orchestrator.planning.resources import Cluster
-from orchestrator.scheduling.storage import absolute, is_uri
+from orchestrator.scheduling.storage import absolute_location, is_uri
 from orchestrator.spec.experiment import Experiment, ids_of
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
@@ -63,7 +63,7 @@ class Session:
         self.results = (options.results or options.spec.parent / "results").absolute()
         self.logs = self.results / "logs"
         self.store_location = options.store or str(self.results / "store.db")
-        self.storage = absolute(options.storage or str(self.results / "ray"))
+        self.storage = absolute_location(options.storage or str(self.results / "ray"))
         self.stack = ExitStack()  # what is open until the session ends
         self._given = experiment
 
@@ -102,14 +102,14 @@ class Session:
         self.experiment.select(ids, "--rerun")
         return ids
 
-    def preflight(self, plan: Sequence[PlannedRun]) -> dict[str, resources.Request]:
+    def preflight(self, plan: Sequence[PlannedRun]) -> dict[str, resources.ResourceRequest]:
         """Return the resources of each run that is to train, by key.
 
         Raises: ResourceError if cluster or disk cannot provide them.
         """
         todo = [item.run for item in plan if item.todo]
         parallel = min(len(todo), self.options.jobs or sys.maxsize) or 1
-        requests = [resources.request(run, self.cluster, parallel) for run in todo]
+        requests = [resources.request_resources(run, self.cluster, parallel) for run in todo]
         resources.check_requests(zip(todo, requests, strict=True), self.cluster)
         costs = resources.costs(todo)
         if not is_uri(self.storage):
@@ -147,10 +147,10 @@ class Session:
         wanted = file.default_profile(has_gpu=True)
         if chosen != wanted:
             flop = sum(resources.cost(run).flop for run in file.experiment(wanted).runs)
-            length = duration(resources.cpu_seconds(flop, self.cluster), rough=True)
+            length = format_duration(resources.cpu_seconds(flop, self.cluster), rough=True)
             self.observer.message(
                 f"No GPU found: the profile `{wanted}` would take about {length} on "
-                f"{number_of(self.cluster.cpus, 'CPU')} (a rough estimate). Using `{chosen}`; pass "
+                f"{pluralize(self.cluster.cpus, 'CPU')} (a rough estimate). Using `{chosen}`; pass "
                 f"--profile {wanted} to run it anyway."
             )
         return chosen

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.analysis.verdicts import Judged
+from orchestrator.analysis.verdicts import CellVerdict
 from orchestrator.errors import RequestError
-from orchestrator.planning.remaining import Need
+from orchestrator.planning.remaining import RunNeeds
 from orchestrator.spec.schema import Prices
 
 AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
@@ -17,7 +17,7 @@ HOURS = "gpuh"
 class Choice:
     """So many further seeds of a run, in GPU-hours, and the cells that they settle."""
 
-    need: Need
+    need: RunNeeds
     seeds: int
 
     @property
@@ -26,12 +26,12 @@ class Choice:
         return self.need.hours(self.seeds)
 
     @property
-    def settled(self) -> tuple[Judged, ...]:
+    def settled(self) -> tuple[CellVerdict, ...]:
         """The cells that are decided then."""
         return self.need.settled_by(self.seeds)
 
 
-def gpu_hours(text: str, prices: Prices) -> float:
+def parse_budget(text: str, prices: Prices) -> float:
     """The GPU-hours of `40gpuh`, or of an amount of money like `100usd`. Raises: RequestError."""
     match = AMOUNT.fullmatch(text.strip())
     unit = match[2].casefold() if match else ""
@@ -43,7 +43,7 @@ def gpu_hours(text: str, prices: Prices) -> float:
     raise RequestError(f"--budget {text}: write for example 40{HOURS}{money}")
 
 
-def affordable(needs: Sequence[Need], hours: float) -> list[Choice]:
+def choose_within_budget(needs: Sequence[RunNeeds], hours: float) -> list[Choice]:
     """The seeds that settle most cells within the hours, most cells an hour first.
 
     Of choices that settle as many it is the cheapest. An integer program, solved exactly: a run

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from aol.config import TrainConfig, flatten, from_dict
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.store import Checkpoint, Status, StoredRun
 
@@ -74,7 +74,7 @@ def _planned(run: RunSpec, known: Mapping[str, StoredRun]) -> PlannedRun:
         )
     if stored.recorded != stored.epoch:
         missing = stored.epoch - stored.recorded
-        lacking = number_of(missing, "epoch is", "epochs are")
+        lacking = pluralize(missing, "epoch is", "epochs are")
         return PlannedRun(run, Action.NEW, f"{was}, and {lacking} not recorded")
     if stored.epoch:
         return PlannedRun(run, Action.NEW, f"{was} before its first checkpoint")

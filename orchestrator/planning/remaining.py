@@ -9,7 +9,7 @@ from statistics import fmean
 from aol.config import TrainConfig, from_dict
 from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import UNFINISHED, Cell, runs_of
-from orchestrator.analysis.verdicts import Judged, Verdict
+from orchestrator.analysis.verdicts import CellVerdict, Verdict
 from orchestrator.planning.plan import usable_checkpoints
 from orchestrator.planning.resources import cost
 from orchestrator.spec.experiment import RunSpec
@@ -30,14 +30,14 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Need:
+class RunNeeds:
     """A run with cells that are not settled, and the seeds to train next, in this order.
 
     There are as many as the most demanding of its cells that can be settled asks for.
     """
 
     run: RunSpec
-    cells: tuple[Judged, ...]
+    cells: tuple[CellVerdict, ...]
     trainings: tuple[Training, ...]
     timed: bool  # whether epochs like this run's were timed on a GPU
 
@@ -45,7 +45,7 @@ class Need:
         """GPU-hours of the first so many seeds, or of all."""
         return sum(one.hours for one in self.trainings[:seeds])
 
-    def settled_by(self, seeds: int) -> tuple[Judged, ...]:
+    def settled_by(self, seeds: int) -> tuple[CellVerdict, ...]:
         """The cells that so many further seeds would settle."""
         return tuple(one for one in self.cells if (one.further_seeds or seeds + 1) <= seeds)
 
@@ -56,12 +56,12 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Needs:
+class RemainingWork:
     """What a report lacks. `flop` are the floating-point operations of all of it."""
 
     profile: str
     note: str  # the profile's
-    runs: tuple[Need, ...]
+    runs: tuple[RunNeeds, ...]
     cells: int  # of the report, settled or not
     flop: float
     prices: Prices
@@ -77,9 +77,9 @@ class Needs:
         return all(need.timed for need in self.runs)
 
 
-def needs_of(
+def find_remaining_work(
     report: Report, store: Store, table: str | None = None, *, only: Collection[int] | None = None
-) -> Needs:
+) -> RemainingWork:
     """What would settle the open cells of a report, or those of one table or of `only` these runs.
 
     They are judged among all cells of the report, as everywhere. Raises: StoreError.
@@ -96,13 +96,13 @@ def needs_of(
         pace = paces.get(_kind(run.train))
         epoch_hours = _epoch_hours(run, pace, experiment.prices)
         trainings = islice(_trainings(run, stored[run_id], epoch_hours), seeds)
-        found.append(Need(run, tuple(judged), tuple(trainings), pace is not None))
+        found.append(RunNeeds(run, tuple(judged), tuple(trainings), pace is not None))
     flop = sum(
         cost(need.run).flop * training.epochs / need.run.train.epochs
         for need in found
         for training in need.trainings
     )
-    return Needs(
+    return RemainingWork(
         experiment.profile,
         experiment.note,
         tuple(found),
@@ -120,9 +120,9 @@ def _chosen(report: Report, table: str | None, only: Collection[int] | None) -> 
     ]
 
 
-def _open_cells(report: Report, cells: Sequence[Cell]) -> Mapping[int, list[Judged]]:
+def _open_cells(report: Report, cells: Sequence[Cell]) -> Mapping[int, list[CellVerdict]]:
     """Those of the cells that are not settled, by run ID, in the order of the tables."""
-    found: dict[int, list[Judged]] = {}
+    found: dict[int, list[CellVerdict]] = {}
     for cell in cells:
         judged = report.judged[cell]
         if judged.verdict in OPEN:

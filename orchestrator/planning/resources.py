@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aol.models.flops import parameters, training_flop
 from orchestrator.errors import ResourceError
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import CHECKPOINTS_KEPT
 
@@ -46,12 +46,12 @@ class Cluster:
         return sum(node.gpus for node in self.nodes)
 
     def __str__(self) -> str:
-        machines = number_of(len(self.nodes), "machine")
-        return f"{machines}, {number_of(self.cpus, 'CPU')}, {number_of(self.gpus, 'GPU')}"
+        machines = pluralize(len(self.nodes), "machine")
+        return f"{machines}, {pluralize(self.cpus, 'CPU')}, {pluralize(self.gpus, 'GPU')}"
 
 
 @dataclass(frozen=True)
-class Request:
+class ResourceRequest:
     """What one run occupies."""
 
     cpus: float
@@ -83,7 +83,7 @@ def local_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def request(run: RunSpec, cluster: Cluster, parallel: int) -> Request:
+def request_resources(run: RunSpec, cluster: Cluster, parallel: int) -> ResourceRequest:
     """What a run occupies when `parallel` runs are to share the cluster."""
     gpus = run.resources.gpus
     if gpus is None:
@@ -96,12 +96,12 @@ def request(run: RunSpec, cluster: Cluster, parallel: int) -> Request:
     elif cpus is None:
         largest = max(node.cpus for node in cluster.nodes)
         cpus = float(max(1, math.floor(min(largest, cluster.cpus / parallel))))
-    return Request(cpus, gpus)
+    return ResourceRequest(cpus, gpus)
 
 
-def check_requests(requests: Iterable[tuple[RunSpec, Request]], cluster: Cluster) -> None:
+def check_requests(requests: Iterable[tuple[RunSpec, ResourceRequest]], cluster: Cluster) -> None:
     """Refuse what would wait for ever. Raises: ResourceError with a line per kind of request."""
-    infeasible: dict[Request, list[int]] = {}
+    infeasible: dict[ResourceRequest, list[int]] = {}
     for run, asked in requests:
         if not any(asked.cpus <= node.cpus and asked.gpus <= node.gpus for node in cluster.nodes):
             infeasible.setdefault(asked, []).append(run.id)
@@ -111,12 +111,12 @@ def check_requests(requests: Iterable[tuple[RunSpec, Request]], cluster: Cluster
         )
 
 
-def _infeasible(asked: Request, ids: list[int], cluster: Cluster) -> str:
+def _infeasible(asked: ResourceRequest, ids: list[int], cluster: Cluster) -> str:
     most_gpus = max((node.gpus for node in cluster.nodes), default=0)
     too_much = "gpus" if asked.gpus > most_gpus else "cpus"
     named = f"run {ids[0]} asks" if len(ids) == 1 else f"runs {', '.join(map(str, ids))} ask"
     return (
-        f"{named} for {number_of(asked.cpus, 'CPU')} and {number_of(asked.gpus, 'GPU')}, and no "
+        f"{named} for {pluralize(asked.cpus, 'CPU')} and {pluralize(asked.gpus, 'GPU')}, and no "
         f"machine of the cluster has them ({cluster}); lower `resources.{too_much}` in SPEC or "
         "with --set"
     )
@@ -159,13 +159,13 @@ def cpu_rate() -> float:
     """Floating-point operations per second that training reaches here, roughly measured."""
     import torch
 
-    from aol.ops.matmul import products
+    from aol.ops.matmul import batched_products
 
     size = 1024
     matrix = torch.rand(1, size, size)
     seconds = []
     for _ in range(RATE_ROUNDS):  # the best: what else the machine does is not asked for
         started = time.perf_counter()
-        products(matrix, matrix)
+        batched_products(matrix, matrix)
         seconds.append(time.perf_counter() - started)
     return CPU_EFFICIENCY * 2 * size**3 / min(seconds)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.analysis.report import Report, paragraph
+from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import FilledTable, runs_of
-from orchestrator.analysis.verdicts import Judged, Verdict, in_words
-from orchestrator.formatting import MISSING, shown
+from orchestrator.analysis.verdicts import CellVerdict, Verdict, describe_verdict
+from orchestrator.formatting import MISSING, format_percent
 from orchestrator.reporting.figures import draw_figures
 from orchestrator.reporting.markdown import PRIOR, SIGNS, sign
 from orchestrator.reporting.render import write_text
@@ -53,10 +53,10 @@ def write_page(report: Report, store: Store, folder: Path) -> tuple[Path, list[P
     Raises: OutputError, OSError.
     """
     drawn = draw_figures(report, store, folder / "figures")
-    return write_text(folder / "report.html", page(report, store, drawn)), drawn
+    return write_text(folder / "report.html", render_page(report, store, drawn)), drawn
 
 
-def page(report: Report, store: Store, figures: Sequence[Path]) -> str:
+def render_page(report: Report, store: Store, figures: Sequence[Path]) -> str:
     """The whole page; `figures` are PNGs with SVGs of the same name beside them."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -71,7 +71,7 @@ def page(report: Report, store: Store, figures: Sequence[Path]) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         experiment=report.experiment,
-        summary=paragraph(report),
+        summary=summarize(report),
         counts=[(verdict, report.counts[verdict]) for verdict in Verdict],
         shown={cell.name: _shown(report.judged[cell]) for cell in report.cells},
         legends={filled.table.id: _legend(report, filled) for filled in report.tables},
@@ -82,16 +82,16 @@ def page(report: Report, store: Store, figures: Sequence[Path]) -> str:
     )
 
 
-def _shown(judged: Judged) -> Shown:
+def _shown(judged: CellVerdict) -> Shown:
     cell = judged.cell
     prior = PRIOR if _from_prior(judged) else ""
     return Shown(
-        shown(cell.measured),
-        shown(cell.published),
-        shown(cell.difference, signed=True),
+        format_percent(cell.measured),
+        format_percent(cell.published),
+        format_percent(cell.difference, signed=True),
         judged.verdict,
         "" if judged.verdict is Verdict.MISSING else sign(judged) + prior,
-        in_words(judged),
+        describe_verdict(judged),
         -1.0 if cell.measured is None else cell.measured,
     )
 
@@ -110,7 +110,7 @@ def _legend(report: Report, filled: FilledTable) -> list[tuple[str, str, str]]:
     return lines
 
 
-def _from_prior(judged: Judged) -> bool:
+def _from_prior(judged: CellVerdict) -> bool:
     return judged.spread is not None and judged.spread.from_prior
 
 

@@ -3,9 +3,9 @@ r"""The tables in LaTeX, to be \input into a document that uses booktabs."""
 import re
 from collections.abc import Sequence
 
-from orchestrator.analysis.report import Report, paragraph
+from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import Cell, FilledTable
-from orchestrator.formatting import MISSING, shown
+from orchestrator.formatting import MISSING, format_percent
 
 FORMULAS = {"±": "pm", "×": "times", "·": "cdot", "≤": "leq", "≥": "geq", "≈": "approx"}
 FORMULAS |= {"→": "to", "∞": "infty", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"}
@@ -24,16 +24,19 @@ SPECIAL = {
 ROOT = re.compile(r"√(\d+)")
 
 
-def latex(report: Report) -> str:
+def render_latex(report: Report) -> str:
     """A table environment per table of the paper: measured, published in brackets."""
     parts = [
         "% Needs \\usepackage{booktabs}.",
         f"% Profile {report.experiment.profile} of {report.experiment.name}."
         + (f" {report.experiment.note}" if report.experiment.note else ""),
-        *(_comment(f"Broken, so nothing below can be trusted: {line}") for line in report.broken),
+        *(
+            _comment(f"Broken, so nothing below can be trusted: {line}")
+            for line in report.violations
+        ),
         *map(_comment, [*report.unsound, *report.diverged]),
         *(_table(report, filled) for filled in report.tables),
-        escaped(paragraph(report)),
+        escaped(summarize(report)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -80,14 +83,16 @@ def _table(report: Report, filled: FilledTable) -> str:
 
 def _lines(row: Sequence[Cell], spread: bool) -> list[str]:
     """A row; with a `spread` its published values have a line of their own, else it is too wide."""
-    published = [f"({shown(cell.published)})" for cell in row]
+    published = [f"({format_percent(cell.published)})" for cell in row]
     if not spread:
         texts = [
-            f"{shown(cell.measured)} {text}" for cell, text in zip(row, published, strict=True)
+            f"{format_percent(cell.measured)} {text}"
+            for cell, text in zip(row, published, strict=True)
         ]
         return [_line([row[0].row, *texts])]
     texts = [
-        shown(cell.measured) + ("" if cell.sd is None else f" ± {cell.sd:.1f}") for cell in row
+        format_percent(cell.measured) + ("" if cell.sd is None else f" ± {cell.sd:.1f}")
+        for cell in row
     ]
     return [_line([row[0].row, *texts]), _line(["", *published])]
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from orchestrator.analysis.report import Report, paragraph
+from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import Cell, FilledTable
-from orchestrator.analysis.verdicts import Judged, Verdict
-from orchestrator.formatting import MISSING, grid, shown
+from orchestrator.analysis.verdicts import CellVerdict, Verdict
+from orchestrator.formatting import MISSING, format_percent, format_table
 
 SIGNS = {
     Verdict.REPRODUCED: "✓",
@@ -24,21 +24,21 @@ beyond it; ?: not decided, +n: so many further seeds would do, +∞: none would;
 See `docs/verdicts.md`."""
 
 
-def sign(judged: Judged) -> str:
+def sign(judged: CellVerdict) -> str:
     """A verdict's sign; an undecided one also says how many seeds would decide it."""
     further = f"+{judged.further_seeds or '∞'}" if judged.verdict is Verdict.UNDERPOWERED else ""
     return SIGNS[judged.verdict] + further
 
 
-def markdown(report: Report) -> str:
+def render_markdown(report: Report) -> str:
     """The whole report."""
     experiment = report.experiment
     lines = [f"# {experiment.name}: results of the profile `{experiment.profile}`", ""]
     if experiment.note:
         lines += [f"> **{experiment.note}**", ""]
-    if report.broken:
+    if report.violations:
         lines += ["**Broken, so nothing below can be trusted:**", ""]
-        lines += [*(f"- {line}" for line in report.broken), ""]
+        lines += [*(f"- {line}" for line in report.violations), ""]
     lines += [
         f"Source of the published values: {experiment.source}.",
         "",
@@ -47,12 +47,14 @@ def markdown(report: Report) -> str:
         f"{MISSING}: not there yet.",
         "",
     ]
-    lines += _section(report, "As the paper prints them", "", lambda cell: shown(cell.measured))
+    lines += _section(
+        report, "As the paper prints them", "", lambda cell: format_percent(cell.measured)
+    )
     lines += _section(report, "Beside the published values", COMPARED, _compared)
     lines += _section(
         report,
         "Verdicts",
-        f"{paragraph(report)}\n\n{LEGEND}",
+        f"{summarize(report)}\n\n{LEGEND}",
         lambda cell: _verdict(report.judged[cell]),
     )
     return "\n".join(lines)
@@ -75,19 +77,21 @@ def _title(report: Report, filled: FilledTable) -> str:
 
 
 def _compared(cell: Cell) -> str:
-    measured = shown(cell.measured)
+    measured = format_percent(cell.measured)
     if cell.measured is None:
-        return f"{measured} / {shown(cell.published)}"
+        return f"{measured} / {format_percent(cell.published)}"
     seeds = "" if cell.sd is None else f", {cell.seeds} seeds, sd {cell.sd:.2f}"
-    return f"{measured} / {shown(cell.published)} ({shown(cell.difference, signed=True)}{seeds})"
+    difference = format_percent(cell.difference, signed=True)
+    return f"{measured} / {format_percent(cell.published)} ({difference}{seeds})"
 
 
-def _verdict(judged: Judged) -> str:
+def _verdict(judged: CellVerdict) -> str:
     if judged.interval is None or judged.spread is None:
         return sign(judged)
-    low, high = (shown(end, signed=True) for end in judged.interval)
+    low, high = (format_percent(end, signed=True) for end in judged.interval)
     prior = PRIOR if judged.spread.from_prior else ""
-    return f"{sign(judged)} {shown(judged.cell.difference, signed=True)} [{low}, {high}]{prior}"
+    difference = format_percent(judged.cell.difference, signed=True)
+    return f"{sign(judged)} {difference} [{low}, {high}]{prior}"
 
 
 def _grid(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
@@ -97,4 +101,4 @@ def _grid(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
         [row.label, *cells, str(row.run)]
         for row, cells in zip(filled.table.rows, texts, strict=True)
     ]
-    return "\n\n".join([grid(rows, titles, left={header}, form="pipe"), *filled.left_out])
+    return "\n\n".join([format_table(rows, titles, left={header}, form="pipe"), *filled.left_out])

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from aol.atomic import aside
-from orchestrator.analysis.report import Report, as_records, paragraph
+from aol.atomic import atomic_path
+from orchestrator.analysis.report import Report, as_records, summarize
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.errors import OutputError
 from orchestrator.formatting import to_json
@@ -16,13 +16,13 @@ SCHEMA = 1  # of the JSON; a change that a reader would stumble over is another 
 def render(report: Report, form: Format) -> str:
     """The report as markdown, LaTeX, CSV or JSON text."""
     if form == "md":
-        from orchestrator.reporting.markdown import markdown
+        from orchestrator.reporting.markdown import render_markdown
 
-        return markdown(report)
+        return render_markdown(report)
     if form == "tex":
-        from orchestrator.reporting.latex import latex
+        from orchestrator.reporting.latex import render_latex
 
-        return latex(report)
+        return render_latex(report)
     if form == "json":
         return to_json(
             {
@@ -30,11 +30,11 @@ def render(report: Report, form: Format) -> str:
                 "experiment": report.experiment.name,
                 "profile": report.experiment.profile,
                 "note": report.experiment.note,
-                "summary": paragraph(report),
+                "summary": summarize(report),
                 "verdicts": {str(verdict): report.counts[verdict] for verdict in Verdict},
                 "unsound": report.unsound,
                 "diverged": report.diverged,
-                "broken": list(report.broken),
+                "broken": list(report.violations),
                 "cells": as_records(report),
             }
         )
@@ -46,7 +46,7 @@ def render(report: Report, form: Format) -> str:
     return frame.to_csv(index=False)
 
 
-def write(report: Report, folder: Path, form: Format) -> Path:
+def write_report(report: Report, folder: Path, form: Format) -> Path:
     """Write the report to `folder/<profile>/tables.<form>`. Raises: OutputError."""
     path = folder / report.experiment.profile / f"tables.{form}"
     return write_text(path, render(report, form))
@@ -56,7 +56,7 @@ def write_text(path: Path, text: str) -> Path:
     """Write a file of the report, aside and then renamed. Raises: OutputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside(path) as part:
+        with atomic_path(path) as part:
             part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error}; choose other --results") from error

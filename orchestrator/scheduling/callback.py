@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from orchestrator.scheduling.control import Board
+from orchestrator.scheduling.control import ControlActor
 from orchestrator.scheduling.events import (
     EpochDone,
     Event,
@@ -22,9 +22,9 @@ from orchestrator.scheduling.events import (
     Saved,
     Started,
     Tick,
-    ended,
+    finished_event,
 )
-from orchestrator.scheduling.storage import below
+from orchestrator.scheduling.storage import join_location
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint, Status
 
@@ -41,7 +41,7 @@ class TrialEvents(tune.Callback):
         runs: Sequence[RunSpec],
         recorders: Sequence[Recorder],
         *,
-        board: Board,
+        board: ControlActor,
         storage: str,
         fail_fast: bool = False,
         warn: Callable[[str], None] = logger.warning,
@@ -126,9 +126,9 @@ class TrialEvents(tune.Callback):
             case "epoch":
                 self.tell(EpochDone(run, result["epoch"], result["values"]))
             case "done":
-                self._finish(ended(run, result))
+                self._finish(finished_event(run, result))
             case "failed" | "diverged" | "unsound":
-                self._finish(ended(run, result))
+                self._finish(finished_event(run, result))
                 self.stopping = self.stopping or self.fail_fast
 
     def on_checkpoint(
@@ -171,7 +171,7 @@ class TrialEvents(tune.Callback):
 def location(checkpoint: tune.Checkpoint, storage: str) -> str:
     """Where in the storage a checkpoint lies, so that it can be opened again by this alone."""
     root = tune.Checkpoint(storage).path
-    return below(storage, str(PurePosixPath(checkpoint.path).relative_to(root)))
+    return join_location(storage, str(PurePosixPath(checkpoint.path).relative_to(root)))
 
 
 def trial_key(trial: Trial) -> str:

@@ -11,7 +11,7 @@ from orchestrator.store import CHECKPOINTS_KEPT
 
 
 @ray.remote(num_cpus=0)
-class _Board:
+class _ControlActor:
     """An actor, because Tune gives a worker nothing but the settings it started with."""
 
     def __init__(self, checkpoints: dict[str, list[str]]) -> None:
@@ -31,7 +31,7 @@ class _Board:
         return self.checkpoints[key]
 
 
-class Board:
+class ControlActor:
     """The driver's side. It lives on the driver's machine and ends with it."""
 
     def __init__(self, checkpoints: Mapping[str, Sequence[str]]) -> None:
@@ -43,7 +43,7 @@ class Board:
     def open(self) -> None:
         """Put it up; Ray has to be connected."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        options = _Board.options(name=self.name, scheduling_strategy=here)  # type: ignore[attr-defined]
+        options = _ControlActor.options(name=self.name, scheduling_strategy=here)  # type: ignore[attr-defined]
         self._actor = options.remote(self._checkpoints)
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class Board:
         self._actor.add.remote(key, checkpoint)
 
 
-class BoardReader:
+class ControlReader:
     """A worker's side. The board may be gone: then a run goes on, it is worth more."""
 
     def __init__(self, name: str) -> None:

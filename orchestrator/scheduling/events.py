@@ -52,7 +52,7 @@ class Finished:
     error: str | None = None
     margins: bytes | None = None  # little-endian float32
     certificate: Mapping[str, Any] | None = (
-        None  # `aol.certification.certificate.Gate` and its arithmetic
+        None  # `aol.certification.certificate.LipschitzCertificate` and its arithmetic
     )
 
 
@@ -66,7 +66,7 @@ class Tick:
 Event = Started | Placed | EpochDone | Saved | Finished | Tick
 
 
-def ended(run: RunSpec, result: Mapping[str, Any]) -> Finished:
+def finished_event(run: RunSpec, result: Mapping[str, Any]) -> Finished:
     """What a worker's last report says of its run; the report's kind is the status."""
     margins = result.get("margins")
     return Finished(

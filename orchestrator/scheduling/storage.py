@@ -18,12 +18,12 @@ def is_uri(location: str) -> bool:
     return "://" in location
 
 
-def absolute(storage: str) -> str:
+def absolute_location(storage: str) -> str:
     """The storage as it can be opened from any folder."""
     return storage if is_uri(storage) else str(Path(storage).expanduser().absolute())
 
 
-def below(location: str, relative: str) -> str:
+def join_location(location: str, relative: str) -> str:
     """What lies at the relative path below; a URI keeps its host and query (S3's endpoint)."""
     if not is_uri(location):
         return str(PurePosixPath(location) / relative)
@@ -31,7 +31,7 @@ def below(location: str, relative: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{relative}"))
 
 
-def parent(location: str) -> str:
+def parent_location(location: str) -> str:
     """The folder around it."""
     if not is_uri(location):
         return str(PurePosixPath(location).parent)
@@ -67,12 +67,12 @@ def open_location(location: str) -> tuple[Any, str]:
     """The file system of a path or URI, and the path in it. Raises: OSError, ValueError."""
     from pyarrow.fs import FileSystem
 
-    place = location if is_uri(location) else absolute(location)
+    place = location if is_uri(location) else absolute_location(location)
     system, path = FileSystem.from_uri(place)
     return system, path
 
 
-def opened(place: str) -> AbstractContextManager[str]:
+def open_checkpoint(place: str) -> AbstractContextManager[str]:
     """A checkpoint's folder on this machine, from a path or URI. Raises anything, as Ray does."""
     from ray import tune
 
@@ -80,7 +80,7 @@ def opened(place: str) -> AbstractContextManager[str]:
     return folder
 
 
-def discard(folder: str) -> None:
+def delete_folder(folder: str) -> None:
     """Remove a folder of the storage, a path or URI; one that is gone already is fine."""
     try:
         system, path = open_location(folder)

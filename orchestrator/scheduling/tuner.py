@@ -13,11 +13,11 @@ from typing import Any
 from ray import tune
 
 from orchestrator.errors import SchedulingError
-from orchestrator.planning.resources import Request
+from orchestrator.planning.resources import ResourceRequest
 from orchestrator.scheduling.callback import TrialEvents, trial_key
-from orchestrator.scheduling.control import Board, BoardReader
+from orchestrator.scheduling.control import ControlActor, ControlReader
 from orchestrator.scheduling.events import Recorder
-from orchestrator.scheduling.storage import opened
+from orchestrator.scheduling.storage import open_checkpoint
 from orchestrator.scheduling.worker import OpenState, ReportError, train_run
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint
@@ -30,12 +30,12 @@ class Job:
     """One run for Ray: what it trains, occupies and continues from."""
 
     run: RunSpec
-    request: Request
+    request: ResourceRequest
     checkpoints: tuple[Checkpoint, ...] = ()
 
 
 @dataclass(frozen=True)
-class Options:
+class SchedulingOptions:
     """How an invocation trains its jobs."""
 
     storage: str  # a path or URI for checkpoints
@@ -48,14 +48,16 @@ class Options:
     warn: Callable[[str], None] = logger.warning  # shows a line to the user
 
 
-def run_jobs(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Options) -> int | None:
+def run_jobs(
+    jobs: Sequence[Job], recorders: Sequence[Recorder], options: SchedulingOptions
+) -> int | None:
     """Train the jobs in their order on the connected cluster, telling the recorders.
 
     Returns the signal that stopped it, or None. What became of each run is in the events.
 
     Raises: SchedulingError if Ray gave up before every run came to an end.
     """
-    board = Board({job.run.key: [item.path for item in job.checkpoints] for job in jobs})
+    board = ControlActor({job.run.key: [item.path for item in job.checkpoints] for job in jobs})
     events = TrialEvents(
         [job.run for job in jobs],
         recorders,
@@ -82,7 +84,9 @@ def run_jobs(jobs: Sequence[Job], recorders: Sequence[Recorder], options: Option
     return events.signal
 
 
-def _tuner(jobs: Sequence[Job], options: Options, events: TrialEvents, board: str) -> tune.Tuner:
+def _tuner(
+    jobs: Sequence[Job], options: SchedulingOptions, events: TrialEvents, board: str
+) -> tune.Tuner:
     return tune.Tuner(
         tune.with_resources(train_trial, _resources),
         param_space={"job": tune.grid_search([_payload(job, options, board) for job in jobs])},
@@ -109,7 +113,7 @@ def _resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([bundle])
 
 
-def _payload(job: Job, options: Options, board: str) -> dict[str, Any]:
+def _payload(job: Job, options: SchedulingOptions, board: str) -> dict[str, Any]:
     """A job as plain values: Tune copies and prints them."""
     return {
         "key": job.run.key,
@@ -131,18 +135,18 @@ def _payload(job: Job, options: Options, board: str) -> dict[str, Any]:
 def train_trial(config: dict[str, Any]) -> None:
     """Train one run in a Ray worker."""
     job = config["job"]
-    board = BoardReader(job["board"])
+    board = ControlReader(job["board"])
     train_run(job, report=_report, stopping=board.stopping, states=_states(job, board))
 
 
-def _states(job: Mapping[str, Any], board: BoardReader) -> list[OpenState]:
+def _states(job: Mapping[str, Any], board: ControlReader) -> list[OpenState]:
     """What the run can continue from; Ray's newest of this invocation if the board is gone."""
     places = board.checkpoints(job["key"])
     if places is not None:
-        return [partial(opened, place) for place in places]
+        return [partial(open_checkpoint, place) for place in places]
     if newest := tune.get_checkpoint():
         return [newest.as_directory]
-    return [partial(opened, place) for place in job["checkpoints"]]
+    return [partial(open_checkpoint, place) for place in job["checkpoints"]]
 
 
 def _report(result: dict[str, Any], state: Path | None = None) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 
 if TYPE_CHECKING:
     from aol.training.trainer import Trainer
@@ -79,20 +79,20 @@ def _train(
 ) -> None:
     import torch
 
-    from aol.training.trainer import result_of
+    from aol.training.trainer import evaluate_result
 
     if stopping():
         return
     torch.set_num_threads(max(1, int(job["cpus"])))
     trainer = _continued(_maker(job), states, job["id"])
-    device = f"CPU, {number_of(torch.get_num_threads(), 'thread')}"
+    device = f"CPU, {pluralize(torch.get_num_threads(), 'thread')}"
     if job["gpus"]:
         device = torch.cuda.get_device_name()
     host = socket.gethostname()
     report({"kind": "placed", "host": host, "device": device, "epoch": trainer.epoch})
     if not _reached_the_end(trainer, job["checkpoint_seconds"], report, stopping):
         return
-    ended = result_of(trainer)
+    ended = evaluate_result(trainer)
     if ended.error:
         _say("unsound:\n" + "\n".join(ended.violations))
     report(

@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from orchestrator.errors import BundleError, OutputError
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 10 * 2**20
@@ -77,7 +77,7 @@ class Manifest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class UnpackedBundle:
     """A bundle's files in a folder, and a line for each that is not as the manifest says."""
 
     folder: Path
@@ -85,7 +85,7 @@ class Unpacked:
     problems: tuple[str, ...]
 
 
-def entries(folder: Path) -> dict[str, Entry]:
+def list_entries(folder: Path) -> dict[str, Entry]:
     """What the manifest says of the files below a folder. Raises: OSError."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
@@ -94,7 +94,7 @@ def entries(folder: Path) -> dict[str, Entry]:
     }
 
 
-def described(target: Path, **facts: Any) -> Manifest:
+def make_manifest(target: Path, **facts: Any) -> Manifest:
     """The manifest of a bundle to be. Raises: BundleError if nobody could be shown it."""
     try:
         return Manifest(**facts)
@@ -102,7 +102,7 @@ def described(target: Path, **facts: Any) -> Manifest:
         raise BundleError(f"{target}: cannot be made: {_first_mistake(error)}") from error
 
 
-def pack(folder: Path, manifest: Manifest, target: Path) -> None:
+def pack_bundle(folder: Path, manifest: Manifest, target: Path) -> None:
     """Write the zip: the manifest, then its files by name. Raises: OSError."""
     with ZipFile(target, "w", ZIP_DEFLATED) as archive:
         archive.writestr(_info(MANIFEST), f"{manifest.model_dump_json(indent=2)}\n")
@@ -120,7 +120,7 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def unpacked(file: Path) -> Iterator[Unpacked]:
+def unpack_bundle(file: Path) -> Iterator[UnpackedBundle]:
     """The files of a bundle, until the block ends. Raises: BundleError, OutputError."""
     if not file.is_file():
         raise BundleError(f"{file}: no such file")
@@ -145,7 +145,7 @@ def _info(name: str) -> ZipInfo:
     return info
 
 
-def _unpack(file: Path, archive: ZipFile, folder: Path) -> Unpacked:
+def _unpack(file: Path, archive: ZipFile, folder: Path) -> UnpackedBundle:
     infos = archive.infolist()
     if len(infos) > FILES_LIMIT:
         raise BundleError(f"{file}: has {len(infos)} files; {FILES_LIMIT} are allowed")
@@ -166,7 +166,7 @@ def _unpack(file: Path, archive: ZipFile, folder: Path) -> Unpacked:
             problems += _unpack_file(archive, name, manifest.files[name], folder / name)
     there = {info.filename for info in infos}
     missing = [f"{name}: is missing" for name in manifest.files if name not in there]
-    return Unpacked(folder, manifest, (*problems, *missing))
+    return UnpackedBundle(folder, manifest, (*problems, *missing))
 
 
 def _unpack_file(archive: ZipFile, name: str, entry: Entry, target: Path) -> Iterator[str]:
@@ -180,7 +180,7 @@ def _unpack_file(archive: ZipFile, name: str, entry: Entry, target: Path) -> Ite
         yield f"{name}: cannot be unpacked: {error}"
         return
     if target.stat().st_size != entry.size:
-        size = number_of(target.stat().st_size, "byte")
+        size = pluralize(target.stat().st_size, "byte")
         yield f"{name}: has {size}, the manifest says {entry.size:,}"
     elif (found := sha256(target)) != entry.sha256:
         yield f"{name}: its SHA-256 is {found}, the manifest says {entry.sha256}"

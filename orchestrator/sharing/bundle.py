@@ -15,7 +15,7 @@ from orchestrator.formatting import to_json
 from orchestrator.provenance import installed, program_version
 from orchestrator.reporting.html import write_page
 from orchestrator.reporting.render import render, write_text
-from orchestrator.sharing.archive import Manifest, described, entries, pack
+from orchestrator.sharing.archive import Manifest, list_entries, make_manifest, pack_bundle
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store, StoredRun, copy_run, seal, snapshot
 
@@ -24,7 +24,7 @@ MARGINS, REPORT, ENVIRONMENT = "margins", "report", "environment.json"
 PROJECT = Path(__file__).parents[2]
 
 
-def bundle(
+def write_bundle(
     experiment: Experiment, store: Store, target: Path, *, at: str, force: bool = False
 ) -> Manifest:
     """Write the bundle of a profile, as of now, aside and then renamed; `at` is noted in it.
@@ -42,7 +42,7 @@ def bundle(
             contents, aside = Path(folder) / "contents", Path(folder) / "bundle.zip"
             contents.mkdir()
             _fill(contents, experiment, source)
-            manifest = described(
+            manifest = make_manifest(
                 target,
                 experiment=experiment.name,
                 profile=experiment.base,
@@ -50,9 +50,9 @@ def bundle(
                 program=program_version(),
                 commit=checkout().commit,
                 created_at=at,
-                files=entries(contents),
+                files=list_entries(contents),
             )
-            pack(contents, manifest, aside)
+            pack_bundle(contents, manifest, aside)
             aside.replace(target)
     except (OSError, OutputError) as error:
         cause = error.__cause__ if isinstance(error, OutputError) else error

@@ -6,14 +6,14 @@ from enum import StrEnum
 
 from aol.catalog import DATASETS
 from aol.config import from_dict
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Status, Store, StoredRun
 
 ENDED = (Status.DONE, Status.UNSOUND, Status.DIVERGED)
 
 
-class Standing(StrEnum):
+class Relation(StrEnum):
     """What a second history of a run is to the one that is there."""
 
     SAME = "same"
@@ -44,7 +44,7 @@ def history_of(run: StoredRun, store: Store) -> History:
     return History(run.status, store.metrics(run.key), store.margins(run.key))
 
 
-def contradiction(here: History, there: History) -> str | None:
+def find_conflict(here: History, there: History) -> str | None:
     """Why the two cannot be one run, or None if they can."""
     common = here.epochs.keys() & there.epochs.keys()
     if unlike := sorted(epoch for epoch in common if here.epochs[epoch] != there.epochs[epoch]):
@@ -58,15 +58,15 @@ def contradiction(here: History, there: History) -> str | None:
     return None
 
 
-def standing(here: History | None, there: History) -> Standing:
+def relation(here: History | None, there: History) -> Relation:
     """What `there` is to `here`."""
     if here is None:
-        return Standing.LONGER
-    if contradiction(here, there):
-        return Standing.OTHER
+        return Relation.LONGER
+    if find_conflict(here, there):
+        return Relation.OTHER
     if _lacks(here, there):
-        return Standing.LONGER
-    return Standing.SHORTER if _lacks(there, here) else Standing.SAME
+        return Relation.LONGER
+    return Relation.SHORTER if _lacks(there, here) else Relation.SAME
 
 
 def _lacks(one: History, other: History) -> bool:
@@ -79,25 +79,25 @@ def _lacks(one: History, other: History) -> bool:
 
 
 # What damaged or made-up records raise wherever they are evaluated.
-HOSTILE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+CORRUPT_RECORD_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-def incoherences(run: StoredRun) -> Iterator[str]:
+def find_contradictions(run: StoredRun) -> Iterator[str]:
     """What contradicts what in the record of a run."""
     try:
         config = from_dict(dict(run.config))
         spec = RunSpec(id=run.run_id, name=run.name, profile=run.profile, train=config)
-    except HOSTILE as error:
+    except CORRUPT_RECORD_ERRORS as error:
         yield f"its settings are damaged: {error!r}"
         return
     if (spec.key, config.digest(), config.seed) != (run.key, run.digest, run.seed):
         yield f"its settings make it {spec.key}"
     if run.epochs != config.epochs:
-        epochs = number_of(run.epochs, "epoch")
+        epochs = pluralize(run.epochs, "epoch")
         yield f"has {epochs}, its settings say {config.epochs}"
     if run.status is Status.DONE:
         if run.recorded != config.epochs:
-            epochs = number_of(config.epochs, "epoch")
+            epochs = pluralize(config.epochs, "epoch")
             yield f"is done with {run.recorded} of {epochs} recorded"
         if run.data_fingerprint != DATASETS[config.data.name].fingerprint:
             yield f"was trained on other images than {config.data.name}"

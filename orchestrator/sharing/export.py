@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aol.atomic import aside
+from aol.atomic import atomic_path
 from aol.errors import CheckpointError
-from aol.export.checkpoint import TrainedNetwork, network_of, read_state
-from aol.export.formats import Exported, Format, exported, require, write
+from aol.export.checkpoint import TrainedNetwork, load_network, read_state
+from aol.export.formats import Exported, Format, export_network, require_packages, write_model_file
 from aol.training.run_folder import Run
 from orchestrator.analysis.tables import finished_run
 from orchestrator.errors import OutputError, RequestError
 from orchestrator.scheduling.worker import STATE_FILE
-from orchestrator.sharing.run_folder import read
+from orchestrator.sharing.run_folder import read_run_folder
 from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.store import Checkpoint, Status, Store
 
@@ -26,7 +26,9 @@ class FinishedRun:
     run: RunSpec
     network: TrainedNetwork
     values: Mapping[str, float]  # the last epoch's metrics
-    certificate: Mapping[str, Any]  # `aol.certification.certificate.Gate` and its arithmetic
+    certificate: Mapping[
+        str, Any
+    ]  # `aol.certification.certificate.LipschitzCertificate` and its arithmetic
     device: str | None
     commit: str | None
     packages: Mapping[str, str]
@@ -51,7 +53,7 @@ def from_store(
     newest = stored.checkpoints[0]
     return FinishedRun(
         run=run,
-        network=_whole(network_of(run.train, _state(newest), newest.path), run, newest.path),
+        network=_whole(load_network(run.train, _state(newest), newest.path), run, newest.path),
         values=store.final([stored.key])[stored.key],
         certificate=stored.certificate or {},
         device=stored.device,
@@ -65,10 +67,10 @@ def _state(checkpoint: Checkpoint) -> bytes:
     """The saved state of a checkpoint. Raises: CheckpointError."""
     if not checkpoint.ours:
         return read_state(Path(checkpoint.path))
-    from orchestrator.scheduling.storage import opened
+    from orchestrator.scheduling.storage import open_checkpoint
 
     try:
-        with opened(checkpoint.path) as folder:
+        with open_checkpoint(checkpoint.path) as folder:
             return read_state(Path(folder) / STATE_FILE)
     except CheckpointError:
         raise
@@ -83,7 +85,7 @@ def from_folder(folder: Path) -> FinishedRun:
     """
     if not (folder / "run.json").is_file():
         raise RequestError(f"{folder}: is no run ID, and no folder with a run.json either")
-    found = read(folder)
+    found = read_run_folder(folder)
     if found.status is not Status.DONE or not found.end:
         raise RequestError(f"{folder}: the run is {found.status}; only a finished one is exported")
     if not found.state:
@@ -92,7 +94,7 @@ def from_folder(folder: Path) -> FinishedRun:
     return FinishedRun(
         run=found.run,
         network=_whole(
-            network_of(found.run.train, read_state(state), str(state)), found.run, state
+            load_network(found.run.train, read_state(state), str(state)), found.run, state
         ),
         values=found.epochs[-1].values,
         certificate=found.end.certificate or {},
@@ -116,16 +118,16 @@ def _whole(network: TrainedNetwork, run: RunSpec, where: object) -> TrainedNetwo
 def plain_model(finished: FinishedRun, forms: Iterable[Format]) -> Exported:
     """The network folded, with its facts. Raises: ModelError if a format needs a package."""
     for form in forms:
-        require(form)
+        require_packages(form)
     run = finished.run
-    return exported(finished.network, Run(run.key, run.id, run.name, run.profile, run.train))
+    return export_network(finished.network, Run(run.key, run.id, run.name, run.profile, run.train))
 
 
 def write_model(model: Exported, forms: Iterable[Format], folder: Path) -> list[Path]:
     """Write the model's files into the folder; returns them. Raises: OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [file for form in forms for file in write(model, form, folder)]
+        return [file for form in forms for file in write_model_file(model, form, folder)]
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -134,7 +136,7 @@ def write_card(text: str, folder: Path) -> Path:
     """Write the model card beside the model. Raises: OutputError."""
     path = folder / "README.md"
     try:
-        with aside(path) as part:
+        with atomic_path(path) as part:
             part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _unwritable(folder, error) from error

@@ -7,22 +7,22 @@ from enum import StrEnum
 from pathlib import Path
 
 from orchestrator.errors import RecordError
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 from orchestrator.provenance import Provenance
 from orchestrator.sharing.consistency import (
-    HOSTILE,
+    CORRUPT_RECORD_ERRORS,
     History,
-    Standing,
-    contradiction,
+    Relation,
+    find_conflict,
+    find_contradictions,
     history_of,
-    incoherences,
-    standing,
+    relation,
 )
-from orchestrator.sharing.run_folder import TrainedElsewhere, read
+from orchestrator.sharing.run_folder import RunFolderContents, read_run_folder
 from orchestrator.store import Checkpoint, Epoch, Status, Store, StoredRun, copy_run
 
 
-class Fate(StrEnum):
+class MergeResult(StrEnum):
     """What became of a run of the other store."""
 
     TAKEN = "taken"
@@ -34,7 +34,7 @@ class Fate(StrEnum):
     @property
     def here(self) -> bool:
         """Whether this store has the run now as the other one, or further."""
-        return self in (Fate.TAKEN, Fate.KNOWN, Fate.FURTHER)
+        return self in (MergeResult.TAKEN, MergeResult.KNOWN, MergeResult.FURTHER)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Outcome:
     """What became of one run, and why."""
 
     run: StoredRun
-    fate: Fate
+    fate: MergeResult
     why: str
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Outcome:
         return f"{run}: {self.fate}" + (f": {self.why}" if self.why else "")
 
 
-def merge(other: Store, store: Store, *, replace: bool = False) -> list[Outcome]:
+def merge_stores(other: Store, store: Store, *, replace: bool = False) -> list[Outcome]:
     """Take every run that is not here, or not so far; `replace` takes those in conflict, too.
 
     Each run is taken as a whole, in one transaction. One that is not what its key says is refused
@@ -58,7 +58,7 @@ def merge(other: Store, store: Store, *, replace: bool = False) -> list[Outcome]
     """
     try:
         theirs = other.runs()
-    except HOSTILE as error:
+    except CORRUPT_RECORD_ERRORS as error:
         raise RecordError(f"the other store is damaged: {error!r}; nothing was taken") from error
     here = {run.key: run for run in store.runs()}
     outcomes = [_outcome(run, here.get(run.key), other, store, replace=replace) for run in theirs]
@@ -66,12 +66,12 @@ def merge(other: Store, store: Store, *, replace: bool = False) -> list[Outcome]
     return outcomes
 
 
-def counted(outcomes: Sequence[Outcome]) -> str:
+def summarize_merge(outcomes: Sequence[Outcome]) -> str:
     """What was merged, in one line."""
     fates = Counter(outcome.fate for outcome in outcomes)
-    if not fates[Fate.TAKEN] and not fates[Fate.REFUSED]:
+    if not fates[MergeResult.TAKEN] and not fates[MergeResult.REFUSED]:
         return "nothing to take"
-    return ", ".join(f"{count} {fate}" for fate in Fate if (count := fates[fate]))
+    return ", ".join(f"{count} {fate}" for fate in MergeResult if (count := fates[fate]))
 
 
 def _outcome(
@@ -80,24 +80,24 @@ def _outcome(
     """Do what is right with one run."""
     for run, where in ((here, "here"), (there, "there")):
         if run and run.alive:
-            return Outcome(there, Fate.ALIVE, f"it is in training {where}")
-    if reasons := list(incoherences(there)):
-        return Outcome(there, Fate.REFUSED, f"{there.key} there: {'; '.join(reasons)}")
+            return Outcome(there, MergeResult.ALIVE, f"it is in training {where}")
+    if reasons := list(find_contradictions(there)):
+        return Outcome(there, MergeResult.REFUSED, f"{there.key} there: {'; '.join(reasons)}")
     status = Status.INTERRUPTED if there.status is Status.RUNNING else there.status
-    taken = f"{status}, {number_of(there.epoch, 'epoch')}"
+    taken = f"{status}, {pluralize(there.epoch, 'epoch')}"
     if here:
         ours, theirs = history_of(here, store), history_of(there, other)
-        which = standing(ours, theirs)
-        if which is Standing.SAME:
-            return Outcome(there, Fate.KNOWN, "")
-        if which is Standing.SHORTER:
-            return Outcome(there, Fate.FURTHER, f"{ours}, and {theirs} there")
-        if which is Standing.OTHER and not replace:
-            why = f"{there.key} has {contradiction(ours, theirs)}: {ours} here, {theirs} there"
-            return Outcome(there, Fate.REFUSED, f"{why}; --replace takes the other store's")
+        which = relation(ours, theirs)
+        if which is Relation.SAME:
+            return Outcome(there, MergeResult.KNOWN, "")
+        if which is Relation.SHORTER:
+            return Outcome(there, MergeResult.FURTHER, f"{ours}, and {theirs} there")
+        if which is Relation.OTHER and not replace:
+            why = f"{there.key} has {find_conflict(ours, theirs)}: {ours} here, {theirs} there"
+            return Outcome(there, MergeResult.REFUSED, f"{why}; --replace takes the other store's")
         taken += f", in place of {ours}"
     _take(there, here, other, store)
-    return Outcome(there, Fate.TAKEN, taken)
+    return Outcome(there, MergeResult.TAKEN, taken)
 
 
 def _take(there: StoredRun, here: StoredRun | None, other: Store, store: Store) -> None:
@@ -106,26 +106,26 @@ def _take(there: StoredRun, here: StoredRun | None, other: Store, store: Store) 
     copy_run(other, store, there.key, mlflow_run_id=shown, mlflow_status=None)
 
 
-def ingest(
+def ingest_folders(
     folders: list[Path], store: Store, *, replace: bool = False
-) -> tuple[list[tuple[TrainedElsewhere, bool]], list[str]]:
+) -> tuple[list[tuple[RunFolderContents, bool]], list[str]]:
     """Take every folder that can be taken.
 
     Returns the runs, each with whether the store lacked something of it, and a line for each
     reason against the other folders.
     """
-    runs: list[tuple[TrainedElsewhere, bool]] = []
+    runs: list[tuple[RunFolderContents, bool]] = []
     problems: list[str] = []
     for folder in folders:
         try:
-            found = read(folder)
-            runs.append((found, take(found, store, replace=replace)))
+            found = read_run_folder(folder)
+            runs.append((found, ingest_run(found, store, replace=replace)))
         except RecordError as error:
             problems += str(error).splitlines()
     return runs, problems
 
 
-def take(found: TrainedElsewhere, store: Store, *, replace: bool = False) -> bool:
+def ingest_run(found: RunFolderContents, store: Store, *, replace: bool = False) -> bool:
     """Write a run into the store, whole or not at all; False if it has it already, or more of it.
 
     Raises: RecordError if the store holds other numbers and they are not to be replaced.
@@ -134,15 +134,15 @@ def take(found: TrainedElsewhere, store: Store, *, replace: bool = False) -> boo
     there = History(found.status, {item.epoch: item.values for item in found.epochs}, found.margins)
     stored = next(iter(store.runs([run.key])), None)
     here = history_of(stored, store) if stored else None
-    which = standing(here, there)
-    if here and which is Standing.OTHER and not replace:
+    which = relation(here, there)
+    if here and which is Relation.OTHER and not replace:
         raise RecordError(
             f"{found.folder}: the store has other numbers of run {run.id} ({run.key}), {here}: "
-            f"{contradiction(here, there)}; --replace takes the folder's"
+            f"{find_conflict(here, there)}; --replace takes the folder's"
         )
-    if which is Standing.SAME:
+    if which is Relation.SAME:
         _note_state(found, store)
-    if which in (Standing.SAME, Standing.SHORTER):
+    if which in (Relation.SAME, Relation.SHORTER):
         return False
     with store.at_once():
         if stored:
@@ -151,7 +151,7 @@ def take(found: TrainedElsewhere, store: Store, *, replace: bool = False) -> boo
     return True
 
 
-def _write(found: TrainedElsewhere, store: Store) -> None:
+def _write(found: RunFolderContents, store: Store) -> None:
     run, key = found.run, found.run.key
     store.queue([run])
     ends = [attempt.from_epoch for attempt in found.attempts[1:]] + [len(found.epochs)]
@@ -174,7 +174,7 @@ def _write(found: TrainedElsewhere, store: Store) -> None:
     _note_state(found, store)
 
 
-def _note_state(found: TrainedElsewhere, store: Store) -> None:
+def _note_state(found: RunFolderContents, store: Store) -> None:
     """Note where a finished run's last state lies, unless the store has one of its own."""
     (stored,) = store.runs([found.run.key])
     if found.state and not any(checkpoint.ours for checkpoint in stored.checkpoints):

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable, Mapping
 
 from aol.catalog import DATASETS
-from aol.certification.certificate import Gate
+from aol.certification.certificate import LipschitzCertificate
 from aol.export.formats import Exported, Format
-from orchestrator.analysis.invariants import violations
+from orchestrator.analysis.invariants import certificate_violations
 from orchestrator.analysis.report import Report
-from orchestrator.formatting import number_of, shown
+from orchestrator.formatting import format_percent, pluralize
 from orchestrator.sharing.export import FinishedRun
 
 METRICS = {
@@ -77,7 +77,7 @@ def snippet(form: Format) -> str:
     return WITH_ONNX if form == "onnx" else OPENED[form] + "\n" + IN_FLOAT64
 
 
-def card(
+def render_card(
     finished: FinishedRun,
     model: Exported,
     forms: Iterable[Format],
@@ -115,7 +115,7 @@ def _introduction(finished: FinishedRun, model: Exported, report: Report | None)
         "",
         "A classifier of 32 x 32 RGB images whose answers carry a certified radius: run "
         f"{run.id} of the profile `{run.profile}`, seed {run.train.seed}, trained for "
-        f"{number_of(run.train.epochs, 'epoch')} by aol-orchestrator, which reproduces "
+        f"{pluralize(run.train.epochs, 'epoch')} by aol-orchestrator, which reproduces "
         "*Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks* (B. Prach, "
         "C. H. Lampert, ECCV 2022, arXiv:2208.03160).",
         "",
@@ -140,7 +140,7 @@ def _measured(finished: FinishedRun) -> list[str]:
         "| | this network |",
         "|:--|--:|",
         *(
-            f"| {title} | {shown(100 * finished.values[name])} |"
+            f"| {title} | {format_percent(100 * finished.values[name])} |"
             for name, title in METRICS.items()
             if name in finished.values
         ),
@@ -164,13 +164,13 @@ def _compared(run_id: int, report: Report) -> list[str]:
     ]
     for one in judged:
         cell = one.cell
-        difference = shown(cell.difference, signed=True)
+        difference = format_percent(cell.difference, signed=True)
         if one.interval:
-            low, high = (shown(end, signed=True) for end in one.interval)
+            low, high = (format_percent(end, signed=True) for end in one.interval)
             difference += f" [{low}, {high}]"
         lines.append(
-            f"| {cell.table} | {cell.row} | {cell.column} | {shown(cell.published)} | "
-            f"{shown(cell.measured)} | {cell.seeds} | {difference} | {one.verdict} |"
+            f"| {cell.table} | {cell.row} | {cell.column} | {format_percent(cell.published)} | "
+            f"{format_percent(cell.measured)} | {cell.seeds} | {difference} | {one.verdict} |"
         )
     return [*lines, ""]
 
@@ -195,9 +195,9 @@ def _gate(finished: FinishedRun) -> str:
     record = finished.certificate
     if not record:
         return "There is no record of the certified pass after training."
-    found = "; ".join(violations(record, finished.run.train.model)) or "none"
+    found = "; ".join(certificate_violations(record, finished.run.train.model)) or "none"
     try:
-        gate = Gate.from_dict(record)
+        gate = LipschitzCertificate.from_dict(record)
     except ValueError:
         return f"The record of the certified pass after training is damaged. Violations: {found}."
     highest = max((layer.upper for layer in gate.layers), default=math.nan)

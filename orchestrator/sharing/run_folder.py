@@ -11,9 +11,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, FiniteFloat, Vali
 
 from aol.catalog import DATASETS
 from aol.config import TrainConfig, from_dict
-from orchestrator.analysis.margins import agrees, read_margins
+from orchestrator.analysis.margins import margins_agree, read_margins
 from orchestrator.errors import RecordError
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Status
 
@@ -65,7 +65,7 @@ class End(BaseModel):
 
 
 @dataclass(frozen=True)
-class TrainedElsewhere:
+class RunFolderContents:
     """What a folder holds of a run."""
 
     folder: Path
@@ -94,7 +94,7 @@ class TrainedElsewhere:
         return str((self.epochs or self.attempts)[-1].time)
 
 
-def folders_in(folder: Path) -> list[Path]:
+def find_run_folders(folder: Path) -> list[Path]:
     """The run folders in a folder, or the folder itself. Raises: RecordError if there is none."""
     found = [folder] if (folder / "run.json").exists() else []
     found += sorted(path.parent for path in folder.glob("*/run.json"))
@@ -103,11 +103,11 @@ def folders_in(folder: Path) -> list[Path]:
     return found
 
 
-def read(folder: Path) -> TrainedElsewhere:
+def read_run_folder(folder: Path) -> RunFolderContents:
     """What a folder holds, checked. Raises: RecordError."""
     try:
         described = _parsed(Description, folder / "run.json")
-        found = TrainedElsewhere(
+        found = RunFolderContents(
             folder,
             RunSpec(
                 id=described.id,
@@ -152,7 +152,7 @@ def _lines(model: type[Line], file: Path) -> Iterator[Line]:
         yield _parsed(model, file, line, number)
 
 
-def _damages(found: TrainedElsewhere, key: str) -> Iterator[str]:
+def _damages(found: RunFolderContents, key: str) -> Iterator[str]:
     """What contradicts what."""
     config = found.run.train
     if found.run.key != key:
@@ -167,11 +167,11 @@ def _damages(found: TrainedElsewhere, key: str) -> Iterator[str]:
         yield from _contradictions_at_the_end(found, config)
 
 
-def _contradictions_at_the_end(found: TrainedElsewhere, config: TrainConfig) -> Iterator[str]:
+def _contradictions_at_the_end(found: RunFolderContents, config: TrainConfig) -> Iterator[str]:
     import numpy as np
 
     if len(found.epochs) != config.epochs:
-        wanted = number_of(config.epochs, "epoch")
+        wanted = pluralize(config.epochs, "epoch")
         yield f"it is {found.status} with {len(found.epochs)} of {wanted}"
         return
     try:
@@ -180,5 +180,5 @@ def _contradictions_at_the_end(found: TrainedElsewhere, config: TrainConfig) -> 
         margins = read_margins(b"")
     if len(margins) != config.data.test_images or not np.isfinite(margins).all():
         yield "margins.f32 is not a finite margin per image"
-    elif not agrees(margins, 0.0, found.epochs[-1].values.get("accuracy", -1.0)):
+    elif not margins_agree(margins, 0.0, found.epochs[-1].values.get("accuracy", -1.0)):
         yield "the accuracy that margins.f32 gives is not that of the last epoch"

@@ -14,15 +14,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from orchestrator.analysis.margins import ROUNDING, read_margins, share, tied
+from orchestrator.analysis.margins import ROUNDING, certified_share, read_margins, tied_share
 from orchestrator.analysis.report import Report, as_records, make_report
 from orchestrator.analysis.tables import Cell, runs_of
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.errors import BundleError, NewerStoreError, SpecError, StoreError
 from orchestrator.reporting.render import SCHEMA, render
-from orchestrator.sharing.archive import Manifest, Unpacked, unpacked
+from orchestrator.sharing.archive import Manifest, UnpackedBundle, unpack_bundle
 from orchestrator.sharing.bundle import MARGINS, REPORT, STORE, YAML
-from orchestrator.sharing.consistency import HOSTILE, incoherences
+from orchestrator.sharing.consistency import CORRUPT_RECORD_ERRORS, find_contradictions
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status, Store, StoredRun, snapshot
@@ -48,7 +48,7 @@ class CheckedTable:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerificationResult:
     """What is to be said of a bundle. It holds if there are no discrepancies."""
 
     manifest: Manifest
@@ -58,7 +58,7 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class Opened:
+class BundleContents:
     """The results in a bundle."""
 
     folder: Path
@@ -80,30 +80,30 @@ class Opened:
         }
 
 
-def verify(file: Path) -> Verified:
+def verify_bundle(file: Path) -> VerificationResult:
     """Check a bundle. Raises: BundleError, OutputError."""
-    with unpacked(file) as found:
+    with unpack_bundle(file) as found:
         manifest, problems = found.manifest, found.problems
         try:
             experiment = SpecFile(found.folder / YAML).experiment(
                 manifest.profile, manifest.settings
             )
             with snapshot(found.folder / STORE) as store:
-                return _verified(found, Opened(found.folder, experiment, store))
+                return _verified(found, BundleContents(found.folder, experiment, store))
         except NewerStoreError as error:  # nothing is wrong with it
             raise BundleError(f"{file}: {str(error).replace(f'{found.folder}/', '')}") from error
         except (SpecError, StoreError) as error:
             problems += tuple(str(error).replace(f"{found.folder}/", "").splitlines())
-        except HOSTILE as error:  # whatever somebody wrote into the database
+        except CORRUPT_RECORD_ERRORS as error:  # whatever somebody wrote into the database
             problems += (f"{STORE}: cannot be evaluated: {type(error).__name__}: {error}",)
-        return Verified(manifest, "", (), problems)
+        return VerificationResult(manifest, "", (), problems)
 
 
-def _verified(found: Unpacked, opened: Opened) -> Verified:
+def _verified(found: UnpackedBundle, opened: BundleContents) -> VerificationResult:
     report = make_report(opened.experiment, opened.store)
     written = read_report(opened.folder / REPORT, report)
     wrong = {cell: list(_cell_problems(cell, opened, written.values)) for cell in report.cells}
-    return Verified(
+    return VerificationResult(
         found.manifest,
         opened.experiment.note,
         tuple(_tables(report, wrong)),
@@ -111,23 +111,23 @@ def _verified(found: Unpacked, opened: Opened) -> Verified:
             *found.problems,
             *_run_problems(opened),
             *_margin_problems(opened),
-            *report.broken,
+            *report.violations,
             *(line for lines in wrong.values() for line in lines),
             *written.problems,
         ),
     )
 
 
-def _run_problems(opened: Opened) -> Iterator[str]:
+def _run_problems(opened: BundleContents) -> Iterator[str]:
     """Runs that are not what their names say, or have no place here."""
     wanted = {run.key for runs in opened.runs.values() for run in runs}
     for run in opened.store.runs():
-        yield from (f"{run.key}: {problem}" for problem in incoherences(run))
+        yield from (f"{run.key}: {problem}" for problem in find_contradictions(run))
         if run.key not in wanted:
             yield f"{run.key}: is no run of the profile `{opened.experiment.profile}`"
 
 
-def _margin_problems(opened: Opened) -> Iterator[str]:
+def _margin_problems(opened: BundleContents) -> Iterator[str]:
     """Margins that are not those of the store."""
     keys = {run.key for run in opened.store.runs()}
     for key in sorted(keys | opened.margins.keys()):
@@ -137,7 +137,9 @@ def _margin_problems(opened: Opened) -> Iterator[str]:
             yield f"{MARGINS}/{key}.f32: is not what the store has"
 
 
-def _cell_problems(cell: Cell, opened: Opened, written: Mapping[Cell, float]) -> Iterator[str]:
+def _cell_problems(
+    cell: Cell, opened: BundleContents, written: Mapping[Cell, float]
+) -> Iterator[str]:
     """What the margins say against a measured cell."""
     if cell.measured is None:
         return
@@ -147,8 +149,8 @@ def _cell_problems(cell: Cell, opened: Opened, written: Mapping[Cell, float]) ->
         return
     margins = [opened.margins[key] for key in keys]
     radius = {column.title: column.radius for column in opened.experiment.columns}[cell.column]
-    derived = 100 * fmean(share(one, radius) for one in margins)
-    unsure = 100 * (fmean(tied(one, radius) for one in margins) + ROUNDING)
+    derived = 100 * fmean(certified_share(one, radius) for one in margins)
+    unsure = 100 * (fmean(tied_share(one, radius) for one in margins) + ROUNDING)
     said = {"the store": cell.measured}
     if cell in written:
         said[f"{REPORT}/tables.json"] = written[cell]

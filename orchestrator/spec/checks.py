@@ -7,12 +7,12 @@ from fractions import Fraction
 
 from aol.config import TrainConfig
 from aol.models.widths import Field, Model, misfit, neighbours
-from orchestrator.formatting import number_of
+from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import CUSTOM, unknown_ids
 from orchestrator.spec.overrides import Layers, option
 from orchestrator.spec.schema import File
 from orchestrator.spec.source import Document, Keys, Mistake, Place
-from orchestrator.spec.validation import nearest, validate
+from orchestrator.spec.validation import suggest, validate
 
 PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 CELL_BREAKS = re.compile(r"[|\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what no cell of markdown may have
@@ -59,14 +59,14 @@ def _bad_tables(document: Document, file: File) -> Iterator[Mistake]:
                 yield Mistake(
                     where,
                     f"table {table.id}: run {row.run}: "
-                    f"{number_of(len(row.published), 'published value')} for "
-                    f"{number_of(len(file.columns), 'column')}",
+                    f"{pluralize(len(row.published), 'published value')} for "
+                    f"{pluralize(len(file.columns), 'column')}",
                 )
             titles = [column.title for column in file.columns]
             for title in row.margins:
                 if title not in titles:
                     where = document.where(("tables", number, "rows", index, "margins", title))
-                    hint = nearest(title, titles)
+                    hint = suggest(title, titles)
                     yield Mistake(where, f"table {table.id}: no column {title!r}{hint}")
 
 
@@ -122,7 +122,7 @@ def _bad_defaults(document: Document, file: File) -> Iterator[Mistake]:
         if cluster not in ("gpu", "cpu"):
             yield Mistake(where, f"default_profile: got {cluster!r}, allowed: gpu, cpu")
         if name not in file.profiles:
-            hint = nearest(name, list(file.profiles))
+            hint = suggest(name, list(file.profiles))
             yield Mistake(where, f"default_profile: unknown profile {name!r}{hint}")
     if "id" in file.defaults:
         where = document.where(("defaults", "id"))

@@ -8,7 +8,7 @@ from orchestrator.errors import SpecError
 from orchestrator.spec.checks import Fitted, RunMistake, misfits, read_sections
 from orchestrator.spec.experiment import CUSTOM, Experiment, RunSpec
 from orchestrator.spec.overrides import RUN_FIELDS, Layers, is_custom, lay_override, read_overrides
-from orchestrator.spec.source import Mistake, read, refusal
+from orchestrator.spec.source import Mistake, read, spec_error
 from orchestrator.spec.validation import validate
 
 MISSING = ": is missing"  # said of what the defaults would have given
@@ -32,7 +32,7 @@ class SpecFile:
         if any("did you mean `defaults`" in mistake.text for mistake in mistakes):
             mistakes = [one for one in mistakes if not one.text.endswith(MISSING)]
         if mistakes or self.document.mistakes:
-            raise refusal([*self.document.mistakes, *mistakes])
+            raise spec_error([*self.document.mistakes, *mistakes])
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class SpecFile:
         runs, found = self._merged(profile, values)
         mistakes += _grouped(found)
         if mistakes:
-            raise refusal(mistakes)
+            raise spec_error(mistakes)
         return runs
 
     def _merged(

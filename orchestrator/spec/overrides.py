@@ -5,8 +5,8 @@ from typing import Any
 
 from aol.config import TrainConfig
 from orchestrator.spec.experiment import Resources, RunSpec
-from orchestrator.spec.source import Keys, Mistake, Place, number, read_value
-from orchestrator.spec.validation import dotted_names, nearest, takes
+from orchestrator.spec.source import Keys, Mistake, Place, parse_number, read_value
+from orchestrator.spec.validation import dotted_names, suggest, takes
 
 RUN_FIELDS = ("id", "name", "resources")  # of a run's entry; the other fields are its training
 SETTINGS = [*dotted_names(TrainConfig), *(f"resources.{name}" for name in Resources.model_fields)]
@@ -72,7 +72,7 @@ def _numeric(keys: Keys) -> bool:
 
 def numbers(value: Any) -> Any:
     """The value with numbers written as in the paper as floats, also inside lists."""
-    return [numbers(item) for item in value] if isinstance(value, list) else number(value)
+    return [numbers(item) for item in value] if isinstance(value, list) else parse_number(value)
 
 
 def read_overrides(texts: Iterable[str]) -> tuple[dict[str, Any], list[Mistake]]:
@@ -85,7 +85,7 @@ def read_overrides(texts: Iterable[str]) -> tuple[dict[str, Any], list[Mistake]]
         if not equals:
             problem = "write key=value, for example epochs=10"
         elif name not in SETTINGS:
-            problem = f"unknown field{nearest(name, SETTINGS)}"
+            problem = f"unknown field{suggest(name, SETTINGS)}"
         else:
             try:
                 values[name] = read_value(value)

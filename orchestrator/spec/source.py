@@ -48,7 +48,7 @@ class Mistake:
         return f"{self.place}: {self.text}"
 
 
-def refusal(mistakes: Iterable[Mistake]) -> SpecError:
+def spec_error(mistakes: Iterable[Mistake]) -> SpecError:
     """The error that tells each mistake once: the file's by line, then those of options.
 
     Those of one line, or of options, are in alphabetical order.
@@ -92,7 +92,7 @@ def read(path: Path) -> Document:
         raise SpecError([f"{path}: byte {error.start} is not UTF-8; save it as UTF-8"]) from error
     walk = _parsed(text, str(path))
     if walk.mistakes and not walk.complete:
-        raise refusal(walk.mistakes)
+        raise spec_error(walk.mistakes)
     if not isinstance(walk.data, dict):
         found = "empty" if walk.data is None else f"a {type(walk.data).__name__}"
         raise SpecError([f"{path}: is {found}, a mapping with `runs:` is needed"])
@@ -108,7 +108,7 @@ def read_value(text: str) -> Any:
     return walk.data
 
 
-def number(value: Any) -> Any:
+def parse_number(value: Any) -> Any:
     """A number written as in the paper ("√2/16", "4√2", "1/64") as a float, else `value`."""
     if not isinstance(value, str):
         return value

@@ -58,7 +58,7 @@ def validate(model: type[Model], data: Mapping[str, Any]) -> tuple[Model | None,
         mended = _mended(model, mended, fresh)
 
 
-def nearest(word: str, allowed: list[str]) -> str:
+def suggest(word: str, allowed: list[str]) -> str:
     """What to say about an unknown word: the closest allowed one, and all of them."""
     close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
     close = close or [name for name in allowed if name.split(".")[-1] == word][:1]
@@ -89,7 +89,7 @@ def _problems(model: type[BaseModel], detail: ErrorDetails) -> list[Problem]:
     kind = detail["type"]
     if kind in UNKNOWN:
         allowed = _names(_descend(model, keys[:-1]))
-        return [(keys, f"unknown field{nearest(str(keys[-1]), allowed)}")]
+        return [(keys, f"unknown field{suggest(str(keys[-1]), allowed)}")]
     if kind in MISSING:
         return [(keys, "is missing")]
     if kind == "value_error":

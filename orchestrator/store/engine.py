@@ -75,7 +75,7 @@ def open_engine(url: URL) -> Engine:
             return create_engine(url, creator=partial(_connect_to_read, file), poolclass=NullPool)
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
     except (OSError, ModuleNotFoundError, NoSuchModuleError) as error:
-        raise StoreError(unusable(url, error)) from error
+        raise StoreError(describe_failure(url, error)) from error
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
@@ -102,7 +102,7 @@ def require_writable(url: URL, which: str = "") -> None:
     """Raises: StoreError, which says `which` database, if it is a file that may only be read."""
     file = sqlite_file(url)
     if file and _read_only(file):
-        raise StoreError(unusable(url, OSError(f"readonly database{which}")))
+        raise StoreError(describe_failure(url, OSError(f"readonly database{which}")))
 
 
 def _read_only(file: Path) -> bool:
@@ -159,7 +159,7 @@ def migrate(engine: Engine) -> None:
             ) from error
 
 
-def asked(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+def run_query(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """The columns and rows of somebody's SQL: one statement, which may read only.
 
     Raises: QueryError for what the database says against it, DatabaseError.
@@ -191,17 +191,17 @@ def _may_read(action: int, name: str | None, *_: str | None) -> int:
 
 
 @contextmanager
-def told(url: URL) -> Iterator[None]:
+def translate_errors(url: URL) -> Iterator[None]:
     """Turns what a database raises into one line; broken constraints are mistakes of ours."""
     try:
         yield
     except IntegrityError:
         raise
     except (DatabaseError, OSError) as error:
-        raise StoreError(unusable(url, error)) from error
+        raise StoreError(describe_failure(url, error)) from error
 
 
-def unusable(url: URL, error: Exception) -> str:
+def describe_failure(url: URL, error: Exception) -> str:
     """One line about a database that cannot be used, with advice; no password in it."""
     cause = " ".join(str(getattr(error, "orig", None) or error).split())
     advice = next((text for sign, text in ADVICE.items() if sign in cause), OTHERWISE)

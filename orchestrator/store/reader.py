@@ -11,14 +11,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from orchestrator.store.engine import (
-    asked,
     migrate,
     open_engine,
     outdated,
     require_writable,
+    run_query,
     sole_writer,
     store_url,
-    told,
+    translate_errors,
 )
 from orchestrator.store.models import (
     RUN_COLUMNS,
@@ -56,7 +56,7 @@ class StoreReader:
         if exclusive:
             require_writable(self.url)
         self.engine = open_engine(self.url)
-        with told(self.url), ExitStack() as held:
+        with translate_errors(self.url), ExitStack() as held:
             old = outdated(self.engine)
             if old:
                 require_writable(self.url, " with an older schema")
@@ -73,7 +73,7 @@ class StoreReader:
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with told(self.url), Session(self.engine) as session, session.begin():
+        with translate_errors(self.url), Session(self.engine) as session, session.begin():
             yield session
 
     def runs(
@@ -216,8 +216,8 @@ class StoreReader:
 
         Raises: QueryError for what the database says against it, StoreError.
         """
-        with told(self.url):
-            return asked(self.engine, sql)
+        with translate_errors(self.url):
+            return run_query(self.engine, sql)
 
     def frame(self, profile: str | None = None) -> "pd.DataFrame":
         """Every metric of every run, or of one profile's, as a tidy frame.

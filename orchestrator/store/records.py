@@ -92,7 +92,9 @@ class StoredRun:
     mlflow_run_id: str | None
     mlflow_status: str | None
     error: str | None
-    certificate: Mapping[str, Any] | None  # `aol.certification.certificate.Gate` and its arithmetic
+    certificate: (
+        Mapping[str, Any] | None
+    )  # `aol.certification.certificate.LipschitzCertificate` and its arithmetic
 
     @property
     def alive(self) -> bool:

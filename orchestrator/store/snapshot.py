@@ -28,12 +28,12 @@ from orchestrator.errors import NewerStoreError, StoreError
 from orchestrator.store.engine import (
     BUSY_TIMEOUT_S,
     REVISION,
+    describe_failure,
     open_engine,
     revision,
     sqlite_file,
     store_url,
-    told,
-    unusable,
+    translate_errors,
 )
 from orchestrator.store.models import AttemptRow, RunRow, tables_of_runs
 from orchestrator.store.writer import Store
@@ -71,7 +71,7 @@ def copy_run(source: Store, target: Store, key: str, **columns: str | None) -> N
     `columns` of the run itself get these values instead. Raises: StoreError.
     """
     file = sqlite_file(source.url) if sqlite_file(target.url) else None
-    with told(target.url), _connection(target, file) as writing, writing.begin():
+    with translate_errors(target.url), _connection(target, file) as writing, writing.begin():
         for table in reversed(tables_of_runs()):
             writing.execute(delete(table).where(table.c.key == key))
         if file:
@@ -85,7 +85,7 @@ def copy_run(source: Store, target: Store, key: str, **columns: str | None) -> N
 
 def seal(store: Store) -> None:
     """Close a SQLite store for good: one file that is read without writing beside it."""
-    with told(store.url), store.engine.connect() as connection:
+    with translate_errors(store.url), store.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
     store.close()
     if file := sqlite_file(store.url):
@@ -138,7 +138,7 @@ def _batches(
     query = select(*columns).where(table.c.key == key).order_by(*table.primary_key)
     names = [one.name for one in columns]
     with (
-        told(source.url),  # what goes wrong in here is not the target's fault
+        translate_errors(source.url),  # what goes wrong in here is not the target's fault
         connection.execute(query, execution_options={"yield_per": BATCH}) as found,
     ):
         for rows in found.partitions():
@@ -163,7 +163,7 @@ def _copy_file(file: Path, copy: Path) -> None:
         if log.exists():  # or somebody came in the meantime
             _back_up(file, copy, "mode=ro")
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(unusable(store_url(file), error)) from error
+        raise StoreError(describe_failure(store_url(file), error)) from error
 
 
 def _back_up(file: Path, copy: Path, how: str) -> None:
@@ -181,7 +181,7 @@ def _require_schema(copy: Path, name: str) -> None:
     url = store_url(copy)
     engine = open_engine(url)
     try:
-        with told(url), engine.connect() as connection:
+        with translate_errors(url), engine.connect() as connection:
             damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if damage != "ok":
                 raise StoreError(f"{name}: is damaged: {' '.join(str(damage).split())}")
@@ -210,7 +210,7 @@ def _on_server(url: URL) -> Iterator[Store]:
     name = url.render_as_string(hide_password=True)
     engine = open_engine(url)
     try:
-        with told(url):
+        with translate_errors(url):
             found = _refuse_newer(engine, name)
     finally:
         engine.dispose()

@@ -21,7 +21,9 @@ def tracker_of(file: SpecFile) -> Tracker:
     return Tracker(tracking_uri(folder), file.file.name, folder / "mlruns")
 
 
-def show_taken(store: Store, file: SpecFile, results: Path, keys: Iterable[str]) -> str | None:
+def publish_imported(
+    store: Store, file: SpecFile, results: Path, keys: Iterable[str]
+) -> str | None:
     """Show runs that were taken from elsewhere; returns what MLflow had against it, or None.
 
     Raises: StoreError.

@@ -1,12 +1,12 @@
 import pytest
 
-from aol.atomic import aside
+from aol.atomic import atomic_path
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):
     file = tmp_path / "x.json"
     file.write_text("old")
-    with aside(file) as part:
+    with atomic_path(file) as part:
         part.write_text("new")
         before = file.read_text()
 
@@ -16,7 +16,7 @@ def test_a_file_is_there_once_it_is_whole(tmp_path):
 
 
 def torn(file):
-    with aside(file) as part:
+    with atomic_path(file) as part:
         part.write_text("ne")
         raise ZeroDivisionError
 
@@ -33,5 +33,5 @@ def test_what_fails_leaves_the_old_file_and_no_part(tmp_path):
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), aside(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x"):
         pass

@@ -135,7 +135,7 @@ def test_the_store_bench_reports_whole_tables_of_sound_runs(store):
     report = store_bench.make_report(experiment, store)
     others = [run for run in store.runs() if run.profile == "other"]
 
-    assert report.broken == ()
+    assert report.violations == ()
     assert {cell.seeds for cell in report.cells} == {store_bench.SEEDS}
     assert len(others) == 2
     assert len(store.query("SELECT * FROM v_final WHERE metric = 'cra_1'")[1]) == 72

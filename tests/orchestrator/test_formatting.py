@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.formatting import duration, number_of, shown, two_digits
+from orchestrator.formatting import format_duration, format_percent, format_significant, pluralize
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from orchestrator.formatting import duration, number_of, shown, two_digits
     ],
 )
 def test_percentages_have_the_papers_decimal_and_no_negative_zero(value, signed, text):
-    assert shown(value, signed=signed) == text
+    assert format_percent(value, signed=signed) == text
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_percentages_have_the_papers_decimal_and_no_negative_zero(value, signed,
     ],
 )
 def test_one_is_singular_and_everything_else_plural(count, nouns, text):
-    assert number_of(count, *nouns) == text
+    assert pluralize(count, *nouns) == text
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_one_is_singular_and_everything_else_plural(count, nouns, text):
     ],
 )
 def test_two_digits_are_shown_and_whole_ones_all(value, text):
-    assert two_digits(value) == text
+    assert format_significant(value) == text
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_two_digits_are_shown_and_whole_ones_all(value, text):
     ],
 )
 def test_durations_are_said_as_people_do(seconds, words):
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_durations_are_said_as_people_do(seconds, words):
     ],
 )
 def test_a_rough_time_has_one_digit(seconds, words):
-    assert duration(seconds, rough=True) == words
+    assert format_duration(seconds, rough=True) == words

@@ -4,9 +4,9 @@ import sqlite3
 
 import numpy as np
 
-from aol.certification.certificate import TOLERANCE, Gate, LayerBound
+from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
 from aol.models.flops import layers_of
-from orchestrator.analysis.margins import share
+from orchestrator.analysis.margins import certified_share
 from orchestrator.spec.schema import RADII
 from orchestrator.store import Status
 from tests.support.stores import ORIGIN
@@ -17,7 +17,7 @@ def certificate(run):
     What is stored of a run whose network is sound.
     """
     layers = [LayerBound(f"layer {n}", 1.0, 0.9) for n, _ in enumerate(layers_of(run.train.model))]
-    gate = Gate(tuple(layers), ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
+    gate = LipschitzCertificate(tuple(layers), ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
     return {"arithmetic": "float64", **gate.as_dict()}
 
 
@@ -37,6 +37,6 @@ def finish(store, run, shift, origin=ORIGIN):
     store.start(run, origin)
     for epoch in range(1, run.train.epochs + 1):
         rate = 0.1 if epoch < run.train.epochs else 0.01
-        values = {name: share(margins, radius) for name, radius in RADII.items()}
+        values = {name: certified_share(margins, radius) for name, radius in RADII.items()}
         store.record(run.key, epoch, values | {"train_loss": 1 / epoch, "learning_rate": rate})
     store.finish(run.key, Status.DONE, margins=margins.tobytes(), certificate=certificate(run))

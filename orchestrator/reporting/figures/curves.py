@@ -5,10 +5,10 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.margins import margins_of, share
+from orchestrator.analysis.margins import certified_share, load_margins
 from orchestrator.analysis.tables import FilledTable
 from orchestrator.errors import RecordError
-from orchestrator.reporting.figures.style import FAINT, add_legend, sheet, stroke
+from orchestrator.reporting.figures.style import FAINT, add_legend, line_style, make_panels
 from orchestrator.store import Status, Store, StoredRun
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ def certified_curves(filled: FilledTable, runs: Runs, store: Store, note: str) -
     """Certified accuracy against the radius: mean and range of the seeds, the paper's points."""
     import numpy as np
 
-    figure, (axes,) = sheet(filled.table.title, note)
+    figure, (axes,) = make_panels(filled.table.title, note)
     published = [column.radius for column in filled.columns]
     radii = np.union1d(np.linspace(0, FURTHEST, STEPS), published)
     keys = []
     for place, row in enumerate(filled.table.rows):
-        colour, dash, marker = stroke(place)
+        colour, dash, marker = line_style(place)
         key = axes.plot(
             published,
             row.published,
@@ -47,7 +47,9 @@ def certified_curves(filled: FilledTable, runs: Runs, store: Store, note: str) -
             clip_on=False,
         )
         if margins := list(_margins(runs[row.run], store)):
-            curves = [[100 * share(one, float(radius)) for radius in radii] for one in margins]
+            curves = [
+                [100 * certified_share(one, float(radius)) for radius in radii] for one in margins
+            ]
             key += axes.plot(radii, np.mean(curves, axis=0), color=colour, linestyle=dash)
             low, high = np.min(curves, axis=0), np.max(curves, axis=0)
             axes.fill_between(radii, low, high, color=colour, alpha=0.2)
@@ -62,16 +64,16 @@ def _margins(runs: Sequence[StoredRun], store: Store) -> "Iterator[Margins]":
     """Those of the finished runs that have any; the report says whose are damaged."""
     for run in runs:
         with suppress(RecordError):
-            if run.status is Status.DONE and (found := margins_of(store, run)) is not None:
+            if run.status is Status.DONE and (found := load_margins(store, run)) is not None:
                 yield found
 
 
 def training_curves(filled: FilledTable, runs: Runs, store: Store, note: str) -> "Figure":
     """Loss, accuracy and CRA by epoch, a line per seed; grey where the learning rate drops."""
-    figure, panels = sheet(filled.table.title, note, len(PANELS))
+    figure, panels = make_panels(filled.table.title, note, len(PANELS))
     keys, drops = [], set[float]()
     for place, row in enumerate(filled.table.rows):
-        colour, dash, _ = stroke(place)
+        colour, dash, _ = line_style(place)
         for number, run in enumerate(runs[row.run]):
             epochs = store.metrics(run.key)
             drops |= _drops(epochs)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import runs_of
 from orchestrator.reporting.figures.curves import certified_curves, training_curves
-from orchestrator.reporting.figures.scatter import against, trade_off
+from orchestrator.reporting.figures.scatter import paper_against_ours, trade_off
 from orchestrator.reporting.figures.style import STYLE
 from orchestrator.store import Status, Store
 
@@ -70,4 +70,4 @@ def figures_of(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
         if filled.table.header and (drawn := trade_off(filled, note)):
             yield f"trade-off-{filled.table.id}", drawn
     if any(cell.values for cell in report.cells):
-        yield OVERALL, against(report)
+        yield OVERALL, paper_against_ours(report)

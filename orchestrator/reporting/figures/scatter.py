@@ -5,8 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import FilledTable
-from orchestrator.analysis.verdicts import Judged, Verdict
-from orchestrator.reporting.figures.style import FAINT, SIZE, add_labels, add_legend, sheet, stroke
+from orchestrator.analysis.verdicts import CellVerdict, Verdict
+from orchestrator.reporting.figures.style import (
+    FAINT,
+    SIZE,
+    add_labels,
+    add_legend,
+    line_style,
+    make_panels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,10 +34,13 @@ def trade_off(filled: FilledTable, note: str) -> "Figure | None":
     first, *others = sorted(range(len(columns)), key=lambda at: columns[at].radius)
     if columns[first].radius or not _measured(filled, first, others[0]):
         return None
-    figure, (axes,) = sheet(filled.table.title, note)
+    figure, (axes,) = make_panels(filled.table.title, note)
     keys = []
     for place, at in enumerate(others):
-        style: dict[str, Any] = {"color": stroke(place).colour, "marker": stroke(place).marker}
+        style: dict[str, Any] = {
+            "color": line_style(place).colour,
+            "marker": line_style(place).marker,
+        }
         ours = _measured(filled, first, at)
         (line,) = axes.plot([x for _, x, _ in ours], [y for _, _, y in ours], **style)
         axes.plot(
@@ -54,12 +64,12 @@ def _measured(filled: FilledTable, x: int, y: int) -> list[tuple[str, float, flo
     return [(label, a, b) for label, a, b in found if a is not None and b is not None]
 
 
-def against(report: Report) -> "Figure":
+def paper_against_ours(report: Report) -> "Figure":
     """Every measured cell by verdict: ours over the paper's, and beside it the difference.
 
     About the line of equal values stands each cell's own margin, at its point the 95% interval.
     """
-    figure, (values, differences) = sheet("The paper against ours", report.experiment.note, 2)
+    figure, (values, differences) = make_panels("The paper against ours", report.experiment.note, 2)
     values.axline((0, 0), slope=1, color=FAINT, linewidth=0.8)
     differences.axhline(0, color=FAINT, linewidth=0.8)
     _add_cells(values, report, upright=True)
@@ -91,9 +101,9 @@ def _add_cells(axes: "Axes", report: Report, *, upright: bool) -> list[tuple[str
 
 
 def _with_intervals(
-    axes: "Axes", judged: Sequence[Judged], place: int, *, upright: bool
+    axes: "Axes", judged: Sequence[CellVerdict], place: int, *, upright: bool
 ) -> "Line2D":
-    colour, _, marker = stroke(place)
+    colour, _, marker = line_style(place)
     at = [one.cell.published for one in judged]
     lift = at if upright else [0.0] * len(at)
     ends = [one.interval or (0.0, 0.0) for one in judged]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
 
-class Stroke(NamedTuple):
+class LineStyle(NamedTuple):
     """A colour, and what tells it from the others where there is none."""
 
     colour: str
@@ -18,13 +18,13 @@ class Stroke(NamedTuple):
 
 
 STROKES = (
-    Stroke("#0072B2", "-", "o"),
-    Stroke("#D55E00", "--", "s"),
-    Stroke("#009E73", "-.", "^"),
-    Stroke("#CC79A7", ":", "D"),
-    Stroke("#56B4E9", (0, (5, 1)), "v"),
-    Stroke("#E69F00", (0, (1, 1)), "P"),
-    Stroke("#000000", (0, (3, 1, 1, 1)), "X"),
+    LineStyle("#0072B2", "-", "o"),
+    LineStyle("#D55E00", "--", "s"),
+    LineStyle("#009E73", "-.", "^"),
+    LineStyle("#CC79A7", ":", "D"),
+    LineStyle("#56B4E9", (0, (5, 1)), "v"),
+    LineStyle("#E69F00", (0, (1, 1)), "P"),
+    LineStyle("#000000", (0, (3, 1, 1, 1)), "X"),
 )
 FAINT = "#777777"
 SMALL = 7  # points
@@ -43,12 +43,12 @@ STYLE: Any = {
 PLACES = [(x, y) for far in (4, 9, 14, 20, 28) for y in (far, -far) for x in (4, -4)]
 
 
-def stroke(place: int) -> Stroke:
+def line_style(place: int) -> LineStyle:
     """That of the so-manieth row, column or verdict; after seven they come again."""
     return STROKES[place % len(STROKES)]
 
 
-def sheet(title: str, note: str, panels: int = 1) -> tuple["Figure", list["Axes"]]:
+def make_panels(title: str, note: str, panels: int = 1) -> tuple["Figure", list["Axes"]]:
     """Panels side by side: the title above the middle or first one, the note above all."""
     from matplotlib.figure import Figure
 

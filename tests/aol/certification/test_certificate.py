@@ -1,6 +1,6 @@
 import pytest
 
-from aol.certification.certificate import parsed
+from aol.certification.certificate import parse_radius
 from aol.errors import RadiusError
 
 
@@ -8,7 +8,7 @@ from aol.errors import RadiusError
     ("text", "radius"), [("0", 0.0), ("0.5", 0.5), ("36/255", 36 / 255), (" 1e-3 ", 0.001)]
 )
 def test_a_radius_is_a_number_or_a_fraction(text, radius):
-    assert parsed(text) == radius
+    assert parse_radius(text) == radius
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_radius_is_a_number_or_a_fraction(text, radius):
 )
 def test_what_is_no_radius_is_refused_in_one_line(text):
     with pytest.raises(RadiusError) as caught:
-        parsed(text)
+        parse_radius(text)
 
     assert str(caught.value) == (
         f"{text!r} is no radius; write a number that is not negative, like 0.5 or 36/255"

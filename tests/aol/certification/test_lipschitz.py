@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aol.certification.bounds import Reach, upper_bound, weighted_bound
-from aol.certification.certificate import TOLERANCE, Gate, LayerBound
-from aol.certification.lipschitz import gate, largest_stretch
+from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
+from aol.certification.lipschitz import certify_network, largest_stretch
 from aol.config import ModelConfig
 from aol.layers import modules as layers
 from aol.layers.modules import AOLConv2d, AOLLinear, MaxMin
@@ -206,7 +206,7 @@ def test_power_iteration_on_zeros_finds_0():
 def test_the_steepest_pair_of_a_linear_network_is_its_norm():
     model = nn.Sequential(Flatten(), AOLLinear(12, 6)).double()
     model[1].weight.data = normal(6, 12, seed=5)
-    found = gate(model, (3, 2, 2), steps=100).ratio
+    found = certify_network(model, (3, 2, 2), steps=100).ratio
 
     expected = torch.linalg.matrix_norm(model[1].rescaled().detach(), 2).item()
     assert 0.999 * expected <= found <= expected * (1 + 1e-9)
@@ -220,7 +220,7 @@ def test_the_steepest_pair_of_a_chain_with_maxmin_is_approached():
     for layer in model[1], model[3]:
         layer.weight.data = torch.linalg.qr(normal(12, 12, seed=6)).Q
 
-    assert 1 - 1e-4 < gate(model, (3, 2, 2)).ratio <= 1
+    assert 1 - 1e-4 < certify_network(model, (3, 2, 2)).ratio <= 1
 
 
 def test_the_steepest_pair_is_looked_for_elsewhere_than_among_images():
@@ -232,8 +232,8 @@ def test_the_steepest_pair_is_looked_for_elsewhere_than_among_images():
     model[0].bias.data = torch.tensor([0.0, 2.0]).double()
     slope = model[0].rescaled()[0].item()
 
-    assert gate(model, (1,), restarts=16, steps=1).ratio < 0.9 * slope
-    assert gate(model, (1,), restarts=16).ratio == pytest.approx(slope, rel=1e-9)
+    assert certify_network(model, (1,), restarts=16, steps=1).ratio < 0.9 * slope
+    assert certify_network(model, (1,), restarts=16).ratio == pytest.approx(slope, rel=1e-9)
 
 
 # --- the gate ---
@@ -244,7 +244,7 @@ def test_the_steepest_pair_is_looked_for_elsewhere_than_among_images():
     ("kind", "width"), [("patchwise", 1 / 16), ("fc", 1 / 64), ("conv", 1 / 8), ("std", 1 / 8)]
 )
 def test_the_papers_networks_pass_with_any_weights(kind, width, dtype):
-    found = gate(disturbed(kind, spread=0.05, width=width, dtype=dtype), IMAGES)
+    found = certify_network(disturbed(kind, spread=0.05, width=width, dtype=dtype), IMAGES)
 
     assert found.violations == ()
     assert all(layer.lower <= layer.upper <= 1 + TOLERANCE for layer in found.layers)
@@ -254,7 +254,7 @@ def test_the_papers_networks_pass_with_any_weights(kind, width, dtype):
 
 def test_every_layer_with_weights_is_in_the_gate():
     model = disturbed("conv", spread=0.05)
-    names = [layer.name for layer in gate(model, IMAGES).layers]
+    names = [layer.name for layer in certify_network(model, IMAGES).layers]
 
     assert names == [
         f"layer {place} ({type(layer).__name__})"
@@ -266,8 +266,8 @@ def test_every_layer_with_weights_is_in_the_gate():
 def test_a_layer_that_occurs_twice_counts_twice():
     layer = AOLLinear(12, 12)
     layer.weight.data = normal(12, 12, seed=2).float()
-    once = gate(nn.Sequential(Flatten(), layer), (3, 2, 2))
-    twice = gate(nn.Sequential(Flatten(), layer, layer), (3, 2, 2))
+    once = certify_network(nn.Sequential(Flatten(), layer), (3, 2, 2))
+    twice = certify_network(nn.Sequential(Flatten(), layer, layer), (3, 2, 2))
 
     assert [bound.name for bound in twice.layers] == ["layer 1 (AOLLinear)", "layer 2 (AOLLinear)"]
     assert twice.upper == pytest.approx(once.upper**2, rel=1e-15)
@@ -279,21 +279,21 @@ def test_an_unknown_module_behind_itself_is_refused_by_its_first_place():
     unknown = nn.ReLU()
 
     with pytest.raises(ValueError, match="layer 1 is ReLU"):
-        gate(nn.Sequential(AOLLinear(3, 3), unknown, unknown), (3,))
+        certify_network(nn.Sequential(AOLLinear(3, 3), unknown, unknown), (3,))
 
 
 def test_the_gate_is_exact_to_repeat_and_leaves_the_model_alone():
     model = disturbed("conv", spread=0.05)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(1)
-    first = gate(model, IMAGES)
+    first = certify_network(model, IMAGES)
     torch.manual_seed(2)
 
-    assert gate(model, IMAGES) == first
+    assert certify_network(model, IMAGES) == first
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert Gate.from_dict(json.loads(json.dumps(first.as_dict()))) == first
+    assert LipschitzCertificate.from_dict(json.loads(json.dumps(first.as_dict()))) == first
 
 
 def too_large(share):
@@ -302,7 +302,7 @@ def too_large(share):
 
 def test_a_rescaling_that_is_1_percent_too_large_violates_every_bound(monkeypatch):
     monkeypatch.setattr(layers.AOLConv2d, "_rescale", staticmethod(too_large(0.01)))
-    found = gate(disturbed("conv", spread=0.0), IMAGES)
+    found = certify_network(disturbed("conv", spread=0.0), IMAGES)
     lines = iter(found.violations)
 
     for layer in found.layers:
@@ -319,7 +319,7 @@ def test_the_tolerance_is_where_violations_begin(monkeypatch, excess, violated):
     A weight of the identity is rescaled to 1 - 5e-7.
     """
     monkeypatch.setattr(layers.AOLConv2d, "_rescale", staticmethod(too_large(excess)))
-    found = gate(disturbed("conv", spread=0.0, dtype=torch.float64), IMAGES)
+    found = certify_network(disturbed("conv", spread=0.0, dtype=torch.float64), IMAGES)
 
     assert bool(found.violations) == violated
 
@@ -336,7 +336,7 @@ def test_a_padding_that_the_proof_does_not_cover_is_found_by_the_search(monkeypa
         return nn.functional.conv_transpose2d(padded, layer.rescaled().to(x.dtype), padding=2)
 
     monkeypatch.setattr(layer, "forward", reflecting)
-    (line, *_) = gate(nn.Sequential(layer), (1, 6, 6)).violations
+    (line, *_) = certify_network(nn.Sequential(layer), (1, 6, 6)).violations
 
     assert line.startswith("layer 0 (AOLConv2d): stretches an input by 1.")
 
@@ -360,7 +360,7 @@ def test_a_padding_that_the_proof_does_not_cover_is_found_by_the_search(monkeypa
     ],
 )
 def test_what_contradicts_a_bound_is_named(layer, ratio, expected):
-    found = Gate((layer,), ratio=ratio, score_error=0.0, tolerance=1e-6).violations
+    found = LipschitzCertificate((layer,), ratio=ratio, score_error=0.0, tolerance=1e-6).violations
 
     assert found[: len(expected)] == expected
     assert bool(found) == bool(expected)
@@ -370,7 +370,7 @@ def test_a_module_without_a_known_bound_is_refused():
     model = nn.Sequential(Flatten(), nn.Linear(12, 4))
 
     with pytest.raises(ValueError, match="layer 1 is Linear, which has no known Lipschitz bound"):
-        gate(model, (3, 2, 2))
+        certify_network(model, (3, 2, 2))
 
 
 @pytest.mark.parametrize(("error", "upper"), [(0.0, 0.5), (0.5, 0.5), (0.5, 0.0)])
@@ -394,7 +394,7 @@ def test_the_score_error_is_carried_from_the_image_through_every_layer():
     for index in (0, 3):
         model[index].weight.data = normal(*model[index].weight.shape, seed=index)
         model[index].bias.data = normal(*model[index].bias.shape, seed=index + 10)
-    found = gate(model, (3, 3, 4))
+    found = certify_network(model, (3, 3, 4))
 
     reach = Reach.of_images((3, 3, 4))
     for index, bound, positions in zip((0, 3), found.layers, (2, 1), strict=True):
@@ -429,4 +429,4 @@ def test_scores_in_float64_are_as_near_as_the_gate_says():
         if layer is model[1]:
             x = [one for i in range(0, 8, 2) for one in (max(x[i : i + 2]), min(x[i : i + 2]))]
     error = math.hypot(*(Fraction(found) - exact for found, exact in zip(scores, x, strict=False)))
-    assert 0 < error <= gate(model, (3, 2, 2)).score_error < 1e-12
+    assert 0 < error <= certify_network(model, (3, 2, 2)).score_error < 1e-12

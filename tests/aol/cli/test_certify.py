@@ -21,12 +21,12 @@ from aol.cli.certify import answer, opened
 from aol.cli.train import main
 from aol.config import DataConfig
 from aol.data.datasets import load
-from aol.data.image_files import Pictures, read_pictures
+from aol.data.image_files import ImageFiles, read_images
 from aol.errors import CheckpointError, ImageFileError, ModelError
-from aol.export.checkpoint import network_in
-from aol.export.formats import exported, read, write
+from aol.export.checkpoint import load_network_from_folder
+from aol.export.formats import export_network, read_model, write_model_file
 from aol.layers.plain import MaxMin
-from orchestrator.analysis.margins import agrees
+from orchestrator.analysis.margins import margins_agree
 from orchestrator.planning.plan import as_rows, make_plan
 from orchestrator.spec.loader import SpecFile
 from tests.aol.certification.test_attacks import pgd
@@ -61,9 +61,9 @@ def models(trained, tmp_path_factory):
     A folder with the run's exported TorchScript and safetensors files.
     """
     folder = tmp_path_factory.mktemp("models")
-    run, network = network_in(trained)
+    run, network = load_network_from_folder(trained)
     for form in ("torchscript", "safetensors"):
-        write(exported(network, run), form, folder)
+        write_model_file(export_network(network, run), form, folder)
     return folder
 
 
@@ -79,7 +79,7 @@ def images(data_root):
 @pytest.fixture(scope="module")
 def pictures(images):
     pixels = images.pixels.permute(0, 2, 3, 1).numpy()
-    return Pictures(tuple(map(str, range(len(pixels)))), pixels)
+    return ImageFiles(tuple(map(str, range(len(pixels)))), pixels)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_the_share_certified_is_the_cra_that_the_stored_margins_give(
     share = float((right & torch.tensor([one.certified for one in answers])).double().mean())
 
     assert 0.1 < share < 1 or radius == 1
-    assert agrees(margins, radius, share)
+    assert margins_agree(margins, radius, share)
 
 
 def test_radii_are_the_margins_over_the_square_root_of_2_and_hardly_less(trained, images, pictures):
@@ -144,7 +144,7 @@ def test_an_attack_within_the_radius_flips_nothing_and_one_beyond_it_does(
     trained, images, pictures
 ):
     model = opened(trained)
-    few = Pictures(pictures.names[:FEW], pictures.pixels[:FEW])
+    few = ImageFiles(pictures.names[:FEW], pictures.pixels[:FEW])
     _, answers = answer(model, few, radius=None, device="cpu")
     network = model.network.double()
     labels = torch.tensor([one.label for one in answers])
@@ -169,7 +169,7 @@ def test_every_form_of_the_model_says_the_same(trained, models, pictures):
 
 
 def test_a_network_that_stretches_has_its_radii_divided_by_how_much(models, pictures):
-    model = read(models)
+    model = read_model(models)
     before = radii_of(model, pictures)
     last = [layer for layer in model.network if hasattr(layer, "weight")][-1]
     last.weight.data *= 2
@@ -272,14 +272,14 @@ def test_pickled_arrays_are_not_opened(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
 
     with pytest.raises(ImageFileError, match=r"objects\.npy: cannot be read: Object arrays"):
-        read_pictures([tmp_path / "objects.npy"])
+        read_images([tmp_path / "objects.npy"])
 
 
 def test_greys_and_palettes_are_colours_too(tmp_path):
     grey = Image.new("L", (32, 32), 7)
     grey.save(tmp_path / "grey.png")
     grey.convert("P").save(tmp_path / "palette.PNG")
-    found = read_pictures([tmp_path])
+    found = read_images([tmp_path])
 
     assert found.pixels.shape == (2, 32, 32, 3)
     assert (found.pixels == 7).all()
@@ -289,7 +289,7 @@ def test_an_array_of_no_images_certifies_nothing(tmp_path):
     np.save(tmp_path / "none.npy", np.zeros((0, 32, 32, 3), np.uint8))
 
     with pytest.raises(ImageFileError, match="there are no images"):
-        read_pictures([tmp_path / "none.npy"])
+        read_images([tmp_path / "none.npy"])
 
 
 # --- models that are refused ---
@@ -299,7 +299,7 @@ def test_reading_safetensors_without_the_package_says_what_to_install(models, mo
     monkeypatch.setattr("aol.export.formats.find_spec", lambda name: None)
 
     with pytest.raises(ModelError, match="reading it needs safetensors: pip install safetensors"):
-        read(models)
+        read_model(models)
 
 
 @pytest.mark.parametrize(
@@ -331,29 +331,29 @@ def test_a_torchscript_file_of_someone_elses_is_refused(tmp_path):
     scripted(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / "other.pt")
 
     with pytest.raises(ModelError, match=r"other\.pt: is damaged, or `export` did not write it"):
-        read(tmp_path / "other.pt")
+        read_model(tmp_path / "other.pt")
 
 
 def test_a_file_whose_code_is_not_what_it_describes_is_refused(models, tmp_path):
-    model = read(models)
+    model = read_model(models)
     other = torch.nn.Sequential(
         *(torch.nn.Identity() if isinstance(layer, MaxMin) else layer for layer in model.network)
     )
     scripted(other, tmp_path / "liar.pt", **{"aol.json": json.dumps(model.facts)})
 
     with pytest.raises(ModelError, match="its code does not compute the network that it describes"):
-        read(tmp_path / "liar.pt")
+        read_model(tmp_path / "liar.pt")
 
 
 @pytest.mark.parametrize(
     "change", [{"classes": []}, {"divisors": []}, {"layers": [{"layer": "X"}]}]
 )
 def test_facts_that_do_not_fit_are_refused(models, tmp_path, change):
-    model = read(models)
+    model = read_model(models)
     scripted(model.network, tmp_path / "x.pt", **{"aol.json": json.dumps(model.facts | change)})
 
     with pytest.raises(ModelError, match=r"x\.pt: "):
-        read(tmp_path / "x.pt")
+        read_model(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_facts_that_do_not_fit_are_refused(models, tmp_path, change):
     ids=["too few divisors", "a negative divisor", "too few classes"],
 )
 def test_a_model_that_can_prove_nothing_says_why(models, pictures, change):
-    model = read(models)
+    model = read_model(models)
     change(model.facts)
 
     with pytest.raises(ModelError, match="the model cannot certify these images: "):
@@ -374,7 +374,7 @@ def test_a_model_that_can_prove_nothing_says_why(models, pictures, change):
 
 
 def test_layers_that_cannot_be_applied_certify_nothing(models, pictures):
-    model = read(models)
+    model = read_model(models)
     model.network[0].rows = 0
 
     with pytest.raises(ModelError, match="cannot certify these images: integer division"):
@@ -382,7 +382,7 @@ def test_layers_that_cannot_be_applied_certify_nothing(models, pictures):
 
 
 def test_weights_that_are_no_numbers_certify_nothing(models, pictures):
-    model = read(models)
+    model = read_model(models)
     next(model.network.parameters()).data[0] = math.nan
 
     with pytest.raises(ModelError, match="its weights are not finite"):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from aol.certification.lipschitz import gate
-from aol.certification.radius import Proof, certified, floored, prove, radii
+from aol.certification.lipschitz import certify_network
+from aol.certification.radius import Proof, floor_radius, make_certifier, prove_bound, radii
 from aol.config import ModelConfig
-from aol.export.folding import describe, divisors, plain_network
+from aol.export.folding import describe_layers, fold_network, network_divisors
 from aol.layers import modules as layers
 from aol.layers.modules import AOLConv2d, AOLLinear, rescaled_once
 from aol.layers.plain import build
@@ -43,13 +43,13 @@ def scores(network, images):
 
 
 def test_the_plain_network_has_the_scores_of_the_trained_one(model, images):
-    apart = scores(plain_network(model), images) - scores(model, images)
+    apart = scores(fold_network(model), images) - scores(model, images)
 
     assert apart.abs().max() < 1e-5
 
 
 def test_in_float64_they_are_equal_to_1e_12(model, images):
-    exact = plain_network(model, torch.float64)
+    exact = fold_network(model, torch.float64)
     trained = scores(deepcopy(model).double(), images.double())
 
     assert (scores(exact, images.double()) - trained).abs().max() < 1e-12
@@ -57,7 +57,7 @@ def test_in_float64_they_are_equal_to_1e_12(model, images):
 
 def test_no_layer_of_ours_is_left(model):
     ours = [item for item in vars(layers).values() if isinstance(item, type)]
-    left = [type(layer) for layer in plain_network(model).modules()]
+    left = [type(layer) for layer in fold_network(model).modules()]
 
     assert not set(left) & set(ours)
     assert {nn.Linear, nn.Conv2d} & set(left)
@@ -65,19 +65,19 @@ def test_no_layer_of_ours_is_left(model):
 
 def test_a_layer_without_a_plain_one_is_refused():
     with pytest.raises(TypeError, match="Dropout has no plain layer"):
-        plain_network(nn.Sequential(nn.Dropout()))
+        fold_network(nn.Sequential(nn.Dropout()))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_it_can_be_scripted(model, images):
-    plain = plain_network(model)
+    plain = fold_network(model)
 
     assert torch.equal(torch.jit.script(plain)(images), plain(images))
 
 
 def test_its_description_builds_it_again(model, images):
-    plain = plain_network(model)
-    again = build(describe(plain))
+    plain = fold_network(model)
+    again = build(describe_layers(plain))
     again.load_state_dict(plain.state_dict())
 
     assert torch.equal(scores(again, images), scores(plain, images))
@@ -88,15 +88,15 @@ def test_padding_and_dilation_are_kept(images):
     layer = AOLConv2d(3, 4, (3, 5), padding="valid", dilation=2)
     layer.weight.data.normal_()
     network = nn.Sequential(layer)
-    again = build(describe(plain_network(network)))
-    again.load_state_dict(plain_network(network).state_dict())
+    again = build(describe_layers(fold_network(network)))
+    again.load_state_dict(fold_network(network).state_dict())
 
     assert torch.allclose(scores(again, images), scores(network, images), atol=1e-6)
 
 
 def test_rounded_weights_cost_a_radius_less_than_a_millionth_a_layer(model):
-    plain = plain_network(model).double()
-    proof = prove(plain, divisors(model))
+    plain = fold_network(model).double()
+    proof = prove_bound(plain, network_divisors(model))
     weighted = [layer for layer in model if isinstance(layer, AOLConv2d | AOLLinear)]
 
     assert 1 <= proof.lipschitz < 1 + 1e-6 * len(weighted)
@@ -109,10 +109,10 @@ def test_the_bound_is_the_product_of_the_layers_and_not_below_1():
     network[1].weight.data = 3 * torch.eye(2, 3).double()
     ones = [torch.ones(3), torch.ones(3)]
 
-    assert prove(network, ones, (3,)).lipschitz == pytest.approx(6, rel=1e-8)
-    assert prove(network[:1], ones, (3,)).lipschitz == pytest.approx(2, rel=1e-8)
+    assert prove_bound(network, ones, (3,)).lipschitz == pytest.approx(6, rel=1e-8)
+    assert prove_bound(network[:1], ones, (3,)).lipschitz == pytest.approx(2, rel=1e-8)
     network[0].weight.data /= 100
-    assert prove(network[:1], ones, (3,)).lipschitz == 1
+    assert prove_bound(network[:1], ones, (3,)).lipschitz == 1
 
 
 def test_a_layer_that_occurs_twice_counts_twice():
@@ -120,21 +120,25 @@ def test_a_layer_that_occurs_twice_counts_twice():
     layer.weight.data = 2 * torch.eye(3).double()
     ones = [torch.ones(3), torch.ones(3)]
 
-    assert prove(nn.Sequential(layer, layer), ones, (3,)).lipschitz == pytest.approx(4, rel=1e-8)
+    assert prove_bound(nn.Sequential(layer, layer), ones, (3,)).lipschitz == pytest.approx(
+        4, rel=1e-8
+    )
 
 
 def test_other_divisors_only_make_the_bound_larger(model):
-    plain = plain_network(model).double()
-    tight = prove(plain, divisors(model)).lipschitz
-    plain_ones = [torch.ones_like(one) for one in divisors(model)]
+    plain = fold_network(model).double()
+    tight = prove_bound(plain, network_divisors(model)).lipschitz
+    plain_ones = [torch.ones_like(one) for one in network_divisors(model)]
 
-    assert prove(plain, plain_ones).lipschitz >= tight - 1e-9
+    assert prove_bound(plain, plain_ones).lipschitz >= tight - 1e-9
 
 
 def test_in_float64_the_bound_is_that_of_the_gate(model):
-    exact = plain_network(model, torch.float64)
-    found = prove(exact, divisors(model))
-    gated = gate(deepcopy(model).double(), (3, 32, 32), iterations=1, restarts=1, steps=1)
+    exact = fold_network(model, torch.float64)
+    found = prove_bound(exact, network_divisors(model))
+    gated = certify_network(
+        deepcopy(model).double(), (3, 32, 32), iterations=1, restarts=1, steps=1
+    )
 
     assert found.lipschitz == 1
     assert gated.upper <= 1
@@ -156,7 +160,7 @@ def test_a_layer_without_a_bound_certifies_nothing(layer):
     network = nn.Sequential(nn.Conv2d(3, 3, 1), layer).double()
 
     with pytest.raises(ValueError, match=r"layer 1, .* has no known Lipschitz bound"):
-        prove(network, [torch.ones(3)] * 2)
+        prove_bound(network, [torch.ones(3)] * 2)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, 1e-200])
@@ -164,13 +168,13 @@ def test_divisors_that_prove_nothing_are_refused(value):
     bad = torch.tensor([1.0, value, 1.0], dtype=torch.float64)
 
     with pytest.raises(ValueError, match="has no positive divisor per input channel"):
-        prove(nn.Sequential(nn.Linear(3, 2)).double(), [bad], (3,))
+        prove_bound(nn.Sequential(nn.Linear(3, 2)).double(), [bad], (3,))
 
 
 @pytest.mark.parametrize("given", [[], [torch.ones(4)]])
 def test_missing_divisors_are_refused(given):
     with pytest.raises(ValueError, match="has no positive divisor per input channel"):
-        prove(nn.Sequential(nn.Linear(3, 2)).double(), given, (3,))
+        prove_bound(nn.Sequential(nn.Linear(3, 2)).double(), given, (3,))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -179,7 +183,7 @@ def test_weights_that_are_not_finite_certify_nothing(value):
     network[0].weight.data[0, 0] = value
 
     with pytest.raises(ValueError, match="its weights are not finite"):
-        prove(network, [torch.ones(3)], (3,))
+        prove_bound(network, [torch.ones(3)], (3,))
 
 
 # --- radii ---
@@ -205,7 +209,7 @@ def test_scores_that_are_not_finite_certify_nothing():
         [{"layer": "Flatten"}, {"layer": "Linear", "in_features": 3072, "out_features": 2}]
     )
     network[1].bias.data[0] = math.nan
-    certifier = certified(network, [torch.ones(3072)], CPU)
+    certifier = make_certifier(network, [torch.ones(3072)], CPU)
 
     with pytest.raises(ValueError, match="scores are not finite"):
         certifier(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
@@ -213,4 +217,4 @@ def test_scores_that_are_not_finite_certify_nothing():
 
 @pytest.mark.parametrize("radius", [0.0, 1e-9, 0.1, 0.123456, 0.1234567, 1 / 3, 2.9999999, 20.0])
 def test_a_printed_radius_is_never_above_the_found_one(radius):
-    assert floored(radius) <= radius < floored(radius) + 1.001e-6
+    assert floor_radius(radius) <= radius < floor_radius(radius) + 1.001e-6

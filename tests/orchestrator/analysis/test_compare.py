@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from orchestrator.analysis.margins import compared, without_margins
+from orchestrator.analysis.margins import compare_runs, without_margins
 from orchestrator.cli.compare import comparison_table, cra_table
 from orchestrator.errors import RecordError, RequestError, SpecError
 from orchestrator.spec.schema import RADII
@@ -22,7 +22,7 @@ def finish(store, run, margins, status=Status.DONE):
 def test_two_runs_are_compared_in_every_column(reported, store):
     finish(store, reported.runs[0], np.linspace(-1, 3, 100))
     finish(store, reported.runs[1], np.linspace(-0.5, 3.5, 100))
-    found = compared(reported, store, (0, 22))
+    found = compare_runs(reported, store, (0, 22))
 
     assert list(found) == list(RADII)
     assert [one.radius for one in found.values()] == list(RADII.values())
@@ -33,7 +33,7 @@ def test_two_runs_are_compared_in_every_column(reported, store):
 def test_the_table_says_shares_in_percent_and_the_json_all(reported, store):
     finish(store, reported.runs[0], [1.0] * 60 + [-1.0] * 40)
     finish(store, reported.runs[1], [1.0] * 70 + [-1.0] * 30)
-    found = compared(reported, store, (0, 22))
+    found = compare_runs(reported, store, (0, 22))
     text = comparison_table(reported, found, (0, 22))
     first_row = text.splitlines()[4].split()
 
@@ -52,19 +52,19 @@ def test_a_run_that_is_not_finished_is_named(reported, store, status):
     finish(store, reported.runs[1], [1.0], status)
 
     with pytest.raises(RequestError, match="run 22 with seed 22 of the profile `demo` is not"):
-        compared(reported, store, (0, 22))
+        compare_runs(reported, store, (0, 22))
 
 
 def test_an_unknown_run_is_named(reported, store):
     with pytest.raises(SpecError, match="there is no run 7"):
-        compared(reported, store, (0, 7))
+        compare_runs(reported, store, (0, 7))
 
 
 def test_a_run_is_not_compared_with_itself(reported, store):
     finish(store, reported.runs[0], [1.0])
 
     with pytest.raises(RequestError, match="run 0 does not differ from itself; name two runs"):
-        compared(reported, store, (0, 0))
+        compare_runs(reported, store, (0, 0))
 
 
 def test_two_runs_of_the_same_settings_are_compared(reported, store):
@@ -77,7 +77,7 @@ def test_two_runs_of_the_same_settings_are_compared(reported, store):
         finish(store, run, [1.0] * 10)
 
     assert twins.runs[0].train == twins.runs[1].train
-    assert compared(twins, store, (0, 22))["accuracy"].p == 1.0
+    assert compare_runs(twins, store, (0, 22))["accuracy"].p == 1.0
 
 
 def test_a_finished_run_without_margins_is_named(reported, store):
@@ -88,7 +88,7 @@ def test_a_finished_run_without_margins_is_named(reported, store):
     store.finish(second.key, Status.DONE)
 
     with pytest.raises(RequestError, match="run 22: the store has no margins of 22-s22-"):
-        compared(reported, store, (0, 22))
+        compare_runs(reported, store, (0, 22))
 
 
 def test_damaged_margins_are_one_line_that_names_the_run(reported, store):
@@ -96,7 +96,10 @@ def test_damaged_margins_are_one_line_that_names_the_run(reported, store):
         finish(store, run, [1.0])
     damage_margins(store, 3)
 
-    for read in (lambda: compared(reported, store, (22, 0)), lambda: cra_table(reported, store, 1)):
+    for read in (
+        lambda: compare_runs(reported, store, (22, 0)),
+        lambda: cra_table(reported, store, 1),
+    ):
         with pytest.raises(RecordError) as caught:
             read()
         assert "seed" in str(caught.value)
@@ -113,7 +116,7 @@ def test_runs_of_other_datasets_are_refused(reported, store):
     other = reported.runs[1].model_copy(update={"train": train})
 
     with pytest.raises(RequestError, match="0 and 22 have other images: digits, digit-pairs"):
-        compared(replace(reported, runs=(reported.runs[0], other)), store, (0, 22))
+        compare_runs(replace(reported, runs=(reported.runs[0], other)), store, (0, 22))
 
 
 def test_runs_on_other_images_are_refused(reported, store, make_run):
@@ -121,16 +124,16 @@ def test_runs_on_other_images_are_refused(reported, store, make_run):
     finish(store, reported.runs[1], [1.0, 2.0])
 
     with pytest.raises(RequestError, match="1 and 2 images are not the same test set"):
-        compared(reported, store, (0, 22))
+        compare_runs(reported, store, (0, 22))
 
 
 def test_replicates_are_compared_by_number(reported, store):
     for run in reported.replicates([1]).runs:
         finish(store, run, [1.0] * 10)
 
-    assert compared(reported, store, (0, 22), replicate=1)["accuracy"].p == 1.0
+    assert compare_runs(reported, store, (0, 22), replicate=1)["accuracy"].p == 1.0
     with pytest.raises(RequestError, match="run 0 with seed 0"):
-        compared(reported, store, (0, 22))
+        compare_runs(reported, store, (0, 22))
 
 
 def test_finished_runs_without_margins_are_told(reported, store):

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from orchestrator.analysis.invariants import broken
-from orchestrator.analysis.margins import share
+from orchestrator.analysis.invariants import find_violations
+from orchestrator.analysis.margins import certified_share
 from orchestrator.spec.schema import RADII
 from orchestrator.store import Status
 from tests.support.reports import certificate, damage_margins
 from tests.support.stores import ORIGIN
 
 MARGINS = np.linspace(-0.5, 3, 100, dtype="<f4")
-GOOD = {name: share(MARGINS, radius) for name, radius in RADII.items()}
+GOOD = {name: certified_share(MARGINS, radius) for name, radius in RADII.items()}
 
 
 def problems(reported, store, *, values=None, margins=MARGINS, record=certificate):
@@ -22,7 +22,7 @@ def problems(reported, store, *, values=None, margins=MARGINS, record=certificat
     store.record(run.key, run.train.epochs, GOOD | (values or {}))
     stored = None if margins is None else margins.tobytes()
     store.finish(run.key, Status.DONE, margins=stored, certificate=record(run))
-    return broken(reported, store)
+    return find_violations(reported, store)
 
 
 def test_a_good_run_breaks_nothing(reported, store):
@@ -35,7 +35,7 @@ def test_a_run_that_is_not_finished_is_not_looked_at(reported, store):
     store.start(run, ORIGIN)
     store.record(run.key, 1, {"accuracy": 0.1, "cra_36": 0.2})
 
-    assert broken(reported, store) == []
+    assert find_violations(reported, store) == []
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_margins_that_miss_bytes_are_a_line(reported, store, length):
     problems(reported, store)
     damage_margins(store, length)
 
-    assert broken(reported, store) == ["run 0, seed 0: its margins are damaged"]
+    assert find_violations(reported, store) == ["run 0, seed 0: its margins are damaged"]
 
 
 def test_a_metric_that_is_missing_is_said_alone(reported, store):
@@ -72,7 +72,7 @@ def test_a_metric_that_is_missing_is_said_alone(reported, store):
     store.finish(run.key, Status.DONE, margins=MARGINS.tobytes(), certificate=certificate(run))
 
     lacking = "cra_36, cra_72, cra_108, cra_1"
-    assert broken(reported, store) == [f"run 0, seed 0: the last epoch lacks {lacking}"]
+    assert find_violations(reported, store) == [f"run 0, seed 0: the last epoch lacks {lacking}"]
 
 
 def five_times(certificate):

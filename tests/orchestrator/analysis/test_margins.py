@@ -6,7 +6,13 @@ import torch
 from scipy import stats
 
 from aol.training import metrics
-from orchestrator.analysis.margins import agrees, certified, compare, read_margins, share
+from orchestrator.analysis.margins import (
+    certified,
+    certified_share,
+    compare,
+    margins_agree,
+    read_margins,
+)
 from orchestrator.spec.schema import RADII
 
 
@@ -26,8 +32,8 @@ def test_margins_give_the_metrics_of_the_training_core(name):
     expected = metrics.certified(scores, labels, radius)
 
     assert (certified(margins, radius) == expected.numpy()).all()
-    assert agrees(margins, radius, float(expected.double().mean()))
-    assert not agrees(margins, radius, float(expected.double().mean()) + 1 / len(margins))
+    assert margins_agree(margins, radius, float(expected.double().mean()))
+    assert not margins_agree(margins, radius, float(expected.double().mean()) + 1 / len(margins))
 
 
 def test_the_radii_are_those_of_the_training_core():
@@ -37,9 +43,9 @@ def test_the_radii_are_those_of_the_training_core():
 def test_a_tie_may_count_either_way():
     margins = read_margins(np.array([1.0, math.sqrt(2), -1.0, 3.0], "<f4").tobytes())
 
-    assert agrees(margins, 1.0, 0.25)
-    assert agrees(margins, 1.0, 0.5)
-    assert not agrees(margins, 1.0, 0.75)
+    assert margins_agree(margins, 1.0, 0.25)
+    assert margins_agree(margins, 1.0, 0.5)
+    assert not margins_agree(margins, 1.0, 0.75)
 
 
 def test_half_a_margin_is_refused():
@@ -78,7 +84,9 @@ def test_the_shares_of_a_comparison_fall_with_the_radius():
     *_, second = scores_and_margins(seed=2)
     found = compare(first, second, [0.0, 0.1, 0.5])
 
-    assert [item.first for item in found] == [share(first, radius) for radius in (0.0, 0.1, 0.5)]
+    assert [item.first for item in found] == [
+        certified_share(first, radius) for radius in (0.0, 0.1, 0.5)
+    ]
     assert found[0].second > found[1].second > found[2].second
 
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.analysis.margins import share
-from orchestrator.analysis.report import make_report, paragraph
+from orchestrator.analysis.margins import certified_share
+from orchestrator.analysis.report import make_report, summarize
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.reporting.render import render
 from orchestrator.spec.loader import SpecFile
@@ -57,7 +57,7 @@ def report(experiment, store):
                 continue
             shift = SHIFT.get(run.id, 0.0) + offset
             margins = margins_of([max(0.0, value + shift) for value in published[run.id]])
-            values = {name: share(margins, radius) for name, radius in RADII.items()}
+            values = {name: certified_share(margins, radius) for name, radius in RADII.items()}
             store.record(run.key, run.train.epochs, values)
             store.finish(
                 run.key,
@@ -90,11 +90,11 @@ def test_where_nothing_is_left_the_difference_is_cut_off(report):
 
 
 def test_nothing_is_broken_and_the_paragraph_counts(report):
-    assert report.broken == ()
-    assert paragraph(report).startswith("We reproduced 45 of the 70 published cells of B. Prach")
-    assert "10 differ by more than that" in paragraph(report)
-    assert "5 are undecided" in paragraph(report)
-    assert "with 5 seeds per cell" in paragraph(report)
+    assert report.violations == ()
+    assert summarize(report).startswith("We reproduced 45 of the 70 published cells of B. Prach")
+    assert "10 differ by more than that" in summarize(report)
+    assert "5 are undecided" in summarize(report)
+    assert "with 5 seeds per cell" in summarize(report)
 
 
 def test_the_json_says_the_same(report):

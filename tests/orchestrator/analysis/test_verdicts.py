@@ -7,7 +7,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from orchestrator.analysis.tables import Cell
-from orchestrator.analysis.verdicts import LEVEL, Verdict, in_words, judge
+from orchestrator.analysis.verdicts import LEVEL, Verdict, describe_verdict, judge_cells
 from orchestrator.spec.schema import Prior, Reproduction
 
 RULES = Reproduction(margin=1.0, decimals=1, prior=Prior(sd=0.2, freedom=4))
@@ -19,7 +19,7 @@ def with_values(*values, **changes):
 
 
 def verdict_of(*values, **changes):
-    (judged,) = judge([with_values(*values, **changes)], RULES)
+    (judged,) = judge_cells([with_values(*values, **changes)], RULES)
     return judged
 
 
@@ -40,7 +40,7 @@ def verdict_of(*values, **changes):
     ],
 )
 def test_each_verdict_where_it_belongs(cell, verdict):
-    assert judge([cell], RULES)[0].verdict is verdict
+    assert judge_cells([cell], RULES)[0].verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_a_missing_cell_says_no_more_of_its_run_than_is_known(given_up, why):
     """
     It may be finished and lack the metric.
     """
-    (judged,) = judge([replace(EMPTY, given_up=given_up)], RULES)
+    (judged,) = judge_cells([replace(EMPTY, given_up=given_up)], RULES)
 
-    assert in_words(judged) == f"missing: run 0 has no value{why}; 70.3 published."
+    assert describe_verdict(judged) == f"missing: run 0 has no value{why}; 70.3 published."
 
 
 def test_nothing_differs_whose_interval_reaches_into_the_margin():
@@ -119,7 +119,10 @@ def test_equivalence_is_the_interval_of_90_percent_within_the_margin():
 
 def test_rounding_of_the_published_value_widens_everything():
     exact = Reproduction(decimals=6)
-    (coarse,), (fine,) = judge([with_values(70.6)], RULES), judge([with_values(70.6)], exact)
+    (coarse,), (fine,) = (
+        judge_cells([with_values(70.6)], RULES),
+        judge_cells([with_values(70.6)], exact),
+    )
 
     assert coarse.interval[0] == pytest.approx(fine.interval[0] - 0.05, abs=1e-5)
     assert coarse.p_equivalent > fine.p_equivalent
@@ -128,7 +131,7 @@ def test_rounding_of_the_published_value_widens_everything():
 
 def test_holm_corrects_for_the_cells_judged_together():
     alone = verdict_of(72.2)
-    together = judge([with_values(72.2)] + [with_values(70.3)] * 69 + [EMPTY], RULES)
+    together = judge_cells([with_values(72.2)] + [with_values(70.3)] * 69 + [EMPTY], RULES)
 
     assert together[0].p_differs == pytest.approx(min(1, 70 * alone.p_differs))
     assert alone.verdict is Verdict.DIFFERS
@@ -137,8 +140,8 @@ def test_holm_corrects_for_the_cells_judged_together():
 
 def test_holms_correction_is_that_of_statsmodels():
     cells = [with_values(70.3 + shift) for shift in (0.1, 1.5, 1.6, 1.7, 1.72, 1.9, 2.4)]
-    alone = [judge([cell], RULES)[0].p_differs for cell in cells]
-    together = [judged.p_differs for judged in judge(cells, RULES)]
+    alone = [judge_cells([cell], RULES)[0].p_differs for cell in cells]
+    together = [judged.p_differs for judged in judge_cells(cells, RULES)]
 
     assert together == pytest.approx(list(multipletests(alone, method="holm")[1]))
 
@@ -150,7 +153,7 @@ def after(seeds, value, others=()):
     offsets = stats.norm.ppf((np.arange(seeds + 1) + 0.5) / (seeds + 1))
     offsets *= 0.2 / offsets.std(ddof=1) if seeds else 0
     cells = [with_values(*(value + offsets)), *map(with_values, others)]
-    return judge(cells, RULES)[0].verdict
+    return judge_cells(cells, RULES)[0].verdict
 
 
 def test_the_further_seeds_settle_the_cell_if_nothing_else_changes():
@@ -176,7 +179,7 @@ def test_the_further_seeds_are_those_that_holm_asks_for_among_the_other_cells(va
     What differs already stays ahead and is not counted; what is undecided is, also ahead of it.
     """
     cells = [with_values(value), *map(with_values, others)]
-    further = judge(cells, RULES)[0].further_seeds
+    further = judge_cells(cells, RULES)[0].further_seeds
 
     assert after(further - 1, value, others) is Verdict.UNDERPOWERED
     assert after(further, value, others) is Verdict.DIFFERS
@@ -214,7 +217,9 @@ def share_of(verdict, reports):
     """
     The share of reports with at least one such cell, and of cells.
     """
-    found = [[judged.verdict is verdict for judged in judge(cells, RULES)] for cells in reports]
+    found = [
+        [judged.verdict is verdict for judged in judge_cells(cells, RULES)] for cells in reports
+    ]
     return np.mean([any(report) for report in found]), np.mean(found)
 
 
@@ -260,4 +265,4 @@ def test_what_is_no_share_of_the_images_has_no_binomial_error(value):
     judged = verdict_of(value)
 
     assert judged.binomial is None
-    assert "Binomial" not in in_words(judged)
+    assert "Binomial" not in describe_verdict(judged)

@@ -13,9 +13,9 @@ from orchestrator.cli.missing import (
     missing_text,
     replicates,
 )
-from orchestrator.formatting import two_digits
-from orchestrator.planning.budget import affordable
-from orchestrator.planning.remaining import Training, needs_of
+from orchestrator.formatting import format_significant
+from orchestrator.planning.budget import choose_within_budget
+from orchestrator.planning.remaining import Training, find_remaining_work
 from orchestrator.planning.resources import Cluster, Node
 from orchestrator.spec.schema import Prices
 from tests.support.reports import finish
@@ -30,7 +30,7 @@ def experiment(reported):
 
 @pytest.fixture
 def needs(experiment, store):
-    return needs_of(make_report(experiment, store), store)
+    return find_remaining_work(make_report(experiment, store), store)
 
 
 def rows_of(text):
@@ -44,9 +44,12 @@ def test_what_is_missing_is_a_line_per_run_and_a_total(needs):
     assert [row[0] for row in rows_of(text)[:2]] == ["0", "22"]
     assert text.startswith("demo: not comparable\n\n")
     assert text.splitlines()[2].split()[-2:] == ["GPU-hours", "EUR"]
-    assert rows_of(text)[0][-2:] == [two_digits(hours), f"{2 * hours:.2f}"]
+    assert rows_of(text)[0][-2:] == [format_significant(hours), f"{2 * hours:.2f}"]
     assert "20 of 20 cells are not settled. All that seeds can settle takes 2 trainings" in text
-    assert f"{two_digits(2 * hours)} GPU-hours, {4 * hours:.2f} EUR (taking 1e-06 TFLOP/s" in text
+    assert (
+        f"{format_significant(2 * hours)} GPU-hours, {4 * hours:.2f} EUR (taking 1e-06 TFLOP/s"
+        in text
+    )
     assert "on this cluster (1 machine, 8 CPUs, 4 GPUs) about" in text
 
 
@@ -80,7 +83,7 @@ def test_one_training_one_cell_and_a_small_price_are_said_as_such(needs):
 def test_when_all_is_settled_it_says_so(experiment, store):
     for run in experiment.runs:
         finish(store, run, 0.0)
-    needs = needs_of(make_report(experiment, store), store)
+    needs = find_remaining_work(make_report(experiment, store), store)
 
     assert missing_text(needs, FOUR_GPUS) == (
         "demo: not comparable\n\nNothing is open: 20 cells are settled."
@@ -136,7 +139,7 @@ def test_a_budgets_plan_is_an_order_and_the_commands_that_follow_it(needs):
         trainings=trainings,
     )
     needs = replace(needs, runs=(more, needs.runs[0]))
-    chosen = affordable(needs.runs, 3 * hours)
+    chosen = choose_within_budget(needs.runs, 3 * hours)
     text = budget_text(chosen, needs, 3 * hours, "run x.yaml --profile demo")
 
     assert [row[0] for row in rows_of(text)[:2]] == ["0", "22"]
@@ -144,8 +147,8 @@ def test_a_budgets_plan_is_an_order_and_the_commands_that_follow_it(needs):
         "1..2",
         "10",
         "20",
-        two_digits(2 * hours),
-        two_digits(3 * hours),
+        format_significant(2 * hours),
+        format_significant(3 * hours),
         f"{6 * hours:.2f}",
     ]
     assert "settle 20 of 20 open cells" in text

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from sqlalchemy import event, text
 
-from orchestrator.analysis.status import statuses
+from orchestrator.analysis.status import run_statuses
 from orchestrator.cli import status as module
 from orchestrator.cli.status import print_status, watch_status
 from orchestrator.provenance import Provenance
@@ -57,7 +57,7 @@ def test_every_state_is_shown(store, make_run):
     start(store, make_run(5))
     store.queue([make_run(6)])
 
-    assert [item.state for item in statuses(store, None)] == [
+    assert [item.state for item in run_statuses(store, None)] == [
         "done",
         "failed",
         "diverged",
@@ -71,7 +71,7 @@ def test_every_state_is_shown(store, make_run):
 def test_a_run_whose_driver_is_gone_is_lost_not_running(store, make_run):
     start(store, make_run(), epochs=1)
     lose_driver(store)
-    (found,) = statuses(store, None)
+    (found,) = run_statuses(store, None)
 
     assert found.state == "lost (driver gone)"
     assert found.left_s is None
@@ -80,7 +80,7 @@ def test_a_run_whose_driver_is_gone_is_lost_not_running(store, make_run):
 def test_a_run_whose_driver_is_gone_before_its_turn_says_so(store, make_run):
     store.queue([make_run()])
     lose_driver(store)
-    (found,) = statuses(store, None)
+    (found,) = run_statuses(store, None)
 
     assert found.state == "pending (driver gone)"
 
@@ -93,7 +93,7 @@ def test_time_left_is_the_epochs_to_go_at_the_latest_speed(store, make_run):
     start(store, run, epochs=2, seconds=1000.0)
     for epoch in range(3, 8):
         store.record(run.key, epoch, {"seconds": 2.0, "images_per_s": 50.0 * epoch})
-    (found,) = statuses(store, None)
+    (found,) = run_statuses(store, None)
 
     assert found.left_s == 93 * 2.0
     assert found.images_per_s == 250.0
@@ -105,12 +105,12 @@ def test_only_a_run_in_training_has_time_left(store, make_run):
     start(store, make_run(3))
     store.finish(make_run(2).key, Status.FAILED)
 
-    assert [item.left_s for item in statuses(store, None)] == [4.0, None, None]
+    assert [item.left_s for item in run_statuses(store, None)] == [4.0, None, None]
 
 
 def test_values_are_those_of_the_newest_epoch(store, make_run):
     start(store, make_run(), epochs=2)
-    (found,) = statuses(store, None)
+    (found,) = run_statuses(store, None)
 
     assert found.values["train_loss"] == 0.5
 
@@ -118,9 +118,9 @@ def test_values_are_those_of_the_newest_epoch(store, make_run):
 def test_a_profile_shows_its_own_runs_only(store, make_run):
     store.queue([make_run(1), make_run(2, profile="paper")])
 
-    assert [item.run.run_id for item in statuses(store, "paper")] == [2]
-    assert [item.run.run_id for item in statuses(store, None)] == [1, 2]
-    assert statuses(store, "nothing") == []
+    assert [item.run.run_id for item in run_statuses(store, "paper")] == [2]
+    assert [item.run.run_id for item in run_statuses(store, None)] == [1, 2]
+    assert run_statuses(store, "nothing") == []
 
 
 def test_table_has_a_line_per_run_with_its_numbers(store, make_run, capsys):

@@ -18,7 +18,7 @@ from orchestrator.driver.session import RunOptions, Session
 from orchestrator.errors import ExitCode
 from orchestrator.planning.plan import Action, make_plan
 from orchestrator.provenance import Provenance
-from orchestrator.scheduling.events import EpochDone, Placed, Started, ended
+from orchestrator.scheduling.events import EpochDone, Placed, Started, finished_event
 from orchestrator.scheduling.worker import train_run
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status, Store
@@ -50,7 +50,7 @@ def train(run, store, data_root, folder):
             case "epoch":
                 recorder(EpochDone(run, result["epoch"], result["values"]))
             case _:
-                recorder(ended(run, result))
+                recorder(finished_event(run, result))
 
     job = {"key": run.key, "id": run.id, "train": asdict(run.train), "cpus": 1.0, "gpus": 0.0}
     job |= {"data_root": str(data_root), "log": str(folder / "log"), "checkpoint_seconds": 1e3}

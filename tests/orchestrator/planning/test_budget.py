@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.analysis.tables import Cell
-from orchestrator.analysis.verdicts import Judged, Verdict
+from orchestrator.analysis.verdicts import CellVerdict, Verdict
 from orchestrator.errors import RequestError
-from orchestrator.planning.budget import affordable, gpu_hours
-from orchestrator.planning.remaining import Need, Training
+from orchestrator.planning.budget import choose_within_budget, parse_budget
+from orchestrator.planning.remaining import RunNeeds, Training
 from orchestrator.spec.schema import Prices
 
 CELL = Cell("t", "r", 0, "Std Acc", "accuracy", 70.0, margin=1.0, images=10_000)
@@ -18,33 +18,33 @@ def need(hours, *seeds):
     """
     A run whose seeds take so many hours each, with a cell per number of seeds that settles it.
     """
-    cells = tuple(Judged(CELL, Verdict.UNDERPOWERED, further_seeds=number) for number in seeds)
+    cells = tuple(CellVerdict(CELL, Verdict.UNDERPOWERED, further_seeds=number) for number in seeds)
     most = max((number or 0 for number in seeds), default=0)
     trainings = tuple(Training(number, 3, hours) for number in range(most))
-    return Need(None, cells, trainings, timed=True)
+    return RunNeeds(None, cells, trainings, timed=True)
 
 
 def chosen(needs, hours):
     places = {id(need): place for place, need in enumerate(needs)}
-    return [(places[id(one.need)], one.seeds) for one in affordable(needs, hours)]
+    return [(places[id(one.need)], one.seeds) for one in choose_within_budget(needs, hours)]
 
 
 @pytest.mark.parametrize(
     ("text", "hours"), [("40gpuh", 40.0), ("2.5 GPUh", 2.5), ("100usd", 25.0), ("8 USD", 2.0)]
 )
 def test_a_budget_is_gpu_hours_or_money(text, hours):
-    assert gpu_hours(text, Prices(gpu_hour=4.0)) == hours
+    assert parse_budget(text, Prices(gpu_hour=4.0)) == hours
 
 
 @pytest.mark.parametrize("text", ["40", "gpuh", "-1gpuh", "1e3gpuh", "10eur", ""])
 def test_another_budget_is_refused_with_an_example(text):
     with pytest.raises(RequestError, match="write for example 40gpuh or 100usd"):
-        gpu_hours(text, Prices(gpu_hour=4.0))
+        parse_budget(text, Prices(gpu_hour=4.0))
 
 
 def test_without_a_price_money_is_no_budget():
     with pytest.raises(RequestError, match=r"write for example 40gpuh$"):
-        gpu_hours("100usd", Prices(gpu_hour=0.0))
+        parse_budget("100usd", Prices(gpu_hour=0.0))
 
 
 def test_most_cells_an_hour_come_first_and_what_cannot_be_paid_is_left():
@@ -76,8 +76,8 @@ def test_of_choices_that_settle_as_many_the_cheapest_is_taken():
 
 
 def test_nothing_to_settle_needs_no_money():
-    assert affordable([], 10) == []
-    assert affordable([need(1, None)], 10) == []
+    assert choose_within_budget([], 10) == []
+    assert choose_within_budget([need(1, None)], 10) == []
 
 
 @given(
@@ -93,7 +93,7 @@ def test_no_other_choice_settles_more(runs, hours):
     Against every combination of numbers of seeds.
     """
     needs = [need(cost, *seeds) for cost, seeds in runs]
-    found = affordable(needs, hours)
+    found = choose_within_budget(needs, hours)
     best = max(
         sum(len(one.settled_by(seeds)) for one, seeds in zip(needs, combination, strict=True))
         for combination in product(range(4), repeat=len(needs))

@@ -14,7 +14,7 @@ from orchestrator.planning.resources import (
     Cluster,
     Cost,
     Node,
-    Request,
+    ResourceRequest,
     check_disk,
     check_requests,
     cost,
@@ -22,7 +22,7 @@ from orchestrator.planning.resources import (
     cpu_rate,
     local_cluster,
     local_gpus,
-    request,
+    request_resources,
 )
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Checkpoint, Status, StoredRun
@@ -270,42 +270,42 @@ def test_the_plan_keeps_the_experiments_order(make_run):
 @pytest.mark.parametrize(
     ("cluster", "parallel", "wanted"),
     [
-        (LAPTOP, 1, Request(4, 0)),
-        (LAPTOP, 2, Request(2, 0)),
-        (LAPTOP, 3, Request(1, 0)),
-        (LAPTOP, 14, Request(1, 0)),
-        (Cluster((Node(64, 0),)), 14, Request(4, 0)),
-        (Cluster((Node(4, 0), Node(12, 0))), 1, Request(12, 0)),
-        (ONE_GPU, 1, Request(2, 1)),
-        (ONE_GPU, 14, Request(2, 1)),
-        (Cluster((Node(8, 8),)), 14, Request(1, 1)),
-        (Cluster((Node(4, 8),)), 14, Request(1, 1)),
-        (TWO_MACHINES, 2, Request(2, 1)),
+        (LAPTOP, 1, ResourceRequest(4, 0)),
+        (LAPTOP, 2, ResourceRequest(2, 0)),
+        (LAPTOP, 3, ResourceRequest(1, 0)),
+        (LAPTOP, 14, ResourceRequest(1, 0)),
+        (Cluster((Node(64, 0),)), 14, ResourceRequest(4, 0)),
+        (Cluster((Node(4, 0), Node(12, 0))), 1, ResourceRequest(12, 0)),
+        (ONE_GPU, 1, ResourceRequest(2, 1)),
+        (ONE_GPU, 14, ResourceRequest(2, 1)),
+        (Cluster((Node(8, 8),)), 14, ResourceRequest(1, 1)),
+        (Cluster((Node(4, 8),)), 14, ResourceRequest(1, 1)),
+        (TWO_MACHINES, 2, ResourceRequest(2, 1)),
     ],
 )
 def test_by_default_a_run_takes_one_gpu_or_its_share_of_the_cpus(
     make_run, cluster, parallel, wanted
 ):
-    assert request(make_run(), cluster, parallel) == wanted
+    assert request_resources(make_run(), cluster, parallel) == wanted
 
 
 @pytest.mark.parametrize(
     ("asked", "wanted"),
     [
-        ({"gpus": 0}, Request(8, 0)),
-        ({"gpus": 0.5}, Request(1, 0.5)),
-        ({"gpus": 0.25}, Request(1, 0.25)),
-        ({"gpus": 1}, Request(2, 1)),
-        ({"cpus": 3}, Request(3, 1)),
-        ({"cpus": 0.5, "gpus": 0.5}, Request(0.5, 0.5)),
+        ({"gpus": 0}, ResourceRequest(8, 0)),
+        ({"gpus": 0.5}, ResourceRequest(1, 0.5)),
+        ({"gpus": 0.25}, ResourceRequest(1, 0.25)),
+        ({"gpus": 1}, ResourceRequest(2, 1)),
+        ({"cpus": 3}, ResourceRequest(3, 1)),
+        ({"cpus": 0.5, "gpus": 0.5}, ResourceRequest(0.5, 0.5)),
     ],
 )
 def test_explicit_resources_are_what_a_run_takes(make_run, asked, wanted):
-    assert request(make_run(**asked), ONE_GPU, parallel=2) == wanted
+    assert request_resources(make_run(**asked), ONE_GPU, parallel=2) == wanted
 
 
 def test_two_runs_that_share_a_gpu_fit_beside_each_other(make_run):
-    wanted = request(make_run(gpus=0.5), Cluster((Node(2, 1),)), parallel=2)
+    wanted = request_resources(make_run(gpus=0.5), Cluster((Node(2, 1),)), parallel=2)
 
     assert 2 * wanted.cpus <= 2
     assert 2 * wanted.gpus <= 1
@@ -315,7 +315,7 @@ def test_a_gpu_asked_for_where_there_is_none_is_refused_with_advice(make_run):
     run = make_run(7, gpus=1)
 
     with pytest.raises(ResourceError) as caught:
-        check_requests([(run, Request(1, 1))], LAPTOP)
+        check_requests([(run, ResourceRequest(1, 1))], LAPTOP)
     assert str(caught.value) == (
         "run 7 asks for 1 CPU and 1 GPU, and no machine of the cluster has them "
         "(1 machine, 4 CPUs, 0 GPUs); lower `resources.gpus` in SPEC or with --set"
@@ -326,7 +326,7 @@ def test_runs_that_ask_for_the_same_are_one_line_that_says_what_to_lower(make_ru
     runs = [make_run(7, cpus=64), make_run(8, cpus=64)]
 
     with pytest.raises(ResourceError) as caught:
-        check_requests([(run, Request(64, 0)) for run in runs], LAPTOP)
+        check_requests([(run, ResourceRequest(64, 0)) for run in runs], LAPTOP)
     assert str(caught.value) == (
         "runs 7, 8 ask for 64 CPUs and 0 GPUs, and no machine of the cluster has them "
         "(1 machine, 4 CPUs, 0 GPUs); lower `resources.cpus` in SPEC or with --set"
@@ -345,12 +345,12 @@ def test_a_request_for_gpus_on_a_cpu_machine_reaches_the_check(make_run):
     run = make_run(7, gpus=1)
 
     with pytest.raises(ResourceError, match="run 7 asks for"):
-        check_requests([(run, request(run, LAPTOP, 1))], LAPTOP)
+        check_requests([(run, request_resources(run, LAPTOP, 1))], LAPTOP)
 
 
 def test_what_fits_the_sum_but_no_single_machine_is_refused(make_run):
     runs = [make_run(number) for number in range(3)]
-    wanted = [Request(10, 0), Request(6, 1), Request(8, 0)]
+    wanted = [ResourceRequest(10, 0), ResourceRequest(6, 1), ResourceRequest(8, 0)]
 
     with pytest.raises(ResourceError) as caught:
         check_requests(zip(runs, wanted, strict=True), TWO_MACHINES)
@@ -362,7 +362,7 @@ def test_what_fits_the_sum_but_no_single_machine_is_refused(make_run):
 def test_what_fits_is_not_refused(make_run):
     run = make_run()
 
-    check_requests([(run, Request(4, 1))], TWO_MACHINES)
+    check_requests([(run, ResourceRequest(4, 1))], TWO_MACHINES)
     check_requests([], TWO_MACHINES)
 
 

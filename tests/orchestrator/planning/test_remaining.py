@@ -8,7 +8,7 @@ from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.cli import app
 from orchestrator.errors import SpecError
-from orchestrator.planning.remaining import gpu_paces, needs_of
+from orchestrator.planning.remaining import find_remaining_work, gpu_paces
 from orchestrator.planning.resources import cost
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import Prices
@@ -29,7 +29,7 @@ def experiment(reported):
 @pytest.fixture
 def needs(experiment, store):
     def find(table=None):
-        return needs_of(make_report(experiment, store), store, table)
+        return find_remaining_work(make_report(experiment, store), store, table)
 
     return find
 
@@ -66,12 +66,12 @@ def test_cells_that_are_settled_ask_for_nothing(needs, experiment, store):
 
 def test_one_table_is_asked_alone_and_a_selection_of_runs_too(experiment, store):
     report = make_report(experiment, store)
-    selected = needs_of(report, store, only={22})
+    selected = find_remaining_work(report, store, only={22})
 
-    assert needs_of(report, store, "one").cells == 10
+    assert find_remaining_work(report, store, "one").cells == 10
     assert [need.run.id for need in selected.runs] == [22]
     assert selected.cells == 10
-    assert needs_of(report, store, "one", only={22}).cells == 5
+    assert find_remaining_work(report, store, "one", only={22}).cells == 5
     assert experiment.table("ABLATION").id == experiment.table("ablation").id == "ablation"
     with pytest.raises(SpecError, match="there is no such table; the tables are one, ablation"):
         experiment.table("two")
@@ -96,7 +96,7 @@ def test_an_undecided_cell_asks_for_further_replicates(experiment, store):
         for cell in report.cells
         if (cell.run, cell.metric, cell.table) == (0, "accuracy", "one")
     ]
-    need = needs_of(report, store, "one").runs[0]
+    need = find_remaining_work(report, store, "one").runs[0]
 
     assert judged.verdict is Verdict.UNDERPOWERED
     assert judged.further_seeds == 2
@@ -206,7 +206,7 @@ def test_a_share_of_a_gpu_costs_its_share(experiment, store):
         run.model_copy(update={"resources": run.resources.model_copy(update={"gpus": 0.25})})
         for run in experiment.runs
     )
-    whole = needs_of(make_report(experiment, store), store).hours
+    whole = find_remaining_work(make_report(experiment, store), store).hours
     quarter = replace(experiment, runs=runs)
 
-    assert needs_of(make_report(quarter, store), store).hours == pytest.approx(whole / 4)
+    assert find_remaining_work(make_report(quarter, store), store).hours == pytest.approx(whole / 4)

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from orchestrator.analysis.report import make_report
-from orchestrator.analysis.verdicts import in_words
+from orchestrator.analysis.verdicts import describe_verdict
 from orchestrator.reporting.figures import draw_figures, figures_of
-from orchestrator.reporting.html import page
-from orchestrator.reporting.latex import SPECIAL, escaped, latex
-from orchestrator.reporting.markdown import markdown
+from orchestrator.reporting.html import render_page
+from orchestrator.reporting.latex import SPECIAL, escaped, render_latex
+from orchestrator.reporting.markdown import render_markdown
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status, Store
 from tests.support.reports import finish
@@ -35,7 +35,9 @@ def written(reported, store, tmp_path):
     store.finish(second.key, Status.FAILED, error="out of <memory>")
     report = make_report(reported, store)
     file = tmp_path / "report.html"
-    file.write_text(page(report, store, draw_figures(report, store, tmp_path)), encoding="utf-8")
+    file.write_text(
+        render_page(report, store, draw_figures(report, store, tmp_path)), encoding="utf-8"
+    )
     return file
 
 
@@ -98,7 +100,7 @@ def test_every_cell_has_its_verdict_in_words_without_a_pointer(written, reported
     assert len(folded) == len(report.tables)
     for filled, words in zip(report.tables, folded, strict=True):
         assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html.unescape(words)) == [
-            (f"{cell.row}, {cell.column}", in_words(report.judged[cell]))
+            (f"{cell.row}, {cell.column}", describe_verdict(report.judged[cell]))
             for row in filled.cells
             for cell in row
         ]
@@ -108,7 +110,7 @@ def test_a_cell_has_the_marks_of_the_markdown(written, reported, store):
     text = written.read_text(encoding="utf-8")
     report = make_report(reported, store)
     marks = re.findall(r"<td class=.*?>\S+ (\S*)<small>", text)
-    table = markdown(report).partition("## Verdicts")[2]
+    table = render_markdown(report).partition("## Verdicts")[2]
     expected = re.findall(r"\| +([✓✗?]\S*) \S+ \[.*?\](°?) ", table)
 
     assert [mark for mark in marks if mark] == [sign + prior for sign, prior in expected]
@@ -119,7 +121,7 @@ def test_a_cell_of_two_seeds_is_not_marked_as_of_one(reported, store):
     for run in reported.replicates([0, 1]).runs:
         finish(store, run, 0.0)
 
-    assert "°" not in page(make_report(reported, store), store, [])
+    assert "°" not in render_page(make_report(reported, store), store, [])
 
 
 def test_below_each_table_stand_the_signs_that_are_in_it_with_their_colours(written):
@@ -144,7 +146,9 @@ def test_the_note_stands_once_on_the_page_and_is_marked(written):
 
 
 def test_a_page_without_a_note_has_nothing_marked(reported, store):
-    assert 'class="note"' not in page(make_report(replace(reported, note=""), store), store, [])
+    assert 'class="note"' not in render_page(
+        make_report(replace(reported, note=""), store), store, []
+    )
 
 
 def test_without_javascript_no_button_is_there_that_does_nothing(written):
@@ -158,7 +162,7 @@ def test_without_javascript_no_button_is_there_that_does_nothing(written):
 def test_a_run_that_broke_off_without_an_error_has_no_empty_box(written, reported, store):
     failed = written.read_text(encoding="utf-8").count("<pre>")
     store.finish(reported.runs[1].key, Status.INTERRUPTED)
-    text = page(make_report(reported, store), store, [])
+    text = render_page(make_report(reported, store), store, [])
 
     assert failed == 1
     assert "seed 22: interrupted after epoch 0 of 3" in text
@@ -167,14 +171,14 @@ def test_a_run_that_broke_off_without_an_error_has_no_empty_box(written, reporte
 
 def test_what_is_broken_stands_on_the_page(reported, store):
     finish(store, reported.runs[0], 0.0)
-    report = replace(make_report(reported, store), broken=("run 0, seed 0: a <margin>",))
+    report = replace(make_report(reported, store), violations=("run 0, seed 0: a <margin>",))
 
-    assert "run 0, seed 0: a &lt;margin&gt;" in page(report, store, [])
+    assert "run 0, seed 0: a &lt;margin&gt;" in render_page(report, store, [])
 
 
 def test_a_page_of_nothing_is_a_page(reported, store, tmp_path):
     file = tmp_path / "empty.html"
-    file.write_text(page(make_report(reported, store), store, []), encoding="utf-8")
+    file.write_text(render_page(make_report(reported, store), store, []), encoding="utf-8")
 
     assert outline(file.read_text(encoding="utf-8")).count["table"] == 2
     assert "None yet." in file.read_text(encoding="utf-8")
@@ -208,7 +212,7 @@ def test_the_committed_page_of_the_demo_is_current_in_structure(whole, tmp_path)
     experiment, store = whole
     committed = (PROJECT / "results" / "demo" / "report.html").read_text(encoding="utf-8")
     drawn = draw_figures(make_report(experiment, store), store, tmp_path, ["svg"])
-    fresh = page(make_report(experiment, store), store, drawn)
+    fresh = render_page(make_report(experiment, store), store, drawn)
 
     assert headings(committed) == headings(fresh)
     assert shown_figures(committed) == shown_figures(fresh)
@@ -229,12 +233,12 @@ def wording(text):
 
 def test_the_committed_tables_are_worded_as_the_code_words_them(whole):
     experiment, store = whole
-    report = replace(make_report(experiment, store), broken=())
+    report = replace(make_report(experiment, store), violations=())
     committed = (PROJECT / "results" / "demo" / "tables.md").read_text(encoding="utf-8")
     on_the_page = (PROJECT / "results" / "demo" / "report.html").read_text(encoding="utf-8")
     words, said = wording(committed)
 
-    assert words == wording(markdown(report))[0]
+    assert words == wording(render_markdown(report))[0]
     assert said in html.unescape(on_the_page)
 
 
@@ -298,7 +302,7 @@ def test_in_a_browser_figures_are_as_dark_as_the_reader_wants_the_page(written, 
 
 def test_latex_has_a_table_each_and_escapes_what_it_must(reported, store):
     finish(store, reported.runs[0], 0.0)
-    text = latex(make_report(reported, store))
+    text = render_latex(make_report(reported, store))
 
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
     assert text.count(r"\toprule") == 2
@@ -313,7 +317,7 @@ def test_in_latex_the_published_values_of_several_seeds_stand_below_them(reporte
     """
     for run in reported.replicates([0, 1]).runs[::2]:  # of run 0
         finish(store, run, 0.0 if run.train.seed < 1000 else 0.2)
-    lines = latex(make_report(reported, store)).splitlines()
+    lines = render_latex(make_report(reported, store)).splitlines()
     place = next(n for n, line in enumerate(lines) if line.startswith("row 0 & "))
 
     assert re.fullmatch(r"row 0( & \d+\.\d \$\\pm\$ \d\.\d){5} \\\\", lines[place])
@@ -349,7 +353,7 @@ def test_the_projects_tables_compile_and_fit_a_page(store, tmp_path, shifts):
     signs = "".join(f"{sign} " for sign in [*SPECIAL, "√", "√16", "é", "°"])
     document = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}"]
     document += [r"\input{tables}", escaped(signs), r"\end{document}"]
-    (tmp_path / "tables.tex").write_text(latex(report), encoding="utf-8")
+    (tmp_path / "tables.tex").write_text(render_latex(report), encoding="utf-8")
     (tmp_path / "all.tex").write_text("\n".join(document), encoding="utf-8")
     command = [PDFLATEX, "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)

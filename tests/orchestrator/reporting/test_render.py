@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.analysis.report import as_records, make_report, paragraph
+from orchestrator.analysis.report import as_records, make_report, summarize
 from orchestrator.analysis.tables import fill_tables
-from orchestrator.analysis.verdicts import in_words
-from orchestrator.formatting import shown
+from orchestrator.analysis.verdicts import describe_verdict
+from orchestrator.formatting import format_percent
 from orchestrator.provenance import Provenance
-from orchestrator.reporting.html import page
-from orchestrator.reporting.markdown import markdown
-from orchestrator.reporting.render import render, write
+from orchestrator.reporting.html import render_page
+from orchestrator.reporting.markdown import render_markdown
+from orchestrator.reporting.render import render, write_report
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.schema import Column, Row, Table
 from orchestrator.store import Status, Store
@@ -91,7 +91,9 @@ def test_markdown_is_the_papers_tables_and_the_comparison(experiment, store):
     finish(store, experiment.runs[0], 0.7131, 0.62949)
 
     assert (
-        markdown(replace(make_report(experiment, store), broken=())).partition("## Verdicts")[0]
+        render_markdown(replace(make_report(experiment, store), violations=())).partition(
+            "## Verdicts"
+        )[0]
         == """\
 # tiny: results of the profile `demo`
 
@@ -141,18 +143,18 @@ def test_the_verdicts_have_difference_and_interval_and_their_legend(experiment, 
     One seed, with the prior's spread: a tie, and what is far beyond the margin.
     """
     finish(store, experiment.runs[0], 0.703, 0.70)
-    text = markdown(make_report(experiment, store)).partition("## Verdicts")[2]
+    text = render_markdown(make_report(experiment, store)).partition("## Verdicts")[2]
 
     assert "| ✓ +0.0 [-0.8, +0.8]° |" in text
     assert "✗ +7.1 [+6.3, +7.9]° |" in text
     assert "| √2            |         – |            – |       22 |" in text
     assert "° : one seed" in text.replace("°:", "° :")
-    assert paragraph(make_report(experiment, store)) in text
+    assert summarize(make_report(experiment, store)) in text
 
 
 def test_what_is_broken_stands_at_the_top(experiment, store):
     finish(store, experiment.runs[0], 0.5, 0.75)
-    text = markdown(make_report(experiment, store))
+    text = render_markdown(make_report(experiment, store))
 
     assert "**Broken, so nothing below can be trusted:**" in text.partition("## As")[0]
     assert "- run 0, seed 0: there are no margins" in text
@@ -161,7 +163,7 @@ def test_what_is_broken_stands_at_the_top(experiment, store):
 def test_the_paragraph_is_true_to_the_verdicts(experiment, store):
     finish(store, experiment.runs[0], 0.703, 0.70)
     report = make_report(experiment, store)
-    text = paragraph(replace(report, broken=()))
+    text = summarize(replace(report, violations=()))
 
     assert text == (
         "We reproduced 1 of the 6 published cells of A paper: there, two one-sided tests at 5% "
@@ -177,9 +179,10 @@ def test_no_form_is_silent_about_broken_invariants_and_runs_left_out(experiment,
     finish(store, experiment.runs[0], 0.5, 0.75)
     finish(store, experiment.runs[1], 0.9, 0.9, status=status)
     report = make_report(experiment, store)
-    said, tex = paragraph(report), render(report, "tex")
+    said, tex = summarize(report), render(report, "tex")
 
-    assert said.startswith(f"(Broken invariants: {len(report.broken)}, so this is no claim.) We ")
+    broken = len(report.violations)
+    assert said.startswith(f"(Broken invariants: {broken}, so this is no claim.) We ")
     assert said.endswith(f" Left out as {status}: 1 of the runs.")
     assert json.loads(render(report, "json"))["summary"] == said
     assert "% Broken, so nothing below can be trusted: run 0, seed 0: there are no margins" in tex
@@ -188,7 +191,7 @@ def test_no_form_is_silent_about_broken_invariants_and_runs_left_out(experiment,
 
 
 def test_the_paragraph_of_a_note_begins_with_it(experiment, store):
-    text = paragraph(make_report(replace(experiment, note=NOTE), store))
+    text = summarize(make_report(replace(experiment, note=NOTE), store))
 
     claim = "as a claim about the paper this would read:"
     assert text.startswith(f"({NOTE}; {claim}) We reproduced 0 of the 6")
@@ -196,7 +199,7 @@ def test_the_paragraph_of_a_note_begins_with_it(experiment, store):
 
 def test_a_note_stands_at_the_top_and_in_the_title_of_every_table(experiment, store):
     experiment = replace(experiment, note=NOTE)
-    lines = markdown(make_report(experiment, store)).splitlines()
+    lines = render_markdown(make_report(experiment, store)).splitlines()
 
     assert f"> **{NOTE}**" in lines
     assert [line for line in lines if line.startswith("###")] == [
@@ -207,7 +210,7 @@ def test_a_note_stands_at_the_top_and_in_the_title_of_every_table(experiment, st
 
 def test_the_note_of_changed_settings_marks_every_table_too(experiment, store):
     experiment = replace(experiment, note="custom: paper with epochs=3; not comparable")
-    text = markdown(make_report(experiment, store))
+    text = render_markdown(make_report(experiment, store))
 
     assert text.count(" — custom\n") == 6
 
@@ -225,7 +228,7 @@ def test_the_note_of_changed_settings_marks_every_table_too(experiment, store):
     ],
 )
 def test_percentages_have_one_decimal(value, text):
-    assert shown(value) == text
+    assert format_percent(value) == text
 
 
 @pytest.mark.parametrize(
@@ -233,7 +236,7 @@ def test_percentages_have_one_decimal(value, text):
     [(0.26, "+0.3"), (-0.26, "-0.3"), (0.0, "+0.0"), (-0.04, "+0.0"), (None, "–")],
 )
 def test_differences_have_a_sign(value, text):
-    assert shown(value, signed=True) == text
+    assert format_percent(value, signed=True) == text
 
 
 def test_the_last_epoch_counts_not_the_best(experiment, store):
@@ -264,12 +267,12 @@ def test_a_run_that_was_given_up_has_no_number_and_is_named_under_its_tables(
     store.finish(experiment.runs[1].key, status, error=error)
     report = make_report(experiment, store)
     line = f"Run 22 with seed 22 is left out, {status}: {error}"
-    words = in_words(report.judged[report.cells[-1]])
+    words = describe_verdict(report.judged[report.cells[-1]])
 
     assert measured(experiment, store) == {0: [50, 25], 22: [None, None]}
     assert [table.left_out for table in report.tables] == [(line,), (line,)]
-    assert markdown(report).count(f"|\n\n{line}\n") == 6  # two tables, three times
-    assert page(report, store, []).count(f'<p class="broken">{line}</p>') == 2
+    assert render_markdown(report).count(f"|\n\n{line}\n") == 6  # two tables, three times
+    assert render_page(report, store, []).count(f'<p class="broken">{line}</p>') == 2
     assert json.loads(render(report, "json"))[str(status)] == [line]
     assert words == f"missing: run 22 has no value: it {why}; 62.8 published."
 
@@ -280,7 +283,7 @@ def test_an_unsound_replicate_is_left_out_of_the_mean(experiment, store):
     finish(store, replicate(run, 1), 0.9, 0.9, status=Status.UNSOUND)
 
     assert measured(experiment, store)[0] == [pytest.approx(70), pytest.approx(60)]
-    assert "Run 0 with seed 1000 is left out" in markdown(make_report(experiment, store))
+    assert "Run 0 with seed 1000 is left out" in render_markdown(make_report(experiment, store))
 
 
 def test_runs_0_and_22_are_told_apart_though_they_share_their_settings(experiment, store):
@@ -323,9 +326,9 @@ def test_replicates_are_averaged_and_counted(experiment, store):
     assert cell.difference == pytest.approx(0.2)
     assert cell.seeds == 2
     assert cell.sd == pytest.approx(0.5**0.5)
-    assert "70.5 / 70.3 (+0.2, 2 seeds, sd 0.71)" in markdown(report)
+    assert "70.5 / 70.3 (+0.2, 2 seeds, sd 0.71)" in render_markdown(report)
     assert r"AOL-Small & 70.5 $\pm$ 0.7 & " in render(report, "tex")
-    assert "(2 seeds, standard deviation 0.71)" in in_words(report.judged[cell])
+    assert "(2 seeds, standard deviation 0.71)" in describe_verdict(report.judged[cell])
     assert as_records(report)[0]["sd"] == pytest.approx(0.5**0.5)
 
 
@@ -384,7 +387,7 @@ def test_json_carries_the_note_and_every_cell(experiment, store):
         "experiment": "tiny",
         "profile": "demo",
         "note": NOTE,
-        "summary": paragraph(report),
+        "summary": summarize(report),
         "verdicts": {
             "reproduced": 0,
             "differs": 0,
@@ -423,7 +426,7 @@ def test_the_file_holds_what_is_rendered_and_nothing_stays_beside_it(
     experiment, store, tmp_path, form
 ):
     report = make_report(experiment, store)
-    path = write(report, tmp_path / "out", form)
+    path = write_report(report, tmp_path / "out", form)
 
     assert path == tmp_path / "out" / "demo" / f"tables.{form}"
     assert path.read_text(encoding="utf-8") == render(report, form)
@@ -435,12 +438,12 @@ def test_a_report_that_cannot_be_made_leaves_the_earlier_one_whole(experiment, s
     The disk fills up half-way, or the process is killed: no half a table replaces a whole one.
     """
     report = make_report(experiment, store)
-    path = write(report, tmp_path, "md")
+    path = write_report(report, tmp_path, "md")
     before = path.read_text(encoding="utf-8")
     unwritable = replace(experiment, source="\ud800")
 
     with pytest.raises(UnicodeEncodeError):
-        write(replace(report, experiment=unwritable), tmp_path, "md")
+        write_report(replace(report, experiment=unwritable), tmp_path, "md")
     assert path.read_text(encoding="utf-8") == before
 
 
@@ -449,9 +452,9 @@ def test_a_report_is_read_whole_while_it_is_written_again(experiment, store, tmp
     Who has the file open keeps the old one: it is replaced, not overwritten.
     """
     report = make_report(experiment, store)
-    path = write(report, tmp_path, "md")
+    path = write_report(report, tmp_path, "md")
     with path.open(encoding="utf-8") as reader:
-        write(replace(report, experiment=replace(experiment, name="other")), tmp_path, "md")
+        write_report(replace(report, experiment=replace(experiment, name="other")), tmp_path, "md")
         seen = reader.read()
 
     assert seen.startswith("# tiny:")

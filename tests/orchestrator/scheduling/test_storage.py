@@ -1,7 +1,12 @@
 import pytest
 from pyarrow.fs import FileSystem
 
-from orchestrator.scheduling.storage import absolute, below, is_uri, parent
+from orchestrator.scheduling.storage import (
+    absolute_location,
+    is_uri,
+    join_location,
+    parent_location,
+)
 
 S3 = "s3://key:secret@bucket/runs?scheme=http&endpoint_override=127.0.0.1:9000/x&region=a"
 
@@ -18,12 +23,12 @@ S3 = "s3://key:secret@bucket/runs?scheme=http&endpoint_override=127.0.0.1:9000/x
     ],
 )
 def test_what_lies_below_a_place_is_a_place_of_the_same_kind(storage, inside):
-    assert below(storage, "a/b") == inside
-    assert parent(inside) == below(storage, "a")
+    assert join_location(storage, "a/b") == inside
+    assert parent_location(inside) == join_location(storage, "a")
 
 
 def test_a_place_in_s3_opens_with_its_endpoint():
-    system, path = FileSystem.from_uri(below(S3.replace("/x&", "&"), "a/b"))
+    system, path = FileSystem.from_uri(join_location(S3.replace("/x&", "&"), "a/b"))
 
     assert system.type_name == "s3"
     assert path == "bucket/runs/a/b"
@@ -33,7 +38,7 @@ def test_a_path_is_made_absolute_and_a_uri_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
 
-    assert absolute("ray") == str(tmp_path / "ray")
-    assert absolute("~/ray") == "/home/ada/ray"
-    assert absolute(S3) == S3
+    assert absolute_location("ray") == str(tmp_path / "ray")
+    assert absolute_location("~/ray") == "/home/ada/ray"
+    assert absolute_location(S3) == S3
     assert [is_uri(text) for text in ("ray", "/ray", S3)] == [False, False, True]

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator import environment
 from orchestrator.errors import ResourceError
-from orchestrator.planning.resources import Cluster, Node, Request
+from orchestrator.planning.resources import Cluster, Node, ResourceRequest
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status
 from tests.support.shell import TINY
@@ -63,7 +63,7 @@ def runs(tmp_path):
 
 @pytest.fixture
 def options(tmp_path, data_root):
-    return tuner.Options(
+    return tuner.SchedulingOptions(
         storage=str(tmp_path / "ray"),
         data_root=data_root,
         log_folder=tmp_path / "logs",
@@ -84,7 +84,7 @@ class Heard:
         return [event for event in chosen if run is None or event.run.key == run.key]
 
 
-CPU = Request(1.0, 0.0)
+CPU = ResourceRequest(1.0, 0.0)
 
 
 def test_the_cluster_is_what_was_asked_for_and_listens_on_the_loopback(cluster):
@@ -137,7 +137,7 @@ def told(cluster, tmp_path_factory, data_root):
     heard.stopped = tuner.run_jobs(
         [tuner.Job(run, CPU)],
         [Broken(), heard],
-        tuner.Options(storage, data_root, folder / "logs", checkpoint_seconds=0.01),
+        tuner.SchedulingOptions(storage, data_root, folder / "logs", checkpoint_seconds=0.01),
     )
     logging.getLogger("orchestrator").removeHandler(handler)
     heard.storage, heard.log = storage, log.getvalue()
@@ -288,7 +288,7 @@ def test_fail_fast_stops_the_others_as_interrupted(cluster, runs, options):
     waiting = [run for run in runs("epochs=200") if run.id == 11]
     heard = Heard()
 
-    jobs = [tuner.Job(run, Request(2.0, 0.0)) for run in (diverging, *waiting)]
+    jobs = [tuner.Job(run, ResourceRequest(2.0, 0.0)) for run in (diverging, *waiting)]
     tuner.run_jobs(jobs, [heard], replace(options, fail_fast=True))
 
     ends = {event.run.key: event.status for event in heard.of(Finished)}
@@ -300,7 +300,7 @@ def test_fractions_of_a_gpu_share_one(cluster, runs, options):
     The GPUs exist in name only, so training on them fails; that both got one is what counts.
     """
     heard = Heard()
-    jobs = [tuner.Job(run, Request(0.5, 0.5)) for run in runs()]
+    jobs = [tuner.Job(run, ResourceRequest(0.5, 0.5)) for run in runs()]
 
     tuner.run_jobs(jobs, [heard], replace(options, retries=0))
 
@@ -312,8 +312,8 @@ def test_fractions_of_a_gpu_share_one(cluster, runs, options):
 def test_discarding_what_is_gone_already_is_fine(tmp_path):
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    storage_module.discard(str(folder))
-    storage_module.discard(str(folder))
+    storage_module.delete_folder(str(folder))
+    storage_module.delete_folder(str(folder))
 
     assert not folder.exists()
 

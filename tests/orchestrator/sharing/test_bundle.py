@@ -18,11 +18,11 @@ from aol.provenance import Checkout
 from orchestrator.analysis.report import make_report
 from orchestrator.errors import BundleError, OutputError
 from orchestrator.provenance import program_version
-from orchestrator.reporting.html import page
+from orchestrator.reporting.html import render_page
 from orchestrator.reporting.render import render
 from orchestrator.sharing import archive
-from orchestrator.sharing.bundle import bundle
-from orchestrator.sharing.verify import verify
+from orchestrator.sharing.bundle import write_bundle
+from orchestrator.sharing.verify import verify_bundle
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status, Store, copy_run
 from tests.support.reports import finish
@@ -79,7 +79,7 @@ def made(home, experiment):
     A bundle of the demo.
     """
     opened = Store(home / "results" / "store.db")
-    bundle(experiment, opened, home / "demo.zip", at=AT)
+    write_bundle(experiment, opened, home / "demo.zip", at=AT)
     opened.close()
     return home / "demo.zip"
 
@@ -171,7 +171,7 @@ def test_the_store_in_it_has_the_profiles_runs_alone_and_the_report_is_theirs(
     assert cells == [(4,)]
     assert files["report/tables.md"].decode() == render(report, "md")
     assert files["report/tables.json"].decode() == render(report, "json")
-    headings = page(report, copied, []).partition("<body>")[0]
+    headings = render_page(report, copied, []).partition("<body>")[0]
     assert files["report/report.html"].decode().startswith(headings)
     copied.close()
 
@@ -199,7 +199,7 @@ def dumped(file, folder):
 
 
 def test_the_same_results_are_the_same_files_in_the_same_order(made, experiment, store, tmp_path):
-    bundle(experiment, store, tmp_path / "again.zip", at=AT)
+    write_bundle(experiment, store, tmp_path / "again.zip", at=AT)
     with zipfile.ZipFile(made) as first, zipfile.ZipFile(tmp_path / "again.zip") as second:
         times = {info.date_time for info in first.infolist()}
         names = first.namelist()
@@ -214,9 +214,9 @@ def test_overrides_come_with_the_bundle(home, tmp_path):
     changed = SpecFile(home / "experiments.yaml").experiment("demo", ["batch_size=25"])
     opened = Store(tmp_path / "store.db")
     finish(opened, changed.runs[0], 0.0, DIGITS)
-    bundle(changed, opened, tmp_path / "custom.zip", at=AT)
+    write_bundle(changed, opened, tmp_path / "custom.zip", at=AT)
     opened.close()
-    found = verify(tmp_path / "custom.zip")
+    found = verify_bundle(tmp_path / "custom.zip")
 
     assert (found.manifest.profile, found.manifest.settings) == ("demo", ("batch_size=25",))
     assert found.discrepancies == ()
@@ -229,7 +229,7 @@ def test_a_store_on_a_server_makes_the_same_bundle(made, experiment, store, tmp_
         server = Store(url)
         for run in store.runs():
             copy_run(store, server, run.key)
-        bundle(experiment, server, tmp_path / "server.zip", at=AT)
+        write_bundle(experiment, server, tmp_path / "server.zip", at=AT)
         server.close()
 
     assert dumped(tmp_path / "server.zip", tmp_path) == dumped(made, tmp_path)
@@ -242,9 +242,9 @@ def test_what_is_there_is_replaced_only_by_force(experiment, store, tmp_path):
     file = tmp_path / "demo.zip"
     file.write_text("mine")
     with pytest.raises(BundleError, match=r"demo\.zip: is there already; --force replaces it"):
-        bundle(experiment, store, file, at=AT)
+        write_bundle(experiment, store, file, at=AT)
     before = file.read_text()
-    bundle(experiment, store, file, at=AT, force=True)
+    write_bundle(experiment, store, file, at=AT, force=True)
 
     assert before == "mine"
     assert zipfile.is_zipfile(file)
@@ -254,7 +254,7 @@ def test_a_profile_without_runs_is_no_bundle(home, tmp_path):
     empty = Store(tmp_path / "store.db")
     file = SpecFile(home / "experiments.yaml")
     with pytest.raises(BundleError, match="the store has no run of the profile `demo`"):
-        bundle(file.experiment("demo"), empty, tmp_path / "demo.zip", at=AT)
+        write_bundle(file.experiment("demo"), empty, tmp_path / "demo.zip", at=AT)
     empty.close()
 
     assert not list(tmp_path.glob("*.zip")) + list(tmp_path.glob(".demo*"))
@@ -262,7 +262,7 @@ def test_a_profile_without_runs_is_no_bundle(home, tmp_path):
 
 def test_a_folder_that_is_not_there_is_one_line(experiment, store, tmp_path):
     with pytest.raises(OutputError) as caught:
-        bundle(experiment, store, tmp_path / "none" / "demo.zip", at=AT)
+        write_bundle(experiment, store, tmp_path / "none" / "demo.zip", at=AT)
 
     assert str(caught.value) == (
         f"{tmp_path / 'none' / 'demo.zip'}: cannot be written: No such file or directory; "
@@ -291,7 +291,7 @@ def mounted(tmp_path):
 def test_a_folder_that_may_only_be_read_is_one_line(experiment, store, mounted):
     folder = mounted("ro")
     with pytest.raises(OutputError, match=r"demo\.zip: cannot be written: Read-only file system"):
-        bundle(experiment, store, folder / "demo.zip", at=AT)
+        write_bundle(experiment, store, folder / "demo.zip", at=AT)
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.75, 0.9])
@@ -302,7 +302,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(made, experiment, store, mou
     needed = sum(map(len, contents(made).values())) + made.stat().st_size
     folder = mounted(f"size={int(share * needed)}")
     with pytest.raises(Exception, match=r"No space left on device|disk is full") as caught:
-        bundle(experiment, store, folder / "demo.zip", at=AT)
+        write_bundle(experiment, store, folder / "demo.zip", at=AT)
 
     assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
@@ -313,7 +313,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(made, experiment, store, mou
 
 
 def test_a_good_bundle_agrees_in_everything(made):
-    found = verify(made)
+    found = verify_bundle(made)
     (table,) = found.tables
 
     assert (found.discrepancies, found.notes) == ((), ())
@@ -328,7 +328,7 @@ def test_a_good_bundle_agrees_in_everything(made):
 
 
 def found_in(file):
-    return list(verify(file).discrepancies)
+    return list(verify_bundle(file).discrepancies)
 
 
 def test_a_flipped_byte_in_the_store_is_found(made, tmp_path):
@@ -468,7 +468,7 @@ def test_words_must_be_the_same_if_this_very_program_wrote_them(
 ):
     monkeypatch.setattr("orchestrator.sharing.verify.checkout", lambda: Checkout("c0ffee"))
     file = reworded(made, tmp_path / "x.zip", "Percent of the", "Share of all")
-    found = verify(claiming(file, tmp_path / "y.zip", **claims))
+    found = verify_bundle(claiming(file, tmp_path / "y.zip", **claims))
     problem = ("report/tables.md: is not what the results give",)
     note = ("report/tables.md: is worded by another version of the program",)
 
@@ -478,7 +478,7 @@ def test_words_must_be_the_same_if_this_very_program_wrote_them(
 def test_two_programs_outside_git_are_not_known_to_be_the_same(made, tmp_path, monkeypatch):
     monkeypatch.setattr("orchestrator.sharing.verify.checkout", Checkout)
     file = reworded(made, tmp_path / "x.zip", "Percent of the", "Share of all")
-    found = verify(claiming(file, tmp_path / "y.zip", commit=None))
+    found = verify_bundle(claiming(file, tmp_path / "y.zip", commit=None))
 
     assert (found.discrepancies, len(found.notes)) == ((), 1)
 
@@ -496,7 +496,7 @@ def test_two_programs_outside_git_are_not_known_to_be_the_same(made, tmp_path, m
 )
 def test_tables_and_numbers_are_the_results_whatever_commit_is_claimed(made, tmp_path, old, new):
     file = reworded(made, tmp_path / "x.zip", old, new)
-    found = verify(claiming(file, tmp_path / "y.zip", commit="another"))
+    found = verify_bundle(claiming(file, tmp_path / "y.zip", commit="another"))
 
     assert found.discrepancies == ("report/tables.md: is not what the results give",)
 
@@ -506,7 +506,7 @@ def test_the_numbers_of_the_summary_are_the_results_whatever_commit_is_claimed(m
     report["summary"] = report["summary"].replace("We reproduced 0", "We reproduced 3")
     changes = {"report/tables.json": json.dumps(report).encode()}
     file = doctored(made, tmp_path / "x.zip", **changes)
-    found = verify(claiming(file, tmp_path / "y.zip", commit="another"))
+    found = verify_bundle(claiming(file, tmp_path / "y.zip", commit="another"))
 
     assert found.discrepancies == ("report/tables.json: summary: is not what the results give",)
 
@@ -515,11 +515,11 @@ def test_a_report_of_a_program_that_did_not_name_diverged_runs_is_no_discrepancy
     report = json.loads(contents(made)["report/tables.json"])
     del report["diverged"]
     text = json.dumps(report).encode()
-    same = verify(doctored(made, tmp_path / "x.zip", **{"report/tables.json": text}))
+    same = verify_bundle(doctored(made, tmp_path / "x.zip", **{"report/tables.json": text}))
     files = contents(tmp_path / "x.zip")
     manifest = json.loads(files["manifest.json"]) | {"commit": "another"}
     files["manifest.json"] = json.dumps(manifest).encode()
-    another = verify(write(tmp_path / "y.zip", files))
+    another = verify_bundle(write(tmp_path / "y.zip", files))
 
     assert same.discrepancies == ("report/tables.json: diverged is None, the results give []",)
     assert another.discrepancies == another.notes == ()
@@ -612,7 +612,7 @@ def test_a_store_that_is_none_is_found(made, tmp_path):
 
 def refusal(file, error=BundleError):
     with pytest.raises(error) as caught:
-        verify(file)
+        verify_bundle(file)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -660,7 +660,7 @@ def test_names_in_a_manifest_start_no_line_either(made, tmp_path):
 
 def test_a_name_that_nobody_could_be_shown_is_not_bundled(experiment, store, tmp_path):
     with pytest.raises(BundleError, match=r"experiment: is damaged: .*, got 'a\\nb'") as caught:
-        bundle(replace(experiment, name="a\nb"), store, tmp_path / "x.zip", at=AT)
+        write_bundle(replace(experiment, name="a\nb"), store, tmp_path / "x.zip", at=AT)
 
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -22,10 +22,10 @@ from PIL import Image
 
 from aol.cli.certify import answer
 from aol.cli.train import main
-from aol.data.image_files import read_pictures
+from aol.data.image_files import read_images
 from aol.errors import CheckpointError, ModelError
-from aol.export.checkpoint import network_in
-from aol.export.formats import FILES, read
+from aol.export.checkpoint import load_network_from_folder
+from aol.export.formats import FILES, read_model
 from aol.layers.modules import rescaled_once
 from orchestrator.analysis.report import make_report
 from orchestrator.driver.run import _forget
@@ -39,10 +39,10 @@ from orchestrator.sharing.export import (
     write_card,
     write_model,
 )
-from orchestrator.sharing.merge import take
-from orchestrator.sharing.model_card import card, snippet
-from orchestrator.sharing.run_folder import folders_in
-from orchestrator.sharing.run_folder import read as read_folder
+from orchestrator.sharing.merge import ingest_run
+from orchestrator.sharing.model_card import render_card, snippet
+from orchestrator.sharing.run_folder import find_run_folders
+from orchestrator.sharing.run_folder import read_run_folder as read_folder
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Checkpoint, Store
 from tests.support.shell import TINY, Shell
@@ -76,13 +76,13 @@ def folder(box, tmp_path):
     """
     A copy of the run's folder, to spoil.
     """
-    (only,) = folders_in(box / "out")
+    (only,) = find_run_folders(box / "out")
     return shutil.copytree(only, tmp_path / only.name)
 
 
 @pytest.fixture(scope="module")
 def finished(box):
-    return from_folder(folders_in(box / "out")[0])
+    return from_folder(find_run_folders(box / "out")[0])
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +92,11 @@ def models(finished, experiment, box, tmp_path_factory):
     """
     place = tmp_path_factory.mktemp("models")
     store = Store(tmp_path_factory.mktemp("store") / "store.db")
-    take(read_folder(folders_in(box / "out")[0]), store)
+    ingest_run(read_folder(find_run_folders(box / "out")[0]), store)
     model = plain_model(finished, FORMATS)
     files = write_model(model, FORMATS, place)
     report = make_report(experiment, store)
-    write_card(card(finished, model, FORMATS, digests(files), report), place)
+    write_card(render_card(finished, model, FORMATS, digests(files), report), place)
     pixels = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(place / "image.png")
     store.close()
@@ -113,7 +113,7 @@ def trained_scores(box, images):
     """
     Those of the trained network with its raw weights.
     """
-    _, trained = network_in(folders_in(box / "out")[0])
+    _, trained = load_network_from_folder(find_run_folders(box / "out")[0])
     with rescaled_once(trained.model), torch.no_grad():
         return trained.model(images)
 
@@ -129,7 +129,7 @@ def test_torchscript_has_the_trained_networks_scores(models, images, trained_sco
 
 
 def test_safetensors_have_the_trained_networks_scores(models, images, trained_scores):
-    assert (read(models).network(images) - trained_scores).abs().max() < 1e-5
+    assert (read_model(models).network(images) - trained_scores).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -154,11 +154,11 @@ def test_files_can_be_read_by_others_and_nothing_else_is_left(models):
 
 
 def test_each_file_says_which_run_it_is_of(models, finished):
-    facts = read(models / "network.pt").facts
+    facts = read_model(models / "network.pt").facts
 
     assert facts["run"]["key"] == finished.run.key
     assert facts["run"]["epoch"] == 3
-    assert facts == read(models).facts
+    assert facts == read_model(models).facts
 
 
 # --- the card ---
@@ -187,9 +187,9 @@ def test_the_card_has_a_script_per_format(models):
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_cards_script_certifies_an_image_without_this_program(models, form):
     name, radius = without_this_program(snippet(form), models)
-    (one,) = answer(read(models), read_pictures([models / "image.png"]), radius=None, device="cpu")[
-        1
-    ]
+    (one,) = answer(
+        read_model(models), read_images([models / "image.png"]), radius=None, device="cpu"
+    )[1]
 
     assert name == one.name
     if form == "onnx":
@@ -219,7 +219,9 @@ def certificate_section(finished, record):
     """
     What the card says of a run whose gate left this record.
     """
-    text = card(replace(finished, certificate=record), plain_model(finished, []), [], {}, None)
+    text = render_card(
+        replace(finished, certificate=record), plain_model(finished, []), [], {}, None
+    )
     return text.partition("## Certificate\n\n")[2].partition("\n")[0]
 
 
@@ -267,7 +269,7 @@ def test_the_card_names_the_digest_of_each_file(models):
 
 def test_without_a_store_the_card_has_no_published_values(finished):
     model = plain_model(finished, OF_TORCH)
-    text = card(finished, model, OF_TORCH, {}, None)
+    text = render_card(finished, model, OF_TORCH, {}, None)
 
     assert "Beside the published values" not in text
     assert "| Standard accuracy | " in text
@@ -281,7 +283,7 @@ def known(store, folder):
     """
     The store with run 0, whose checkpoint is a folder as Ray leaves it.
     """
-    take(read_folder(folder), store)
+    ingest_run(read_folder(folder), store)
     place = folder.parent / "storage" / "checkpoint_000002"
     place.mkdir(parents=True)
     shutil.copy(folder / "state-3.pt", place / "state.pt")
@@ -348,7 +350,7 @@ def test_a_checkpoint_of_an_earlier_epoch_is_not_the_network(known, experiment):
 
 def test_a_run_without_a_checkpoint_is_said(store, folder, experiment):
     (folder / "state-3.pt").unlink()
-    take(read_folder(folder), store)
+    ingest_run(read_folder(folder), store)
 
     with pytest.raises(RequestError, match="run 0 with seed 0: the store knows no checkpoint"):
         from_store(experiment, store, 0)
@@ -451,7 +453,7 @@ def test_a_damaged_layer_is_no_network(folder):
 
 
 def test_a_run_taken_in_is_exported_from_where_it_lies(store, folder, experiment, finished):
-    take(read_folder(folder), store)
+    ingest_run(read_folder(folder), store)
     (run,) = store.runs()
 
     assert run.checkpoints == (Checkpoint(3, str(folder / "state-3.pt")),)
@@ -459,16 +461,16 @@ def test_a_run_taken_in_is_exported_from_where_it_lies(store, folder, experiment
 
 
 def test_a_folder_that_moved_is_noted_when_it_is_taken_again(store, folder):
-    take(read_folder(folder), store)
+    ingest_run(read_folder(folder), store)
     moved = folder.rename(folder.parent / "moved")
 
-    assert take(read_folder(moved), store) is False
+    assert ingest_run(read_folder(moved), store) is False
     assert [one.path for one in store.runs()[0].checkpoints] == [str(moved / "state-3.pt")]
 
 
 def test_a_checkpoint_of_our_own_stays_the_runs(known, folder):
     before = known.runs()
-    take(read_folder(folder), known)
+    ingest_run(read_folder(folder), known)
 
     assert known.runs() == before
 
@@ -477,7 +479,7 @@ def test_training_anew_leaves_the_folder_alone(store, folder, experiment):
     """
     What Ray wrote of a run that is trained anew is removed, what someone else wrote is not.
     """
-    take(read_folder(folder), store)
+    ingest_run(read_folder(folder), store)
     files = sorted(folder.iterdir())
     again = SimpleNamespace(rerun=lambda: {0})
     _forget(again, store, make_plan(experiment, store.runs(), rerun=[0]))

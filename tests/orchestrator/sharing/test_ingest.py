@@ -12,8 +12,8 @@ from aol.cli.train import main
 from orchestrator.analysis.tables import fill_tables
 from orchestrator.errors import RecordError, StoreError
 from orchestrator.planning.plan import Action, as_rows, make_plan
-from orchestrator.sharing.merge import take
-from orchestrator.sharing.run_folder import folders_in, read
+from orchestrator.sharing.merge import ingest_run
+from orchestrator.sharing.run_folder import find_run_folders, read_run_folder
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status, Store
 from tests.support.shell import TINY, Shell
@@ -53,7 +53,10 @@ def of_run(out, number):
 
 
 def test_runs_are_in_the_store_as_if_they_had_trained_here(box, out, store):
-    assert [take(read(folder), store) for folder in folders_in(out)] == [True, True]
+    assert [ingest_run(read_run_folder(folder), store) for folder in find_run_folders(out)] == [
+        True,
+        True,
+    ]
 
     done, diverged = store.runs()
     facts = json.loads((of_run(out, 0) / "attempts.jsonl").read_text())
@@ -75,11 +78,11 @@ def test_runs_are_in_the_store_as_if_they_had_trained_here(box, out, store):
 
 
 def test_taking_a_folder_again_changes_nothing(out, store):
-    found = read(of_run(out, 0))
-    take(found, store)
+    found = read_run_folder(of_run(out, 0))
+    ingest_run(found, store)
     before = store.runs()
 
-    assert take(found, store) is False
+    assert ingest_run(found, store) is False
     assert store.runs() == before
 
 
@@ -92,25 +95,25 @@ def test_a_run_that_goes_on_there_is_taken_again_and_one_that_is_behind_is_not(o
     lines = (half / "metrics.jsonl").read_text().splitlines()
     (half / "metrics.jsonl").write_text(f"{lines[0]}\n{lines[1]}\n{lines[2][:20]}")
 
-    assert take(read(half), store)
+    assert ingest_run(read_run_folder(half), store)
     assert [(run.status, run.epoch) for run in store.runs()] == [(Status.INTERRUPTED, 2)]
-    assert take(read(whole), store)
-    assert take(read(half), store) is False
+    assert ingest_run(read_run_folder(whole), store)
+    assert ingest_run(read_run_folder(half), store) is False
     (half / "metrics.jsonl").write_text((whole / "metrics.jsonl").read_text())
-    assert take(read(half), store) is False
+    assert ingest_run(read_run_folder(half), store) is False
     assert [(run.status, run.epoch) for run in store.runs()] == [(Status.DONE, 3)]
 
 
 def test_other_numbers_of_a_run_are_a_conflict_until_they_replace(out, store):
-    found = read(of_run(out, 0))
-    take(found, store)
+    found = read_run_folder(of_run(out, 0))
+    ingest_run(found, store)
     file = of_run(out, 0) / "metrics.jsonl"
     file.write_text(file.read_text().replace('"train_loss": ', '"train_loss": 1', 1))
-    other = read(of_run(out, 0))
+    other = read_run_folder(of_run(out, 0))
 
     with pytest.raises(RecordError, match="the store has other numbers of run 0"):
-        take(other, store)
-    assert take(other, store, replace=True)
+        ingest_run(other, store)
+    assert ingest_run(other, store, replace=True)
     assert store.metrics(found.run.key)[1] == other.epochs[0].values
 
 
@@ -118,8 +121,8 @@ def test_a_run_that_cannot_be_written_whole_leaves_the_store_as_it_was(out, stor
     """
     The disk is full when the margins come, after all epochs.
     """
-    found = read(of_run(out, 0))
-    take(found, store)
+    found = read_run_folder(of_run(out, 0))
+    ingest_run(found, store)
     before = store.runs(), store.metrics(found.run.key)
     raw = store.engine.raw_connection()
     pages = raw.execute("PRAGMA page_count").fetchone()[0]
@@ -127,7 +130,9 @@ def test_a_run_that_cannot_be_written_whole_leaves_the_store_as_it_was(out, stor
     raw.close()  # the pool hands this connection out again
 
     with pytest.raises(StoreError, match="database or disk is full"):
-        take(replace(found, epochs=found.epochs[::-1], margins=bytes(10**6)), store, replace=True)
+        ingest_run(
+            replace(found, epochs=found.epochs[::-1], margins=bytes(10**6)), store, replace=True
+        )
     assert (store.runs(), store.metrics(found.run.key)) == before
 
 
@@ -137,8 +142,8 @@ def test_every_call_that_trained_a_run_is_an_attempt_with_its_times(out, store):
     later = first | {"from_epoch": 2, "host": "other", "time": "2030-01-01T00:00:00.000+00:00"}
     (folder / "attempts.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(later)}\n")
     (folder / "end.json").unlink()
-    found = read(folder)
-    take(found, store)
+    found = read_run_folder(folder)
+    ingest_run(found, store)
 
     with store.engine.connect() as connection:
         rows = connection.execute(
@@ -244,14 +249,14 @@ def test_a_damaged_folder_is_refused_with_what_is_wrong(out, damage, message):
     damage(of_run(out, 0))
 
     with pytest.raises(RecordError) as caught:
-        read(of_run(out, 0))
+        read_run_folder(of_run(out, 0))
     assert message in str(caught.value)
     assert str(of_run(out, 0)) in str(caught.value)
 
 
 def test_a_folder_without_runs_is_said(tmp_path):
     with pytest.raises(RecordError, match=r"no run\.json there or one level below"):
-        folders_in(tmp_path)
+        find_run_folders(tmp_path)
 
 
 def test_the_command_fills_store_and_mlflow_and_says_what_it_took(box, out, tmp_path, data_root):

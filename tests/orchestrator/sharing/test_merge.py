@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from aol.catalog import DATASETS
 from orchestrator.errors import RecordError
-from orchestrator.sharing.consistency import History, Standing, contradiction, standing
-from orchestrator.sharing.merge import Fate, counted, merge
+from orchestrator.sharing.consistency import History, Relation, find_conflict, relation
+from orchestrator.sharing.merge import MergeResult, merge_stores, summarize_merge
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Checkpoint, Status, Store
 from tests.support.shell import TINY, Shell
@@ -51,18 +51,18 @@ def fates(outcomes):
 @pytest.mark.parametrize(
     ("here", "there", "expected"),
     [
-        (None, History(Status.RUNNING, {}, None), Standing.LONGER),
-        (History(Status.FAILED, NOW, None), History(Status.INTERRUPTED, NOW, None), Standing.SAME),
-        (History(Status.FAILED, NOW, None), History(Status.FAILED, THEN, None), Standing.LONGER),
-        (History(Status.FAILED, THEN, None), History(Status.FAILED, NOW, None), Standing.SHORTER),
-        (History(Status.FAILED, NOW, None), History(Status.DIVERGED, NOW, None), Standing.LONGER),
-        (History(Status.DONE, NOW, b"a"), History(Status.FAILED, NOW, None), Standing.SHORTER),
-        (History(Status.DONE, NOW, None), History(Status.DONE, NOW, b"a"), Standing.LONGER),
-        (History(Status.DONE, NOW, b"a"), History(Status.DONE, NOW, b"a"), Standing.SAME),
+        (None, History(Status.RUNNING, {}, None), Relation.LONGER),
+        (History(Status.FAILED, NOW, None), History(Status.INTERRUPTED, NOW, None), Relation.SAME),
+        (History(Status.FAILED, NOW, None), History(Status.FAILED, THEN, None), Relation.LONGER),
+        (History(Status.FAILED, THEN, None), History(Status.FAILED, NOW, None), Relation.SHORTER),
+        (History(Status.FAILED, NOW, None), History(Status.DIVERGED, NOW, None), Relation.LONGER),
+        (History(Status.DONE, NOW, b"a"), History(Status.FAILED, NOW, None), Relation.SHORTER),
+        (History(Status.DONE, NOW, None), History(Status.DONE, NOW, b"a"), Relation.LONGER),
+        (History(Status.DONE, NOW, b"a"), History(Status.DONE, NOW, b"a"), Relation.SAME),
     ],
 )
 def test_the_history_that_tells_more_is_the_longer(here, there, expected):
-    assert standing(here, there) is expected
+    assert relation(here, there) is expected
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_the_history_that_tells_more_is_the_longer(here, there, expected):
     ],
 )
 def test_histories_that_cannot_both_be_true_contradict_each_other(here, there, reason):
-    assert contradiction(here, there) == contradiction(there, here) == reason
-    assert standing(here, there) is standing(there, here) is Standing.OTHER
+    assert find_conflict(here, there) == find_conflict(there, here) == reason
+    assert relation(here, there) is relation(there, here) is Relation.OTHER
 
 
 # What is taken
@@ -99,21 +99,21 @@ def test_every_run_is_taken_once(store, other, make_run):
     runs = [make_run(1), make_run(2), make_run(1, seed=1001)]
     for run in runs:
         train(other, run)
-    first = merge(other, store)
+    first = merge_stores(other, store)
     before = store.runs()
-    second = merge(other, store)
+    second = merge_stores(other, store)
 
-    assert fates(first) == [Fate.TAKEN] * 3
+    assert fates(first) == [MergeResult.TAKEN] * 3
     assert str(first[0]) == "run 1 AOL-Small, seed 1: taken: done, 3 epochs"
-    assert fates(second) == [Fate.KNOWN] * 3
-    assert counted(second) == "nothing to take"
+    assert fates(second) == [MergeResult.KNOWN] * 3
+    assert summarize_merge(second) == "nothing to take"
     assert store.runs() == before == other.runs()
 
 
 def test_what_is_only_here_stays(store, other, make_run):
     train(store, make_run(1))
     train(other, make_run(2))
-    merge(other, store)
+    merge_stores(other, store)
 
     assert [run.run_id for run in store.runs()] == [1, 2]
 
@@ -124,7 +124,7 @@ def test_the_run_that_is_further_wins_on_either_side(store, other, make_run):
     train(other, behind, 3)
     train(store, ahead, 3)
     train(other, ahead, 2, status=Status.INTERRUPTED)
-    outcomes = merge(other, store)
+    outcomes = merge_stores(other, store)
 
     assert [str(outcome) for outcome in outcomes] == [
         "run 1 AOL-Small, seed 1: taken: done, 3 epochs, in place of interrupted after epoch 2",
@@ -148,14 +148,14 @@ def test_a_conflict_is_refused_until_it_replaces(store, other, make_run, changes
     train(other, disputed, **changes)
     train(other, fine)
     before = store.metrics(disputed.key)
-    refused = merge(other, store)
+    refused = merge_stores(other, store)
     between = store.metrics(disputed.key)
-    replaced = merge(other, store, replace=True)
+    replaced = merge_stores(other, store, replace=True)
 
-    assert fates(refused) == [Fate.REFUSED, Fate.TAKEN]
+    assert fates(refused) == [MergeResult.REFUSED, MergeResult.TAKEN]
     assert f"{disputed.key} has {reason}: done after epoch 3 here, " in str(refused[0])
     assert between == before
-    assert fates(replaced) == [Fate.TAKEN, Fate.KNOWN]
+    assert fates(replaced) == [MergeResult.TAKEN, MergeResult.KNOWN]
     assert store.metrics(disputed.key) == other.metrics(disputed.key)
     assert store.margins(disputed.key) == other.margins(disputed.key)
     assert [run.status for run in store.runs()] == [run.status for run in other.runs()]
@@ -165,7 +165,7 @@ def test_replace_does_not_take_what_is_shorter_there(store, other, make_run):
     train(store, make_run(1))
     train(other, make_run(1), 2, status=Status.INTERRUPTED)
 
-    assert fates(merge(other, store, replace=True)) == [Fate.FURTHER]
+    assert fates(merge_stores(other, store, replace=True)) == [MergeResult.FURTHER]
 
 
 def test_a_run_in_training_is_left_out_on_either_side(store, other, make_run):
@@ -175,7 +175,7 @@ def test_a_run_in_training_is_left_out_on_either_side(store, other, make_run):
         trains.queue([run])
         trains.start(run, HERE)
         train(waits, run)
-    outcomes = merge(other, store)
+    outcomes = merge_stores(other, store)
 
     assert [str(outcome) for outcome in outcomes] == [
         "run 1 AOL-Small, seed 1: left out: it is in training here",
@@ -190,20 +190,20 @@ def test_a_run_whose_driver_is_gone_comes_as_interrupted(store, other, make_run)
     other.record(run.key, 1, {"accuracy": 0.1})
     with other.engine.begin() as connection:
         connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-01T00:00:00+00:00'"))
-    (outcome,) = merge(other, store)
+    (outcome,) = merge_stores(other, store)
     (found,) = store.runs()
 
     assert str(outcome).endswith("taken: interrupted, 1 epoch")
     assert found.status is Status.INTERRUPTED
     assert [attempt.outcome for attempt in store.attempts(run.key)] == ["interrupted"]
-    assert fates(merge(other, store)) == [Fate.KNOWN]
+    assert fates(merge_stores(other, store)) == [MergeResult.KNOWN]
 
 
 def test_checkpoints_are_noted_where_they_lie(store, other, make_run):
     run = make_run(1)
     train(other, run, 2, status=Status.INTERRUPTED)
     other.saved(run.key, Checkpoint(2, "/mnt/theirs/ray/checkpoint_2"))
-    merge(other, store)
+    merge_stores(other, store)
     (found,) = store.runs()
 
     assert found.checkpoints == (Checkpoint(2, "/mnt/theirs/ray/checkpoint_2"),)
@@ -217,7 +217,7 @@ def test_mlflow_is_told_anew_and_goes_on_with_the_run_it_shows(store, other, mak
         train(other, run)
         other.link(run.key, "theirs")
         other.shown(run.key, Status.DONE)
-    merge(other, store)
+    merge_stores(other, store)
 
     assert [run.mlflow_run_id for run in store.runs()] == ["ours", "theirs"]
     assert [run.mlflow_status for run in store.runs()] == [None, None]
@@ -239,9 +239,9 @@ def test_a_run_that_is_not_what_its_key_says_is_refused_in_any_case(
     train(other, make_run(1))
     with other.engine.begin() as connection:
         connection.execute(text(sql))
-    outcomes = merge(other, store) + merge(other, store, replace=True)
+    outcomes = merge_stores(other, store) + merge_stores(other, store, replace=True)
 
-    assert fates(outcomes) == [Fate.REFUSED] * 2
+    assert fates(outcomes) == [MergeResult.REFUSED] * 2
     assert reason in str(outcomes[0])
     assert store.runs() == []
 
@@ -251,7 +251,7 @@ def test_a_store_whose_records_cannot_be_read_is_refused_in_one_line(store, othe
     with other.engine.begin() as connection:
         connection.execute(text("UPDATE runs SET config = 'x'"))
     with pytest.raises(RecordError, match=r"the other store is damaged: .*; nothing was taken"):
-        merge(other, store)
+        merge_stores(other, store)
 
     assert store.runs() == []
 
@@ -354,7 +354,7 @@ def test_a_merge_that_is_killed_halfway_is_completed_by_the_next(tmp_path, store
     halfway = ours.runs()
     with ours.engine.connect() as connection:
         checked = connection.execute(text("PRAGMA integrity_check")).scalar()
-    merge(other, ours)
+    merge_stores(other, ours)
 
     assert checked == "ok"
     assert 20 <= len(halfway) < 100

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
-from orchestrator.spec.source import Document, Mistake, Place, number, read, read_value, refusal
+from orchestrator.spec.source import (
+    Document,
+    Mistake,
+    Place,
+    parse_number,
+    read,
+    read_value,
+    spec_error,
+)
 
 MERGE = "`<<` merges mappings: write `<<: *anchor` or `<<: [*one, *two]`"
 PIECES = [
@@ -24,7 +32,7 @@ def problems_of(path):
     What is wrong with a file, whether the rest can be read or not.
     """
     try:
-        problems = refusal(read(path).mistakes).problems
+        problems = spec_error(read(path).mistakes).problems
     except SpecError as error:
         problems = error.problems
     return [line.replace(str(path), "file") for line in problems]
@@ -250,7 +258,7 @@ def test_mistakes_are_told_once_by_line_and_options_last():
     line = Mistake(Place("file", 10), "b")
     mistakes = [Mistake(Place("--set a"), "x"), line, Mistake(Place("file", 9), "c"), line]
 
-    assert refusal(mistakes).problems == ["file:9: c", "file:10: b", "--set a: x"]
+    assert spec_error(mistakes).problems == ["file:9: c", "file:10: b", "--set a: x"]
 
 
 def test_missing_file_is_one_line(tmp_path):
@@ -313,7 +321,7 @@ def test_broken_value_of_the_command_line_is_a_value_error(text, problem):
     ],
 )
 def test_numbers_are_written_as_in_the_paper(text, value):
-    assert number(text) == value
+    assert parse_number(text) == value
 
 
 @pytest.mark.parametrize(
@@ -338,4 +346,4 @@ def test_numbers_are_written_as_in_the_paper(text, value):
     ],
 )
 def test_what_is_no_such_number_is_left_alone(value):
-    assert number(value) is value
+    assert parse_number(value) is value

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from orchestrator.spec.validation import dotted_names, nearest, validate
+from orchestrator.spec.validation import dotted_names, suggest, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,13 +186,13 @@ def test_without_a_harmless_value_there_is_no_model():
 
 def test_nearest_name_is_named_only_if_it_is_near():
     assert (
-        nearest("epoch", ["epochs", "seed"]) == "; did you mean `epochs`? (allowed: epochs, seed)"
+        suggest("epoch", ["epochs", "seed"]) == "; did you mean `epochs`? (allowed: epochs, seed)"
     )
-    assert nearest("zzz", ["epochs", "seed"]) == " (allowed: epochs, seed)"
+    assert suggest("zzz", ["epochs", "seed"]) == " (allowed: epochs, seed)"
 
 
 def test_nearest_finds_the_last_part_of_a_dotted_name():
-    assert nearest("size", ["epochs", "model.size"]).startswith("; did you mean `model.size`?")
+    assert suggest("size", ["epochs", "model.size"]).startswith("; did you mean `model.size`?")
 
 
 def test_dotted_names_are_the_leaves():
