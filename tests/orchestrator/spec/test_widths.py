@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from orchestrator.spec.checks import written
+from orchestrator.spec.widths import format_fraction
 
 MAXMIN = "MaxMin pairs channels, every width must be even, not"
 CHANGE = '[{runs: "1", set: {batch_size: 20, model: {size: 8}}}]'
@@ -121,4 +121,4 @@ def test_an_override_that_spoils_a_width_of_the_file_is_named(spec_file, overrid
     ],
 )
 def test_values_are_written_as_the_file_takes_them(value, text):
-    assert written(value) == text
+    assert format_fraction(value) == text
