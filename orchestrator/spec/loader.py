@@ -13,6 +13,7 @@ from orchestrator.spec.validation import validate
 from orchestrator.spec.widths import MergedRun, check_widths
 
 RUN_FIELDS = ("id", "name", "resources")  # of a run's entry; the other fields are its training
+DATASET = (("data",), ("data", "name"))  # decide the number of classes
 RunMistake = tuple[str, Mistake]  # the run's name in messages, and the mistake
 
 
@@ -121,10 +122,7 @@ class SpecFile:
                 mistakes.append((run_name, Mistake(settings.place(loc), message)))
             if run:
                 runs.append(run)
-                # with a wrong `data` the number of classes is unknown
-                if not any(
-                    loc[0] == "model" or loc in (("data",), ("data", "name")) for loc, _ in errors
-                ):
+                if not any(loc[0] == "model" or loc in DATASET for loc, _ in errors):
                     merged.append(MergedRun(run_name, run.train, settings))
         return runs, [*mistakes, *check_widths(merged, overrides)]
 

@@ -1,6 +1,7 @@
 """Validating input with pydantic: every error at once, in messages that name field and rule."""
 
 import copy
+import dataclasses
 import difflib
 import json
 import re
@@ -26,8 +27,8 @@ EXPECTED: dict[str, tuple[str, Any]] = {  # by pydantic's name of a type: its ru
     "int": ("a whole number", 1),
     "float": ("a number", 1.0),
     "bool": ("true or false", False),
-    "string": ("text", "?"),
-    "path": ("a path", "?"),
+    "string": ("text", "_"),
+    "path": ("a path", "_"),
     "list": ("a list", []),
     "tuple": ("a list", []),
     "dict": ("a mapping", {}),
@@ -123,7 +124,9 @@ def _explain(model: type[BaseModel], detail: ErrorDetails) -> list[FieldError]:
         return [(loc, "must not be empty")]
     if kind == "value_error":
         text = str(detail["ctx"]["error"])
-        if isinstance(value, dict):  # from a section of `aol.config`, a line for each field
+        if dataclasses.is_dataclass(
+            _type_at(model, loc)
+        ):  # from a section of `aol.config`, a line for each field
             lines = [line.partition(": ") for line in text.splitlines()]
             return [((*loc, field), message) for field, _, message in lines]
         return [(loc, f"got {value!r}: {text}")]

@@ -28,13 +28,13 @@ def unknown(nearest, allowed):
         ("{gpu_hours: 1}", "prices.gpu_hours: unknown field; did you mean `gpu_hour`?"),
     ],
 )
-def test_prices_that_cannot_be_are_told(problems_in, prices, problem):
+def test_impossible_prices_are_mistakes(problems_in, prices, problem):
     (found,) = problems_in(("name: x\n", f"name: x\nprices: {prices}\n"))
 
     assert found.startswith(f"x.yaml:2: {problem}")
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
+def test_all_mistakes_of_a_file_are_reported_at_once(problems_in):
     text = """\
         nam: x
         name: x
@@ -236,11 +236,11 @@ def test_a_wrong_id_is_one_line(problems_in, new, problem):
     assert problems_in(("id: 1, ", new), ('runs: "1", ', "")) == [f"x.yaml:8: {problem}"]
 
 
-def test_a_wrong_id_is_not_told_again_by_who_means_it(problems_in):
+def test_a_wrong_id_is_not_reported_again_where_it_is_used(problems_in):
     assert problems_in(("id: 1, ", "")) == ["x.yaml:8: run number 2: id: is missing"]
 
 
-def test_a_mistake_of_a_profile_is_told_before_the_profile_is_used(problems_in):
+def test_a_mistake_in_a_profile_is_reported_before_it_is_used(problems_in):
     """
     A file is good as a whole or not at all: `paper` must not hide what is wrong in `demo`.
     """
@@ -275,13 +275,13 @@ def test_a_mistake_that_runs_share_by_an_anchor_is_one_line_where_the_anchor_is(
     ]
 
 
-def test_an_id_that_is_twice_there_is_refused_with_both_places(problems_in):
+def test_a_repeated_id_is_refused_with_both_places(problems_in):
     found = problems_in(("id: 1,", "id: 0,"), ('runs: "1", ', ""))
 
     assert found == ["x.yaml:8: run 0 is already defined at x.yaml:7"]
 
 
-def test_booleans_are_no_run_of_a_table_and_no_published_value(problems_in):
+def test_booleans_are_neither_run_ids_nor_published_values(problems_in):
     found = problems_in(("run: 0, published: [1.0,", "run: true, published: [true,"))
 
     assert len(found) == 2
@@ -299,7 +299,7 @@ def test_booleans_are_no_run_of_a_table_and_no_published_value(problems_in):
         ("model: {kind: conv}", "model: [conv]"),
     ],
 )
-def test_odd_yaml_is_refused_in_lines(problems_in, old, new):
+def test_unusual_yaml_is_refused_in_single_lines(problems_in, old, new):
     found = problems_in((old, new))
 
     assert all(line.startswith("x.yaml:") and "\n" not in line for line in found)
@@ -324,7 +324,7 @@ def test_no_mistake_of_the_file_hides_one_of_its_runs(problems_in, mistake):
     assert any("model.kind" in line for line in found)
 
 
-def test_a_misnamed_section_is_one_line_and_not_what_every_run_lacks(problems_in):
+def test_misnamed_defaults_are_one_line_without_the_fields_that_runs_miss(problems_in):
     (problem,) = problems_in(("defaults:", "default:"))
     assert problem.startswith("x.yaml:2: default: unknown field; did you mean `defaults`?")
 
@@ -335,6 +335,26 @@ def test_a_repeated_key_hides_no_other_mistake(problems_in):
     assert found == [
         "x.yaml:4: `epochs` is given here and in line 3; keep one",
         "x.yaml:9: run 1: seed: must be in [0, 2**63), got -1",
+    ]
+
+
+def test_a_wrong_name_is_not_reported_as_repeated(problems_in):
+    """
+    Both labels are replaced by the same text before the other checks.
+    """
+    rows = "[1.0, 0.5]}, {label: [B], run: 1, published: 3}]"
+    found = problems_in(("label: A,", "label: [A],"), ("[1.0, 0.5]}]", rows))
+
+    assert found == [
+        "x.yaml:17: tables.0.rows.0.label: must be text, got ['A']",
+        "x.yaml:17: tables.0.rows.1.label: must be text, got ['B']",
+        "x.yaml:17: tables.0.rows.1.published: must be a list, got 3",
+    ]
+
+
+def test_wrong_ids_of_a_change_are_one_line(problems_in):
+    assert problems_in(('runs: "1"', "runs: {a: 1}")) == [
+        f"x.yaml:12: {CHANGE}.runs: got {{'a': 1}}: \"{{'a': 1}}\" is {NO_RANGE}"
     ]
 
 

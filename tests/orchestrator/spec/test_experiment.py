@@ -62,7 +62,7 @@ def test_replicates_train_every_run_once_per_number(spec_file):
     assert {run.profile for run in experiment.runs} == {"quick"}
 
 
-def test_the_command_lines_choice_is_runs_first_then_replicates(spec_file):
+def test_a_subset_is_runs_first_then_replicates(spec_file):
     experiment = spec_file().experiment("quick")
 
     assert experiment.subset(None, None) == experiment
@@ -80,7 +80,7 @@ def test_the_command_lines_choice_is_runs_first_then_replicates(spec_file):
         ("9", None, "--only: there is no run 9; the runs are 0, 1"),
     ],
 )
-def test_a_wrong_choice_names_its_option(spec_file, only, seeds, problem):
+def test_a_wrong_subset_names_its_option(spec_file, only, seeds, problem):
     with pytest.raises(SpecError) as caught:
         spec_file().experiment("quick").subset(only, seeds)
 

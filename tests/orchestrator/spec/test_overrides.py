@@ -8,7 +8,7 @@ def place(name):
     return lambda keys: Place(f"{name}:{'.'.join(map(str, keys))}")
 
 
-def test_later_layers_win_and_mappings_are_merged():
+def test_later_settings_win_and_mappings_are_merged():
     settings = MergedSettings()
     settings.merge({"epochs": 3, "model": {"kind": "fc", "size": 1}}, place("defaults"))
     settings.merge({"model": {"size": 2}, "seed": 1}, place("run"))
@@ -16,7 +16,7 @@ def test_later_layers_win_and_mappings_are_merged():
     assert settings.data == {"epochs": 3, "model": {"kind": "fc", "size": 2}, "seed": 1}
 
 
-def test_layers_remember_where_each_value_came_from():
+def test_every_value_has_its_place():
     settings = MergedSettings()
     settings.merge({"epochs": 3, "model": {"kind": "fc", "size": 1}}, place("defaults"))
     settings.merge({"model": {"size": 2}}, place("run"))
@@ -28,7 +28,7 @@ def test_layers_remember_where_each_value_came_from():
     assert str(settings.place(("nothing",))) == "run:"
 
 
-def test_layers_know_which_value_was_laid_last():
+def test_the_value_that_was_set_last_is_known():
     settings = MergedSettings()
     settings.merge({"a": 1, "b": 1}, place("one"))
     settings.merge({"a": 2}, place("two"))
@@ -38,13 +38,26 @@ def test_layers_know_which_value_was_laid_last():
     assert settings.last_set(("d",), ("c",)) == ("d",)
 
 
-def test_laying_changes_no_layer_that_was_given():
+def test_merging_does_not_change_its_arguments():
     defaults = {"model": {"kind": "fc"}}
     settings = MergedSettings()
     settings.merge(defaults, place("defaults"))
     settings.merge({"model": {"kind": "conv"}}, place("run"))
 
     assert defaults == {"model": {"kind": "fc"}}
+
+
+def test_a_partial_source_changes_values_but_not_the_place_of_their_mapping():
+    settings = MergedSettings()
+    settings.merge({"model": {"size": 1}}, place("run"))
+    settings.merge({"model": {"size": 2}, "loss": {"offset": 1}}, place("change"), partial=True)
+    settings.set("model.width", 0.5)
+
+    assert settings.data == {"model": {"size": 2, "width": 0.5}, "loss": {"offset": 1}}
+    assert str(settings.place(("model", "size"))) == "change:model.size"
+    assert str(settings.place(("model", "width"))) == "--set model.width"
+    assert str(settings.place(("model", "kind"))) == "run:model"
+    assert str(settings.place(("loss", "temperature"))) == "change:loss"
 
 
 def test_a_value_replaces_a_mapping_and_a_mapping_a_value():
@@ -90,7 +103,7 @@ def test_a_wrong_override_is_one_line(text, problem):
     assert "\n" not in str(mistake)
 
 
-def test_where_runs_are_placed_makes_no_other_experiment():
+def test_overrides_of_resources_are_not_custom():
     assert not is_custom([])
     assert not is_custom(["resources.gpus=0"])
     assert is_custom(["resources.gpus=0", "epochs=2"])

@@ -58,7 +58,7 @@ def test_data_is_plain_python(written):
     assert type(document.data["a"]["b"]) is list
 
 
-def test_every_nested_value_knows_its_line(written):
+def test_every_nested_value_has_its_line(written):
     path = written("# a comment\nname: x\nruns:\n  - {id: 0, model: {kind: fc}}\n  - id: 1\n")
     document = read_yaml(path)
 
@@ -81,7 +81,7 @@ def test_lines_of_a_multi_line_flow_mapping_are_the_keys_own(written):
     assert document.where(("a", "c")).line == 3
 
 
-def test_what_is_missing_is_placed_at_the_innermost_part_that_is_there(written):
+def test_a_missing_value_is_placed_at_the_innermost_part_that_exists(written):
     path = written("name: x\nruns:\n  - id: 0\n    model:\n      kind: fc\n")
     document = read_yaml(path)
 
@@ -104,7 +104,7 @@ def test_windows_line_ends_and_byte_order_marks_are_read(written, text):
 # Anchors
 
 
-def test_an_alias_is_the_same_data_and_stands_where_its_anchor_is(written):
+def test_an_alias_is_the_same_data_at_the_line_of_its_anchor(written):
     document = read_yaml(written("a: &x\n  b: 1\nc:\n  *x\nd: [*x]\n"))
 
     assert document.data == {"a": {"b": 1}, "c": {"b": 1}, "d": [{"b": 1}]}
@@ -115,7 +115,7 @@ def test_an_alias_is_the_same_data_and_stands_where_its_anchor_is(written):
     "merge",
     ["<<: *one\n  c: 9", "c: 9\n  <<: *one", "<<: [*two, *one]\n  c: 9", "<<: *both\n  c: 9"],
 )
-def test_merged_keys_lie_under_a_mappings_own_and_stand_where_their_anchor_is(written, merge):
+def test_own_keys_override_merged_ones_which_have_the_line_of_their_anchor(written, merge):
     """
     Of several merged mappings the first that has a key gives it.
     """
@@ -133,7 +133,7 @@ def test_the_first_of_merged_mappings_wins(written):
     assert document.data["c"] == {"x": 1, "y": 3}
 
 
-def test_an_anchor_that_is_there_twice_means_the_latest(written):
+def test_a_repeated_anchor_means_the_latest(written):
     assert read_yaml(written("a: &x 1\nb: *x\nc: &x 2\nd: *x\n")).data == {
         "a": 1,
         "b": 1,
@@ -253,7 +253,7 @@ def test_extreme_values_are_read_as_they_are(written, text, value):
     assert math.isnan(read_yaml(written("a: .nan\n")).data["a"])
 
 
-def test_mistakes_are_told_once_by_line_and_options_last():
+def test_mistakes_are_reported_once_by_line_and_options_last():
     line = Mistake(Place("file", 10), "b")
     mistakes = [Mistake(Place("--set a"), "x"), line, Mistake(Place("file", 9), "c"), line]
 

@@ -177,7 +177,7 @@ def test_a_wrong_list_item_does_not_hide_the_checks_behind_it():
     }
 
 
-def test_the_model_beside_problems_has_harmless_values_in_their_place():
+def test_the_model_beside_problems_has_valid_values_in_their_place():
     model, problems = validate(Car, GOOD | engine(kind="steam", gears="many"))
 
     assert len(problems) == 2
@@ -191,7 +191,7 @@ def test_the_data_given_stays_as_it_was():
     assert data == GOOD | engine(kind="steam") | {"unknown": 1}
 
 
-def test_without_a_harmless_value_there_is_no_model():
+def test_without_a_valid_replacement_there_is_no_model():
     class Picky(BaseModel):
         items: Annotated[list[int], Field(min_length=1)]
 
