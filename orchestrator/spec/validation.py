@@ -124,9 +124,7 @@ def _explain(model: type[BaseModel], detail: ErrorDetails) -> list[FieldError]:
         return [(loc, "must not be empty")]
     if kind == "value_error":
         text = str(detail["ctx"]["error"])
-        if dataclasses.is_dataclass(
-            _type_at(model, loc)
-        ):  # from a section of `aol.config`, a line for each field
+        if dataclasses.is_dataclass(_type_at(model, loc)):  # a line for each field: aol.config
             lines = [line.partition(": ") for line in text.splitlines()]
             return [((*loc, field), message) for field, _, message in lines]
         return [(loc, f"got {value!r}: {text}")]
@@ -139,7 +137,7 @@ def _explain(model: type[BaseModel], detail: ErrorDetails) -> list[FieldError]:
 
 
 def _read_number(data: dict[str, Any], detail: ErrorDetails) -> bool:
-    """Replace the text of a number as in the paper; return whether that is the error."""
+    """Replace a number written as in the paper; return whether there was one."""
     if detail["type"] not in ("int_parsing", "float_parsing"):
         return False
     number = parse_number(detail["input"])
