@@ -16,7 +16,7 @@ from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun, plan
 from orchestrator.planning.resources import Cluster
 from orchestrator.scheduling.storage import absolute_location, is_uri
-from orchestrator.spec.experiment import Experiment, ids_of
+from orchestrator.spec.experiment import Experiment, parse_ids_option
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
 
@@ -78,7 +78,7 @@ class Session:
             self.whole = file.experiment(profile, options.settings)
         elif self._given:
             self.whole = self._given
-        self.experiment = self.whole.chosen(options.only, options.seeds)
+        self.experiment = self.whole.subset(options.only, options.seeds)
         return self
 
     def __exit__(
@@ -97,7 +97,7 @@ class Session:
         """Return the IDs of the runs to train anew. Raises: SpecError."""
         if not self.options.rerun:
             return ()
-        ids = ids_of("--rerun", self.options.rerun)
+        ids = parse_ids_option("--rerun", self.options.rerun)
         self.experiment.select(ids, "--rerun")
         return ids
 
