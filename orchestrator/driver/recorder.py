@@ -35,18 +35,18 @@ class StoreRecorder:
                 for stale in self.store.record(run.key, epoch, values):
                     self.discard(stale.path)  # but not its folder, which may be in use
             case Saved(run, checkpoint):
-                self._discard(run.key, self.store.add_checkpoint(run.key, checkpoint))
+                self._discard_checkpoints(run.key, self.store.add_checkpoint(run.key, checkpoint))
             case Finished(run, status, error, margins, certificate):
                 self.store.finish(
                     run.key, status, error=error, margins=margins, certificate=certificate
                 )
                 if status in (Status.DONE, Status.UNSOUND):
-                    self._discard(run.key, self.store.keep_checkpoints(run.key, 1))
+                    self._discard_checkpoints(run.key, self.store.keep_checkpoints(run.key, 1))
             case Tick() if time.monotonic() - self._last_heartbeat > HEARTBEAT_S:
                 self._last_heartbeat = time.monotonic()
                 self.store.heartbeat()
 
-    def _discard(self, key: str, checkpoints: list[Checkpoint]) -> None:
+    def _discard_checkpoints(self, key: str, checkpoints: list[Checkpoint]) -> None:
         """Discard checkpoints, and the folder of an earlier invocation with its last checkpoint.
 
         A driver killed while it saved leaves a checkpoint there that is not in the store.

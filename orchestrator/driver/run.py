@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.tracking import TrackingRecorder
 
 MLFLOW_PATIENCE_S = 60.0
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DEFERRED = b"Stopping once Ray has started; interrupt again to stop at once.\n"
 
 
@@ -52,7 +52,7 @@ class RunOutcome:
 
 
 def run(experiment: Experiment, *, observer: Observer | None = None, **options: Any) -> RunOutcome:
-    """Train every run of the experiment that the store does not hold, then write the tables.
+    """Train every run of the experiment that is not done in the store, then write the tables.
 
     `options` are the fields of `RunOptions` except `spec`, `profile` and `settings`, which belong
     to the experiment: `only`, `seeds`, `jobs`, `address`, `results`, `store`, `storage`, `retries`,
@@ -65,7 +65,7 @@ def run(experiment: Experiment, *, observer: Observer | None = None, **options: 
 
 
 def run_session(session: Session) -> RunOutcome:
-    """Train what the store does not hold, write the tables. Raises: OrchestratorError."""
+    """Run a session: plan, train, write the tables. Raises: OrchestratorError."""
     session.log_to_file()
     store = Store(session.store_location, exclusive=True)
     session.stack.callback(store.close)
@@ -76,11 +76,14 @@ def run_session(session: Session) -> RunOutcome:
     requests = _prepare(session, store, plan, todo) if todo else {}
     outdated = _outdated_in_mlflow(store, plan)
     tracking = _start_tracking(session, store, outdated) if todo or outdated else None
-    stopped = _train(session, store, todo, requests, tracking) if tracking and todo else None
+    stopped = None
+    if tracking and todo:
+        stopped = _catch_signals(partial(_train, session, store, todo, requests, tracking))
+    if stopped is not None:
+        store.recover()
     note_cells(session.whole, store)
-    tables = write_report(
-        make_report(session.whole, store), session.results, "md"
-    )  # before MLflow, which may be slow
+    report = make_report(session.whole, store)
+    tables = write_report(report, session.results, "md")  # before MLflow, which may be slow
     problem = _finish_tracking(session, store, tracking) if tracking else None
     runs = store.runs([item.run.key for item in plan])
     return RunOutcome(tuple(plan), tuple(runs), tables, stopped, problem)
@@ -127,7 +130,7 @@ def _finish_tracking(session: Session, store: Store, tracking: "TrackingRecorder
 
 
 def _delete_runs(session: Session, store: Store, todo: Sequence[PlannedRun]) -> None:
-    """Delete the records and checkpoints of the runs to train anew."""
+    """Delete the records and checkpoints of the runs to train from the start."""
     from orchestrator.scheduling.storage import delete_folder
 
     ids = session.rerun()
@@ -138,28 +141,19 @@ def _delete_runs(session: Session, store: Store, todo: Sequence[PlannedRun]) -> 
         store.delete_run(stored.key)
 
 
-def _train(
-    session: Session,
-    store: Store,
-    todo: Sequence[PlannedRun],
-    requests: Mapping[str, resources.ResourceRequest],
-    tracking: "TrackingRecorder",
-) -> int | None:
-    """Train the runs; return the signal that stopped it, even before Tune started."""
+def _catch_signals(train: Callable[[], int | None]) -> int | None:
+    """Train; return the signal that stopped it, even before Tune handles signals."""
     try:
-        stopped = _run_jobs(session, store, todo, requests, tracking)
+        return train()
     except KeyboardInterrupt:
-        stopped = signal.SIGINT
+        return signal.SIGINT
     except SystemExit as exit_:
-        if exit_.code not in (SIGTERM_EXIT, signal.SIGTERM):  # the latter is Ray's own
+        if exit_.code not in (SIGTERM_EXIT, signal.SIGTERM):  # the latter is Ray's
             raise
-        stopped = signal.SIGTERM
-    if stopped is not None:
-        store.recover()
-    return stopped
+        return signal.SIGTERM
 
 
-def _run_jobs(
+def _train(
     session: Session,
     store: Store,
     todo: Sequence[PlannedRun],
@@ -218,7 +212,7 @@ def deferred_signals() -> Iterator[list[int]]:
     The second one acts immediately. Ray can hang if its start is interrupted.
     """
     deferred: list[int] = []
-    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -229,7 +223,7 @@ def deferred_signals() -> Iterator[list[int]]:
         os.write(2, DEFERRED)  # print may be interrupted in the middle of itself
         restore()
 
-    for number in STOPS:
+    for number in STOP_SIGNALS:
         signal.signal(number, defer)
     try:
         yield deferred

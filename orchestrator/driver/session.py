@@ -95,7 +95,7 @@ class Session:
         return make_plan(self.experiment, stored, self.rerun())
 
     def rerun(self) -> tuple[int, ...]:
-        """Return the IDs of the runs to train anew. Raises: SpecError."""
+        """Return the IDs of the runs to train from the start. Raises: SpecError."""
         if not self.options.rerun:
             return ()
         ids = ids_of("--rerun", self.options.rerun)
@@ -144,13 +144,13 @@ class Session:
     def _default_profile(self, file: SpecFile) -> str:
         """Return the profile for this cluster; send a message if it is not the one for GPUs."""
         chosen = file.default_profile(has_gpu=self.cluster.gpus > 0)
-        wanted = file.default_profile(has_gpu=True)
-        if chosen != wanted:
-            flop = sum(resources.cost(run).flop for run in file.experiment(wanted).runs)
+        recommended = file.default_profile(has_gpu=True)
+        if chosen != recommended:
+            flop = sum(resources.cost(run).flop for run in file.experiment(recommended).runs)
             length = format_duration(resources.cpu_seconds(flop, self.cluster), rough=True)
             self.observer.message(
-                f"No GPU found: the profile `{wanted}` would take about {length} on "
+                f"No GPU found: the profile `{recommended}` would take about {length} on "
                 f"{pluralize(self.cluster.cpus, 'CPU')} (a rough estimate). Using `{chosen}`; pass "
-                f"--profile {wanted} to run it anyway."
+                f"--profile {recommended} to run it anyway."
             )
         return chosen

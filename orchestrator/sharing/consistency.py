@@ -10,7 +10,7 @@ from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import ENDED, Status, Store, StoredRun
 
-# Raised when damaged or made-up records are evaluated, by whatever code evaluates them.
+# The errors that damaged or made-up records can cause anywhere.
 CORRUPT_RECORD_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 

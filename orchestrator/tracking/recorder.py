@@ -48,7 +48,7 @@ class TrackingRecorder:
     def close(self, timeout_s: float, final_task: Callable[[], None] = lambda: None) -> str | None:
         """Send what is left, then call `final_task`; return what went wrong, if anything.
 
-        After `timeout_s` this returns, and the thread goes on.
+        After `timeout_s` it returns although the thread is still busy.
         """
         self._final_task = final_task
         self._changed.put(None)

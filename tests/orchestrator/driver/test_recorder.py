@@ -107,9 +107,7 @@ def test_the_third_checkpoint_discards_the_first(recorder, run, discarded):
     assert discarded == ["/s/a/1", "/s/a/2"]
 
 
-def test_an_earlier_invocations_folder_is_discarded_with_its_last_checkpoint(
-    recorder, run, discarded
-):
+def test_an_earlier_folder_is_discarded_with_its_last_checkpoint(recorder, run, discarded):
     """
     A driver killed while it saved leaves a checkpoint there that is not in the store.
     """

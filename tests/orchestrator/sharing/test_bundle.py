@@ -607,9 +607,7 @@ def test_file_names_in_the_manifest_are_escaped(made, tmp_path):
 
 
 def test_an_unprintable_experiment_name_cannot_be_bundled(experiment, store, tmp_path):
-    with pytest.raises(
-        BundleError, match=r"experiment: must have only printable characters, got 'a\\nb'"
-    ) as caught:
+    with pytest.raises(BundleError, match=r"experiment: must have only .*, got 'a\\nb'") as caught:
         write_bundle(replace(experiment, name="a\nb"), store, tmp_path / "x.zip", at=AT)
 
     assert "\n" not in str(caught.value)

@@ -48,32 +48,20 @@ def results(merged):
 # Two records of a run
 
 
+def record(status, epochs, margins=None):
+    return RunRecord(Status(status), epochs, margins)
+
+
 @pytest.mark.parametrize(
     ("here", "there", "expected"),
     [
-        (
-            RunRecord(Status.FAILED, NOW, None),
-            RunRecord(Status.INTERRUPTED, NOW, None),
-            Relation.SAME,
-        ),
-        (
-            RunRecord(Status.FAILED, NOW, None),
-            RunRecord(Status.FAILED, THEN, None),
-            Relation.LONGER,
-        ),
-        (
-            RunRecord(Status.FAILED, THEN, None),
-            RunRecord(Status.FAILED, NOW, None),
-            Relation.SHORTER,
-        ),
-        (
-            RunRecord(Status.FAILED, NOW, None),
-            RunRecord(Status.DIVERGED, NOW, None),
-            Relation.LONGER,
-        ),
-        (RunRecord(Status.DONE, NOW, b"a"), RunRecord(Status.FAILED, NOW, None), Relation.SHORTER),
-        (RunRecord(Status.DONE, NOW, None), RunRecord(Status.DONE, NOW, b"a"), Relation.LONGER),
-        (RunRecord(Status.DONE, NOW, b"a"), RunRecord(Status.DONE, NOW, b"a"), Relation.SAME),
+        (record("failed", NOW), record("interrupted", NOW), Relation.SAME),
+        (record("failed", NOW), record("failed", THEN), Relation.LONGER),
+        (record("failed", THEN), record("failed", NOW), Relation.SHORTER),
+        (record("failed", NOW), record("diverged", NOW), Relation.LONGER),
+        (record("done", NOW, b"a"), record("failed", NOW), Relation.SHORTER),
+        (record("done", NOW), record("done", NOW, b"a"), Relation.LONGER),
+        (record("done", NOW, b"a"), record("done", NOW, b"a"), Relation.SAME),
     ],
 )
 def test_records_are_compared_by_what_they_lack(here, there, expected):
@@ -84,26 +72,18 @@ def test_records_are_compared_by_what_they_lack(here, there, expected):
     ("here", "there", "reason"),
     [
         (
-            RunRecord(Status.FAILED, NOW, None),
-            RunRecord(Status.FAILED, {1: {"accuracy": 0.4}}, None),
+            record("failed", NOW),
+            record("failed", {1: {"accuracy": 0.4}}),
             "different metrics in epoch 1",
         ),
         (
-            RunRecord(Status.FAILED, NOW, None),
-            RunRecord(Status.FAILED, {1: {"accuracy": 0.5, "cra_1": 0.1}}, None),
+            record("failed", NOW),
+            record("failed", {1: {"accuracy": 0.5, "cra_1": 0.1}}),
             "different metrics in epoch 1",
         ),
-        (
-            RunRecord(Status.DONE, NOW, b"a"),
-            RunRecord(Status.UNSOUND, NOW, b"a"),
-            "a different outcome",
-        ),
-        (RunRecord(Status.DONE, NOW, b"a"), RunRecord(Status.DONE, NOW, b"b"), "different margins"),
-        (
-            RunRecord(Status.DIVERGED, NOW, None),
-            RunRecord(Status.INTERRUPTED, THEN, None),
-            "a different history",
-        ),
+        (record("done", NOW, b"a"), record("unsound", NOW, b"a"), "a different outcome"),
+        (record("done", NOW, b"a"), record("done", NOW, b"b"), "different margins"),
+        (record("diverged", NOW), record("interrupted", THEN), "a different history"),
     ],
 )
 def test_conflicting_records_are_in_conflict_in_either_order(here, there, reason):

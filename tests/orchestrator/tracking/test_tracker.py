@@ -559,9 +559,7 @@ def test_a_run_has_the_figures_of_its_own_tables(tracker, store, finished, publi
     }
 
 
-def test_the_overall_figure_is_attached_like_the_tables(
-    tracker, store, finished, published, make_run
-):
+def test_the_overall_figure_is_sent_like_the_tables(tracker, store, finished, published, make_run):
     """
     This includes a run of the profile with settings that are no longer in the file.
     """
