@@ -169,7 +169,7 @@ def _tables(report: Report, wrong: Mapping[Cell, list[str]]) -> Iterator[Checked
             len(cells),
             len(measured),
             sum(not wrong[cell] for cell in measured),
-            dict(Counter(str(report.judged[cell].verdict) for cell in cells)),
+            dict(Counter(str(report.verdicts[cell].verdict) for cell in cells)),
         )
 
 

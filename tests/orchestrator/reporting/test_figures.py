@@ -345,7 +345,7 @@ def test_a_cell_has_its_interval(judged, store, panel):
     found = [segment for bars in axes.collections[1:] for segment in segments(bars)]
     expected = [
         ((at, lifted(panel, at) + one.interval[0]), (at, lifted(panel, at) + one.interval[1]))
-        for one in report.judged.values()
+        for one in report.verdicts.values()
         if one.interval
         for at in [one.cell.published]
     ]

@@ -100,7 +100,7 @@ def test_every_cell_has_its_verdict_in_words_without_a_pointer(written, reported
     assert len(folded) == len(report.tables)
     for filled, words in zip(report.tables, folded, strict=True):
         assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html.unescape(words)) == [
-            (f"{cell.row}, {cell.column}", describe_verdict(report.judged[cell]))
+            (f"{cell.row}, {cell.column}", describe_verdict(report.verdicts[cell]))
             for row in filled.cells
             for cell in row
         ]

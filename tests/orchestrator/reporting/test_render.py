@@ -267,7 +267,7 @@ def test_a_run_that_was_given_up_has_no_number_and_is_named_under_its_tables(
     store.finish(experiment.runs[1].key, status, error=error)
     report = make_report(experiment, store)
     line = f"Run 22 with seed 22 is left out, {status}: {error}"
-    words = describe_verdict(report.judged[report.cells[-1]])
+    words = describe_verdict(report.verdicts[report.cells[-1]])
 
     assert measured(experiment, store) == {0: [50, 25], 22: [None, None]}
     assert [table.left_out for table in report.tables] == [(line,), (line,)]
@@ -328,7 +328,7 @@ def test_replicates_are_averaged_and_counted(experiment, store):
     assert cell.sd == pytest.approx(0.5**0.5)
     assert "70.5 / 70.3 (+0.2, 2 seeds, sd 0.71)" in render_markdown(report)
     assert r"AOL-Small & 70.5 $\pm$ 0.7 & " in render(report, "tex")
-    assert "(2 seeds, standard deviation 0.71)" in describe_verdict(report.judged[cell])
+    assert "(2 seeds, standard deviation 0.71)" in describe_verdict(report.verdicts[cell])
     assert as_records(report)[0]["sd"] == pytest.approx(0.5**0.5)
 
 
