@@ -13,7 +13,7 @@ from orchestrator.planning.resources import cost
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import Prices
 from orchestrator.store import Checkpoint, Epoch, Status, Store
-from tests.support.reports import finish
+from tests.support.reports import finish, replicate_of
 from tests.support.shell import TINY
 from tests.support.stores import ORIGIN
 
@@ -36,10 +36,6 @@ def remaining(experiment, store):
         return find_remaining_work(make_report(experiment, store), store, table)
 
     return find
-
-
-def replicate(run, number):
-    return run.model_copy(update={"train": replace(run.train, seed=run.replicate_seed(number))})
 
 
 def replicates(needs):
@@ -194,7 +190,7 @@ def test_the_newest_of_comparable_runs_determines_the_time(store, make_run, newe
     """
     Their IDs and seeds do not matter: here run 5 twice, and run 6.
     """
-    runs = [make_run(5), replicate(make_run(5), 1), make_run(6)]
+    runs = [make_run(5), replicate_of(make_run(5), 1), make_run(6)]
     for place, run in enumerate(runs):
         store.queue([run])
         store.start(run, ORIGIN)

@@ -17,6 +17,7 @@ from orchestrator.reporting.render import render, write_report
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.schema import Column, Row, Table
 from orchestrator.store import Status, Store
+from tests.support.reports import replicate_of
 
 ORIGIN = Provenance("abc", {}, "d")
 NOTE = "demo: not comparable with the paper (few epochs)"
@@ -81,10 +82,6 @@ def measured(experiment, store):
     """
     table = fill_tables(experiment, store)[0]
     return {row[0].run: [cell.measured for cell in row] for row in table.cells}
-
-
-def replicate(run, number):
-    return run.model_copy(update={"train": replace(run.train, seed=run.train.seed + 1000 * number)})
 
 
 def test_markdown_is_the_papers_tables_and_the_comparison(experiment, store):
@@ -280,7 +277,7 @@ def test_a_run_that_was_given_up_has_no_number_and_is_named_under_its_tables(
 def test_an_unsound_replicate_is_left_out_of_the_mean(experiment, store):
     run = experiment.runs[0]
     finish(store, run, 0.70, 0.60)
-    finish(store, replicate(run, 1), 0.9, 0.9, status=Status.UNSOUND)
+    finish(store, replicate_of(run, 1), 0.9, 0.9, status=Status.UNSOUND)
 
     assert measured(experiment, store)[0] == [pytest.approx(70), pytest.approx(60)]
     assert "Run 0 with seed 1000 is left out" in render_markdown(make_report(experiment, store))
@@ -317,8 +314,8 @@ def test_the_profiles_name_does_not_count_its_settings_do(experiment, store):
 def test_replicates_are_averaged_and_counted(experiment, store):
     run = experiment.runs[0]
     finish(store, run, 0.70, 0.60)
-    finish(store, replicate(run, 1), 0.71, 0.64)
-    finish(store, replicate(run, 2), 0.9, 0.9, status=Status.FAILED)
+    finish(store, replicate_of(run, 1), 0.71, 0.64)
+    finish(store, replicate_of(run, 2), 0.9, 0.9, status=Status.FAILED)
     report = make_report(experiment, store)
     cell = report.tables[0].cells[0][0]
 
