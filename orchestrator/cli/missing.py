@@ -114,10 +114,10 @@ def _total(work: RemainingWork, cluster: Cluster) -> str:
     if not trainings:
         return count
     return (
-        f"{count} Resolving all that further seeds can resolve takes "
-        f"{pluralize(trainings, 'training')}: {format_significant(work.hours)} GPU-hours, "
-        f"{_money(work.hours, work)} {work.prices.currency} ({_basis(work)}); on this cluster "
-        f"({cluster}) about {format_duration(eta_s(work, cluster), rough=True)}. {ASSUMPTION}"
+        f"{count} All that can be resolved takes {pluralize(trainings, 'training')}: "
+        f"{format_significant(work.hours)} GPU-hours, {_money(work.hours, work)} "
+        f"{work.prices.currency} ({_basis(work)}); on this cluster ({cluster}) about "
+        f"{format_duration(eta_s(work, cluster), rough=True)}. {ASSUMPTION}"
     )
 
 

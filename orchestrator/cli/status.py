@@ -96,8 +96,8 @@ def _overview(store: Store, profile: str | None) -> Group:
 def _describe_others(shown: int, counts: Mapping[Status, int]) -> str:
     states = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
     return (
-        f"{shown} of {sum(counts.values()):,} runs ({states}): pending and running, then failed or "
-        "interrupted, then the newest; --all prints every run, --profile those of one profile"
+        f"{shown} of {sum(counts.values()):,} runs ({states}), unfinished ones first; --all prints "
+        "every run, --profile those of one profile"
     )
 
 
