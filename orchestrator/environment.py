@@ -1,44 +1,44 @@
-"""What the libraries read from the environment, set before they are imported."""
+"""Environment variables that Ray and MLflow read when they are imported."""
 
 import os
 import signal
 from pathlib import Path
 
-LOCAL = "local"  # the address of a cluster of one's own
+LOCAL = "local"  # the address that starts a cluster on this machine
 SIGTERM_EXIT = 128 + signal.SIGTERM
 
-ALWAYS = {
+DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would rebuild the environment
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # keeps the longest run first
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # so that the longest run starts first
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down takes four minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default an unreachable server takes four minutes
 }
-OWN_CLUSTER = {
+LOCAL_CLUSTER_DEFAULTS = {
     "RAY_AUTH_MODE": "disabled",  # no token in the home directory
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too: listen on the loopback only
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on the loopback interface only
 }
 
 
 def prepare() -> None:
-    """Set the variables of every command, unless the user set them."""
-    for name, value in ALWAYS.items():
+    """Set the variables that every command needs, unless the user has set them."""
+    for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if root := os.environ.get("AOL_DATA"):  # workers have another current folder
-        os.environ["AOL_DATA"] = str(Path(root).expanduser().absolute())
+    if data_root := os.environ.get("AOL_DATA"):  # workers have another working directory
+        os.environ["AOL_DATA"] = str(Path(data_root).expanduser().absolute())
 
 
 def prepare_ray(address: str) -> None:
-    """Set what Ray needs for a cluster of one's own or for the one at `address`."""
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours saves first
+    """Set the variables of Ray for the cluster at `address`."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # our handler saves a checkpoint first
     if address != LOCAL:
         return
-    for name, value in OWN_CLUSTER.items():
+    for name, value in LOCAL_CLUSTER_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    project = str(Path(__file__).parent.parent)
-    paths = [project, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    root = str(Path(__file__).parent.parent)
+    paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))

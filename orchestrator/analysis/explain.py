@@ -1,4 +1,4 @@
-"""Where a number of the tables comes from, down to the commands that make it again."""
+"""The runs behind a cell of the tables, and the commands that reproduce them."""
 
 import difflib
 import shlex
@@ -15,13 +15,14 @@ from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.schema import Column
 from orchestrator.store import Attempt, Store, StoredRun
 
-AGAIN = "again"  # folder of results for what is made again, beside those that are explained
+PROGRAM = "python -m orchestrator"
+RESULTS = "again"  # folder for the reproduced results, beside the explained ones
 PATCH = "changes.patch"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A run behind a cell, where its value came from and how to make it again."""
+    """A run behind a cell, its value and the commands that reproduce it."""
 
     run: StoredRun
     replicate: int
@@ -34,12 +35,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class CellExplanation:
-    """A cell with everything it rests on."""
+    """A cell with its verdict and the runs behind it."""
 
     title: str
-    verdict: str  # in words
+    verdict: str  # in sentences
     record: Mapping[str, Any]  # as in the report's JSON
-    origins: tuple[Origin, ...]  # none if nothing was trained
+    origins: tuple[Origin, ...]  # empty if nothing was trained
 
 
 def explain(
@@ -49,37 +50,53 @@ def explain(
     column: str | None = None,
     *,
     replicate: int | None = None,
-    places: Sequence[str] = (),
+    store_options: Sequence[str] = (),
 ) -> list[CellExplanation]:
-    """The cells of this name, `Table/Row/Column`, or of this run ID, each with its runs.
+    """Return the explanation of each cell with this name, `Table/Row/Column`, or of this run ID.
 
-    The beginning of a name means all cells that begin so. `places` are the options that lead the
-    commands of its runs to `store`. Raises: RequestError, RecordError, StoreError.
+    The beginning of a name selects all cells whose names begin so. `store_options` are the command
+    line's options that select `store`. Raises: RequestError, RecordError, StoreError.
     """
     experiment = report.experiment
     stored = runs_of(experiment, store)
-    columns = {one.title: one for one in experiment.columns}
-    explained = []
+    columns = {known.title: known for known in experiment.columns}
+    explanations = []
     trained: set[int] = set()
-    for title, cell in _found(report, name, column).items():
+    for title, cell in _find_cells(report, name, column).items():
         origins = [
-            _origin(experiment, store, run, columns[cell.column], places)
+            _origin(experiment, store, run, columns[cell.column], store_options)
             for run in stored[cell.run]
         ]
-        trained |= {one.replicate for one in origins}
-        chosen = tuple(one for one in origins if replicate in (None, one.replicate))
-        judged = report.judged[cell]
-        explained.append(
-            CellExplanation(title, describe_verdict(judged), as_record(judged), chosen)
+        trained |= {origin.replicate for origin in origins}
+        selected = tuple(origin for origin in origins if replicate in (None, origin.replicate))
+        verdict = report.verdicts[cell]
+        explanations.append(
+            CellExplanation(title, describe_verdict(verdict), as_record(verdict), selected)
         )
     if replicate is not None and replicate not in trained:
-        known = f"only {', '.join(map(str, sorted(trained)))}" if trained else "nor is any other"
-        raise RequestError(f"--replicate {replicate} of it is not in the store, {known}")
-    return explained
+        known = ", ".join(map(str, sorted(trained))) or "none"
+        raise RequestError(f"--replicate {replicate}: not in the store; its replicates: {known}")
+    return explanations
 
 
-def _found(report: Report, name: str, column: str | None) -> dict[str, Cell]:
-    """The cells that are meant, by their full names. Raises: RequestError."""
+def common_patch(explanations: Sequence[CellExplanation]) -> str:
+    """Return the patch that all runs behind these cells share. Raises: RequestError."""
+    patches = {origin.diff for cell in explanations for origin in cell.origins}
+    if not patches:
+        raise RequestError("no run behind it was trained; `missing` lists what to train")
+    if len(patches) > 1:
+        raise RequestError("its runs have different patches; select one run with --replicate")
+    (patch,) = patches
+    if patch is None:
+        raise RequestError(
+            "its run has no patch: the source was as committed, or its changes were too large to "
+            "store"
+        )
+    return patch
+
+
+def _find_cells(report: Report, name: str, column: str | None) -> dict[str, Cell]:
+    """Return the cells that match, by their full names. Raises: RequestError."""
     cells = {
         f"{filled.table.title}/{cell.row}/{cell.column}": cell
         for filled in report.tables
@@ -87,46 +104,52 @@ def _found(report: Report, name: str, column: str | None) -> dict[str, Cell]:
         for cell in row
     }
     if not cells:
-        raise RequestError(f"{report.experiment.path}: has no `tables`, so there is no cell")
+        raise RequestError(f"{report.experiment.path}: there are no `tables`, so there is no cell")
     if name.isdecimal():
-        found = {title: cell for title, cell in cells.items() if cell.run == int(name)}
-        known = sorted({str(cell.run) for cell in cells.values()}, key=int)
-        if not found:
-            raise RequestError(f"no table has a run {name}, only {', '.join(known)}")
+        matching = {title: cell for title, cell in cells.items() if cell.run == int(name)}
+        if not matching:
+            known = sorted({cell.run for cell in cells.values()})
+            raise RequestError(
+                f"there is no run {name} in the tables; their runs: {', '.join(map(str, known))}"
+            )
     else:
-        found = {
+        matching = {
             title: cell
             for title, cell in cells.items()
             if _begins(title, name) or _begins(cell.name, name)
         }
-        if not found:
-            raise RequestError(f"there is no cell {name!r}; {_nearest(name, list(cells))}")
-    if column is not None:
-        columns = dict.fromkeys(cell.column for cell in found.values())
-        found = {title: cell for title, cell in found.items() if _same(cell.column, column)}
-        if not found:
-            raise RequestError(f"there is no column {column!r}, only {', '.join(columns)}")
-    return found
+        if not matching:
+            closest = difflib.get_close_matches(name, list(cells), n=1, cutoff=0)[0]
+            raise RequestError(
+                f"there is no cell {name!r}; names are Table/Row/Column, the closest is {closest!r}"
+            )
+    if column is None:
+        return matching
+    in_column = {
+        title: cell
+        for title, cell in matching.items()
+        if cell.column.casefold() == column.casefold()
+    }
+    if not in_column:
+        columns = dict.fromkeys(cell.column for cell in matching.values())
+        raise RequestError(f"there is no column {column!r}; the columns: {', '.join(columns)}")
+    return in_column
 
 
 def _begins(title: str, name: str) -> bool:
+    """Return whether a title begins with the parts of a name, regardless of case."""
     return f"{title}/".casefold().startswith(f"{name.strip('/')}/".casefold())
 
 
-def _same(title: str, name: str) -> bool:
-    return title.casefold() == name.casefold()
-
-
-def _nearest(name: str, titles: list[str]) -> str:
-    close = difflib.get_close_matches(name, titles, n=1, cutoff=0)[0]
-    return f"cells are called Table/Row/Column, the nearest is {close!r}"
-
-
 def _origin(
-    experiment: Experiment, store: Store, run: StoredRun, column: Column, places: Sequence[str]
+    experiment: Experiment,
+    store: Store,
+    run: StoredRun,
+    column: Column,
+    store_options: Sequence[str],
 ) -> Origin:
-    specs = {one.id: one for one in experiment.runs}
-    replicate = specs[run.run_id].replicate_number(run.seed)
+    (spec,) = (spec for spec in experiment.runs if spec.id == run.run_id)
+    replicate = spec.replicate_number(run.seed)
     value = store.final([run.key]).get(run.key, {}).get(column.metric)
     margins = load_margins(store, run) if value is not None else None
     diff = store.git_diff(run.key)
@@ -137,39 +160,27 @@ def _origin(
         None if margins is None else 100 * certified_share(margins, column.radius),
         tuple(store.attempts(run.key)),
         diff,
-        tuple(_commands(experiment, run, replicate, places if diff is not None else None)),
+        tuple(_commands(experiment, run, replicate, None if diff is None else store_options)),
     )
 
 
 def _commands(
-    experiment: Experiment, run: StoredRun, replicate: int, patch_from: Sequence[str] | None
+    experiment: Experiment, run: StoredRun, replicate: int, patch_options: Sequence[str] | None
 ) -> Iterator[str]:
-    """What to type to train the run again as it was trained, into a folder of its own.
+    """Yield the commands that train a run as it was trained, into a separate folder.
 
-    `patch_from` leads to the store with its changes, if there were any.
+    `patch_options` select the store that holds its patch; None if it has none.
     """
-    program, spec = "python -m orchestrator", shlex.quote(str(experiment.path))
-    options = shlex.join(experiment.options)
-    if patch_from is not None:
-        store = shlex.join(("--replicate", str(replicate), *patch_from, "--diff"))
-        yield f"{program} explain {run.run_id} --spec {spec} {options} {store} > {PATCH}"
+    spec = shlex.quote(str(experiment.path))
+    profile = shlex.join(experiment.options)
+    if patch_options is not None:
+        options = shlex.join(("--replicate", str(replicate), *patch_options, "--diff"))
+        yield f"{PROGRAM} explain {run.run_id} --spec {spec} {profile} {options} > {PATCH}"
     if run.git_commit:
         yield f"git checkout {run.git_commit.partition('+')[0]}"
-    if patch_from is not None:
+    if patch_options is not None:
         yield f"git apply {PATCH}"
     yield (
-        f"{program} run {spec} {options} --only {run.run_id} --seeds {replicate} --results {AGAIN}"
+        f"{PROGRAM} run {spec} {profile} --only {run.run_id} --seeds {replicate} "
+        f"--results {RESULTS}"
     )
-
-
-def patch_of(explained: list[CellExplanation]) -> str:
-    """The one patch that all the runs behind these cells share. Raises: RequestError."""
-    patches = {origin.diff for one in explained for origin in one.origins}
-    if not patches:
-        raise RequestError("nothing of it was trained; `missing` says what that would take")
-    if len(patches) > 1:
-        raise RequestError("its runs have different patches; name one with --replicate")
-    (patch,) = patches
-    if patch is None:
-        raise RequestError("its source had no changes beside its commit, or they were not kept")
-    return patch

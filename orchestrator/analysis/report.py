@@ -1,4 +1,4 @@
-"""The report of a profile: its tables, a verdict per cell, broken invariants."""
+"""The report of a profile: its tables, a verdict per cell and violated invariants."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,94 +16,94 @@ from orchestrator.store import Store
 
 @dataclass(frozen=True)
 class Report:
-    """A profile's results as they stand."""
+    """The results of a profile."""
 
     experiment: Experiment
     tables: tuple[FilledTable, ...]
-    violations: tuple[str, ...]  # a line per invariant that does not hold
+    violations: tuple[str, ...]  # a line per violated invariant
 
     @property
     def cells(self) -> list[Cell]:
-        """The cells of all tables."""
+        """Return the cells of all tables."""
         return [cell for filled in self.tables for row in filled.cells for cell in row]
 
     @property
     def unsound(self) -> list[str]:
-        """A line per run that is left out because its network is not sound."""
+        """Return a line per run that is left out because its network is unsound."""
         return sorted({line for filled in self.tables for line in filled.unsound})
 
     @property
     def diverged(self) -> list[str]:
-        """A line per run that is left out because its loss or scores were not finite."""
+        """Return a line per run that is left out because its loss or scores were not finite."""
         return sorted({line for filled in self.tables for line in filled.diverged})
 
     @cached_property
-    def judged(self) -> Mapping[Cell, CellVerdict]:
-        """The verdict of every cell."""
-        found = judge_cells(self.cells, self.experiment.reproduction)
-        return {one.cell: one for one in found}
+    def verdicts(self) -> Mapping[Cell, CellVerdict]:
+        """Return the verdict of every cell."""
+        judged = judge_cells(self.cells, self.experiment.reproduction)
+        return {verdict.cell: verdict for verdict in judged}
 
     @property
     def counts(self) -> Mapping[Verdict, int]:
-        """How many cells have each verdict."""
-        return Counter(self.judged[cell].verdict for cell in self.cells)
+        """Return the number of cells with each verdict."""
+        return Counter(self.verdicts[cell].verdict for cell in self.cells)
 
 
 def make_report(experiment: Experiment, store: Store) -> Report:
-    """The report of a profile from the store. Raises: StoreError."""
+    """Return the report of a profile from the store. Raises: StoreError."""
     return Report(
         experiment, tuple(fill_tables(experiment, store)), tuple(find_violations(experiment, store))
     )
 
 
 def summarize(report: Report) -> str:
-    """The result in sentences, ready to be pasted."""
+    """Return the results as a paragraph that can be quoted."""
     counts, cells = report.counts, report.cells
     experiment, rules = report.experiment, report.experiment.reproduction
     margins = sorted({cell.margin for cell in cells} or {rules.margin})
     last = pluralize(margins[-1], "percentage point")
     within = " or ".join([*(f"{margin:g}" for margin in margins[:-1]), last])
     seeds = sorted({cell.seeds for cell in cells if cell.seeds})
-    said = [
+    sentences = [
         f"We reproduced {counts[Verdict.REPRODUCED]} of the "
         f"{pluralize(len(cells), 'published cell')} of "
         f"{experiment.source or 'the paper'}: there, two one-sided tests at 5% show the true "
         f"difference to be within {within} of the published value."
     ]
     if counts[Verdict.DIFFERS]:
-        said.append(
+        sentences.append(
             f"{pluralize(counts[Verdict.DIFFERS], 'differs', 'differ')} by more than that (5%, "
             "Holm's correction over all measured cells)."
         )
     if counts[Verdict.UNDERPOWERED]:
         undecided = pluralize(counts[Verdict.UNDERPOWERED], "is", "are")
-        said.append(f"{undecided} undecided with the seeds there are.")
-    if waiting := counts[Verdict.PARTIAL] + counts[Verdict.MISSING]:
-        said.append(f"{pluralize(waiting, 'has', 'have')} no value.")
+        sentences.append(f"{undecided} undecided with the seeds there are.")
+    if unmeasured := counts[Verdict.PARTIAL] + counts[Verdict.MISSING]:
+        sentences.append(f"{pluralize(unmeasured, 'has', 'have')} no value.")
     if seeds:
         fewest = f"{seeds[0]} to " if len(seeds) > 1 else ""
-        said.append(
+        sentences.append(
             f"Values are those of the last epoch on all test images, with {fewest}"
             f"{pluralize(seeds[-1], 'seed')} per cell; the published values have one."
         )
     if report.unsound:
-        said.append(f"Left out as unsound: {len(report.unsound)} of the runs.")
+        sentences.append(f"Left out as unsound: {len(report.unsound)} of the runs.")
     if report.diverged:
-        said.append(f"Left out as diverged: {len(report.diverged)} of the runs.")
+        sentences.append(f"Left out as diverged: {len(report.diverged)} of the runs.")
     if report.violations:
-        said.insert(0, f"(Broken invariants: {len(report.violations)}, so this is no claim.)")
+        sentences.insert(0, f"(Broken invariants: {len(report.violations)}, so this is no claim.)")
     if experiment.note:
-        said.insert(0, f"({experiment.note}; as a claim about the paper this would read:)")
-    return " ".join(said)
+        sentences.insert(0, f"({experiment.note}; as a claim about the paper this would read:)")
+    return " ".join(sentences)
 
 
 def as_records(report: Report) -> list[dict[str, Any]]:
-    """One plain record per cell."""
-    return [as_record(report.judged[cell]) for cell in report.cells]
+    """Return a record per cell."""
+    return [as_record(report.verdicts[cell]) for cell in report.cells]
 
 
 def as_record(judged: CellVerdict) -> dict[str, Any]:
-    """A cell with its verdict as plain values; None where nothing was measured."""
+    """Return a cell and its verdict as plain values; None where nothing was measured."""
     cell = judged.cell
     low, high = judged.interval or (None, None)
     return {

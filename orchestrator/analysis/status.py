@@ -1,4 +1,4 @@
-"""The state of every run, read from the store alone."""
+"""The current state of every run, read from the store."""
 
 from dataclasses import dataclass
 from statistics import fmean
@@ -6,10 +6,8 @@ from typing import Any
 
 from orchestrator.store import Status, Store, StoredRun
 
-RECENT = 5  # epochs that the speed is taken from
-
-SPEEDS = ("images_per_s", "seconds")
-
+SPEED_EPOCHS = 5  # newest epochs that the speed is averaged over
+SPEED_METRICS = ("images_per_s", "seconds")
 WITHOUT_DRIVER = {
     Status.PENDING: "pending (driver gone)",
     Status.RUNNING: "lost (driver gone)",
@@ -18,16 +16,16 @@ WITHOUT_DRIVER = {
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run's state with its newest metrics; `left_s` is None unless it trains."""
+    """A run's state and newest metrics; `eta_s` is None unless it is in training."""
 
     run: StoredRun
     state: str
     values: dict[str, float]
     images_per_s: float | None
-    left_s: float | None
+    eta_s: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         return {
             "key": self.run.key,
             "run_id": self.run.run_id,
@@ -40,7 +38,7 @@ class RunStatus:
             "epochs": self.run.epochs,
             "metrics": self.values,
             "images_per_s": self.images_per_s,
-            "eta_s": self.left_s,
+            "eta_s": self.eta_s,
             "host": self.run.host,
             "device": self.run.device,
             "heartbeat_at": self.run.heartbeat_at,
@@ -48,15 +46,15 @@ class RunStatus:
         }
 
 
-def run_statuses(store: Store, profile: str | None, *, most: int | None = None) -> list[RunStatus]:
-    """Every run of the store, or of one profile, as it stands; or the `most` that matter first."""
-    if most is not None:
-        runs = store.runs(store.keys_by_priority(most, profile))
-    else:
+def run_statuses(store: Store, profile: str | None, *, limit: int | None = None) -> list[RunStatus]:
+    """Return the state of all runs, of one profile's, or of the `limit` most relevant ones."""
+    if limit is None:
         runs = store.runs(profiles=None if profile is None else [profile])
+    else:
+        runs = store.runs(store.keys_by_priority(limit, profile))
     keys = [run.key for run in runs if run.epoch]
     values = store.latest_metrics(keys)
-    speeds = store.latest_metrics(keys, epochs=RECENT, names=SPEEDS)
+    speeds = store.latest_metrics(keys, epochs=SPEED_EPOCHS, names=SPEED_METRICS)
     return [
         _status(run, values.get(run.key, {}).get(run.epoch, {}), speeds.get(run.key, {}))
         for run in runs
@@ -64,12 +62,13 @@ def run_statuses(store: Store, profile: str | None, *, most: int | None = None) 
 
 
 def _status(
-    run: StoredRun, values: dict[str, float], recent: dict[int, dict[str, float]]
+    run: StoredRun, values: dict[str, float], speeds: dict[int, dict[str, float]]
 ) -> RunStatus:
-    alive = run.alive
-    state = str(run.status) if alive else WITHOUT_DRIVER.get(run.status, str(run.status))
-    speeds = [item["images_per_s"] for item in recent.values() if "images_per_s" in item]
-    seconds = [item["seconds"] for item in recent.values() if "seconds" in item]
-    trains = alive and run.status is Status.RUNNING
-    left = fmean(seconds) * (run.epochs - run.epoch) if trains and seconds else None
-    return RunStatus(run, state, values, fmean(speeds) if speeds else None, left)
+    state = str(run.status)
+    if not run.alive:
+        state = WITHOUT_DRIVER.get(run.status, state)
+    rates = [epoch["images_per_s"] for epoch in speeds.values() if "images_per_s" in epoch]
+    seconds = [epoch["seconds"] for epoch in speeds.values() if "seconds" in epoch]
+    trains = run.alive and run.status is Status.RUNNING
+    eta = fmean(seconds) * (run.epochs - run.epoch) if trains and seconds else None
+    return RunStatus(run, state, values, fmean(rates) if rates else None, eta)

@@ -10,12 +10,12 @@ from orchestrator.spec.schema import Column, Row, Table
 from orchestrator.store import Status, Store, StoredRun
 
 UNFINISHED = (Status.PENDING, Status.RUNNING, Status.INTERRUPTED, Status.FAILED)
-GIVEN_UP = {Status.DIVERGED: "diverged", Status.UNSOUND: "is unsound"}  # not in any table
+EXCLUDED = {Status.DIVERGED: "diverged", Status.UNSOUND: "is unsound"}  # not in any table
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: what the paper prints and what was measured, in percent."""
+    """One number of a table, published and measured, in percent."""
 
     table: str
     row: str
@@ -23,69 +23,69 @@ class Cell:
     column: str
     metric: str
     published: float
-    margin: float  # within which it counts as reproduced, in percentage points
-    images: int  # of the test set
+    margin: float  # largest difference that counts as reproduced, in percentage points
+    images: int  # in the test set
     values: tuple[float, ...] = ()  # one per finished seed
-    started: bool = False  # whether a seed trained at least one epoch and is not finished
-    given_up: tuple[str, ...] = ()  # of its run, as far as that is so: diverged, is unsound
+    started: bool = False  # a seed has trained at least one epoch and is not finished
+    excluded: tuple[str, ...] = ()  # why seeds of its run do not count: diverged, is unsound
 
     @property
     def name(self) -> str:
-        """How a cell is called: table, row and column."""
+        """Return the cell's name: table, row and column."""
         return f"{self.table}/{self.row}/{self.column}"
 
     @property
     def measured(self) -> float | None:
-        """The mean over the seeds."""
+        """Return the mean over the seeds."""
         return fmean(self.values) if self.values else None
 
     @property
     def sd(self) -> float | None:
-        """The standard deviation between the seeds, None with fewer than two."""
+        """Return the standard deviation between the seeds, None with fewer than two."""
         return stdev(self.values) if self.seeds > 1 else None
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published, in percentage points."""
+        """Return measured minus published, in percentage points."""
         return None if self.measured is None else self.measured - self.published
 
     @property
     def seeds(self) -> int:
-        """How many finished runs it is the mean of."""
+        """Return the number of finished seeds."""
         return len(self.values)
 
 
 @dataclass(frozen=True)
 class FilledTable:
-    """A table of the paper with what was measured for it."""
+    """A table of the paper with its measured values."""
 
     table: Table
     columns: tuple[Column, ...]
     cells: tuple[tuple[Cell, ...], ...]  # a tuple per row
-    unsound: tuple[str, ...] = ()  # a line per run that is left out
-    diverged: tuple[str, ...] = ()  # likewise
+    unsound: tuple[str, ...] = ()  # a line per run that is left out as unsound
+    diverged: tuple[str, ...] = ()  # a line per run that is left out as diverged
 
     @property
-    def left_out(self) -> tuple[str, ...]:
-        """A line per run that was trained and does not count."""
+    def excluded(self) -> tuple[str, ...]:
+        """Return a line per trained run that does not count."""
         return self.unsound + self.diverged
 
 
 def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
-    """Every table with the last epoch of the profile's finished runs.
+    """Return every table with the last epoch of the profile's finished runs.
 
-    A run counts if it was trained with exactly the profile's settings: with the seed of the
-    file, or as one of its replicates. Runs that diverged or whose network is not sound are left
-    out and named.
+    A run counts if it was trained with exactly the profile's settings, either with the seed of the
+    file or as a replicate. Runs that diverged and runs with an unsound network are left out; each
+    has a line in the table.
     """
     stored = runs_of(experiment, store)
-    final = store.final([run.key for found in stored.values() for run in found])
-    runs = {run.id: run for run in experiment.runs}
+    final = store.final([run.key for runs in stored.values() for run in runs])
+    specs = {run.id: run for run in experiment.runs}
 
     def cell(table: Table, row: Row, column: Column, published: float) -> Cell:
-        found = stored.get(row.run, [])
-        statuses = {run.status for run in found}
-        values = [final[run.key].get(column.metric) for run in found if run.key in final]
+        runs = stored.get(row.run, [])
+        statuses = {run.status for run in runs}
+        shares = [final[run.key].get(column.metric) for run in runs if run.key in final]
         return Cell(
             table=table.id,
             row=row.label,
@@ -94,10 +94,10 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
             metric=column.metric,
             published=published,
             margin=experiment.margin(table, row, column),
-            images=runs[row.run].train.data.test_images if row.run in runs else 0,
-            values=tuple(100 * value for value in values if value is not None),
-            started=any(run.epoch and run.status in UNFINISHED for run in found),
-            given_up=tuple(GIVEN_UP[one] for one in GIVEN_UP if one in statuses),
+            images=specs[row.run].train.data.test_images if row.run in specs else 0,
+            values=tuple(100 * share for share in shares if share is not None),
+            started=any(run.epoch and run.status in UNFINISHED for run in runs),
+            excluded=tuple(reason for status, reason in EXCLUDED.items() if status in statuses),
         )
 
     return [
@@ -111,15 +111,15 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
                 )
                 for row in table.rows
             ),
-            unsound=_named(table, stored, Status.UNSOUND),
-            diverged=_named(table, stored, Status.DIVERGED),
+            unsound=_excluded_lines(table, stored, Status.UNSOUND),
+            diverged=_excluded_lines(table, stored, Status.DIVERGED),
         )
         for table in experiment.tables
     ]
 
 
 def note_cells(experiment: Experiment, store: Store) -> None:
-    """Put the published numbers beside the results, for the store's view `v_cells`."""
+    """Write the published values to the store, for its view `v_cells`."""
     runs = {run.id: run for run in experiment.runs}
     store.replace_cells(
         experiment.profile,
@@ -143,32 +143,37 @@ def note_cells(experiment: Experiment, store: Store) -> None:
 
 
 def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:
-    """By run ID what the store holds of the profile's runs and their replicates."""
-    wanted = {run.id: run for run in experiment.runs}
-    digests = {run_id: run.train.digest() for run_id, run in wanted.items()}
-    found: dict[int, list[StoredRun]] = {run_id: [] for run_id in wanted}
-    for stored in store.runs(ids=wanted, digests=set(digests.values())):
-        run = wanted[stored.run_id]
-        if stored.digest == digests[run.id] and run.is_replicate(stored.seed):
-            found[run.id].append(stored)
-    return found
+    """Return the stored runs of the profile and their replicates, by run ID."""
+    specs = {run.id: run for run in experiment.runs}
+    digests = {run_id: run.train.digest() for run_id, run in specs.items()}
+    runs: dict[int, list[StoredRun]] = {run_id: [] for run_id in specs}
+    for stored in store.runs(ids=specs, digests=set(digests.values())):
+        spec = specs[stored.run_id]
+        if stored.digest == digests[spec.id] and spec.is_replicate(stored.seed):
+            runs[spec.id].append(stored)
+    return runs
+
+
+def finished_runs(experiment: Experiment, store: Store) -> list[StoredRun]:
+    """Return the finished runs of the profile and their replicates."""
+    stored = runs_of(experiment, store).values()
+    return [run for runs in stored for run in runs if run.status is Status.DONE]
 
 
 def finished_run(experiment: Experiment, store: Store, run: RunSpec) -> StoredRun:
-    """What the store holds of a finished run of the profile. Raises: RequestError."""
-    for stored in runs_of(experiment, store)[run.id]:
-        if stored.seed == run.train.seed and stored.status is Status.DONE:
+    """Return a finished run of the profile as it is stored. Raises: RequestError."""
+    for stored in finished_runs(experiment, store):
+        if (stored.run_id, stored.seed) == (run.id, run.train.seed):
             return stored
     raise RequestError(
         f"run {run.id} with seed {run.train.seed} of the profile `{experiment.profile}` is not "
-        "finished; `status` shows what is"
+        "finished; list the finished runs with `status`"
     )
 
 
-def _named(
+def _excluded_lines(
     table: Table, stored: Mapping[int, Sequence[StoredRun]], status: Status
 ) -> tuple[str, ...]:
-    """A line per run of a table that is left out for this."""
     return tuple(
         f"Run {run.run_id} with seed {run.seed} is left out, {status}: {run.error}"
         for row in table.rows

@@ -1,10 +1,11 @@
-"""Whether what was measured reproduces what was published, cell by cell; `docs/verdicts.md`.
+"""Statistical tests of whether each cell is reproduced; explained in `docs/verdicts.md`.
 
-The paper trained every run once, so a published value is one draw, as ours are. The difference of
-our mean of n seeds from it has the variance sd**2 * (1 + 1/n), and the published value is known
-to half a unit of its last printed decimal only. The spread sd is the seeds' own, pooled with a
-stated prior that counts as so many further degrees of freedom: with one seed it is the prior.
-All values are percentage points.
+The paper trained every run once, so a published value is one draw, like each of ours. The
+difference between our mean of n seeds and the published value has the variance
+sd**2 * (1 + 1/n), and the published value is known only to half a unit of its last printed
+decimal. The standard deviation sd is pooled from the seeds and a stated prior, which counts as a
+number of further degrees of freedom: with one seed, sd is the prior. All values are percentage
+points.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,12 @@ from orchestrator.analysis.tables import Cell
 from orchestrator.formatting import format_percent, pluralize
 from orchestrator.spec.schema import Reproduction
 
-LEVEL = 0.05
-MOST_SEEDS = 100  # a cell that needs more will not be settled
+SIGNIFICANCE_LEVEL = 0.05
+MAX_SEEDS = 100  # a cell that needs more seeds counts as unresolvable
 
 
 class Verdict(StrEnum):
-    """What can be said of a cell."""
+    """The outcome of testing a cell."""
 
     REPRODUCED = "reproduced"
     DIFFERS = "differs"
@@ -34,28 +35,29 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Spread:
-    """The standard deviation between seeds, how sure it is, and where it is from."""
+    """A standard deviation between seeds, with its degrees of freedom."""
 
     sd: float
     freedom: float
-    seeds: int  # that it was estimated from, beside the prior
+    seeds: int  # that were pooled with the prior
 
     @property
     def from_prior(self) -> bool:
-        """Whether there is nothing of our own in it."""
+        """Return whether it is the prior alone."""
         return self.seeds < 2
 
 
 @dataclass(frozen=True)
 class CellVerdict:
-    """A cell with its verdict and what it rests on; None where nothing was measured.
+    """A cell with its verdict and the tests behind it; None where nothing was measured.
 
-    `interval` holds the true difference with 95% confidence; a cell that differs has all of it
-    beyond the margin, one that is reproduced its 90% interval within. `p_equivalent` is that of
-    the two one-sided tests, `p_differs` of a difference beyond the margin, corrected by Holm for
-    all cells judged with it. `further_seeds` would settle an undecided cell if mean, spread and
-    the other cells stayed as they are, one without a value if it were the published one; None if
-    no number up to `MOST_SEEDS` would.
+    `interval` is the 95% confidence interval of the true difference. All of it lies beyond the
+    margin if the cell differs; the 90% interval lies within the margin if the cell is reproduced.
+    `p_equivalent` is the p-value of the two one-sided tests. `p_differs` is that of a difference
+    beyond the margin, after Holm's correction over all measured cells. `further_seeds` is the
+    number of seeds that would resolve an undecided cell if its mean, its spread and the other cells
+    stayed as they are, or a cell without a value if it came out as published; None if no number up
+    to `MAX_SEEDS` would.
     """
 
     cell: Cell
@@ -68,108 +70,111 @@ class CellVerdict:
 
     @property
     def binomial(self) -> float | None:
-        """Half the 95% interval of a share of the test images by itself; see `docs/verdicts.md`.
+        """Return half the width of the 95% Wilson interval of the share of test images.
 
-        None also of what is no share, as a damaged store may hold.
+        None if the value is not a percentage, which a damaged store may contain.
         """
         if self.cell.measured is None or not 0 <= self.cell.measured <= 100:
             return None
-        from statsmodels.stats.proportion import proportion_confint
+        from scipy.special import ndtri
 
-        count = round(self.cell.measured / 100 * self.cell.images)
-        low, high = proportion_confint(count, self.cell.images, alpha=LEVEL, method="wilson")
-        return float(50 * (high - low))
+        images = self.cell.images
+        share = round(self.cell.measured / 100 * images) / images
+        z = float(ndtri(1 - SIGNIFICANCE_LEVEL / 2))
+        deviation = sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+        return 100 * z * deviation / (1 + z**2 / images)
 
 
 def judge_cells(cells: Sequence[Cell], rules: Reproduction) -> list[CellVerdict]:
-    """The verdict of every cell; Holm's correction is over those that have a value."""
-    spreads = [_spread(cell, rules) if cell.values else None for cell in cells]
-    raw = {
-        place: _p_differs(cells[place], rules, spread)
-        for place, spread in enumerate(spreads)
-        if spread
-    }
-    p_differs = _holm(raw)
-    factor = sum(p >= LEVEL for p in p_differs.values())  # of the next cell that would differ
+    """Return the verdict of every cell, with Holm's correction over the measured ones."""
+    spreads = [_pooled_spread(cell, rules) if cell.values else None for cell in cells]
+    p_differs = _holm(
+        {
+            index: _p_differs(cells[index], rules, spread)
+            for index, spread in enumerate(spreads)
+            if spread
+        }
+    )
+    # Holm's factor for the next cell that would differ
+    factor = sum(p >= SIGNIFICANCE_LEVEL for p in p_differs.values())
     return [
-        _judged(cell, rules, spread, p_differs[place], factor)
+        _judge_measured(cell, rules, spread, p_differs[index], factor)
         if spread
-        else _unmeasured(cell, rules, len(cells))
-        for place, (cell, spread) in enumerate(zip(cells, spreads, strict=True))
+        else _judge_unmeasured(cell, rules, len(cells))
+        for index, (cell, spread) in enumerate(zip(cells, spreads, strict=True))
     ]
 
 
 def describe_verdict(judged: CellVerdict) -> str:
-    """A verdict and what it rests on, as sentences."""
+    """Return a verdict and its reasons in sentences."""
     cell = judged.cell
     if judged.interval is None or judged.spread is None:
-        return _not_measured(cell, judged.verdict)
+        return _describe_unmeasured(cell, judged.verdict)
     low, high = (format_percent(end, signed=True) for end in judged.interval)
     seeds = (
         "one seed" if cell.sd is None else f"{cell.seeds} seeds, standard deviation {cell.sd:.2f}"
     )
     source = "from the prior" if judged.spread.from_prior else "from the seeds and the prior"
-    said = [
+    sentences = [
         f"{judged.verdict}: {format_percent(cell.measured)} measured ({seeds}), "
         f"{cell.published} published.",
-        f"The difference is between {low} and {high} (95 %); the margin is ±{cell.margin:g}.",
+        f"The 95 % interval of the difference is [{low}, {high}]; the margin is ±{cell.margin:g}.",
         f"Assumed standard deviation between seeds: {judged.spread.sd:.2f} ({source}).",
-        f"p of equivalence {judged.p_equivalent:.2g}, of a difference {judged.p_differs:.2g}.",
+        f"p-value of equivalence {judged.p_equivalent:.2g}, of a difference beyond the margin "
+        f"{judged.p_differs:.2g}.",
     ]
     if judged.verdict is Verdict.UNDERPOWERED:
-        said.append(
-            "No number of seeds settles it: the paper's single one leaves too much open."
+        sentences.append(
+            "No number of further seeds would resolve it, because the published value rests on "
+            "one seed."
             if judged.further_seeds is None
-            else f"{pluralize(judged.further_seeds, 'further seed')} would settle it."
+            else f"{pluralize(judged.further_seeds, 'further seed')} would resolve it."
         )
     if judged.binomial is not None:
-        said.append(f"Binomial error of the test images alone: ±{judged.binomial:.1f}.")
-    return " ".join(said)
+        sentences.append(f"Binomial error of the test images alone: ±{judged.binomial:.1f}.")
+    return " ".join(sentences)
 
 
-def _not_measured(cell: Cell, verdict: Verdict) -> str:
+def _describe_unmeasured(cell: Cell, verdict: Verdict) -> str:
     if verdict is Verdict.PARTIAL:
-        return f"partial: run {cell.run} is not trained to its last epoch."
-    why = f": it {' or '.join(cell.given_up)}" if cell.given_up else ""
-    return f"missing: run {cell.run} has no value{why}; {cell.published} published."
+        return f"partial: run {cell.run} has not finished its last epoch."
+    reason = f": it {' or '.join(cell.excluded)}" if cell.excluded else ""
+    return f"missing: run {cell.run} has no value{reason}; {cell.published} published."
 
 
-def _unmeasured(cell: Cell, rules: Reproduction, cells: int) -> CellVerdict:
+def _judge_unmeasured(cell: Cell, rules: Reproduction, cells: int) -> CellVerdict:
     verdict = Verdict.PARTIAL if cell.started else Verdict.MISSING
     further = _further_seeds(cell, rules, Spread(rules.prior.sd, rules.prior.freedom, 0), cells)
     return CellVerdict(cell, verdict, further_seeds=further)
 
 
-def _holm(raw: Mapping[int, float]) -> dict[int, float]:
-    """Each p-value so much larger that one wrong rejection among all is as rare as the level.
-
-    Source: S. Holm (1979). Statsmodels has it too, and takes a second to be imported.
-    """
-    corrected, largest = {}, 0.0
-    for rank, place in enumerate(sorted(raw, key=lambda place: raw[place])):
-        largest = max(largest, min(1.0, (len(raw) - rank) * raw[place]))
-        corrected[place] = largest
-    return corrected
-
-
-def _judged(
+def _judge_measured(
     cell: Cell, rules: Reproduction, spread: Spread, p_differs: float, factor: int
 ) -> CellVerdict:
     p_equivalent = _p_equivalent(cell, rules, spread)
     low, high = interval = _interval(cell, rules, spread)
-    outside = low > cell.margin or high < -cell.margin  # tested on one side, p alone is less strict
+    beyond = low > cell.margin or high < -cell.margin  # stricter than the one-sided p of one cell
     verdict, further = Verdict.UNDERPOWERED, None
-    if p_equivalent < LEVEL:
+    if p_equivalent < SIGNIFICANCE_LEVEL:
         verdict = Verdict.REPRODUCED
-    elif p_differs < LEVEL and outside:
+    elif p_differs < SIGNIFICANCE_LEVEL and beyond:
         verdict = Verdict.DIFFERS
     else:
         further = _further_seeds(cell, rules, spread, factor)
     return CellVerdict(cell, verdict, spread, interval, p_equivalent, p_differs, further)
 
 
-def _spread(cell: Cell, rules: Reproduction) -> Spread:
-    """The seeds' variance and the prior's, weighted by their degrees of freedom."""
+def _holm(p_values: Mapping[int, float]) -> dict[int, float]:
+    """Return p-values corrected for multiple testing, by the same keys. Source: S. Holm (1979)."""
+    corrected, largest = {}, 0.0
+    for rank, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[key]))
+        corrected[key] = largest
+    return corrected
+
+
+def _pooled_spread(cell: Cell, rules: Reproduction) -> Spread:
+    """Return the seeds' variance and the prior's, weighted by their degrees of freedom."""
     prior, own = rules.prior.freedom, len(cell.values) - 1
     variance = prior * rules.prior.sd**2
     if cell.sd is not None:
@@ -181,42 +186,44 @@ def _interval(cell: Cell, rules: Reproduction, spread: Spread) -> tuple[float, f
     from scipy.special import stdtrit
 
     error = spread.sd * sqrt(1 + 1 / cell.seeds)
-    half = float(stdtrit(spread.freedom, 1 - LEVEL / 2)) * error + rules.rounding
+    quantile = float(stdtrit(spread.freedom, 1 - SIGNIFICANCE_LEVEL / 2))
+    half = quantile * error + rules.rounding
     return _difference(cell) - half, _difference(cell) + half
 
 
 def _p_equivalent(cell: Cell, rules: Reproduction, spread: Spread) -> float:
-    """Two one-sided tests: the larger p of a difference at or beyond either end of the margin."""
+    """Return the larger p of the one-sided tests against either end of the margin."""
     distance = cell.margin - rules.rounding - abs(_difference(cell))
-    return float(_tail(distance, spread, cell.seeds, spread.freedom))
+    return float(_tail_probability(distance, spread, cell.seeds, spread.freedom))
 
 
 def _p_differs(cell: Cell, rules: Reproduction, spread: Spread) -> float:
-    """Against a difference within the margin, at the end of it that is nearest."""
+    """Return the p of the one-sided test against the nearest end of the margin."""
     distance = abs(_difference(cell)) - rules.rounding - cell.margin
-    return float(_tail(distance, spread, cell.seeds, spread.freedom))
+    return float(_tail_probability(distance, spread, cell.seeds, spread.freedom))
 
 
 def _further_seeds(cell: Cell, rules: Reproduction, spread: Spread, factor: int) -> int | None:
-    """The fewest, with mean and spread as they are, and Holm's factor.
+    """Return the fewest further seeds that resolve the cell, with Holm's factor.
 
-    Two at least: the interval is outside the margin where a one-sided p is below half the level.
+    The factor is at least 2, because a cell differs only if its two-sided 95% interval lies beyond
+    the margin: its one-sided p is then below half the significance level.
     """
     import numpy as np
 
-    seeds = np.arange(cell.seeds + 1, MOST_SEEDS + 1)
+    seeds = np.arange(cell.seeds + 1, MAX_SEEDS + 1)
     freedom = rules.prior.freedom + seeds - 1
     difference = abs(_difference(cell)) if cell.values else 0.0
     inside = cell.margin - rules.rounding - difference
-    outside = difference - rules.rounding - cell.margin
-    equivalent = _tail(inside, spread, seeds, freedom) < LEVEL
-    differs = max(factor, 2) * _tail(outside, spread, seeds, freedom) < LEVEL
-    settled = seeds[equivalent | differs]
-    return int(settled[0]) - cell.seeds if len(settled) else None
+    beyond = difference - rules.rounding - cell.margin
+    equivalent = _tail_probability(inside, spread, seeds, freedom) < SIGNIFICANCE_LEVEL
+    p_differs = max(factor, 2) * _tail_probability(beyond, spread, seeds, freedom)
+    resolved = seeds[equivalent | (p_differs < SIGNIFICANCE_LEVEL)]
+    return int(resolved[0]) - cell.seeds if len(resolved) else None
 
 
-def _tail(distance: float, spread: Spread, seeds: Any, freedom: Any) -> Any:
-    """The chance of a mean so far, or further, on that side; for a number of seeds or many."""
+def _tail_probability(distance: float, spread: Spread, seeds: Any, freedom: Any) -> Any:
+    """Return the probability of a mean at least so far on one side; `seeds` may be an array."""
     from scipy.special import stdtr
 
     return stdtr(freedom, -distance / (spread.sd * (1 + 1 / seeds) ** 0.5))

@@ -1,4 +1,4 @@
-"""`compare` and `cra`: runs compared on the same test images."""
+"""`compare` and `cra`: compare two runs, print certified accuracy at any radius."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,41 +6,68 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.analysis.margins import Comparison, _finished, certified_share, load_margins
-from orchestrator.cli.options import (
-    SPEC,
-    JsonOption,
-    ResultsOption,
-    SetOption,
-    SpecArgument,
-    SpecOption,
-    StoreOption,
-    TrainedProfileOption,
-    app,
-    opened_profile,
-)
+from aol.certification.certificate import parse_radius
+from aol.errors import RadiusError
+from orchestrator.analysis.compare import Comparison, compare_runs
+from orchestrator.analysis.margins import certified_share, describe_missing_margins, load_margins
+from orchestrator.analysis.tables import finished_runs
+from orchestrator.cli.options import JsonOption, ProfileOptions, command
 from orchestrator.formatting import format_percent, format_table, to_json, with_note
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store
 
 
+@command
+def compare(
+    first: Annotated[int, typer.Argument(metavar="RUN", help="ID of the first run.")],
+    second: Annotated[int, typer.Argument(metavar="RUN", help="ID of the second run.")],
+    options: ProfileOptions,
+    replicate: Annotated[int, typer.Option(min=0, help="Replicate of both runs.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two runs on the same test images.
+
+    Prints McNemar's test and the 95% interval of the difference in every column.
+    """
+    store, experiment = options.open_profile()
+    comparisons = compare_runs(experiment, store, (first, second), replicate)
+    typer.echo(comparison_table(experiment, comparisons, (first, second), as_json=as_json))
+
+
+@command
+def cra(
+    radius: Annotated[
+        str, typer.Option(metavar="RADIUS", help="L2 radius, pixels in [0, 1]: 0.5 or 36/255.")
+    ],
+    options: ProfileOptions,
+    as_json: JsonOption = False,
+) -> None:
+    """Print certified accuracy at any radius.
+
+    There is a line per finished run.
+    """
+    try:
+        value = parse_radius(radius)
+    except RadiusError as error:
+        raise RadiusError(f"--radius: {error}") from None
+    store, experiment = options.open_profile()
+    typer.echo(cra_table(experiment, store, value, as_json=as_json))
+    for line in describe_missing_margins(experiment, store):
+        typer.echo(line, err=True)
+
+
 def comparison_table(
     experiment: Experiment,
-    found: Mapping[str, Comparison],
+    comparisons: Mapping[str, Comparison],
     pair: tuple[int, int],
     *,
     as_json: bool = False,
 ) -> str:
-    """The comparison for people, or as JSON."""
+    """Return the comparisons by column as a table or as JSON."""
     if as_json:
-        return to_json(
-            {
-                "profile": experiment.profile,
-                "note": experiment.note,
-                "runs": pair,
-                "columns": {title: asdict(one) for title, one in found.items()},
-            }
-        )
+        columns = {title: asdict(comparison) for title, comparison in comparisons.items()}
+        profile = {"profile": experiment.profile, "note": experiment.note}
+        return to_json({**profile, "runs": pair, "columns": columns})
     rows = [
         [
             title,
@@ -52,7 +79,7 @@ def comparison_table(
             one.only_second,
             f"{one.p:.2g}",
         ]
-        for title, one in found.items()
+        for title, one in comparisons.items()
     ]
     headers = ["", f"run {pair[0]}", f"run {pair[1]}", "difference", "95 % interval"]
     headers += [f"only {pair[0]}", f"only {pair[1]}", "McNemar's p"]
@@ -60,7 +87,7 @@ def comparison_table(
 
 
 def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: bool = False) -> str:
-    """The certified robust accuracy at a radius of every finished run that has margins.
+    """Return the certified accuracy of every finished run that has margins, as a table or JSON.
 
     Raises: RecordError.
     """
@@ -75,7 +102,7 @@ def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: b
             "radius": radius,
             "cra": certified_share(margins, radius),
         }
-        for run in _finished(experiment, store)
+        for run in finished_runs(experiment, store)
         if (margins := load_margins(store, run)) is not None
     ]
     if as_json:
@@ -92,52 +119,3 @@ def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: b
     ]
     headers = ["run", "name", "dataset", "seed", f"CRA {radius:g}"]
     return with_note(experiment.note, format_table(rows, headers, left={"name", "dataset"}))
-
-
-@app.command()
-def compare(
-    first: Annotated[int, typer.Argument(metavar="RUN", help="A run ID.")],
-    second: Annotated[int, typer.Argument(metavar="RUN", help="Another.")],
-    spec: SpecOption = SPEC,
-    profile: TrainedProfileOption = None,
-    settings: SetOption = None,
-    replicate: Annotated[int, typer.Option(min=0, help="Number of the replicates to compare.")] = 0,
-    results: ResultsOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare two runs image by image: McNemar's test, and an interval for the difference."""
-    from orchestrator.analysis.margins import compare_runs
-    from orchestrator.cli.compare import comparison_table
-
-    opened, experiment = opened_profile(spec, profile, settings, results, store)
-    found = compare_runs(experiment, opened, (first, second), replicate)
-    typer.echo(comparison_table(experiment, found, (first, second), as_json=as_json))
-
-
-@app.command()
-def cra(
-    radius: Annotated[
-        str, typer.Option(metavar="RADIUS", help="L2 norm, pixels in [0, 1]: 0.5 or 36/255.")
-    ],
-    spec: SpecArgument = SPEC,
-    profile: TrainedProfileOption = None,
-    settings: SetOption = None,
-    results: ResultsOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print every finished run's certified robust accuracy at any radius."""
-    from aol.certification.certificate import parse_radius
-    from aol.errors import RadiusError
-    from orchestrator.analysis.margins import without_margins
-    from orchestrator.cli.compare import cra_table
-
-    try:
-        asked = parse_radius(radius)
-    except RadiusError as error:
-        raise RadiusError(f"--radius: {error}") from None
-    opened, experiment = opened_profile(spec, profile, settings, results, store)
-    typer.echo(cra_table(experiment, opened, asked, as_json=as_json))
-    for line in without_margins(experiment, opened):
-        typer.echo(line, err=True)

@@ -5,16 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.options import (
-    SPEC,
-    ResultsOption,
-    SetOption,
-    SpecOption,
-    StoreOption,
-    TrainedProfileOption,
-    app,
-    opened_profile,
-)
+from orchestrator.cli.options import ProfileOptions, command
 
 if TYPE_CHECKING:
     from aol.export.formats import Format
@@ -22,25 +13,21 @@ if TYPE_CHECKING:
     from orchestrator.sharing.export import FinishedRun
 
 
-@app.command()
+@command
 def export(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run ID, or a folder of `python -m aol`.")
     ],
+    options: ProfileOptions,
     form: Annotated[
         Literal["safetensors", "torchscript", "onnx", "all"],
         typer.Option("--format", help="What to write."),
     ] = "safetensors",
-    spec: SpecOption = SPEC,
-    profile: TrainedProfileOption = None,
-    settings: SetOption = None,
     replicate: Annotated[int, typer.Option(min=0, help="Number of the replicate.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="Where it goes.  [default: PROFILE/models/KEY in the results]"),
     ] = None,
-    results: ResultsOption = None,
-    store: StoreOption = None,
 ) -> None:
     """Write a finished run's network, rescaled weights folded in, with a model card."""
     from orchestrator.analysis.report import make_report
@@ -48,12 +35,12 @@ def export(
 
     report = None
     if run.isdecimal():
-        opened, experiment = opened_profile(spec, profile, settings, results, store)
-        finished = from_store(experiment, opened, int(run), replicate)
-        report = make_report(experiment, opened)
+        store, experiment = options.open_profile()
+        finished = from_store(experiment, store, int(run), replicate)
+        report = make_report(experiment, store)
     else:
         finished = from_folder(Path(run))
-    place = (results or spec.parent / "results") / finished.run.profile / "models"
+    place = options.results_folder / finished.run.profile / "models"
     for file in _written(finished, report, form, out or place / finished.run.key):
         typer.echo(file)
 
@@ -61,7 +48,7 @@ def export(
 def _written(
     finished: "FinishedRun", report: "Report | None", form: "Format | Literal['all']", folder: Path
 ) -> list[Path]:
-    """The files of the network in a format or all, and its card."""
+    """Write the network in a format or in all, and its card; return the files."""
     from aol.export.formats import FILES
     from orchestrator.sharing.export import digests, plain_model, write_card, write_model
     from orchestrator.sharing.model_card import render_card

@@ -1,13 +1,20 @@
-"""The command line's one application, and the options that commands share."""
+"""The command line application and the options that commands share."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.models import ArgumentInfo
 
-if TYPE_CHECKING:
-    from orchestrator.spec.experiment import Experiment
-    from orchestrator.store import Store
+from orchestrator.environment import LOCAL
+from orchestrator.errors import SpecError, StoreError
+from orchestrator.spec.experiment import Experiment
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Store, exists
 
 app = typer.Typer(
     name="orchestrator",
@@ -15,87 +22,127 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Train the paper's runs, keep every number, print its tables.",
+    help="Train the paper's runs, store their results and print its tables.",
 )
 
 PIPED_WIDTH = 160  # columns of tables that go to a file or a pipe
 SPEC = Path("experiments.yaml")  # in the current folder
 SPEC_HELP = "The YAML file of experiments."
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
-SpecOption = Annotated[  # of commands that have arguments of their own
-    Path, typer.Option("--spec", metavar="SPEC", help=SPEC_HELP)
+SpecOption = Annotated[Path, typer.Option("--spec", metavar="SPEC", help=SPEC_HELP)]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", help="Folder of the results.  [default: results/ beside SPEC]"),
 ]
-ProfileOption = Annotated[
+StoreOption = Annotated[
     str | None,
-    typer.Option("--profile", help="Which profile of SPEC; by default what fits the cluster."),
-]
-TrainedProfileOption = Annotated[
-    str | None,
-    typer.Option("--profile", help="Which profile of SPEC; by default that trained last."),
+    typer.Option("--store", help="Path or SQLAlchemy URL.  [default: store.db in the results]"),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of all runs; repeatable."),
 ]
 OnlyOption = Annotated[
-    str | None, typer.Option("--only", metavar="IDS", help="Just these runs, like 0,20-24.")
+    str | None, typer.Option("--only", metavar="IDS", help="Only these runs, such as 0,20-24.")
 ]
 SeedsOption = Annotated[
     str | None,
     typer.Option(
-        "--seeds", metavar="K", help="Replicates like 0..4; number k trains with seed + 1000 k."
+        "--seeds",
+        metavar="K",
+        help="Replicates such as 0..4; replicate k trains with seed + 1000 k.",
     ),
-]
-ResultsOption = Annotated[
-    Path | None,
-    typer.Option("--results", help="Where results go.  [default: results/ beside SPEC]"),
-]
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", help="Path or SQLAlchemy URL.  [default: store.db in the results]"),
 ]
 TableOption = Annotated[
-    str | None, typer.Option("--table", metavar="NAME", help="Just this table, by ID or title.")
+    str | None, typer.Option("--table", metavar="NAME", help="Only this table, by ID or title.")
 ]
 JobsOption = Annotated[
-    int | None, typer.Option("--jobs", "-j", min=1, help="At most so many runs at once.")
-]
-AddressOption = Annotated[
-    str,
-    typer.Option(
-        "--address", help="The Ray cluster: local starts its own, else auto or HOST:PORT."
-    ),
+    int | None, typer.Option("--jobs", "-j", min=1, help="Maximum number of runs at a time.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and failures.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More about what happens.")]
 
 
-def open_store(spec: Path, results: Path | None, store: str | None) -> "Store":
-    """An existing store. Raises: StoreError, SpecError if there is no file `spec`."""
-    from orchestrator.errors import SpecError, StoreError
-    from orchestrator.store import Store, exists
+@dataclass(frozen=True)
+class StoreOptions:
+    """The options that select a result store."""
 
-    if not spec.is_file():
-        raise SpecError([f"{spec}: no such file"])
+    spec: SpecArgument = SPEC
+    results: ResultsOption = None
+    store: StoreOption = None
 
-    location = store or str((results or spec.parent / "results") / "store.db")
-    if not exists(location):
-        raise StoreError(f"there is no store at {location} yet; `run` makes one")
-    return Store(location)
+    @property
+    def results_folder(self) -> Path:
+        """Return the folder of the results."""
+        return self.results or self.spec.parent / "results"
+
+    @property
+    def location(self) -> str:
+        """Return the path or URL of the store."""
+        return self.store or str(self.results_folder / "store.db")
+
+    def open_store(self) -> Store:
+        """Open an existing store. Raises: StoreError, SpecError if the YAML file is missing."""
+        if not self.spec.is_file():
+            raise SpecError([f"{self.spec}: no such file"])
+        if not exists(self.location):
+            raise StoreError(f"there is no store at {self.location} yet; `run` creates it")
+        return Store(self.location)
 
 
-def opened_profile(
-    spec: Path,
-    profile: str | None,
-    settings: list[str] | None,
-    results: Path | None,
-    store: str | None,
-) -> tuple["Store", "Experiment"]:
-    """The store, and the profile asked for or trained last. Raises: StoreError, SpecError."""
-    from orchestrator.spec.loader import SpecFile
+@dataclass(frozen=True)
+class ProfileOptions(StoreOptions):
+    """The options that select a profile with stored results."""
 
-    file = SpecFile(spec)
-    opened = open_store(spec, results, store)
-    chosen = profile or opened.newest_profile(file.profiles) or file.profiles[0]
-    return opened, file.experiment(chosen, settings or ())
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="Profile of SPEC.  [default: the one trained last]"),
+    ] = None
+    settings: SetOption = None
+
+    def open_profile(self) -> tuple[Store, Experiment]:
+        """Open the store and read the profile. Raises: StoreError, SpecError."""
+        file = SpecFile(self.spec)
+        store = self.open_store()
+        profile = self.profile or store.newest_profile(file.profiles) or file.profiles[0]
+        return store, file.experiment(profile, self.settings or ())
+
+
+@dataclass(frozen=True)
+class SessionOptions(StoreOptions):
+    """The options that select runs to train and a cluster."""
+
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="Profile of SPEC.  [default: the one for the cluster]"),
+    ] = None
+    only: OnlyOption = None
+    settings: SetOption = None
+    address: Annotated[
+        str,
+        typer.Option("--address", help="Ray cluster: local starts one; or auto, or HOST:PORT."),
+    ] = LOCAL
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Add a command; its parameter `options` becomes one option per field of its dataclass.
+
+    SPEC is an argument, but an option `--spec` if the command has arguments of its own.
+    """
+    own = inspect.signature(function).parameters
+    options_class = own["options"].annotation
+    shared = dict(inspect.signature(options_class).parameters)
+    if any(isinstance(info, ArgumentInfo) for p in own.values() for info in get_args(p.annotation)):
+        shared["spec"] = shared["spec"].replace(annotation=SpecOption)
+
+    @functools.wraps(function)
+    def wrapper(**values: Any) -> None:
+        options = options_class(**{name: values.pop(name) for name in shared})
+        function(options=options, **values)
+
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name in own
+        for parameter in (shared.values() if name == "options" else [own[name]])
+    ]
+    wrapper.__dict__["__signature__"] = inspect.Signature(parameters)  # which Typer reads
+    return app.command()(wrapper)

@@ -1,78 +1,75 @@
-"""Commands that read what was trained."""
+"""`report`: write and print the paper's tables."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.options import (
-    SPEC,
-    ResultsOption,
-    SetOption,
-    SpecArgument,
-    StoreOption,
-    TrainedProfileOption,
-    app,
-    opened_profile,
-)
+from orchestrator.analysis.report import make_report
+from orchestrator.cli.options import ProfileOptions, command
+from orchestrator.errors import CheckFailedError
 from orchestrator.formatting import pluralize
+from orchestrator.reporting.render import render, write_report
+from orchestrator.spec.experiment import CUSTOM
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.analysis.report import Report
     from orchestrator.reporting.render import Format
     from orchestrator.store import Store
 
 
-@app.command()
+@command
 def report(
-    spec: SpecArgument = SPEC,
-    profile: TrainedProfileOption = None,
-    settings: SetOption = None,
-    results: ResultsOption = None,
-    store: StoreOption = None,
+    options: ProfileOptions,
     form: Annotated[
         Literal["md", "csv", "json", "tex", "html"],
-        typer.Option("--format", help="What to write, and but for html to print."),
+        typer.Option("--format", help="Format of the file; all but html are also printed."),
     ] = "md",
     figures: Annotated[
-        bool, typer.Option("--figures", help="Draw the figures, too, as PNG and SVG.")
+        bool, typer.Option("--figures", help="Also draw the figures, as PNG and SVG.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 4 if a finished run breaks an invariant.")
+        bool, typer.Option("--check", help="Exit with 4 if a finished run violates an invariant.")
     ] = False,
 ) -> None:
-    """Write the paper's tables from the store to results/PROFILE/ and print them."""
-    from orchestrator.analysis.report import make_report
-    from orchestrator.errors import CheckFailedError
-    from orchestrator.spec.experiment import CUSTOM
+    """Print the paper's tables from the store.
 
-    opened, experiment = opened_profile(spec, profile, settings, results, store)
-    made = make_report(experiment, opened)
-    _write(made, opened, results or spec.parent / "results", form, figures=figures)
-    if not profile and not settings and opened.newest_profile() == CUSTOM:
-        typer.echo("trained last was a run with --set: give `report` the same --set", err=True)
+    They are also written to PROFILE/ in the results.
+    """
+    store, experiment = options.open_profile()
+    made = make_report(experiment, store)
+    _write(made, store, options.results_folder, form, figures=figures)
+    if not options.profile and not options.settings and store.newest_profile() == CUSTOM:
+        typer.echo(
+            "The run trained last has changed settings; pass the same --set to report it", err=True
+        )
     for line in made.violations:
-        typer.secho(f"broken: {line}", fg="red", err=True)
+        typer.secho(f"violated: {line}", fg="red", err=True)
     if check and made.violations:
-        broken = pluralize(len(made.violations), "invariant does", "invariants do")
-        raise CheckFailedError(f"{broken} not hold")
+        violated = pluralize(len(made.violations), "invariant is", "invariants are")
+        raise CheckFailedError(f"{violated} violated")
 
 
 def _write(
-    made: "Report", store: "Store", place: Path, form: "Format | Literal['html']", *, figures: bool
+    made: "Report",
+    store: "Store",
+    results: "Path",
+    form: "Format | Literal['html']",
+    *,
+    figures: bool,
 ) -> None:
-    """Write a report, with its figures if asked for or on the page; print it if it is text."""
-    from orchestrator.reporting.figures import draw_figures
-    from orchestrator.reporting.render import render, write_report
-
-    folder = place / made.experiment.profile
+    """Write a report, with figures if requested or part of the page; print it if it is text."""
+    folder = results / made.experiment.profile
     if form == "html":
         from orchestrator.reporting.html import write_page
 
         path, drawn = write_page(made, store, folder)
     else:
+        from orchestrator.reporting.figures import draw_figures
+
         drawn = draw_figures(made, store, folder / "figures") if figures else []
-        path = write_report(made, place, form)
+        path = write_report(made, results, form)
         typer.echo(render(made, form))
     if figures or form == "html":
         typer.echo(f"{pluralize(len(drawn), 'figure')} in {folder / 'figures'}", err=True)

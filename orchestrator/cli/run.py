@@ -1,4 +1,4 @@
-"""`run` and `plan`: train the runs, or print what would be trained."""
+"""`run` and `plan`: train the runs, or print what `run` would do."""
 
 import logging
 import shlex
@@ -7,29 +7,20 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.options import (
     PIPED_WIDTH,
-    SPEC,
-    AddressOption,
     JobsOption,
     JsonOption,
-    OnlyOption,
-    ProfileOption,
-    QuietOption,
-    ResultsOption,
     SeedsOption,
-    SetOption,
-    SpecArgument,
-    StoreOption,
+    SessionOptions,
     TableOption,
-    VerboseOption,
-    app,
+    command,
 )
 from orchestrator.errors import ExitCode, RequestError
 from orchestrator.formatting import to_json
@@ -39,47 +30,48 @@ if TYPE_CHECKING:
     from orchestrator.driver.session import Session
 
 
-@app.command()
+@command
 def run(
-    context: typer.Context,
-    spec: SpecArgument = SPEC,
-    profile: ProfileOption = None,
-    only: OnlyOption = None,
+    options: SessionOptions,
     seeds: SeedsOption = None,
-    settings: SetOption = None,
     jobs: JobsOption = None,
-    address: AddressOption = "local",
-    results: ResultsOption = None,
-    store: StoreOption = None,
     storage: Annotated[
         str | None,
         typer.Option(
-            help="Where checkpoints go, a path or URI that every machine of the cluster reaches."
+            help="Path or URI of the checkpoints, accessible from every machine of the cluster."
             "  [default: ray/ in the results]"
         ),
     ] = None,
     retries: Annotated[
-        int, typer.Option(min=0, help="How often a run is tried again when its worker is lost.")
+        int, typer.Option(min=0, help="Number of retries of a run whose worker was lost.")
     ] = 3,
     fail_fast: Annotated[
-        bool, typer.Option("--fail-fast/--keep-going", help="Stop all when one run fails.")
+        bool, typer.Option("--fail-fast/--keep-going", help="Stop all runs when one fails.")
     ] = False,
     rerun: Annotated[
         str | None,
-        typer.Option(metavar="IDS", help="Forget what the store holds of these runs first."),
+        typer.Option(metavar="IDS", help="Delete the stored results of these runs first."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Print the plan and stop.")
     ] = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only failures and errors.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print the log messages of all libraries.")
+    ] = False,
 ) -> None:
-    """Train every run of SPEC that the store does not hold yet, then write the tables."""
+    """Train the runs of SPEC and write the tables.
+
+    Finished runs are kept, interrupted ones continue from their last checkpoint.
+    """
     from orchestrator.driver.run import run_session
 
     if verbose:
         logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
-    with open_session(context, quiet=quiet) as session:
+    more = {"storage": storage, "retries": retries, "fail_fast": fail_fast, "rerun": rerun}
+    with open_session(options, quiet=quiet, seeds=seeds, jobs=jobs, **more) as session:
         if dry_run:
             print_plan(session)
             return
@@ -87,31 +79,29 @@ def run(
         raise typer.Exit(report_outcome(outcome, session))
 
 
-@app.command()
+@command
 def plan(
-    context: typer.Context,
-    spec: SpecArgument = SPEC,
-    profile: ProfileOption = None,
-    only: OnlyOption = None,
+    options: SessionOptions,
     seeds: SeedsOption = None,
-    settings: SetOption = None,
     jobs: JobsOption = None,
-    address: AddressOption = "local",
-    results: ResultsOption = None,
-    store: StoreOption = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Like 40gpuh or 100usd: what to train for it to settle most cells."),
+        typer.Option(help="Such as 40gpuh or 100usd: what to train to resolve most cells."),
     ] = None,
     table: TableOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what `run` would do with each run, and why; with --budget, what to train first."""
+    """Print what `run` would do with each run.
+
+    With --budget, print instead which runs to train first.
+    """
     if table and not budget:
-        raise typer.BadParameter("--table goes with --budget; for single runs there is --only")
+        raise typer.BadParameter("--table requires --budget; select single runs with --only")
     if budget and seeds is not None:
-        raise RequestError(f"--seeds {seeds}: does not go with --budget, which chooses the seeds")
-    with open_session(context, quiet=as_json) as session:
+        raise RequestError(
+            f"--seeds {seeds}: cannot be combined with --budget, which chooses the seeds"
+        )
+    with open_session(options, quiet=as_json, seeds=seeds, jobs=jobs) as session:
         if budget:
             from orchestrator.cli.missing import print_budget
 
@@ -121,14 +111,14 @@ def plan(
 
 
 @contextmanager
-def open_session(context: typer.Context, *, quiet: bool = False) -> Iterator["Session"]:
-    """Open the session of the command's options, which have the names of `RunOptions`."""
+def open_session(
+    options: SessionOptions, *, quiet: bool = False, **more: Any
+) -> Iterator["Session"]:
+    """Open the session of these options and `more` fields of `RunOptions`."""
     from orchestrator.cli.console import ConsoleObserver
     from orchestrator.driver.session import RunOptions, Session
 
-    names = {field.name for field in fields(RunOptions)}
-    given = {name: value for name, value in context.params.items() if name in names}
-    given["settings"] = tuple(given["settings"] or ())
+    given = asdict(options) | more | {"settings": tuple(options.settings or ())}
     with (
         closing(ConsoleObserver(quiet=quiet)) as observer,
         Session(RunOptions(**given), observer) as session,
@@ -137,15 +127,15 @@ def open_session(context: typer.Context, *, quiet: bool = False) -> Iterator["Se
 
 
 def print_plan(session: "Session", *, as_json: bool = False) -> None:
-    """Print what `run` would do; nothing is written, but an old store gets its new schema."""
+    """Print the plan; nothing is written, except that the schema of an old store is updated."""
     from rich.console import Console
 
     from orchestrator.cli.console import plan_table
     from orchestrator.planning.plan import as_rows
     from orchestrator.store import Store, exists
 
-    found = exists(session.store_location)
-    plan = session.plan(Store(session.store_location) if found else None)
+    location = session.store_location
+    plan = session.plan(Store(location) if exists(location) else None)
     if as_json:
         typer.echo(to_json(as_rows(plan)))
     else:
@@ -156,33 +146,34 @@ def print_plan(session: "Session", *, as_json: bool = False) -> None:
 
 
 def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
-    """Print what became of the runs, where the tables are and what to do next.
+    """Print the results of the runs, the file of the tables and the next command.
 
     Returns the exit code.
     """
     from orchestrator.store import Status
 
-    message, runs = session.observer.message, outcome.runs
+    message = session.observer.message
     if outcome.problem:
-        text = f"{outcome.problem}\nThe store is complete; `sync` sends it to MLflow."
-        message(text, important=True)
-    counts = Counter(str(run.status) for run in runs)
+        message(
+            f"{outcome.problem}\nThe store is complete; `sync` sends it to MLflow.", important=True
+        )
+    counts = Counter(str(run.status) for run in outcome.runs)
     message(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + ".")
     message(f"Tables: {_relative(outcome.tables)}")
     if outcome.signal is not None:
-        message(f"Stopped. The same command continues: {_command()}")
+        message(f"Stopped. The same command continues: {_repeat_command()}")
         return 128 + outcome.signal
-    unsound = [run for run in runs if run.status is Status.UNSOUND]
+    unsound = [run for run in outcome.runs if run.status is Status.UNSOUND]
     for run in unsound:
         message(f"Unsound, not in the tables: run {run.run_id}, {run.error}", important=True)
-    broken = [run for run in runs if run.status in (Status.FAILED, Status.DIVERGED)]
-    if broken:
-        named = ", ".join(f"{run.run_id} ({run.status})" for run in broken)
-        message(f"Not finished: {named}. Logs: {_relative(session.logs)}/", important=True)
-    if broken or unsound:
+    failed = [run for run in outcome.runs if run.status in (Status.FAILED, Status.DIVERGED)]
+    if failed:
+        names = ", ".join(f"{run.run_id} ({run.status})" for run in failed)
+        message(f"Not finished: {names}. Logs: {_relative(session.logs)}/", important=True)
+    if failed or unsound:
         return ExitCode.UNFINISHED
     if not outcome.done:
-        message(f"Not all runs are finished. The same command continues: {_command()}")
+        message(f"Not all runs are finished. The same command continues: {_repeat_command()}")
         return ExitCode.UNFINISHED
     message(f"Print them: {_report_command(session)}")
     message(f"Every run with its curves: {_program('mlflow')} ui")
@@ -190,7 +181,7 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
 
 
 def _report_command(session: "Session") -> str:
-    """Return the command that prints the tables of this session."""
+    """Return the `report` command of this session."""
     options, given = list(session.whole.options), session.options
     options += ["--results", str(given.results)] if given.results else []
     options += ["--store", given.store] if given.store else []
@@ -199,18 +190,18 @@ def _report_command(session: "Session") -> str:
 
 
 def _relative(path: Path) -> str:
-    """Return the path as seen from the current folder, if it is below it."""
+    """Return the path relative to the current folder, or absolute if it is not below it."""
     absolute, here = path.absolute(), Path.cwd()
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 def _program(name: str) -> str:
-    """Return what to type for this environment's program `name`."""
+    """Return the shortest command for a program of this environment."""
     path = Path(sys.executable).parent / name
     return name if shutil.which(name) == str(path) else _relative(path)
 
 
-def _command() -> str:
+def _repeat_command() -> str:
     """Return the command as it was typed, without `--rerun`, which must not be repeated."""
     kept, words = [], iter(sys.argv[1:])
     for word in words:

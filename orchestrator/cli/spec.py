@@ -1,4 +1,4 @@
-"""`validate` and `data`: check the YAML file, fetch the images."""
+"""`validate` and `data`: check the YAML file, prepare the images."""
 
 from contextlib import closing
 from typing import Annotated
@@ -7,18 +7,18 @@ import typer
 
 from orchestrator.cli.options import SPEC, OnlyOption, SetOption, SpecArgument, app
 from orchestrator.formatting import pluralize
+from orchestrator.spec.loader import SpecFile
 
 
 @app.command()
 def validate(spec: SpecArgument = SPEC) -> None:
-    """Check SPEC and print every mistake in it, with its line."""
-    from orchestrator.spec.loader import SpecFile
-
-    file = SpecFile(spec)
-    cells = sum(len(row.published) for table in file.file.tables for row in table.rows)
+    """Print every mistake in SPEC, with its line."""
+    loaded = SpecFile(spec)
+    file = loaded.file
+    cells = sum(len(row.published) for table in file.tables for row in table.rows)
     typer.echo(
-        f"{spec}: valid: {pluralize(len(file.file.runs), 'run')}, profiles "
-        f"{', '.join(file.profiles)}, {pluralize(len(file.file.tables), 'table')} with "
+        f"{spec}: valid: {pluralize(len(file.runs), 'run')}, profiles "
+        f"{', '.join(loaded.profiles)}, {pluralize(len(file.tables), 'table')} with "
         f"{pluralize(cells, 'published cell')}"
     )
 
@@ -26,18 +26,20 @@ def validate(spec: SpecArgument = SPEC) -> None:
 @app.command()
 def data(
     spec: SpecArgument = SPEC,
-    profile: Annotated[str | None, typer.Option(help="Just this profile.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Only this profile.")] = None,
     only: OnlyOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Find, check and keep the images that SPEC needs, in all profiles or in one."""
+    """Download and check the images of SPEC.
+
+    Images that are already on this machine are not downloaded again.
+    """
     from orchestrator.cli.console import ConsoleObserver
     from orchestrator.driver.datasets import data_root, prepare_all
-    from orchestrator.spec.loader import SpecFile
 
     file = SpecFile(spec)
-    chosen = [profile] if profile else file.profiles
-    experiments = [file.experiment(name, settings or ()).subset(only, None) for name in chosen]
+    profiles = [profile] if profile else file.profiles
+    experiments = [file.experiment(name, settings or ()).subset(only, None) for name in profiles]
     datasets = {run.train.data.name for experiment in experiments for run in experiment.runs}
     with closing(ConsoleObserver()) as observer:
         prepare_all(experiments[0], datasets, observer.progress)

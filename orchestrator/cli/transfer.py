@@ -1,4 +1,4 @@
-"""Commands that hand results on: between stores, and as bundles that anybody can check."""
+"""`merge`, `ingest`, `bundle`, `verify`, `sync`: results between stores, files and MLflow."""
 
 from contextlib import closing
 from dataclasses import asdict
@@ -8,79 +8,97 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import (
-    SPEC,
-    JsonOption,
-    ResultsOption,
-    SetOption,
-    SpecArgument,
-    SpecOption,
-    StoreOption,
-    TrainedProfileOption,
-    app,
-    open_store,
-    opened_profile,
-)
-from orchestrator.formatting import pluralize, to_json
+from orchestrator.cli.options import JsonOption, ProfileOptions, StoreOptions, app, command
+from orchestrator.errors import CheckFailedError, RecordError
+from orchestrator.formatting import pluralize, to_json, with_note
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Store, snapshot
 
 if TYPE_CHECKING:
     from orchestrator.sharing.verify import VerificationResult
 
 
-@app.command()
+@command
 def merge(
     other: Annotated[
         str, typer.Argument(metavar="OTHER", help="Path or SQLAlchemy URL of another store.")
     ],
-    spec: SpecOption = SPEC,
-    results: ResultsOption = None,
-    store: StoreOption = None,
+    options: StoreOptions,
     replace: Annotated[
-        bool,
-        typer.Option("--replace", help="Take OTHER's runs where the two stores contradict."),
+        bool, typer.Option("--replace", help="Let OTHER's runs replace conflicting ones.")
     ] = False,
 ) -> None:
-    """Take the runs of another store, which is only read, into this one and into MLflow."""
-    from orchestrator.errors import RecordError
-    from orchestrator.sharing.merge import MergeResult, summarize_merge
-    from orchestrator.sharing.merge import merge_stores as take_all
-    from orchestrator.spec.loader import SpecFile
-    from orchestrator.store import Store, snapshot
+    """Copy the runs of another store.
+
+    They are added to this store and to MLflow; OTHER is only read.
+    """
+    from orchestrator.sharing.merge import MergeResult, merge_stores, summarize_merge
     from orchestrator.tracking.publish import publish_imported
 
-    file, place = SpecFile(spec), results or spec.parent / "results"
-    location = store or str(place / "store.db")
-    with snapshot(other) as theirs, closing(Store(location, exclusive=True)) as ours:
+    file = SpecFile(options.spec)
+    with snapshot(other) as theirs, closing(Store(options.location, exclusive=True)) as ours:
         ours.recover()
-        outcomes = take_all(theirs, ours, replace=replace)
+        outcomes = merge_stores(theirs, ours, replace=replace)
         for outcome in outcomes:
             if outcome.result is not MergeResult.REJECTED:
                 typer.echo(outcome)
         typer.echo(summarize_merge(outcomes))
         shared = [outcome.run.key for outcome in outcomes if outcome.result.in_store]
-        if complaint := publish_imported(ours, file, place, shared):
-            typer.echo(complaint, err=True)
+        if problem := publish_imported(ours, file, options.results_folder, shared):
+            typer.echo(problem, err=True)
     if refused := [str(outcome) for outcome in outcomes if outcome.result is MergeResult.REJECTED]:
         raise RecordError("\n".join(refused))
 
 
-@app.command()
+@command
+def ingest(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder that `python -m aol` wrote.")
+    ],
+    options: StoreOptions,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let DIR's runs replace conflicting ones.")
+    ] = False,
+) -> None:
+    """Copy runs that `python -m aol` trained.
+
+    They are added to the store and to MLflow.
+    """
+    from orchestrator.sharing.merge import ingest_folders
+    from orchestrator.sharing.run_folder import find_run_folders
+    from orchestrator.tracking.publish import publish_imported
+
+    file, folders = SpecFile(options.spec), find_run_folders(folder)
+    store = Store(options.location, exclusive=True)
+    store.recover()
+    runs, problems = ingest_folders(folders, store, replace=replace)
+    for found, is_new in runs:
+        epochs = pluralize(len(found.epochs), "epoch")
+        outcome = f"{found.status}, {epochs}" if is_new else "there already"
+        typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {outcome}")
+    keys = [found.run.key for found, _ in runs]
+    if problem := publish_imported(store, file, options.results_folder, keys):
+        typer.echo(problem, err=True)
+    if problems:
+        raise RecordError("\n".join(problems))
+
+
+@command
 def bundle(
     target: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The bundle to write.")],
-    profile: TrainedProfileOption = None,
-    settings: SetOption = None,
-    spec: SpecOption = SPEC,
-    results: ResultsOption = None,
-    store: StoreOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE.zip.")] = False,
+    options: ProfileOptions,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.zip.")] = False,
 ) -> None:
-    """Put a profile's results, margins and report into one file that `verify` checks anywhere."""
-    from orchestrator.sharing.archive import sha256
-    from orchestrator.sharing.bundle import write_bundle as write
+    """Write a profile's results to one file.
 
-    opened, experiment = opened_profile(spec, profile, settings, results, store)
+    It contains the store, margins and report, so that `verify` can check it anywhere.
+    """
+    from orchestrator.sharing.archive import sha256
+    from orchestrator.sharing.bundle import write_bundle
+
+    store, experiment = options.open_profile()
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = write(experiment, opened, target, at=now, force=force)
+    manifest = write_bundle(experiment, store, target, at=now, force=force)
     size = target.stat().st_size / 1e6
     typer.echo(
         f"{target}: profile {experiment.profile}, {pluralize(len(manifest.files), 'file')}, "
@@ -91,86 +109,59 @@ def bundle(
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What `bundle` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="A bundle that `bundle` wrote.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Derive every cell of a bundle anew from its margins, and name what does not agree."""
-    from orchestrator.errors import CheckFailedError
-    from orchestrator.formatting import with_note
-    from orchestrator.sharing.archive import printable, sha256
-    from orchestrator.sharing.verify import verify_bundle as check
+    """Check a bundle and print each discrepancy.
 
-    found = check(file)
+    Every cell is recomputed from the margins in the bundle.
+    """
+    from orchestrator.sharing.archive import printable, sha256
+    from orchestrator.sharing.verify import verify_bundle
+
+    result = verify_bundle(file)
     if as_json:
-        typer.echo(to_json({"sha256": sha256(file), **_as_record(found)}))
-        raise typer.Exit(CheckFailedError.exit_code if found.discrepancies else 0)
-    made = found.manifest
-    settings = "".join(f" --set {setting}" for setting in made.settings)
-    note = printable(found.note)
-    typer.echo(with_note(note, f"{file}: {made.experiment}, profile {made.profile}{settings}"))
-    typer.echo(f"made {made.created_at} by version {made.program} ({made.commit or 'no commit'})")
+        typer.echo(to_json({"sha256": sha256(file), **_as_record(result)}))
+        raise typer.Exit(CheckFailedError.exit_code if result.discrepancies else 0)
+    manifest = result.manifest
+    settings = "".join(f" --set {setting}" for setting in manifest.settings)
+    title = f"{file}: {manifest.experiment}, profile {manifest.profile}{settings}"
+    typer.echo(with_note(printable(result.note), title))
+    typer.echo(
+        f"written {manifest.created_at} by version {manifest.program} "
+        f"({manifest.commit or 'no commit'})"
+    )
     typer.echo(f"SHA-256 {sha256(file)}")
-    for table in found.tables:
+    for table in result.tables:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in table.verdicts.items())
         measured = pluralize(table.measured, "measured cell")
-        title = printable(table.title)
-        typer.echo(f"{title}: {table.confirmed} of {measured} follow from the margins; {verdicts}")
-    if found.discrepancies:
-        raise CheckFailedError("\n".join(map(printable, found.discrepancies)))
+        typer.echo(
+            f"{printable(table.title)}: {table.confirmed} of {measured} follow from the margins; "
+            f"{verdicts}"
+        )
+    if result.discrepancies:
+        raise CheckFailedError("\n".join(map(printable, result.discrepancies)))
     typer.echo("Everything in it agrees.")
 
 
-def _as_record(found: "VerificationResult") -> dict[str, object]:
-    manifest = found.manifest.model_dump(exclude={"files"})
-    return {"bundle": manifest, **{k: v for k, v in asdict(found).items() if k != "manifest"}}
+def _as_record(result: "VerificationResult") -> dict[str, object]:
+    record = asdict(result)
+    del record["manifest"]
+    return {"bundle": result.manifest.model_dump(exclude={"files"}), **record}
 
 
-@app.command()
-def ingest(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `python -m aol` wrote.")],
-    spec: SpecOption = SPEC,
-    results: ResultsOption = None,
-    store: StoreOption = None,
-    replace: Annotated[
-        bool,
-        typer.Option("--replace", help="Take DIR's numbers where the store has others."),
-    ] = False,
-) -> None:
-    """Take runs that were trained without the orchestrator into the store and MLflow."""
-    from orchestrator.errors import RecordError
-    from orchestrator.sharing.merge import ingest_folders as take_all
-    from orchestrator.sharing.run_folder import find_run_folders
-    from orchestrator.spec.loader import SpecFile
-    from orchestrator.store import Store
-    from orchestrator.tracking.publish import publish_imported
+@command
+def sync(options: StoreOptions) -> None:
+    """Send to MLflow what it lacks.
 
-    file, folders = SpecFile(spec), find_run_folders(folder)
-    place = results or spec.parent / "results"
-    opened = Store(store or str(place / "store.db"), exclusive=True)
-    opened.recover()
-    runs, problems = take_all(folders, opened, replace=replace)
-    for found, fresh in runs:
-        trained = pluralize(len(found.epochs), "epoch")
-        what = f"{found.status}, {trained}" if fresh else "there already"
-        typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {what}")
-    if complaint := publish_imported(opened, file, place, [found.run.key for found, _ in runs]):
-        typer.echo(complaint, err=True)
-    if problems:
-        raise RecordError("\n".join(problems))
-
-
-@app.command()
-def sync(
-    spec: SpecArgument = SPEC, results: ResultsOption = None, store: StoreOption = None
-) -> None:
-    """Bring MLflow up to what the store holds; a lost MLflow database is made anew."""
-    from orchestrator.spec.loader import SpecFile
+    A lost MLflow database is created again from the store.
+    """
     from orchestrator.tracking import tracker_for
     from orchestrator.tracking.publish import publish_all
 
-    opened, file = open_store(spec, results, store), SpecFile(spec)
-    tracker = tracker_for(file.document.path, file.file.name)
+    store, file = options.open_store(), SpecFile(options.spec)
+    tracker = tracker_for(file.path, file.file.name)
     typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
-    sent = tracker.send(opened)
-    publish_all(tracker, opened, file, results or spec.parent / "results")
+    sent = tracker.send(store)
+    publish_all(tracker, store, file, options.results_folder)
     typer.echo(f"{pluralize(sent, 'run is', 'runs are')} in MLflow at {tracker.uri}")

@@ -1,4 +1,4 @@
-"""What an invocation would do with each run and why."""
+"""The plan of an invocation: an action for each run, with its reason."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from orchestrator.store import Checkpoint, Status, Store, StoredRun
 
 
 class Action(StrEnum):
-    """What becomes of a run."""
+    """The action planned for a run."""
 
     NEW = "new"
     CONTINUE = "continue"
@@ -24,17 +24,17 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run, what will be done with it, and why."""
+    """A run, its action and the reason."""
 
     run: RunSpec
     action: Action
     reason: str
-    epoch: int = 0  # where training (re)starts, in completed epochs
+    epoch: int = 0  # completed epochs when training starts
     checkpoints: tuple[Checkpoint, ...] = ()  # to continue from, newest first
 
     @property
     def todo(self) -> bool:
-        """Whether the run trains."""
+        """Return whether the run is to be trained."""
         return self.action in (Action.NEW, Action.CONTINUE, Action.CHANGED)
 
 
@@ -54,75 +54,29 @@ def plan(
 def make_plan(
     experiment: Experiment, stored: Iterable[StoredRun], rerun: Iterable[int] = ()
 ) -> list[PlannedRun]:
-    """What to do with each run of the experiment, given what the store holds, in its order.
+    """Return the action for each run of the experiment, in its order.
 
-    Runs of the IDs in `rerun` start anew whatever the store holds.
+    The runs with IDs in `rerun` are trained from the start, whatever is stored.
     """
-    known = {run.key: run for run in stored}
-    anew = set(rerun)
+    by_key = {run.key: run for run in stored}
+    from_start = set(rerun)
     return [
-        PlannedRun(run, Action.NEW, "asked for by --rerun")
-        if run.id in anew
-        else _planned(run, known)
+        PlannedRun(run, Action.NEW, "requested with --rerun")
+        if run.id in from_start
+        else _plan_run(run, by_key)
         for run in experiment.runs
     ]
 
 
-def _planned(run: RunSpec, known: Mapping[str, StoredRun]) -> PlannedRun:
-    stored = known.get(run.key)
-    if stored is None:
-        return _without_history(run, known.values())
-    if stored.alive:
-        return PlannedRun(run, Action.RUNNING, f"driver {stored.driver}", stored.epoch)
-    if stored.status is Status.DONE and stored.recorded == stored.epochs:
-        trained = "its one epoch" if stored.epochs == 1 else f"all {stored.epochs} epochs"
-        return PlannedRun(run, Action.DONE, trained, stored.epochs)
-    if stored.status in (Status.DIVERGED, Status.UNSOUND):
-        return _given_up(run, stored)
-    usable = usable_checkpoints(stored)
-    was = stored.status if stored.status is not Status.RUNNING else Status.INTERRUPTED
-    if usable:
-        return PlannedRun(
-            run, Action.CONTINUE, f"{was} after epoch {stored.epoch}", usable[0].epoch, usable
-        )
-    if stored.recorded != stored.epoch:
-        missing = stored.epoch - stored.recorded
-        lacking = pluralize(missing, "epoch is", "epochs are")
-        return PlannedRun(run, Action.NEW, f"{was}, and {lacking} not recorded")
-    if stored.epoch:
-        return PlannedRun(run, Action.NEW, f"{was} before its first checkpoint")
-    return PlannedRun(run, Action.NEW, str(was) if was is not Status.PENDING else "never started")
-
-
-def _given_up(run: RunSpec, stored: StoredRun) -> PlannedRun:
-    """A run that would end the same way if it were trained again as it is."""
-    if stored.status is Status.UNSOUND:
-        reason = f"{stored.error}; mend the layer, then --rerun {run.id}"
-        return PlannedRun(run, Action.UNSOUND, reason, stored.epoch)
-    reason = f"diverged after epoch {stored.epoch}; change its settings or --rerun {run.id}"
-    return PlannedRun(run, Action.DIVERGED, reason, stored.epoch)
-
-
-def _without_history(run: RunSpec, known: Iterable[StoredRun]) -> PlannedRun:
-    earlier = [
-        other
-        for other in known
-        if (other.run_id, other.seed, other.profile) == (run.id, run.train.seed, run.profile)
-    ]
-    if not earlier:
-        return PlannedRun(run, Action.NEW, "not in the store")
-    return PlannedRun(run, Action.CHANGED, changes(earlier[-1].config, run.train))
-
-
 def usable_checkpoints(stored: StoredRun) -> tuple[Checkpoint, ...]:
-    """The checkpoints up to which every epoch is recorded, newest first."""
+    """Return the checkpoints up to which every epoch is recorded, newest first."""
     if stored.recorded != stored.epoch:
         return ()
     return tuple(item for item in stored.checkpoints if item.epoch <= stored.epoch)
 
 
-def changes(before: Mapping[str, object], now: TrainConfig) -> str:
-    """The settings that differ, `epochs 10 → 20`."""
+def describe_changes(before: Mapping[str, object], now: TrainConfig) -> str:
+    """Return the settings that differ, such as `epochs 10 → 20`."""
     old, new = flatten(from_dict(dict(before))), flatten(now)
     return ", ".join(
         f"{name} {old.get(name)} → {new[name]}" for name in new if old.get(name) != new[name]
@@ -130,7 +84,7 @@ def changes(before: Mapping[str, object], now: TrainConfig) -> str:
 
 
 def as_rows(plan: Iterable[PlannedRun]) -> list[dict[str, object]]:
-    """The plan as plain values, for tables and JSON."""
+    """Return the plan as plain values, for tables and JSON."""
     return [
         {
             "id": item.run.id,
@@ -147,3 +101,47 @@ def as_rows(plan: Iterable[PlannedRun]) -> list[dict[str, object]]:
         }
         for item in plan
     ]
+
+
+def _plan_run(run: RunSpec, by_key: Mapping[str, StoredRun]) -> PlannedRun:
+    stored = by_key.get(run.key)
+    if stored is None:
+        return _plan_unknown(run, by_key.values())
+    if stored.alive:
+        return PlannedRun(run, Action.RUNNING, f"driver {stored.driver}", stored.epoch)
+    if stored.status is Status.DONE and stored.recorded == stored.epochs:
+        reason = f"trained {pluralize(stored.epochs, 'epoch')}"
+        return PlannedRun(run, Action.DONE, reason, stored.epochs)
+    if stored.status is Status.UNSOUND:
+        reason = f"{stored.error}; fix the layer, then --rerun {run.id}"
+        return PlannedRun(run, Action.UNSOUND, reason, stored.epoch)
+    if stored.status is Status.DIVERGED:
+        reason = f"diverged after epoch {stored.epoch}; change its settings or --rerun {run.id}"
+        return PlannedRun(run, Action.DIVERGED, reason, stored.epoch)
+    return _plan_unfinished(run, stored)
+
+
+def _plan_unknown(run: RunSpec, known: Iterable[StoredRun]) -> PlannedRun:
+    earlier = [
+        other
+        for other in known
+        if (other.run_id, other.seed, other.profile) == (run.id, run.train.seed, run.profile)
+    ]
+    if not earlier:
+        return PlannedRun(run, Action.NEW, "not in the store")
+    return PlannedRun(run, Action.CHANGED, describe_changes(earlier[-1].config, run.train))
+
+
+def _plan_unfinished(run: RunSpec, stored: StoredRun) -> PlannedRun:
+    status = Status.INTERRUPTED if stored.status is Status.RUNNING else stored.status
+    if checkpoints := usable_checkpoints(stored):
+        reason = f"{status} after epoch {stored.epoch}"
+        return PlannedRun(run, Action.CONTINUE, reason, checkpoints[0].epoch, checkpoints)
+    if stored.recorded != stored.epoch:
+        missing = pluralize(stored.epoch - stored.recorded, "epoch is", "epochs are")
+        reason = f"{status}, and {missing} not recorded"
+    elif stored.epoch:
+        reason = f"{status} before its first checkpoint"
+    else:
+        reason = "never started" if status is Status.PENDING else str(status)
+    return PlannedRun(run, Action.NEW, reason)

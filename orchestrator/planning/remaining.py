@@ -1,6 +1,6 @@
-"""What it would take to settle the cells that are not: runs, seeds, GPU-hours."""
+"""The work that would resolve the undecided cells: runs, seeds and GPU-hours."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
@@ -16,13 +16,13 @@ from orchestrator.spec.experiment import RunSpec
 from orchestrator.spec.schema import Prices
 from orchestrator.store import Store, StoredRun
 
-TIMED_EPOCHS = 5  # the newest ones; the first of an invocation are slower
-OPEN = (Verdict.UNDERPOWERED, Verdict.PARTIAL, Verdict.MISSING)
+TIMED_EPOCHS = 5  # newest ones; the first epochs of an invocation are slower
+UNRESOLVED = (Verdict.UNDERPOWERED, Verdict.PARTIAL, Verdict.MISSING)
 
 
 @dataclass(frozen=True)
 class Training:
-    """A seed of a run that is not trained to its end: the epochs left, and their GPU-hours."""
+    """An unfinished seed of a run: its remaining epochs and their GPU-hours."""
 
     replicate: int
     epochs: int
@@ -31,143 +31,140 @@ class Training:
 
 @dataclass(frozen=True)
 class RunNeeds:
-    """A run with cells that are not settled, and the seeds to train next, in this order.
+    """A run with unresolved cells and the seeds to train next, in this order.
 
-    There are as many as the most demanding of its cells that can be settled asks for.
+    There are as many seeds as would resolve all of its cells that seeds can resolve.
     """
 
     run: RunSpec
     cells: tuple[CellVerdict, ...]
     trainings: tuple[Training, ...]
-    timed: bool  # whether epochs like this run's were timed on a GPU
+    timed: bool  # the hours are estimated from epochs that were timed on a GPU
 
     def hours(self, seeds: int | None = None) -> float:
-        """GPU-hours of the first so many seeds, or of all."""
-        return sum(one.hours for one in self.trainings[:seeds])
+        """Return the GPU-hours of the first `seeds` trainings, or of all."""
+        return sum(training.hours for training in self.trainings[:seeds])
 
-    def settled_by(self, seeds: int) -> tuple[CellVerdict, ...]:
-        """The cells that so many further seeds would settle."""
-        return tuple(one for one in self.cells if (one.further_seeds or seeds + 1) <= seeds)
+    def resolved_by(self, seeds: int) -> tuple[CellVerdict, ...]:
+        """Return the cells that so many further seeds would resolve."""
+        return tuple(cell for cell in self.cells if (cell.further_seeds or seeds + 1) <= seeds)
 
     @property
-    def levels(self) -> list[int]:
-        """The numbers of seeds at which further cells are settled."""
-        return sorted({one.further_seeds for one in self.cells if one.further_seeds})
+    def seed_counts(self) -> list[int]:
+        """Return the numbers of further seeds that resolve another cell, ascending."""
+        return sorted({cell.further_seeds for cell in self.cells if cell.further_seeds})
 
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What a report lacks. `flop` are the floating-point operations of all of it."""
+    """All work that would resolve the cells of a report; `flop` is its floating-point operations.
+
+    `cells` counts the cells that were considered, resolved or not.
+    """
 
     profile: str
-    note: str  # the profile's
+    note: str  # of the profile
     runs: tuple[RunNeeds, ...]
-    cells: int  # of the report, settled or not
+    cells: int
     flop: float
     prices: Prices
 
     @cached_property
     def hours(self) -> float:
-        """GPU-hours of everything that would settle a cell."""
-        return sum(need.hours() for need in self.runs)
+        """Return the GPU-hours of all runs."""
+        return sum(run.hours() for run in self.runs)
 
     @property
     def timed(self) -> bool:
-        """Whether all of these hours are from timed epochs."""
-        return all(need.timed for need in self.runs)
+        """Return whether the hours of all runs are estimated from timed epochs."""
+        return all(run.timed for run in self.runs)
 
 
 def find_remaining_work(
     report: Report, store: Store, table: str | None = None, *, only: Collection[int] | None = None
 ) -> RemainingWork:
-    """What would settle the open cells of a report, or those of one table or of `only` these runs.
+    """Return the work for a report, for one of its tables, or for the runs in `only`.
 
-    They are judged among all cells of the report, as everywhere. Raises: StoreError.
+    Verdicts are always those of the whole report. Raises: StoreError.
     """
     experiment = report.experiment
-    runs = {run.id: run for run in experiment.runs}
+    specs = {run.id: run for run in experiment.runs}
     stored = runs_of(experiment, store)
-    paces = gpu_paces(store)
-    found = []
-    chosen = _chosen(report, table, only)
-    for run_id, judged in _open_cells(report, chosen).items():
-        seeds = max((one.further_seeds or 0 for one in judged), default=0)
-        run = runs[run_id]
-        pace = paces.get(_kind(run.train))
-        epoch_hours = _epoch_hours(run, pace, experiment.prices)
-        trainings = islice(_trainings(run, stored[run_id], epoch_hours), seeds)
-        found.append(RunNeeds(run, tuple(judged), tuple(trainings), pace is not None))
-    flop = sum(
-        cost(need.run).flop * training.epochs / need.run.train.epochs
-        for need in found
-        for training in need.trainings
-    )
-    return RemainingWork(
-        experiment.profile,
-        experiment.note,
-        tuple(found),
-        len(chosen),
-        flop,
-        experiment.prices,
-    )
-
-
-def _chosen(report: Report, table: str | None, only: Collection[int] | None) -> list[Cell]:
-    return [
+    epoch_seconds = gpu_epoch_seconds(store)
+    cells = [
         cell
         for cell in report.cells
         if table in (None, cell.table) and (only is None or cell.run in only)
     ]
+    needs = []
+    for run_id, verdicts in _unresolved_by_run(report, cells).items():
+        run = specs[run_id]
+        seeds = max((verdict.further_seeds or 0 for verdict in verdicts), default=0)
+        seconds = epoch_seconds.get(_timing_key(run.train))
+        epoch_hours = _epoch_hours(run, seconds, experiment.prices)
+        trainings = islice(_unfinished_seeds(run, stored[run_id], epoch_hours), seeds)
+        needs.append(RunNeeds(run, tuple(verdicts), tuple(trainings), seconds is not None))
+    flop = sum(
+        cost(one.run).flop * training.epochs / one.run.train.epochs
+        for one in needs
+        for training in one.trainings
+    )
+    return RemainingWork(
+        experiment.profile, experiment.note, tuple(needs), len(cells), flop, experiment.prices
+    )
 
 
-def _open_cells(report: Report, cells: Sequence[Cell]) -> Mapping[int, list[CellVerdict]]:
-    """Those of the cells that are not settled, by run ID, in the order of the tables."""
-    found: dict[int, list[CellVerdict]] = {}
-    for cell in cells:
-        judged = report.judged[cell]
-        if judged.verdict in OPEN:
-            found.setdefault(cell.run, []).append(judged)
-    return found
-
-
-def _trainings(run: RunSpec, stored: Sequence[StoredRun], epoch_hours: float) -> Iterable[Training]:
-    """The run's seeds that are not trained to their end, without end themselves."""
-    known = {other.seed: other for other in stored}
-    for replicate in count():
-        seed = run.replicate_seed(replicate)
-        other = known.get(seed)
-        if other is None or other.status in UNFINISHED:
-            checkpoints = usable_checkpoints(other) if other else ()
-            left = run.train.epochs - (checkpoints[0].epoch if checkpoints else 0)
-            yield Training(replicate, left, left * epoch_hours)
-
-
-def _epoch_hours(run: RunSpec, pace: float | None, prices: Prices) -> float:
-    seconds = cost(run).flop / run.train.epochs / (prices.tflops * 1e12) if pace is None else pace
-    return seconds / 3600 * (run.resources.gpus or 1.0)
-
-
-def gpu_paces(store: Store) -> dict[tuple[object, ...], float]:
-    """Seconds of an epoch as timed on GPUs lately, by what it depends on (`_kind`)."""
-    runs = {run.key: run for run in store.runs() if _on_gpu(run)}
+def gpu_epoch_seconds(store: Store) -> dict[tuple[object, ...], float]:
+    """Return the seconds of recent epochs on GPUs, by the settings that determine them."""
+    runs = {run.key: run for run in store.runs() if _trained_on_gpu(run)}
     timed = store.latest_metrics(runs, epochs=TIMED_EPOCHS, names=["seconds"])
 
     def recorded_at(key: str) -> str:
         return store.recorded_at(key, after=max(timed[key]) - 1)[max(timed[key])]
 
-    return {  # the newest of a kind come last
-        _kind(from_dict(dict(runs[key].config))): fmean(
+    return {  # of equal settings, the most recent run is last and overrides the others
+        _timing_key(from_dict(dict(runs[key].config))): fmean(
             values["seconds"] for values in timed[key].values()
         )
         for key in sorted(timed, key=recorded_at)
     }
 
 
-def _on_gpu(run: StoredRun) -> bool:
-    """Whether it trains on one: processors are `CPU, 2 threads`, or `cpu` if trained elsewhere."""
+def _unresolved_by_run(report: Report, cells: Sequence[Cell]) -> Mapping[int, list[CellVerdict]]:
+    """Return the unresolved cells by run ID, in the order of the tables."""
+    by_run: dict[int, list[CellVerdict]] = {}
+    for cell in cells:
+        verdict = report.verdicts[cell]
+        if verdict.verdict in UNRESOLVED:
+            by_run.setdefault(cell.run, []).append(verdict)
+    return by_run
+
+
+def _unfinished_seeds(
+    run: RunSpec, stored: Sequence[StoredRun], epoch_hours: float
+) -> Iterator[Training]:
+    """Yield the unfinished seeds of a run, without end."""
+    by_seed = {replicate.seed: replicate for replicate in stored}
+    for number in count():
+        replicate = by_seed.get(run.replicate_seed(number))
+        if replicate is None or replicate.status in UNFINISHED:
+            checkpoints = usable_checkpoints(replicate) if replicate else ()
+            epochs = run.train.epochs - (checkpoints[0].epoch if checkpoints else 0)
+            yield Training(number, epochs, epochs * epoch_hours)
+
+
+def _epoch_hours(run: RunSpec, seconds: float | None, prices: Prices) -> float:
+    """Return the GPU-hours of an epoch: as timed, or else at the rate that the prices assume."""
+    if seconds is None:
+        seconds = cost(run).flop / run.train.epochs / (prices.tflops * 1e12)
+    return seconds / 3600 * (run.resources.gpus or 1.0)
+
+
+def _trained_on_gpu(run: StoredRun) -> bool:
+    # CPUs are stored as `CPU, 2 threads`, or as `cpu` by `python -m aol`
     return run.device is not None and not run.device.casefold().startswith("cpu")
 
 
-def _kind(train: TrainConfig) -> tuple[object, ...]:
-    """What an epoch's time depends on."""
+def _timing_key(train: TrainConfig) -> tuple[object, ...]:
+    """Return the settings that determine the time of an epoch."""
     return (train.model, train.data, train.batch_size, train.precision, train.eval_every)

@@ -1,4 +1,4 @@
-"""What runs take, and whether the cluster and the disk have it."""
+"""The resources that runs need, checked against the cluster and the disk."""
 
 import math
 import os
@@ -17,8 +17,8 @@ from orchestrator.store import CHECKPOINTS_KEPT
 GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, WSL, ROCm
 CPUS_PER_GPU = 2.0
 BYTES_PER_PARAMETER = 8  # weight and momentum in float32
-CPU_EFFICIENCY = 0.6  # of the matrix product's rate; measured: 0.5 (AOL-Conv) to 0.9 (AOL-Small)
-RATE_ROUNDS = 20
+CPU_EFFICIENCY = 0.6  # of a matrix product's speed; measured 0.5 (AOL-Conv) to 0.9 (AOL-Small)
+SPEED_TRIALS = 20
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines that runs can be placed on."""
+    """The machines that can train runs."""
 
     nodes: tuple[Node, ...]
 
     @property
     def cpus(self) -> float:
-        """All CPUs."""
+        """Return the number of CPUs of all machines."""
         return sum(node.cpus for node in self.nodes)
 
     @property
     def gpus(self) -> float:
-        """All GPUs."""
+        """Return the number of GPUs of all machines."""
         return sum(node.gpus for node in self.nodes)
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What one run occupies."""
+    """The CPUs and GPUs that one run occupies."""
 
     cpus: float
     gpus: float
@@ -60,14 +60,14 @@ class ResourceRequest:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes: floating-point operations, and bytes of checkpoints on the disk."""
+    """The cost of a run: floating-point operations, and the bytes of one checkpoint."""
 
     flop: float
     checkpoint_bytes: int
 
 
 def local_cluster() -> Cluster:
-    """This machine: the CPUs this process may use, and its GPUs."""
+    """Return this machine, with the CPUs that this process may use."""
     import psutil
 
     cpus = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else None
@@ -75,7 +75,7 @@ def local_cluster() -> Cluster:
 
 
 def local_gpus() -> int:
-    """How many GPUs torch sees here; without a GPU's device file torch is not even imported."""
+    """Return the number of GPUs here; torch is imported only if there is a GPU's device file."""
     if not any(Path(device).exists() for device in GPU_DEVICES):
         return 0
     import torch
@@ -84,7 +84,7 @@ def local_gpus() -> int:
 
 
 def request_resources(run: RunSpec, cluster: Cluster, parallel: int) -> ResourceRequest:
-    """What a run occupies when `parallel` runs are to share the cluster."""
+    """Return the resources of a run when `parallel` runs share the cluster."""
     gpus = run.resources.gpus
     if gpus is None:
         gpus = 1.0 if cluster.gpus else 0.0
@@ -100,63 +100,74 @@ def request_resources(run: RunSpec, cluster: Cluster, parallel: int) -> Resource
 
 
 def check_requests(requests: Iterable[tuple[RunSpec, ResourceRequest]], cluster: Cluster) -> None:
-    """Refuse what would wait for ever. Raises: ResourceError with a line per kind of request."""
+    """Check that some machine can grant each request.
+
+    Raises: ResourceError with a line per distinct request that none can.
+    """
     infeasible: dict[ResourceRequest, list[int]] = {}
-    for run, asked in requests:
-        if not any(asked.cpus <= node.cpus and asked.gpus <= node.gpus for node in cluster.nodes):
-            infeasible.setdefault(asked, []).append(run.id)
+    for run, request in requests:
+        if not any(_fits(request, node) for node in cluster.nodes):
+            infeasible.setdefault(request, []).append(run.id)
     if infeasible:
         raise ResourceError(
-            "\n".join(_infeasible(asked, ids, cluster) for asked, ids in infeasible.items())
+            "\n".join(
+                _describe_infeasible(request, ids, cluster) for request, ids in infeasible.items()
+            )
         )
 
 
-def _infeasible(asked: ResourceRequest, ids: list[int], cluster: Cluster) -> str:
-    most_gpus = max((node.gpus for node in cluster.nodes), default=0)
-    too_much = "gpus" if asked.gpus > most_gpus else "cpus"
-    named = f"run {ids[0]} asks" if len(ids) == 1 else f"runs {', '.join(map(str, ids))} ask"
+def _fits(request: ResourceRequest, node: Node) -> bool:
+    return request.cpus <= node.cpus and request.gpus <= node.gpus
+
+
+def _describe_infeasible(request: ResourceRequest, ids: list[int], cluster: Cluster) -> str:
+    largest = max((node.gpus for node in cluster.nodes), default=0)
+    excessive = "gpus" if request.gpus > largest else "cpus"
+    runs = f"run {ids[0]} needs" if len(ids) == 1 else f"runs {', '.join(map(str, ids))} need"
     return (
-        f"{named} for {pluralize(asked.cpus, 'CPU')} and {pluralize(asked.gpus, 'GPU')}, and no "
-        f"machine of the cluster has them ({cluster}); lower `resources.{too_much}` in SPEC or "
+        f"{runs} {pluralize(request.cpus, 'CPU')} and {pluralize(request.gpus, 'GPU')}, but no "
+        f"machine of the cluster has them ({cluster}); lower `resources.{excessive}` in SPEC or "
         "with --set"
     )
 
 
 def cost(run: RunSpec) -> Cost:
-    """What a run takes."""
+    """Return the cost of a run."""
     return Cost(training_flop(run.train), parameters(run.train.model) * BYTES_PER_PARAMETER)
 
 
 def costs(runs: Iterable[RunSpec]) -> dict[str, Cost]:
-    """What each run takes, by key."""
+    """Return the cost of each run, by key."""
     return {run.key: cost(run) for run in runs}
 
 
 def check_disk(costs: Iterable[Cost], storage: Path) -> None:
-    """Refuse checkpoints that the disk cannot hold. Raises: ResourceError."""
-    needed = sum(item.checkpoint_bytes * CHECKPOINTS_KEPT for item in costs)
+    """Check that the checkpoints fit on the disk. Raises: ResourceError."""
+    needed = sum(cost.checkpoint_bytes * CHECKPOINTS_KEPT for cost in costs)
     existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise ResourceError(f"{storage}: {existing} cannot be written to; choose another --results")
+        raise ResourceError(
+            f"{storage}: {existing} is not a writable folder; choose another --results"
+        )
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ResourceError(
-            f"{storage}: the checkpoints need {_size(needed)} and {_size(free)} are free; free "
-            "some space or choose another place with --storage"
+            f"{storage}: the checkpoints need {_format_size(needed)} and only "
+            f"{_format_size(free)} are free; free some space or choose another place with --storage"
         )
 
 
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+def _format_size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def cpu_seconds(flop: float, cluster: Cluster) -> float:
-    """How long that takes on the cluster's CPUs, if they are like this machine's."""
-    return flop / (cpu_rate() * cluster.cpus / local_cluster().cpus)
+    """Return the training time on the cluster's CPUs, assuming they are like this machine's."""
+    return flop / (cpu_flop_per_s() * cluster.cpus / local_cluster().cpus)
 
 
-def cpu_rate() -> float:
-    """Floating-point operations per second that training reaches here, roughly measured."""
+def cpu_flop_per_s() -> float:
+    """Return a rough measurement of the floating-point operations per second of training here."""
     import torch
 
     from aol.ops.matmul import batched_products
@@ -164,7 +175,7 @@ def cpu_rate() -> float:
     size = 1024
     matrix = torch.rand(1, size, size)
     seconds = []
-    for _ in range(RATE_ROUNDS):  # the best: what else the machine does is not asked for
+    for _ in range(SPEED_TRIALS):  # the fastest trial counts: other processes slow trials down
         started = time.perf_counter()
         batched_products(matrix, matrix)
         seconds.append(time.perf_counter() - started)

@@ -1,1 +1,1 @@
-"""Show a report: markdown, LaTeX, CSV, JSON, one HTML page, figures."""
+"""Rendering of a report: Markdown, LaTeX, CSV, JSON, one HTML page, figures."""

@@ -1,4 +1,4 @@
-"""The report as one page of HTML that needs nothing else: no network, no files beside it."""
+"""The report as a self-contained HTML page with embedded figures."""
 
 import base64
 from collections.abc import Sequence
@@ -10,36 +10,36 @@ from orchestrator.analysis.tables import FilledTable, runs_of
 from orchestrator.analysis.verdicts import CellVerdict, Verdict, describe_verdict
 from orchestrator.formatting import MISSING, format_percent
 from orchestrator.reporting.figures import draw_figures
-from orchestrator.reporting.markdown import PRIOR, SIGNS, sign
+from orchestrator.reporting.markdown import PRIOR_SYMBOL, SYMBOLS, verdict_symbol
 from orchestrator.reporting.render import write_text
 from orchestrator.store import Status, Store, StoredRun
 
 TEMPLATES = Path(__file__).parent / "templates"
-MEANINGS = {
+LEGEND = {
     Verdict.REPRODUCED: "within the margin",
     Verdict.DIFFERS: "beyond the margin",
-    Verdict.UNDERPOWERED: "not decided; +n: so many further seeds would do, +∞: none would",
+    Verdict.UNDERPOWERED: "undecided; +n: n further seeds would resolve it; +∞: no number would",
     Verdict.PARTIAL: "in training",
     Verdict.MISSING: "no finished and sound run has a value",
 }
-FAILED = (Status.FAILED, Status.DIVERGED, Status.UNSOUND, Status.INTERRUPTED)
+FAILURES = (Status.FAILED, Status.DIVERGED, Status.UNSOUND, Status.INTERRUPTED)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell of a table on the page."""
+class TableCell:
+    """The texts of a table cell on the page."""
 
     text: str
     published: str
     difference: str
     verdict: Verdict
-    sign: str
-    explained: str
-    value: float  # to sort by; -1 where there is none
+    symbol: str
+    description: str
+    sort_key: float  # the measured value, -1 if there is none
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddedFigure:
     """A figure on the page, as a data URI."""
 
     name: str
@@ -48,7 +48,7 @@ class Picture:
 
 
 def write_page(report: Report, store: Store, folder: Path) -> tuple[Path, list[Path]]:
-    """Draw the figures and write `report.html`, which holds them; returns it and their PNGs.
+    """Draw the figures and write `report.html` with them; return its path and the PNGs.
 
     Raises: OutputError, OSError.
     """
@@ -57,7 +57,7 @@ def write_page(report: Report, store: Store, folder: Path) -> tuple[Path, list[P
 
 
 def render_page(report: Report, store: Store, figures: Sequence[Path]) -> str:
-    """The whole page; `figures` are PNGs with SVGs of the same name beside them."""
+    """Return the page; beside each PNG of `figures` there must be an SVG of the same name."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -67,47 +67,47 @@ def render_page(report: Report, store: Store, figures: Sequence[Path]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found = [run for runs in runs_of(report.experiment, store).values() for run in runs]
+    stored = [run for runs in runs_of(report.experiment, store).values() for run in runs]
     return environment.get_template("report.html.j2").render(
         report=report,
         experiment=report.experiment,
         summary=summarize(report),
         counts=[(verdict, report.counts[verdict]) for verdict in Verdict],
-        shown={cell.name: _shown(report.judged[cell]) for cell in report.cells},
+        cells={cell.name: _table_cell(report.verdicts[cell]) for cell in report.cells},
         legends={filled.table.id: _legend(report, filled) for filled in report.tables},
-        figures=[_picture(path) for path in figures],
-        runs=found,
-        failures=[run for run in found if run.status in FAILED],
+        figures=[_embed(path) for path in figures],
+        runs=stored,
+        failures=[run for run in stored if run.status in FAILURES],
         provenance=_provenance,
     )
 
 
-def _shown(judged: CellVerdict) -> Shown:
+def _table_cell(judged: CellVerdict) -> TableCell:
     cell = judged.cell
-    prior = PRIOR if _from_prior(judged) else ""
-    return Shown(
+    prior = PRIOR_SYMBOL if _from_prior(judged) else ""
+    return TableCell(
         format_percent(cell.measured),
         format_percent(cell.published),
         format_percent(cell.difference, signed=True),
         judged.verdict,
-        "" if judged.verdict is Verdict.MISSING else sign(judged) + prior,
+        "" if judged.verdict is Verdict.MISSING else verdict_symbol(judged) + prior,
         describe_verdict(judged),
         -1.0 if cell.measured is None else cell.measured,
     )
 
 
 def _legend(report: Report, filled: FilledTable) -> list[tuple[str, str, str]]:
-    """The signs that stand in a table: the verdict, if it is of one, the sign and its meaning."""
-    found = [report.judged[cell] for row in filled.cells for cell in row]
-    verdicts = {judged.verdict for judged in found}
-    lines = [
-        (str(verdict), SIGNS[verdict], f"{verdict}: {MEANINGS[verdict]}")
+    """Return verdict, symbol and meaning of each symbol in a table; the prior's has no verdict."""
+    judged = [report.verdicts[cell] for row in filled.cells for cell in row]
+    verdicts = {one.verdict for one in judged}
+    entries = [
+        (str(verdict), SYMBOLS[verdict], f"{verdict}: {LEGEND[verdict]}")
         for verdict in Verdict
         if verdict in verdicts
     ]
-    if any(map(_from_prior, found)):
-        lines.append(("", PRIOR, "one seed, whose spread is taken from the prior"))
-    return lines
+    if any(map(_from_prior, judged)):
+        entries.append(("", PRIOR_SYMBOL, "one seed; its standard deviation is the prior's"))
+    return entries
 
 
 def _from_prior(judged: CellVerdict) -> bool:
@@ -116,13 +116,11 @@ def _from_prior(judged: CellVerdict) -> bool:
 
 def _provenance(run: StoredRun) -> list[tuple[str, str]]:
     certificate = run.certificate or {}
+    packages = ", ".join(f"{name} {version}" for name, version in (run.packages or {}).items())
     return [
         ("key", run.key),
         ("commit", run.git_commit or MISSING),
-        (
-            "packages",
-            ", ".join(f"{name} {version}" for name, version in (run.packages or {}).items()),
-        ),
+        ("packages", packages),
         ("data", run.data_fingerprint or MISSING),
         ("machine", ", ".join(filter(None, (run.host, run.device))) or MISSING),
         ("trained", f"{run.started_at or MISSING} to {run.finished_at or MISSING}"),
@@ -131,7 +129,8 @@ def _provenance(run: StoredRun) -> list[tuple[str, str]]:
     ]
 
 
-def _picture(path: Path) -> Picture:
+def _embed(path: Path) -> EmbeddedFigure:
     content = base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()
     title = path.stem.replace("-", " ")
-    return Picture(path.stem, title[:1].upper() + title[1:], f"data:image/svg+xml;base64,{content}")
+    uri = f"data:image/svg+xml;base64,{content}"
+    return EmbeddedFigure(path.stem, title[:1].upper() + title[1:], uri)

@@ -1,4 +1,4 @@
-r"""The tables in LaTeX, to be \input into a document that uses booktabs."""
+r"""The tables in LaTeX, for \input in a document that uses booktabs."""
 
 import re
 from collections.abc import Sequence
@@ -7,44 +7,44 @@ from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import Cell, FilledTable
 from orchestrator.formatting import MISSING, format_percent
 
-FORMULAS = {"±": "pm", "×": "times", "·": "cdot", "≤": "leq", "≥": "geq", "≈": "approx"}
-FORMULAS |= {"→": "to", "∞": "infty", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"}
-FORMULAS |= {"ε": "varepsilon", "η": "eta", "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma"}
-FORMULAS |= {"τ": "tau", "ω": "omega"}
-SPECIAL = {
+MATH_COMMANDS = {"±": "pm", "×": "times", "·": "cdot", "≤": "leq", "≥": "geq", "≈": "approx"}
+MATH_COMMANDS |= {"→": "to", "∞": "infty", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"}
+MATH_COMMANDS |= {"ε": "varepsilon", "η": "eta", "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma"}
+MATH_COMMANDS |= {"τ": "tau", "ω": "omega"}
+ESCAPES = {
     "\\": r"\textbackslash{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{character: f"\\{character}" for character in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     MISSING: "--",
     "−": "$-$",
-    **{sign: f"${sign}$" for sign in "<>|"},  # else LaTeX prints other signs for them
-    **{sign: rf"$\{name}$" for sign, name in FORMULAS.items()},
+    **{character: f"${character}$" for character in "<>|"},  # other glyphs outside math mode
+    **{character: rf"$\{name}$" for character, name in MATH_COMMANDS.items()},
 }
-ROOT = re.compile(r"√(\d+)")
+SQUARE_ROOT = re.compile(r"√(\d+)")
 
 
 def render_latex(report: Report) -> str:
-    """A table environment per table of the paper: measured, published in brackets."""
+    """Return a table environment per table of the paper and a summary."""
     parts = [
         "% Needs \\usepackage{booktabs}.",
         f"% Profile {report.experiment.profile} of {report.experiment.name}."
         + (f" {report.experiment.note}" if report.experiment.note else ""),
         *(
-            _comment(f"Broken, so nothing below can be trusted: {line}")
+            _comment(f"Invariant violated, do not trust the numbers below: {line}")
             for line in report.violations
         ),
         *map(_comment, [*report.unsound, *report.diverged]),
         *(_table(report, filled) for filled in report.tables),
-        escaped(summarize(report)),
+        escape(summarize(report)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def escaped(text: str) -> str:
-    """Text that LaTeX prints as it stands; √2 becomes a root."""
-    signs = "".join(SPECIAL.get(sign, sign) for sign in text)
-    return ROOT.sub(r"$\\sqrt{\1}$", signs).replace("√", r"$\surd$")
+def escape(text: str) -> str:
+    """Return text with LaTeX's special characters escaped; √2 becomes a square root."""
+    result = "".join(ESCAPES.get(character, character) for character in text)
+    return SQUARE_ROOT.sub(r"$\\sqrt{\1}$", result).replace("√", r"$\surd$")
 
 
 def _comment(line: str) -> str:
@@ -54,20 +54,20 @@ def _comment(line: str) -> str:
 def _table(report: Report, filled: FilledTable) -> str:
     note = report.experiment.note.partition(":")[0]
     titles = [filled.table.header or "Network", *(column.title for column in filled.columns)]
-    spread = any(cell.sd is not None for row in filled.cells for cell in row)
-    rows = [line for row in filled.cells for line in _lines(row, spread)]
+    with_sd = any(cell.sd is not None for row in filled.cells for cell in row)
+    rows = [line for row in filled.cells for line in _row_lines(row, with_sd=with_sd)]
     caption = filled.table.title + (f" ({note})" if note else "")
-    caption += ". Percent; published values in brackets."
-    if spread:
+    caption += ". Percent; published values in parentheses."
+    if with_sd:
         caption += " ±: standard deviation between seeds."
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             r"\small",
-            r"\setlength{\tabcolsep}{3pt}",  # five columns of two numbers in a page's width
+            r"\setlength{\tabcolsep}{3pt}",  # fits five columns of two numbers on a page
             r"\setlength{\belowcaptionskip}{\abovecaptionskip}",
-            rf"\caption{{{escaped(caption)}}}",
+            rf"\caption{{{escape(caption)}}}",
             rf"\label{{tab:{filled.table.id}}}",
             rf"\begin{{tabular}}{{l{'r' * len(filled.columns)}}}",
             r"\toprule",
@@ -81,10 +81,13 @@ def _table(report: Report, filled: FilledTable) -> str:
     )
 
 
-def _lines(row: Sequence[Cell], spread: bool) -> list[str]:
-    """A row; with a `spread` its published values have a line of their own, else it is too wide."""
+def _row_lines(row: Sequence[Cell], *, with_sd: bool) -> list[str]:
+    """Return the lines of a row.
+
+    With standard deviations the published values have their own line, or the table is too wide.
+    """
     published = [f"({format_percent(cell.published)})" for cell in row]
-    if not spread:
+    if not with_sd:
         texts = [
             f"{format_percent(cell.measured)} {text}"
             for cell, text in zip(row, published, strict=True)
@@ -98,4 +101,4 @@ def _lines(row: Sequence[Cell], spread: bool) -> list[str]:
 
 
 def _line(texts: Sequence[str]) -> str:
-    return " & ".join(map(escaped, texts)) + r" \\"
+    return " & ".join(map(escape, texts)) + r" \\"

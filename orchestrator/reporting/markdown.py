@@ -1,4 +1,4 @@
-"""The report in markdown: as the paper prints it, beside its numbers, and with verdicts."""
+"""The report in Markdown: measured values, the published ones beside them, verdicts."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,31 +7,31 @@ from orchestrator.analysis.tables import Cell, FilledTable
 from orchestrator.analysis.verdicts import CellVerdict, Verdict
 from orchestrator.formatting import MISSING, format_percent, format_table
 
-SIGNS = {
+SYMBOLS = {
     Verdict.REPRODUCED: "✓",
     Verdict.DIFFERS: "✗",
     Verdict.UNDERPOWERED: "?",
     Verdict.PARTIAL: "…",
     Verdict.MISSING: MISSING,
 }
-PRIOR = "°"  # behind what rests on the prior's spread alone
-COMPARED = """\
+PRIOR_SYMBOL = "°"  # marks intervals whose standard deviation is the prior alone
+COMPARISON_LEGEND = """\
 measured / published (difference; of several seeds also their number and standard deviation, sd)"""
-LEGEND = """\
+VERDICT_LEGEND = """\
 Difference in percentage points with its 95 % interval. ✓ reproduced: within the margin; ✗ differs:
 beyond it; ?: not decided, +n: so many further seeds would do, +∞: none would; …: in training;
 –: no finished and sound run has a value. °: one seed, whose spread is taken from the prior.
 See `docs/verdicts.md`."""
 
 
-def sign(judged: CellVerdict) -> str:
-    """A verdict's sign; an undecided one also says how many seeds would decide it."""
+def verdict_symbol(judged: CellVerdict) -> str:
+    """Return the symbol of a verdict, with the further seeds that an undecided one needs."""
     further = f"+{judged.further_seeds or '∞'}" if judged.verdict is Verdict.UNDERPOWERED else ""
-    return SIGNS[judged.verdict] + further
+    return SYMBOLS[judged.verdict] + further
 
 
 def render_markdown(report: Report) -> str:
-    """The whole report."""
+    """Return the whole report."""
     experiment = report.experiment
     lines = [f"# {experiment.name}: results of the profile `{experiment.profile}`", ""]
     if experiment.note:
@@ -50,24 +50,24 @@ def render_markdown(report: Report) -> str:
     lines += _section(
         report, "As the paper prints them", "", lambda cell: format_percent(cell.measured)
     )
-    lines += _section(report, "Beside the published values", COMPARED, _compared)
+    lines += _section(report, "Beside the published values", COMPARISON_LEGEND, _compare_cell)
     lines += _section(
         report,
         "Verdicts",
-        f"{summarize(report)}\n\n{LEGEND}",
-        lambda cell: _verdict(report.judged[cell]),
+        f"{summarize(report)}\n\n{VERDICT_LEGEND}",
+        lambda cell: _format_verdict(report.verdicts[cell]),
     )
     return "\n".join(lines)
 
 
 def _section(
-    report: Report, title: str, introduction: str, text: Callable[[Cell], str]
+    report: Report, title: str, introduction: str, format_cell: Callable[[Cell], str]
 ) -> list[str]:
-    """Every table with a text per cell."""
+    """Return the lines of a section with every table."""
     lines = [f"## {title}", ""] + ([introduction, ""] if introduction else [])
     for filled in report.tables:
-        texts = [[text(cell) for cell in row] for row in filled.cells]
-        lines += [f"### {_title(report, filled)}", "", _grid(filled, texts), ""]
+        texts = [[format_cell(cell) for cell in row] for row in filled.cells]
+        lines += [f"### {_title(report, filled)}", "", _table(filled, texts), ""]
     return lines
 
 
@@ -76,7 +76,7 @@ def _title(report: Report, filled: FilledTable) -> str:
     return filled.table.title + (f" — {note.partition(':')[0]}" if note else "")
 
 
-def _compared(cell: Cell) -> str:
+def _compare_cell(cell: Cell) -> str:
     measured = format_percent(cell.measured)
     if cell.measured is None:
         return f"{measured} / {format_percent(cell.published)}"
@@ -85,20 +85,21 @@ def _compared(cell: Cell) -> str:
     return f"{measured} / {format_percent(cell.published)} ({difference}{seeds})"
 
 
-def _verdict(judged: CellVerdict) -> str:
+def _format_verdict(judged: CellVerdict) -> str:
     if judged.interval is None or judged.spread is None:
-        return sign(judged)
+        return verdict_symbol(judged)
     low, high = (format_percent(end, signed=True) for end in judged.interval)
-    prior = PRIOR if judged.spread.from_prior else ""
+    prior = PRIOR_SYMBOL if judged.spread.from_prior else ""
     difference = format_percent(judged.cell.difference, signed=True)
-    return f"{sign(judged)} {difference} [{low}, {high}]{prior}"
+    return f"{verdict_symbol(judged)} {difference} [{low}, {high}]{prior}"
 
 
-def _grid(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
+def _table(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
     header = filled.table.header
-    titles = [header, *(column.title for column in filled.columns), "Run ID"]
+    headers = [header, *(column.title for column in filled.columns), "Run ID"]
     rows = [
         [row.label, *cells, str(row.run)]
         for row, cells in zip(filled.table.rows, texts, strict=True)
     ]
-    return "\n\n".join([format_table(rows, titles, left={header}, form="pipe"), *filled.left_out])
+    table = format_table(rows, headers, left={header}, style="pipe")
+    return "\n\n".join([table, *filled.excluded])

@@ -1,4 +1,4 @@
-"""What a profile's results come to: the paper's tables, a verdict per cell, what is broken."""
+"""The report as text in every format, and its files."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,11 +10,11 @@ from orchestrator.errors import OutputError
 from orchestrator.formatting import to_json
 
 Format = Literal["md", "csv", "json", "tex"]
-SCHEMA = 1  # of the JSON; a change that a reader would stumble over is another number
+SCHEMA = 1  # of the JSON; a change that breaks its readers increases it
 
 
 def render(report: Report, form: Format) -> str:
-    """The report as markdown, LaTeX, CSV or JSON text."""
+    """Return the report as Markdown, LaTeX, CSV or JSON."""
     if form == "md":
         from orchestrator.reporting.markdown import render_markdown
 
@@ -53,11 +53,13 @@ def write_report(report: Report, folder: Path, form: Format) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file of the report, aside and then renamed. Raises: OutputError."""
+    """Write a file of the report atomically. Raises: OutputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as part:
-            part.write_text(text, encoding="utf-8")
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error}; choose other --results") from error
+        raise OutputError(
+            f"{path}: cannot be written: {error}; choose another --results"
+        ) from error
     return path

@@ -150,7 +150,7 @@ def _measured(finished: FinishedRun) -> list[str]:
 
 def _compared(run_id: int, report: Report) -> list[str]:
     """The run's rows of the paper's tables with the verdicts, over all finished seeds."""
-    judged = [report.judged[cell] for cell in report.cells if cell.run == run_id]
+    judged = [report.verdicts[cell] for cell in report.cells if cell.run == run_id]
     if not judged:
         return []
     lines = [

@@ -177,7 +177,7 @@ def _tables(report: Report, problems: Mapping[Cell, list[str]]) -> Iterator[Chec
             len(cells),
             len(measured),
             sum(not problems[cell] for cell in measured),
-            dict(Counter(str(report.judged[cell].verdict) for cell in cells)),
+            dict(Counter(str(report.verdicts[cell].verdict) for cell in cells)),
         )
 
 

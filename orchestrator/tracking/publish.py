@@ -24,7 +24,7 @@ def publish_imported(
     """
     for profile in file.profiles:
         note_cells(file.experiment(profile), store)
-    tracker = tracker_for(file.document.path, file.file.name)
+    tracker = tracker_for(file.path, file.file.name)
     try:
         tracker.send(store, keys)
         publish_all(tracker, store, file, results)

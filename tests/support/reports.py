@@ -1,6 +1,7 @@
 """Finished runs for the tests of the report."""
 
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,16 @@ from orchestrator.analysis.margins import certified_share
 from orchestrator.spec.schema import RADII
 from orchestrator.store import Status
 from tests.support.stores import ORIGIN
+
+PATCH = """\
+diff --git a/aol/x.py b/aol/x.py
+--- a/aol/x.py
++++ b/aol/x.py
+@@ -1 +1,2 @@
+-old
++new
++more
+"""
 
 
 def certificate(run):
@@ -40,3 +51,16 @@ def finish(store, run, shift, origin=ORIGIN):
         values = {name: certified_share(margins, radius) for name, radius in RADII.items()}
         store.record(run.key, epoch, values | {"train_loss": 1 / epoch, "learning_rate": rate})
     store.finish(run.key, Status.DONE, margins=margins.tobytes(), certificate=certificate(run))
+
+
+def finish_with_margins(store, run, margins, status=Status.DONE):
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.finish(run.key, status, margins=np.asarray(margins, "<f4").tobytes())
+
+
+def replicate_of(run, number):
+    """
+    Return the replicate of a run with this number.
+    """
+    return run.model_copy(update={"train": replace(run.train, seed=run.replicate_seed(number))})

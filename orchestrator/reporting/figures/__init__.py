@@ -1,4 +1,4 @@
-"""The report's pictures, each as PNG and SVG."""
+"""Figures of a report, each as PNG and SVG."""
 
 from orchestrator.reporting.figures.draw import OVERALL, by_run, draw_figures, figures_of, files_of
 

@@ -1,4 +1,4 @@
-"""Which figures a report has, and their files."""
+"""The figures of a report and their files."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,66 +8,63 @@ from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import runs_of
 from orchestrator.reporting.figures.curves import certified_curves, training_curves
 from orchestrator.reporting.figures.scatter import paper_against_ours, trade_off
-from orchestrator.reporting.figures.style import STYLE
+from orchestrator.reporting.figures.style import RC_PARAMS
 from orchestrator.store import Status, Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg")
-OVERALL = "paper-against-ours"  # the name of the figure of all tables together
-OF_A_TABLE = ("curves", "training", "trade-off")  # the names before the table's ID
+OVERALL = "paper-against-ours"  # name of the figure of all tables together
+TABLE_FIGURES = ("curves", "training", "trade-off")  # names before the table's ID
 
 
 def draw_figures(
     report: Report, store: Store, folder: Path, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Write every figure that has something to show into `folder`; returns the PNGs.
-
-    Each is of one table, but for the one that is `OVERALL`.
-    """
+    """Write every figure that has data into `folder` and return the paths of the PNGs."""
     import matplotlib as mpl
 
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    with mpl.rc_context(STYLE):
+    drawn = []
+    with mpl.rc_context(RC_PARAMS):
         for name, figure in figures_of(report, store):
             for form in formats:
                 figure.savefig(
                     folder / f"{name}.{form}",
                     metadata={"Date": None} if form == "svg" else {"Software": None},
                 )
-            written.append(folder / f"{name}.png")
-    return written
-
-
-def by_run(report: Report, drawn: Sequence[Path]) -> dict[int, list[Path]]:
-    """By run ID those of the figures that are of the tables it is in."""
-    found: dict[int, list[Path]] = {}
-    for filled in report.tables:
-        names = {f"{kind}-{filled.table.id}" for kind in OF_A_TABLE}
-        shown = [path for path in drawn if path.stem in names]
-        for run in {row.run for row in filled.table.rows}:
-            found.setdefault(run, []).extend(shown)
-    return found
-
-
-def files_of(drawn: Sequence[Path]) -> list[Path]:
-    """The files of figures in every format, from their PNGs."""
-    return [path.with_suffix(f".{form}") for path in drawn for form in FORMATS]
+            drawn.append(folder / f"{name}.png")
+    return drawn
 
 
 def figures_of(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
-    """Every figure that has something to show, with its name, in matplotlib's present style."""
+    """Yield every figure that has data, with its name."""
     note = report.experiment.note
-    runs = runs_of(report.experiment, store)
+    stored = runs_of(report.experiment, store)
     for filled in report.tables:
-        rows = {row.run: runs.get(row.run, []) for row in filled.table.rows}
-        if any(run.status is Status.DONE for found in rows.values() for run in found):
+        rows = {row.run: stored.get(row.run, []) for row in filled.table.rows}
+        if any(run.status is Status.DONE for runs in rows.values() for run in runs):
             yield f"curves-{filled.table.id}", certified_curves(filled, rows, store, note)
-        if any(run.epoch for found in rows.values() for run in found):
+        if any(run.epoch for runs in rows.values() for run in runs):
             yield f"training-{filled.table.id}", training_curves(filled, rows, store, note)
-        if filled.table.header and (drawn := trade_off(filled, note)):
-            yield f"trade-off-{filled.table.id}", drawn
+        if filled.table.header and (figure := trade_off(filled, note)):
+            yield f"trade-off-{filled.table.id}", figure
     if any(cell.values for cell in report.cells):
         yield OVERALL, paper_against_ours(report)
+
+
+def by_run(report: Report, drawn: Sequence[Path]) -> dict[int, list[Path]]:
+    """Return the figures of the tables that contain a run, by run ID."""
+    figures: dict[int, list[Path]] = {}
+    for filled in report.tables:
+        names = {f"{kind}-{filled.table.id}" for kind in TABLE_FIGURES}
+        of_table = [path for path in drawn if path.stem in names]
+        for run in {row.run for row in filled.table.rows}:
+            figures.setdefault(run, []).extend(of_table)
+    return figures
+
+
+def files_of(drawn: Sequence[Path]) -> list[Path]:
+    """Return the files of figures in every format, given their PNGs."""
+    return [path.with_suffix(f".{form}") for path in drawn for form in FORMATS]

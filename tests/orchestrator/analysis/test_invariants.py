@@ -12,9 +12,9 @@ MARGINS = np.linspace(-0.5, 3, 100, dtype="<f4")
 GOOD = {name: certified_share(MARGINS, radius) for name, radius in RADII.items()}
 
 
-def problems(reported, store, *, values=None, margins=MARGINS, record=certificate):
+def violations(reported, store, *, values=None, margins=MARGINS, record=certificate):
     """
-    What is said of a finished run with these results; `record` makes that of its gate.
+    Return the violations of a finished run with these results and the certificate of `record`.
     """
     run, _ = reported.runs
     store.queue([run])
@@ -25,11 +25,11 @@ def problems(reported, store, *, values=None, margins=MARGINS, record=certificat
     return find_violations(reported, store)
 
 
-def test_a_good_run_breaks_nothing(reported, store):
-    assert problems(reported, store) == []
+def test_a_consistent_run_has_no_violations(reported, store):
+    assert violations(reported, store) == []
 
 
-def test_a_run_that_is_not_finished_is_not_looked_at(reported, store):
+def test_unfinished_runs_are_not_checked(reported, store):
     run, _ = reported.runs
     store.queue([run])
     store.start(run, ORIGIN)
@@ -52,19 +52,19 @@ def test_a_run_that_is_not_finished_is_not_looked_at(reported, store):
         ({"record": lambda run: None}, ["there is no certificate of its Lipschitz bound"]),
     ],
 )
-def test_each_broken_invariant_is_a_line(reported, store, changes, found):
-    assert problems(reported, store, **changes) == [f"run 0, seed 0: {line}" for line in found]
+def test_each_violation_is_a_line(reported, store, changes, found):
+    assert violations(reported, store, **changes) == [f"run 0, seed 0: {line}" for line in found]
 
 
 @pytest.mark.parametrize("length", [399, 0])
-def test_margins_that_miss_bytes_are_a_line(reported, store, length):
-    problems(reported, store)
+def test_truncated_margins_are_a_violation(reported, store, length):
+    violations(reported, store)
     damage_margins(store, length)
 
     assert find_violations(reported, store) == ["run 0, seed 0: its margins are damaged"]
 
 
-def test_a_metric_that_is_missing_is_said_alone(reported, store):
+def test_missing_metrics_are_a_single_violation(reported, store):
     run, _ = reported.runs
     store.queue([run])
     store.start(run, ORIGIN)
@@ -102,7 +102,7 @@ def tolerant(certificate):
         (dict.clear, "its record is not what a gate measured: KeyError('layers')"),
     ],
 )
-def test_what_the_gate_measured_counts_and_not_what_it_is_said_to_conclude(
+def test_certificates_are_judged_by_their_measurements_not_by_their_stored_verdict(
     reported, store, change, found
 ):
     def record(run):
@@ -110,6 +110,6 @@ def test_what_the_gate_measured_counts_and_not_what_it_is_said_to_conclude(
         change(forged)
         return forged
 
-    assert problems(reported, store, record=record) == [
-        f"run 0, seed 0: the Lipschitz gate: {found}"
+    assert violations(reported, store, record=record) == [
+        f"run 0, seed 0: Lipschitz certificate: {found}"
     ]

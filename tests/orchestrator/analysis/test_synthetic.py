@@ -1,5 +1,5 @@
 """
-A whole store as five seeds of the paper's runs would fill it, with known means.
+A synthetic store of five seeds of the paper's runs, with known means.
 """
 
 import json
@@ -21,14 +21,14 @@ from tests.support.stores import ORIGIN
 
 IMAGES = 10_000
 SEEDS = range(5)
-SHIFT = {20: 3.0, 21: -2.5, 22: 0.8}  # points from the published values; the others are true
+SHIFT = {20: 3.0, 21: -2.5, 22: 0.8}  # percentage points from the published values
 UNTRAINED, IN_TRAINING = 32, 31
-OFFSETS = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of the seeds: they keep the mean
+OFFSETS = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of the seeds; their mean is zero
 
 
 def margins_of(percents):
     """
-    Margins of which so many percent are certified at each radius, largest radius last.
+    Return margins of which so many percent are certified at each radius, ascending.
     """
     counts = [round(IMAGES * percent / 100) for percent in percents]
     inside = [math.sqrt(2) * radius + 0.01 for radius in RADII.values()]
@@ -69,7 +69,7 @@ def report(experiment, store):
 
 
 def verdicts_of(report, run):
-    return {report.judged[cell].verdict for cell in report.cells if cell.run == run}
+    return {report.verdicts[cell].verdict for cell in report.cells if cell.run == run}
 
 
 def test_every_verdict_comes_out_as_designed(report):
@@ -82,14 +82,14 @@ def test_every_verdict_comes_out_as_designed(report):
     assert sum(report.counts.values()) == 70
 
 
-def test_where_nothing_is_left_the_difference_is_cut_off(report):
+def test_a_share_cannot_fall_below_zero(report):
     """
-    Run 21's CRA 1 of 2.2% cannot be 2.5 points lower.
+    The published CRA 1 of run 21 is 2.2%, which cannot be 2.5 points lower.
     """
     assert verdicts_of(report, 21) == {Verdict.DIFFERS}
 
 
-def test_nothing_is_broken_and_the_paragraph_counts(report):
+def test_the_summary_counts_the_verdicts(report):
     assert report.violations == ()
     assert summarize(report).startswith("We reproduced 45 of the 70 published cells of B. Prach")
     assert "10 differ by more than that" in summarize(report)
@@ -97,7 +97,7 @@ def test_nothing_is_broken_and_the_paragraph_counts(report):
     assert "with 5 seeds per cell" in summarize(report)
 
 
-def test_the_json_says_the_same(report):
+def test_the_json_has_the_same_counts(report):
     found = json.loads(render(report, "json"))
 
     assert found["verdicts"] == {

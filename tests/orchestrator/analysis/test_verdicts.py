@@ -4,10 +4,14 @@ from math import sqrt
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from orchestrator.analysis.tables import Cell
-from orchestrator.analysis.verdicts import LEVEL, Verdict, describe_verdict, judge_cells
+from orchestrator.analysis.verdicts import (
+    SIGNIFICANCE_LEVEL,
+    Verdict,
+    describe_verdict,
+    judge_cells,
+)
 from orchestrator.spec.schema import Prior, Reproduction
 
 RULES = Reproduction(margin=1.0, decimals=1, prior=Prior(sd=0.2, freedom=4))
@@ -39,41 +43,41 @@ def verdict_of(*values, **changes):
         (with_values(70.9, margin=2.0), Verdict.REPRODUCED),
     ],
 )
-def test_each_verdict_where_it_belongs(cell, verdict):
+def test_cells_get_the_expected_verdict(cell, verdict):
     assert judge_cells([cell], RULES)[0].verdict is verdict
 
 
 @pytest.mark.parametrize(
-    ("given_up", "why"),
+    ("excluded", "reason"),
     [
         ((), ""),
         (("diverged",), ": it diverged"),
         (("diverged", "is unsound"), ": it diverged or is unsound"),
     ],
 )
-def test_a_missing_cell_says_no_more_of_its_run_than_is_known(given_up, why):
+def test_a_missing_cell_names_why_its_run_is_excluded(excluded, reason):
     """
-    It may be finished and lack the metric.
+    Without a reason, the run may be finished and lack the metric.
     """
-    (judged,) = judge_cells([replace(EMPTY, given_up=given_up)], RULES)
+    (judged,) = judge_cells([replace(EMPTY, excluded=excluded)], RULES)
 
-    assert describe_verdict(judged) == f"missing: run 0 has no value{why}; 70.3 published."
+    assert describe_verdict(judged) == f"missing: run 0 has no value{reason}; 70.3 published."
 
 
-def test_nothing_differs_whose_interval_reaches_into_the_margin():
+def test_a_cell_differs_only_if_its_whole_interval_is_beyond_the_margin():
     """
-    One cell by itself is tested on one side, at 5%, and its interval leaves 2.5% on each.
+    The one-sided test of a single cell at 5% is less strict than its two-sided interval.
     """
     for value in np.linspace(71.5, 72.5, 41):
         judged = verdict_of(float(value))
         assert (judged.verdict is Verdict.DIFFERS) == (judged.interval[0] > 1), value
-    reaching = verdict_of(71.97)
+    overlapping = verdict_of(71.97)
 
-    assert reaching.p_differs < LEVEL
-    assert reaching.verdict is Verdict.UNDERPOWERED
+    assert overlapping.p_differs < SIGNIFICANCE_LEVEL
+    assert overlapping.verdict is Verdict.UNDERPOWERED
 
 
-def test_the_further_seeds_bring_the_interval_out_of_the_margin():
+def test_further_seeds_move_the_interval_beyond_the_margin():
     judged = verdict_of(71.97)
     seeds = 1 + judged.further_seeds
 
@@ -84,7 +88,7 @@ def test_the_further_seeds_bring_the_interval_out_of_the_margin():
     assert lower_end(seeds - 1) <= 1 < lower_end(seeds)
 
 
-def test_one_seed_has_the_priors_spread_and_says_so():
+def test_the_spread_of_one_seed_is_the_prior():
     judged = verdict_of(70.5)
     half = stats.t.ppf(0.975, 4) * 0.2 * sqrt(2) + 0.05
 
@@ -108,13 +112,13 @@ def test_the_spread_of_several_seeds_is_pooled_with_the_prior():
 
 def test_equivalence_is_the_interval_of_90_percent_within_the_margin():
     """
-    Two one-sided tests at 5% say just that.
+    Two one-sided tests at 5% are equivalent to that.
     """
     for value in np.linspace(70.3, 71.3, 41):
         judged = verdict_of(float(value))
         half = stats.t.ppf(0.95, 4) * 0.2 * sqrt(2) + 0.05
         within = value - 70.3 + half < 1
-        assert (judged.p_equivalent < LEVEL) == within, value
+        assert (judged.p_equivalent < SIGNIFICANCE_LEVEL) == within, value
 
 
 def test_rounding_of_the_published_value_widens_everything():
@@ -138,17 +142,30 @@ def test_holm_corrects_for_the_cells_judged_together():
     assert together[0].verdict is Verdict.UNDERPOWERED
 
 
-def test_holms_correction_is_that_of_statsmodels():
+def test_holms_correction_equals_tabulated_values():
+    """
+    The tabulated values were computed with statsmodels, `multipletests(alone, method="holm")`.
+    """
     cells = [with_values(70.3 + shift) for shift in (0.1, 1.5, 1.6, 1.7, 1.72, 1.9, 2.4)]
     alone = [judge_cells([cell], RULES)[0].p_differs for cell in cells]
     together = [judged.p_differs for judged in judge_cells(cells, RULES)]
+    tabulated = {
+        0.9858312517081737: 0.9858312517081737,
+        0.09341090006723789: 0.19230195098420044,
+        0.061864940852254975: 0.19230195098420044,
+        0.0415564313130804: 0.19230195098420044,
+        0.03846039019684009: 0.19230195098420044,
+        0.019868809602889125: 0.11921285761733474,
+        0.004410420856687486: 0.0308729459968124,
+    }
 
-    assert together == pytest.approx(list(multipletests(alone, method="holm")[1]))
+    assert alone == pytest.approx(list(tabulated), rel=1e-12)
+    assert together == pytest.approx(list(tabulated.values()), rel=1e-12)
 
 
 def after(seeds, value, others=()):
     """
-    The verdict with as many more values that keep the mean, with the prior's spread.
+    Return the verdict after further seeds that keep the mean and have the prior's spread.
     """
     offsets = stats.norm.ppf((np.arange(seeds + 1) + 0.5) / (seeds + 1))
     offsets *= 0.2 / offsets.std(ddof=1) if seeds else 0
@@ -156,7 +173,7 @@ def after(seeds, value, others=()):
     return judge_cells(cells, RULES)[0].verdict
 
 
-def test_the_further_seeds_settle_the_cell_if_nothing_else_changes():
+def test_further_seeds_resolve_the_cell_if_nothing_else_changes():
     judged = verdict_of(70.75)
     fewer, enough = judged.further_seeds - 1, judged.further_seeds
 
@@ -174,9 +191,9 @@ def test_the_further_seeds_settle_the_cell_if_nothing_else_changes():
         (71.9, [60.0] * 9 + [71.95] * 2 + [70.3]),
     ],
 )
-def test_the_further_seeds_are_those_that_holm_asks_for_among_the_other_cells(value, others):
+def test_further_seeds_take_holms_correction_over_all_cells_into_account(value, others):
     """
-    What differs already stays ahead and is not counted; what is undecided is, also ahead of it.
+    Cells that already differ keep smaller p-values and do not count; undecided cells do.
     """
     cells = [with_values(value), *map(with_values, others)]
     further = judge_cells(cells, RULES)[0].further_seeds
@@ -185,23 +202,36 @@ def test_the_further_seeds_are_those_that_holm_asks_for_among_the_other_cells(va
     assert after(further, value, others) is Verdict.DIFFERS
 
 
-def test_no_number_of_seeds_settles_what_the_papers_single_one_leaves_open():
+def test_some_cells_cannot_be_resolved_because_the_paper_has_one_seed():
     assert verdict_of(71.2).further_seeds is None
 
 
-def test_the_binomial_interval_is_that_of_one_share_of_the_test_images():
+@pytest.mark.parametrize(
+    ("count", "images", "half_width"),
+    [
+        (0, 100, 1.8496749103492847),
+        (1, 100, 2.635938205728234),
+        (50, 100, 9.616846963400437),
+        (100, 100, 1.849674910349286),
+        (0, 10_000, 0.019199918533829796),
+        (223, 10_000, 0.28992850653878877),
+        (5_000, 10_000, 0.9797938184595206),
+        (7_030, 10_000, 0.8954411218761171),
+        (9_999, 10_000, 0.027430811190010118),
+    ],
+)
+def test_the_binomial_error_is_half_of_the_wilson_interval(count, images, half_width):
     """
-    70.3% of 10,000: 0.9 points either way, more than four times the spread between seeds.
+    The tabulated values were computed with statsmodels, `proportion_confint(method="wilson")`.
     """
-    share = 0.703
-    assert verdict_of(70.3).binomial == pytest.approx(
-        100 * 1.96 * sqrt(share * (1 - share) / 10_000), rel=0.01
-    )
+    judged = verdict_of(100 * count / images, images=images)
+
+    assert judged.binomial == pytest.approx(half_width, rel=1e-12)
 
 
 def reproductions(count, shift, seeds, rng, *, sd=0.2):
     """
-    Simulated reports of seventy cells: the paper's single run, printed with one decimal, and ours.
+    Yield simulated reports of seventy cells with the paper's single run, rounded, and ours.
     """
     for _ in range(count):
         truth = rng.uniform(5, 90, 70)
@@ -215,7 +245,7 @@ def reproductions(count, shift, seeds, rng, *, sd=0.2):
 
 def share_of(verdict, reports):
     """
-    The share of reports with at least one such cell, and of cells.
+    Return the share of reports with at least one cell of this verdict, and the share of cells.
     """
     found = [
         [judged.verdict is verdict for judged in judge_cells(cells, RULES)] for cells in reports
@@ -224,10 +254,10 @@ def share_of(verdict, reports):
 
 
 @pytest.mark.parametrize(("seeds", "shift"), [(1, 0.0), (3, 0.0), (1, 1.0), (5, -1.0)])
-def test_true_reproductions_are_seldom_called_different(seeds, shift):
+def test_true_reproductions_rarely_differ(seeds, shift):
     """
-    A thousand reports, in the worst case with every true difference at the end of the margin: at
-    most one in twenty has a cell that is said to differ.
+    In the worst case every true difference is at the end of the margin; of a thousand reports at
+    most one in twenty may contain a cell that differs.
     """
     rng = np.random.default_rng(seeds)
     reports, _ = share_of(Verdict.DIFFERS, reproductions(1000, shift, seeds, rng))
@@ -235,7 +265,7 @@ def test_true_reproductions_are_seldom_called_different(seeds, shift):
     assert reports <= 0.05
 
 
-def test_a_prior_that_is_half_of_the_truth_costs_that_guarantee():
+def test_a_prior_of_half_the_true_spread_breaks_that_guarantee():
     """
     With every true difference at the end of the margin, about one report in ten: docs/verdicts.md.
     """
@@ -246,14 +276,14 @@ def test_a_prior_that_is_half_of_the_truth_costs_that_guarantee():
 
 
 @pytest.mark.parametrize("seeds", [1, 5])
-def test_what_is_beyond_the_margin_is_seldom_called_reproduced(seeds):
+def test_differences_beyond_the_margin_are_rarely_reproduced(seeds):
     rng = np.random.default_rng(seeds)
     _, cells = share_of(Verdict.REPRODUCED, reproductions(100, 1.0, seeds, rng))
 
     assert cells <= 0.05
 
 
-def test_true_reproductions_with_five_seeds_are_called_so():
+def test_true_reproductions_with_five_seeds_are_reproduced():
     rng = np.random.default_rng(0)
     _, cells = share_of(Verdict.REPRODUCED, reproductions(100, 0.0, 5, rng))
 
@@ -261,7 +291,7 @@ def test_true_reproductions_with_five_seeds_are_called_so():
 
 
 @pytest.mark.parametrize("value", [100.1, -0.1, 170.0])
-def test_what_is_no_share_of_the_images_has_no_binomial_error(value):
+def test_values_that_are_no_percentage_have_no_binomial_error(value):
     judged = verdict_of(value)
 
     assert judged.binomial is None

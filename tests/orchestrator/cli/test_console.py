@@ -6,13 +6,13 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.console import (
-    LOG_TAIL,
-    PLAIN_INTERVAL_S,
-    Clock,
+    LINE_INTERVAL_S,
+    LOG_LINES,
     ConsoleRecorder,
+    RunTimer,
     failure_lines,
+    format_metrics,
     plan_table,
-    summary,
 )
 from orchestrator.planning.plan import Action, PlannedRun
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
@@ -24,7 +24,7 @@ VALUES = {"train_loss": 0.51239, "accuracy": 0.7034, "cra_36": 0.629}
 @pytest.fixture
 def clock(monkeypatch):
     """
-    The time in seconds, which stands still until a test moves it.
+    Return the time in seconds, which only the test changes.
     """
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -38,7 +38,7 @@ def run(make_run):
 
 class Screen:
     """
-    A recorder with a console that a test can read.
+    A recorder whose console output a test can read.
     """
 
     def __init__(self, folder, *runs, terminal=False, quiet=False):
@@ -54,7 +54,7 @@ class Screen:
     @property
     def lines(self):
         """
-        The lines without their time stamps, which must be there.
+        Return the lines without their timestamps, which must be present.
         """
         stamped = [re.fullmatch(r"\d\d:\d\d:\d\d  (.*)", line) for line in self.text.splitlines()]
         assert all(stamped)
@@ -64,17 +64,17 @@ class Screen:
 NAME = "run 7 AOL-Small (digits, seed 7)"
 
 
-def test_a_life_in_plain_lines(tmp_path, run, clock):
+def test_a_run_in_plain_lines(tmp_path, run, clock):
     screen = Screen(tmp_path, run)
-    with screen.recorder as tell:
-        tell(Started(run))
-        tell(Placed(run, "host", "CPU, 2 threads", 0))
+    with screen.recorder as record:
+        record(Started(run))
+        record(Placed(run, "host", "CPU, 2 threads", 0))
         clock[0] += 3
-        tell(EpochDone(run, 1, VALUES))
-        tell(Saved(run, Checkpoint(1, "/c/1")))
-        tell(Tick((run,)))
+        record(EpochDone(run, 1, VALUES))
+        record(Saved(run, Checkpoint(1, "/c/1")))
+        record(Tick((run,)))
         clock[0] += 117
-        tell(Finished(run, Status.DONE))
+        record(Finished(run, Status.DONE))
 
     assert screen.lines == [
         f"{NAME}: trains on host, CPU, 2 threads",
@@ -83,14 +83,14 @@ def test_a_life_in_plain_lines(tmp_path, run, clock):
     ]
 
 
-def test_a_continued_run_says_from_where(tmp_path, run):
+def test_a_continued_run_has_its_first_epoch(tmp_path, run):
     screen = Screen(tmp_path, run)
     screen.recorder(Placed(run, "host", "CPU", 4))
 
     assert screen.lines == [f"{NAME}: trains on host, CPU, continues after epoch 4"]
 
 
-def test_the_eta_of_a_continued_run_counts_this_sessions_epochs_only(tmp_path, run, clock):
+def test_the_eta_of_a_continued_run_counts_this_invocations_epochs_only(tmp_path, run, clock):
     screen = Screen(tmp_path, run)
     screen.recorder(Placed(run, "host", "CPU", 4))
     clock[0] += 10
@@ -99,7 +99,7 @@ def test_the_eta_of_a_continued_run_counts_this_sessions_epochs_only(tmp_path, r
     assert screen.lines[-1].endswith("ETA 50 s")
 
 
-def test_a_lost_worker_is_told(tmp_path, run):
+def test_a_lost_worker_is_printed(tmp_path, run):
     screen = Screen(tmp_path, run)
     screen.recorder(Placed(run, "host", "CPU", 0))
     screen.recorder(Placed(run, "other", "CPU", 2))
@@ -110,11 +110,11 @@ def test_a_lost_worker_is_told(tmp_path, run):
     ]
 
 
-def test_fast_epochs_do_not_flood_a_log(tmp_path, run, clock):
+def test_epoch_lines_are_limited_in_frequency(tmp_path, run, clock):
     screen = Screen(tmp_path, run)
     for epoch in range(1, 11):
         screen.recorder(EpochDone(run, epoch, VALUES))
-        clock[0] += PLAIN_INTERVAL_S / 4 + 0.01
+        clock[0] += LINE_INTERVAL_S / 4 + 0.01
     shown = [re.search(r"epoch (\d+)/", line)[1] for line in screen.lines]
 
     assert shown == ["1", "5", "9"]
@@ -146,8 +146,8 @@ def test_a_failure_prints_the_end_of_its_log(tmp_path, run):
 
     assert lines[0].endswith(f"{NAME}: failed in 0 s")
     assert lines[1:] == [
-        *(f"    line {number}" for number in range(100 - LOG_TAIL, 100)),
-        f"    whole log: {log}",
+        *(f"    line {number}" for number in range(100 - LOG_LINES, 100)),
+        f"    full log: {log}",
     ]
 
 
@@ -161,26 +161,26 @@ def test_a_failure_without_a_log_prints_its_error(tmp_path, run):
     assert screen.text.splitlines()[1:] == [
         "    Traceback",
         "    ValueError: [red]no[/red]",
-        f"    whole log: {tmp_path / run.key}.log",
+        f"    full log: {tmp_path / run.key}.log",
     ]
 
 
-def test_a_log_that_is_no_text_is_shown_as_far_as_it_goes(tmp_path):
+def test_undecodable_bytes_of_a_log_are_replaced(tmp_path):
     log = tmp_path / "x.log"
     log.write_bytes(b"one\n\xff two\n")
 
     assert list(failure_lines(log, None)) == [
         "one",
         "\N{REPLACEMENT CHARACTER} two",
-        f"whole log: {log}",
+        f"full log: {log}",
     ]
 
 
 def test_a_failure_without_log_and_error_names_the_log(tmp_path):
-    assert list(failure_lines(tmp_path / "x.log", None)) == [f"whole log: {tmp_path / 'x.log'}"]
+    assert list(failure_lines(tmp_path / "x.log", None)) == [f"full log: {tmp_path / 'x.log'}"]
 
 
-def test_divergence_is_told_as_such(tmp_path, run):
+def test_a_diverged_run_has_its_error(tmp_path, run):
     screen = Screen(tmp_path, run)
     screen.recorder(Finished(run, Status.DIVERGED, error="the loss is not finite"))
 
@@ -188,7 +188,7 @@ def test_divergence_is_told_as_such(tmp_path, run):
     assert "    the loss is not finite" in screen.text
 
 
-def test_interrupted_runs_are_told(tmp_path, run):
+def test_an_interrupted_run_has_a_line(tmp_path, run):
     screen = Screen(tmp_path, run)
     screen.recorder(Placed(run, "host", "CPU", 0))
     screen.recorder(Finished(run, Status.INTERRUPTED))
@@ -198,10 +198,10 @@ def test_interrupted_runs_are_told(tmp_path, run):
 
 def test_quiet_prints_nothing_of_a_run_that_ends_well(tmp_path, run):
     screen = Screen(tmp_path, run, terminal=True, quiet=True)
-    with screen.recorder as tell:
-        tell(Placed(run, "host", "CPU", 0))
-        tell(EpochDone(run, 1, VALUES))
-        tell(Finished(run, Status.DONE))
+    with screen.recorder as record:
+        record(Placed(run, "host", "CPU", 0))
+        record(EpochDone(run, 1, VALUES))
+        record(Finished(run, Status.DONE))
 
     assert screen.text == ""
 
@@ -222,7 +222,7 @@ def test_a_name_with_brackets_is_printed_as_it_is(tmp_path, make_run):
 
 def plain(text):
     """
-    What a terminal shows: without colours and cursor movements.
+    Return what a terminal shows, without colours and cursor movements.
     """
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
@@ -230,11 +230,11 @@ def plain(text):
 def test_a_terminal_shows_bars_instead_of_epoch_lines(tmp_path, run, make_run, clock):
     other = make_run(8)
     screen = Screen(tmp_path, run, other, terminal=True)
-    with screen.recorder as tell:
-        tell(Placed(run, "host", "CPU", 0))
+    with screen.recorder as record:
+        record(Placed(run, "host", "CPU", 0))
         clock[0] += 5
-        tell(EpochDone(run, 5, VALUES))
-        tell(Finished(other, Status.DONE))
+        record(EpochDone(run, 5, VALUES))
+        record(Finished(other, Status.DONE))
     last = plain(screen.text).splitlines()[-2:]
 
     assert re.search(r"7 AOL-Small digits .*5/10 .*loss 0\.512  acc 70\.3%.*ETA 5 s", last[0])
@@ -243,21 +243,21 @@ def test_a_terminal_shows_bars_instead_of_epoch_lines(tmp_path, run, make_run, c
     assert re.search(r"run 8 AOL-Small \(digits, seed 8\): done", plain(screen.text))
 
 
-def test_a_finished_run_has_no_bar_any_more(tmp_path, run, clock):
+def test_a_finished_run_has_no_bar(tmp_path, run, clock):
     screen = Screen(tmp_path, run, terminal=True)
-    with screen.recorder as tell:
-        tell(Placed(run, "host", "CPU", 0))
-        tell(EpochDone(run, 1, VALUES))
-        tell(Finished(run, Status.DONE))
+    with screen.recorder as record:
+        record(Placed(run, "host", "CPU", 0))
+        record(EpochDone(run, 1, VALUES))
+        record(Finished(run, Status.DONE))
     last = plain(screen.text).splitlines()[-1]
 
     assert "1/1 runs" in last
     assert screen.recorder._runs.tasks == []
 
 
-def test_the_time_left_of_all_follows_the_work_not_the_number_of_runs(tmp_path, make_run, clock):
+def test_the_total_eta_follows_the_work_not_the_number_of_runs(tmp_path, make_run, clock):
     """
-    A tenth of the whole work took ten seconds: ninety to go.
+    A tenth of the work took ten seconds, so ninety remain.
     """
     small, large = make_run(1, epochs=10), make_run(2, epochs=10)
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
@@ -265,41 +265,41 @@ def test_the_time_left_of_all_follows_the_work_not_the_number_of_runs(tmp_path, 
     recorder(Placed(small, "host", "CPU", 0))
     clock[0] += 10
     recorder(Finished(small, Status.DONE))
-    (task,) = recorder._all.tasks
+    (task,) = recorder._total.tasks
 
-    assert task.fields["left"] == pytest.approx(90)
+    assert task.fields["eta"] == pytest.approx(90)
     assert task.completed == 10
 
 
-def test_work_that_an_earlier_session_did_does_not_speed_up_the_estimate(tmp_path, run, clock):
+def test_epochs_of_an_earlier_invocation_do_not_affect_the_eta(tmp_path, run, clock):
     """
-    Half was done before; `work` is what is left. An epoch in 10 s leaves 4 of them.
+    Half was trained before. One epoch takes 10 s, and four remain.
     """
     screen = Screen(tmp_path, run, terminal=True)
     screen.recorder(Placed(run, "host", "CPU", 5))
     clock[0] += 10
     screen.recorder(EpochDone(run, 6, VALUES))
-    (task,) = screen.recorder._all.tasks
+    (task,) = screen.recorder._total.tasks
 
-    assert task.fields["left"] == pytest.approx(40)
+    assert task.fields["eta"] == pytest.approx(40)
 
 
-# Words
+# Text
 
 
 def test_summary_is_loss_accuracy_and_cra():
-    assert summary(VALUES) == "loss 0.512  acc 70.3%  CRA 36/255 62.9%"
-    assert summary({}) == "acc –  CRA 36/255 –"
+    assert format_metrics(VALUES) == "loss 0.512  acc 70.3%  CRA 36/255 62.9%"
+    assert format_metrics({}) == "acc –  CRA 36/255 –"
 
 
-def test_a_clock_knows_nothing_before_its_first_epoch(clock):
-    waiting = Clock(4, 10)
+def test_a_run_has_no_eta_before_its_first_epoch(clock):
+    timer = RunTimer(4, 10)
     clock[0] += 20
-    before = waiting.left_s
-    waiting.done(6)
+    before = timer.eta_s
+    timer.epoch = 6
 
     assert before is None
-    assert waiting.left_s == 40
+    assert timer.eta_s == 40
 
 
 def words(line):
@@ -308,14 +308,14 @@ def words(line):
 
 def test_the_plan_is_a_line_per_run(make_run):
     console = Console(file=io.StringIO(), width=120)
-    made = [
+    plan = [
         PlannedRun(make_run(7, epochs=10), Action.CONTINUE, "interrupted after epoch 6", 4),
         PlannedRun(make_run(22), Action.NEW, "not in the store"),
     ]
-    console.print(plan_table(made, "demo"))
+    console.print(plan_table(plan, "demo"))
     title, header, first, second = console.file.getvalue().splitlines()
 
     assert title.strip() == "profile demo"
-    assert words(header) == "run name dataset seed what from to why"
+    assert words(header) == "run name dataset seed action from to reason"
     assert words(first) == "7 AOL-Small digits 7 continue 4 10 interrupted after epoch 6"
     assert words(second) == "22 AOL-Small digits 22 new 0 3 not in the store"

@@ -1,5 +1,5 @@
 """
-What the commands share stands in each of them in the same way.
+The commands share their options.
 """
 
 from pathlib import Path
@@ -10,22 +10,22 @@ from typer.main import get_command
 from orchestrator.cli import app
 
 COMMANDS = get_command(app).commands
-OF_THE_FILE = sorted(set(COMMANDS) - {"verify"})  # a bundle brings its own
+WITH_SPEC = sorted(set(COMMANDS) - {"verify"})  # a bundle contains its own
 
 
 def arguments(command):
     return [one for one in command.params if one.param_type_name == "argument"]
 
 
-@pytest.mark.parametrize("name", OF_THE_FILE)
-def test_every_command_takes_the_file_in_the_current_folder_unless_told_otherwise(name):
+@pytest.mark.parametrize("name", WITH_SPEC)
+def test_every_command_reads_the_file_in_the_current_folder_by_default(name):
     (spec,) = [one for one in COMMANDS[name].params if one.name == "spec"]
 
     assert (spec.required, spec.default) == (False, Path("experiments.yaml"))
     assert spec.help.startswith("The YAML file of experiments.")
 
 
-@pytest.mark.parametrize("name", OF_THE_FILE)
+@pytest.mark.parametrize("name", WITH_SPEC)
 def test_the_file_is_an_option_where_a_command_has_arguments_of_its_own(name):
     (spec,) = [one for one in COMMANDS[name].params if one.name == "spec"]
     others = [one for one in arguments(COMMANDS[name]) if one is not spec]
@@ -33,5 +33,5 @@ def test_the_file_is_an_option_where_a_command_has_arguments_of_its_own(name):
     assert (spec in arguments(COMMANDS[name])) == (not others)
 
 
-def test_a_bundle_needs_no_file():
+def test_verify_needs_no_file():
     assert "spec" not in [one.name for one in COMMANDS["verify"].params]

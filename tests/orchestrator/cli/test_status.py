@@ -24,7 +24,7 @@ def store(tmp_path):
 
 def start(store, run, *, epochs=0, seconds=2.0):
     """
-    Start a run with so many epochs done, each of so many seconds.
+    Store a run in training with so many epochs of so many seconds.
     """
     store.queue([run])
     store.start(run, ORIGIN)
@@ -49,7 +49,7 @@ def printed(store, capsys, *, profile=None, **options):
     return capsys.readouterr().out
 
 
-def test_every_state_is_shown(store, make_run):
+def test_every_run_has_its_state(store, make_run):
     states = [Status.DONE, Status.FAILED, Status.DIVERGED, Status.INTERRUPTED, Status.UNSOUND]
     for number, state in enumerate(states):
         start(store, make_run(number), epochs=1)
@@ -68,16 +68,16 @@ def test_every_state_is_shown(store, make_run):
     ]
 
 
-def test_a_run_whose_driver_is_gone_is_lost_not_running(store, make_run):
+def test_a_running_run_without_driver_is_lost(store, make_run):
     start(store, make_run(), epochs=1)
     lose_driver(store)
     (found,) = run_statuses(store, None)
 
     assert found.state == "lost (driver gone)"
-    assert found.left_s is None
+    assert found.eta_s is None
 
 
-def test_a_run_whose_driver_is_gone_before_its_turn_says_so(store, make_run):
+def test_a_pending_run_without_driver(store, make_run):
     store.queue([make_run()])
     lose_driver(store)
     (found,) = run_statuses(store, None)
@@ -85,9 +85,9 @@ def test_a_run_whose_driver_is_gone_before_its_turn_says_so(store, make_run):
     assert found.state == "pending (driver gone)"
 
 
-def test_time_left_is_the_epochs_to_go_at_the_latest_speed(store, make_run):
+def test_the_eta_is_the_remaining_epochs_at_the_latest_speed(store, make_run):
     """
-    The first epochs, slow while everything warmed up, do not count for ever.
+    The first epochs, which are slower, do not count.
     """
     run = make_run(epochs=100)
     start(store, run, epochs=2, seconds=1000.0)
@@ -95,17 +95,17 @@ def test_time_left_is_the_epochs_to_go_at_the_latest_speed(store, make_run):
         store.record(run.key, epoch, {"seconds": 2.0, "images_per_s": 50.0 * epoch})
     (found,) = run_statuses(store, None)
 
-    assert found.left_s == 93 * 2.0
+    assert found.eta_s == 93 * 2.0
     assert found.images_per_s == 250.0
 
 
-def test_only_a_run_in_training_has_time_left(store, make_run):
+def test_only_a_run_in_training_has_an_eta(store, make_run):
     start(store, make_run(1), epochs=1)
     start(store, make_run(2), epochs=1)
     start(store, make_run(3))
     store.finish(make_run(2).key, Status.FAILED)
 
-    assert [item.left_s for item in run_statuses(store, None)] == [4.0, None, None]
+    assert [item.eta_s for item in run_statuses(store, None)] == [4.0, None, None]
 
 
 def test_values_are_those_of_the_newest_epoch(store, make_run):
@@ -179,13 +179,11 @@ def test_an_empty_store_is_an_empty_list_or_a_header(store, capsys):
     assert len(printed(store, capsys, everything=True).splitlines()) == 1
 
 
-def test_of_many_runs_those_that_matter_are_shown_and_a_line_says_so(
-    store, make_run, capsys, monkeypatch
-):
+def test_a_long_table_is_cut_to_the_most_relevant_runs(store, make_run, capsys, monkeypatch):
     """
-    In the order of all tables; JSON, and --all, have every run.
+    They keep the order of all tables; JSON and --all contain every run.
     """
-    monkeypatch.setattr(module, "MOST", 2)
+    monkeypatch.setattr(module, "MAX_ROWS", 2)
     for number in (1, 2, 3):
         start(store, make_run(number), epochs=1)
     store.finish(make_run(1).key, Status.DONE)
@@ -197,29 +195,29 @@ def test_of_many_runs_those_that_matter_are_shown_and_a_line_says_so(
 
     assert words(first) == "3 AOL-Small digits demo 3 1/3 1.000 50.0 25.0 100 4 s running"
     assert words(second) == "9 AOL-Small digits paper 9 0/3 – – – – – pending"
-    assert note.startswith("2 of 4 runs (2 done, 1 pending, 1 running): those that wait, train")
+    assert note.startswith("2 of 4 runs (2 done, 1 pending, 1 running), unfinished ones first; ")
     assert [words(line)[0] for line in whole[1:]] == ["1", "2", "3", "9"]
     assert (words(whole[3]), words(whole[4])) == (words(first), words(second))
     assert len(of_one) == 2
     assert len(json.loads(printed(store, capsys, as_json=True))) == 4
 
 
-def test_as_many_runs_as_are_shown_need_no_note(store, make_run, capsys, monkeypatch):
-    monkeypatch.setattr(module, "MOST", 2)
+def test_a_table_of_all_runs_has_no_note(store, make_run, capsys, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ROWS", 2)
     store.queue([make_run(1), make_run(2)])
 
     assert len(printed(store, capsys).splitlines()) == 3
 
 
-def test_the_number_of_questions_does_not_grow_with_the_runs(store, make_run, capsys):
-    asked = []
-    event.listen(store.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+def test_the_number_of_queries_does_not_grow_with_the_runs(store, make_run, capsys):
+    queries = []
+    event.listen(store.engine, "before_cursor_execute", lambda *given: queries.append(given[2]))
     counts = []
     for number in (1, 2, 3):
         start(store, make_run(number), epochs=2)
-        asked.clear()
+        queries.clear()
         printed(store, capsys)
-        counts.append(len(asked))
+        counts.append(len(queries))
 
     assert counts == [counts[0]] * 3
 
@@ -229,14 +227,14 @@ def terminal(file):
     return Console(file=file, force_terminal=True, width=160)
 
 
-def test_watching_shows_what_changes_until_it_is_interrupted(store, make_run, capsys, monkeypatch):
+def test_watching_updates_the_table_until_interrupted(store, make_run, capsys, monkeypatch):
     run = make_run(7)
     start(store, run)
-    looks = []
+    sleeps = []
 
     def sleep(seconds):
-        looks.append(seconds)
-        if len(looks) == 2:
+        sleeps.append(seconds)
+        if len(sleeps) == 2:
             raise KeyboardInterrupt
         store.finish(run.key, Status.DONE)
 
@@ -246,5 +244,5 @@ def test_watching_shows_what_changes_until_it_is_interrupted(store, make_run, ca
         watch_status(store, None)
     output = capsys.readouterr().out
 
-    assert len(looks) == 2
+    assert len(sleeps) == 2
     assert output.index("running") < output.index("done")

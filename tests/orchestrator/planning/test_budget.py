@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from orchestrator.analysis.tables import Cell
 from orchestrator.analysis.verdicts import CellVerdict, Verdict
 from orchestrator.errors import RequestError
-from orchestrator.planning.budget import choose_within_budget, parse_budget
+from orchestrator.planning.budget import allocate_budget, parse_budget
 from orchestrator.planning.remaining import RunNeeds, Training
 from orchestrator.spec.schema import Prices
 
 CELL = Cell("t", "r", 0, "Std Acc", "accuracy", 70.0, margin=1.0, images=10_000)
 
 
-def need(hours, *seeds):
+def needs_of(hours, *seeds):
     """
-    A run whose seeds take so many hours each, with a cell per number of seeds that settles it.
+    Return a run whose seeds take so many hours each, with a cell per number of further seeds.
     """
     cells = tuple(CellVerdict(CELL, Verdict.UNDERPOWERED, further_seeds=number) for number in seeds)
     most = max((number or 0 for number in seeds), default=0)
@@ -24,9 +24,12 @@ def need(hours, *seeds):
     return RunNeeds(None, cells, trainings, timed=True)
 
 
-def chosen(needs, hours):
-    places = {id(need): place for place, need in enumerate(needs)}
-    return [(places[id(one.need)], one.seeds) for one in choose_within_budget(needs, hours)]
+def allocated(needs, hours):
+    """
+    Return the indices of the chosen runs and their numbers of seeds.
+    """
+    indices = {id(run): index for index, run in enumerate(needs)}
+    return [(indices[id(one.needs)], one.seeds) for one in allocate_budget(needs, hours)]
 
 
 @pytest.mark.parametrize(
@@ -37,47 +40,47 @@ def test_a_budget_is_gpu_hours_or_money(text, hours):
 
 
 @pytest.mark.parametrize("text", ["40", "gpuh", "-1gpuh", "1e3gpuh", "10eur", ""])
-def test_another_budget_is_refused_with_an_example(text):
+def test_an_invalid_budget_is_rejected_with_an_example(text):
     with pytest.raises(RequestError, match="write for example 40gpuh or 100usd"):
         parse_budget(text, Prices(gpu_hour=4.0))
 
 
-def test_without_a_price_money_is_no_budget():
+def test_a_budget_of_money_needs_a_price():
     with pytest.raises(RequestError, match=r"write for example 40gpuh$"):
         parse_budget("100usd", Prices(gpu_hour=0.0))
 
 
-def test_most_cells_an_hour_come_first_and_what_cannot_be_paid_is_left():
-    needs = [need(4, 1), need(1, 1, 1, 1), need(2, 1, 1)]
+def test_runs_with_most_cells_per_hour_come_first():
+    needs = [needs_of(4, 1), needs_of(1, 1, 1, 1), needs_of(2, 1, 1)]
 
-    assert chosen(needs, 7) == [(1, 1), (2, 1), (0, 1)]
-    assert chosen(needs, 6.9) == [(1, 1), (2, 1)]
-    assert chosen(needs, 0.5) == []
+    assert allocated(needs, 7) == [(1, 1), (2, 1), (0, 1)]
+    assert allocated(needs, 6.9) == [(1, 1), (2, 1)]
+    assert allocated(needs, 0.5) == []
 
 
-def test_two_that_fit_together_are_better_than_the_one_that_is_best_alone():
+def test_two_runs_that_fit_together_beat_a_single_better_one():
     """
-    By cells an hour alone the first would be taken, and the budget be spent.
+    A greedy choice by cells per hour would take the first and exhaust the budget.
     """
-    needs = [need(5, *[1] * 6), need(4, *[1] * 4), need(4, *[1] * 4)]
+    needs = [needs_of(5, *[1] * 6), needs_of(4, *[1] * 4), needs_of(4, *[1] * 4)]
 
-    assert chosen(needs, 8) == [(1, 1), (2, 1)]
-
-
-def test_as_many_seeds_are_bought_as_settle_something():
-    needs = [need(1, 1, 4, None)]
-
-    assert chosen(needs, 10) == [(0, 4)]
-    assert chosen(needs, 3) == [(0, 1)]
+    assert allocated(needs, 8) == [(1, 1), (2, 1)]
 
 
-def test_of_choices_that_settle_as_many_the_cheapest_is_taken():
-    assert chosen([need(3, 1), need(2, 1)], 3) == [(1, 1)]
+def test_only_seeds_that_resolve_cells_are_chosen():
+    needs = [needs_of(1, 1, 4, None)]
+
+    assert allocated(needs, 10) == [(0, 4)]
+    assert allocated(needs, 3) == [(0, 1)]
 
 
-def test_nothing_to_settle_needs_no_money():
-    assert choose_within_budget([], 10) == []
-    assert choose_within_budget([need(1, None)], 10) == []
+def test_of_equally_good_allocations_the_cheapest_is_chosen():
+    assert allocated([needs_of(3, 1), needs_of(2, 1)], 3) == [(1, 1)]
+
+
+def test_nothing_is_chosen_if_nothing_can_be_resolved():
+    assert allocate_budget([], 10) == []
+    assert allocate_budget([needs_of(1, None)], 10) == []
 
 
 @given(
@@ -88,14 +91,14 @@ def test_nothing_to_settle_needs_no_money():
     ),
     hours=st.integers(0, 20),
 )
-def test_no_other_choice_settles_more(runs, hours):
+def test_no_other_allocation_resolves_more(runs, hours):
     """
-    Against every combination of numbers of seeds.
+    The oracle is every combination of numbers of seeds.
     """
-    needs = [need(cost, *seeds) for cost, seeds in runs]
-    found = choose_within_budget(needs, hours)
+    needs = [needs_of(cost, *seeds) for cost, seeds in runs]
+    allocations = allocate_budget(needs, hours)
     best = max(
-        sum(len(one.settled_by(seeds)) for one, seeds in zip(needs, combination, strict=True))
+        sum(len(one.resolved_by(seeds)) for one, seeds in zip(needs, combination, strict=True))
         for combination in product(range(4), repeat=len(needs))
         if sum(
             one.hours(min(seeds, len(one.trainings)))
@@ -104,5 +107,5 @@ def test_no_other_choice_settles_more(runs, hours):
         <= hours
     )
 
-    assert sum(choice.hours for choice in found) <= hours
-    assert sum(len(choice.settled) for choice in found) == best
+    assert sum(allocation.hours for allocation in allocations) <= hours
+    assert sum(len(allocation.resolved) for allocation in allocations) == best

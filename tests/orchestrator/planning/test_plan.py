@@ -1,15 +1,17 @@
 import json
 import os
 import shutil
+import socket
 from collections import namedtuple
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from aol.config import DataConfig, LossConfig, ModelConfig
 from orchestrator.errors import ResourceError
-from orchestrator.planning.plan import Action, as_rows, changes, make_plan
+from orchestrator.planning.plan import Action, as_rows, describe_changes, make_plan
 from orchestrator.planning.resources import (
     Cluster,
     Cost,
@@ -19,7 +21,7 @@ from orchestrator.planning.resources import (
     check_requests,
     cost,
     costs,
-    cpu_rate,
+    cpu_flop_per_s,
     local_cluster,
     local_gpus,
     request_resources,
@@ -34,7 +36,7 @@ TWO_MACHINES = Cluster((Node(4, 1), Node(8, 0)))
 
 def stored(run, status, *, epoch=0, recorded=None, checkpoints=(), **other):
     """
-    What a store would hold of the run, `epoch` the last recorded one.
+    Return the run as stored, `epoch` being the last recorded one.
     """
     nothing = dict.fromkeys(StoredRun.__dataclass_fields__)
     known = {
@@ -54,11 +56,8 @@ def stored(run, status, *, epoch=0, recorded=None, checkpoints=(), **other):
     return StoredRun(**(nothing | known | other))
 
 
-def planned(run, *known):
-    """
-    The plan of this one run as (action, from epoch, reason, epochs of its checkpoints).
-    """
-    experiment = Experiment(
+def experiment_of(*runs):
+    return Experiment(
         path=None,
         name="x",
         source="",
@@ -66,10 +65,17 @@ def planned(run, *known):
         note="",
         checkpoint_seconds=60,
         data_root=None,
-        runs=(run,),
+        runs=runs,
         columns=(),
         tables=(),
     )
+
+
+def planned(run, *known):
+    """
+    Return the plan of one run: action, first epoch, reason, epochs of its checkpoints.
+    """
+    experiment = experiment_of(run)
     (item,) = make_plan(experiment, known)
     assert item.run is run
     return item.action, item.epoch, item.reason, [one.epoch for one in item.checkpoints]
@@ -80,33 +86,33 @@ def run(make_run):
     return make_run(7, epochs=10)
 
 
-# What becomes of a run
+# Actions
 
 
-def test_a_run_the_store_does_not_know_is_new(run, make_run):
+def test_a_run_that_is_not_stored_is_new(run, make_run):
     other = stored(make_run(8), Status.DONE, epoch=3)
 
     assert planned(run) == (Action.NEW, 0, "not in the store", [])
     assert planned(run, other) == (Action.NEW, 0, "not in the store", [])
 
 
-def test_a_run_that_was_queued_only_is_new(run):
+def test_a_queued_run_is_new(run):
     assert planned(run, stored(run, Status.PENDING)) == (Action.NEW, 0, "never started", [])
 
 
 def test_a_finished_run_is_done(run):
     known = stored(run, Status.DONE, epoch=10, checkpoints=[10])
 
-    assert planned(run, known) == (Action.DONE, 10, "all 10 epochs", [])
+    assert planned(run, known) == (Action.DONE, 10, "trained 10 epochs", [])
 
 
-def test_a_finished_run_of_one_epoch_is_said_to_have_one(make_run):
+def test_the_reason_of_a_run_of_one_epoch_is_singular(make_run):
     run = make_run(7, epochs=1)
 
-    assert planned(run, stored(run, Status.DONE, epoch=1))[2] == "its one epoch"
+    assert planned(run, stored(run, Status.DONE, epoch=1))[2] == "trained 1 epoch"
 
 
-def test_a_diverged_run_is_left_alone_and_told_how_to_repeat(run):
+def test_a_diverged_run_is_not_trained_again(run):
     known = stored(run, Status.DIVERGED, epoch=4, checkpoints=[4])
 
     assert planned(run, known) == (
@@ -117,13 +123,13 @@ def test_a_diverged_run_is_left_alone_and_told_how_to_repeat(run):
     )
 
 
-def test_an_unsound_run_is_left_alone_and_told_why(run):
+def test_an_unsound_run_is_not_trained_again(run):
     known = stored(run, Status.UNSOUND, epoch=10, checkpoints=[10], error="layer 1: its bound")
 
     assert planned(run, known) == (
         Action.UNSOUND,
         10,
-        "layer 1: its bound; mend the layer, then --rerun 7",
+        "layer 1: its bound; fix the layer, then --rerun 7",
         [],
     )
 
@@ -161,7 +167,7 @@ def test_a_checkpoint_beyond_the_recorded_epochs_is_not_used(run):
     assert planned(run, beyond)[:2] == (Action.NEW, 0)
 
 
-def test_a_gap_in_the_recorded_epochs_means_training_anew(run):
+def test_a_run_with_a_gap_in_its_epochs_is_trained_from_the_start(run):
     known = stored(run, Status.INTERRUPTED, epoch=6, recorded=5, checkpoints=[6, 4])
     action, epoch, _, checkpoints = planned(run, known)
 
@@ -182,7 +188,7 @@ def test_a_run_stopped_between_its_last_epoch_and_its_end_continues_there(run):
     assert planned(run, known)[:2] == (Action.CONTINUE, 10)
 
 
-def test_changed_settings_train_anew_and_are_named(run):
+def test_changed_settings_are_trained_from_the_start_and_listed(run):
     before = run.model_copy(
         update={
             "train": replace(run.train, epochs=20, loss=LossConfig(offset=1.0, temperature=0.25))
@@ -218,7 +224,7 @@ def test_changes_compares_with_the_latest_settings_of_the_run(run):
 
 
 def test_equal_settings_have_no_changes(run):
-    assert changes(json.loads(json.dumps(asdict(run.train))), run.train) == ""
+    assert describe_changes(json.loads(json.dumps(asdict(run.train))), run.train) == ""
 
 
 def test_done_diverged_and_unsound_runs_do_not_train(run):
@@ -231,18 +237,7 @@ def test_done_diverged_and_unsound_runs_do_not_train(run):
 
 def test_the_plan_keeps_the_experiments_order(make_run):
     runs = tuple(make_run(number) for number in (3, 1, 2))
-    experiment = Experiment(
-        path=None,
-        name="x",
-        source="",
-        profile="demo",
-        note="",
-        checkpoint_seconds=60,
-        data_root=None,
-        runs=runs,
-        columns=(),
-        tables=(),
-    )
+    experiment = experiment_of(*runs)
     done = stored(runs[2], Status.DONE, epoch=runs[2].train.epochs)
     plan = make_plan(experiment, [done])
 
@@ -258,13 +253,13 @@ def test_the_plan_keeps_the_experiments_order(make_run):
         "action": "done",
         "from_epoch": 3,
         "epochs": 3,
-        "reason": "all 3 epochs",
+        "reason": "trained 3 epochs",
         "key": runs[2].key,
         "settings": json.loads(json.dumps(asdict(runs[2].train))),
     }
 
 
-# What a run occupies
+# Resources
 
 
 @pytest.mark.parametrize(
@@ -290,7 +285,7 @@ def test_by_default_a_run_takes_one_gpu_or_its_share_of_the_cpus(
 
 
 @pytest.mark.parametrize(
-    ("asked", "wanted"),
+    ("resources", "expected"),
     [
         ({"gpus": 0}, ResourceRequest(8, 0)),
         ({"gpus": 0.5}, ResourceRequest(1, 0.5)),
@@ -300,8 +295,8 @@ def test_by_default_a_run_takes_one_gpu_or_its_share_of_the_cpus(
         ({"cpus": 0.5, "gpus": 0.5}, ResourceRequest(0.5, 0.5)),
     ],
 )
-def test_explicit_resources_are_what_a_run_takes(make_run, asked, wanted):
-    assert request_resources(make_run(**asked), ONE_GPU, parallel=2) == wanted
+def test_explicit_resources_are_requested(make_run, resources, expected):
+    assert request_resources(make_run(**resources), ONE_GPU, parallel=2) == expected
 
 
 def test_two_runs_that_share_a_gpu_fit_beside_each_other(make_run):
@@ -311,30 +306,30 @@ def test_two_runs_that_share_a_gpu_fit_beside_each_other(make_run):
     assert 2 * wanted.gpus <= 1
 
 
-def test_a_gpu_asked_for_where_there_is_none_is_refused_with_advice(make_run):
+def test_a_gpu_that_no_machine_has_is_an_error(make_run):
     run = make_run(7, gpus=1)
 
     with pytest.raises(ResourceError) as caught:
         check_requests([(run, ResourceRequest(1, 1))], LAPTOP)
     assert str(caught.value) == (
-        "run 7 asks for 1 CPU and 1 GPU, and no machine of the cluster has them "
+        "run 7 needs 1 CPU and 1 GPU, but no machine of the cluster has them "
         "(1 machine, 4 CPUs, 0 GPUs); lower `resources.gpus` in SPEC or with --set"
     )
 
 
-def test_runs_that_ask_for_the_same_are_one_line_that_says_what_to_lower(make_run):
+def test_equal_infeasible_requests_are_one_line(make_run):
     runs = [make_run(7, cpus=64), make_run(8, cpus=64)]
 
     with pytest.raises(ResourceError) as caught:
         check_requests([(run, ResourceRequest(64, 0)) for run in runs], LAPTOP)
     assert str(caught.value) == (
-        "runs 7, 8 ask for 64 CPUs and 0 GPUs, and no machine of the cluster has them "
+        "runs 7, 8 need 64 CPUs and 0 GPUs, but no machine of the cluster has them "
         "(1 machine, 4 CPUs, 0 GPUs); lower `resources.cpus` in SPEC or with --set"
     )
 
 
-def test_a_place_nothing_can_be_written_to_is_not_a_full_disk(make_run):
-    with pytest.raises(ResourceError, match="/dev/null cannot be written to; choose another"):
+def test_an_unwritable_folder_is_an_error(make_run):
+    with pytest.raises(ResourceError, match="/dev/null is not a writable folder; choose another"):
         check_disk([cost(make_run())], Path("/dev/null/ray"))
 
 
@@ -344,22 +339,22 @@ def test_a_request_for_gpus_on_a_cpu_machine_reaches_the_check(make_run):
     """
     run = make_run(7, gpus=1)
 
-    with pytest.raises(ResourceError, match="run 7 asks for"):
+    with pytest.raises(ResourceError, match="run 7 needs 1 CPU"):
         check_requests([(run, request_resources(run, LAPTOP, 1))], LAPTOP)
 
 
-def test_what_fits_the_sum_but_no_single_machine_is_refused(make_run):
+def test_a_request_must_fit_a_single_machine(make_run):
     runs = [make_run(number) for number in range(3)]
     wanted = [ResourceRequest(10, 0), ResourceRequest(6, 1), ResourceRequest(8, 0)]
 
     with pytest.raises(ResourceError) as caught:
         check_requests(zip(runs, wanted, strict=True), TWO_MACHINES)
     lines = str(caught.value).splitlines()
-    assert [line.split(" asks ")[0] for line in lines] == ["run 0", "run 1"]
+    assert [line.split(" needs ")[0] for line in lines] == ["run 0", "run 1"]
     assert "(2 machines, 12 CPUs, 1 GPU)" in lines[0]
 
 
-def test_what_fits_is_not_refused(make_run):
+def test_feasible_requests_pass(make_run):
     run = make_run()
 
     check_requests([(run, ResourceRequest(4, 1))], TWO_MACHINES)
@@ -374,7 +369,7 @@ def test_this_machine_has_the_cpus_this_process_may_use():
     assert cluster.gpus == local_gpus()
 
 
-# What a run costs
+# Costs
 
 
 def test_the_cost_of_aol_small_is_the_papers(make_run):
@@ -407,7 +402,7 @@ def test_cost_grows_with_the_epochs(make_run):
 @pytest.fixture
 def disk(monkeypatch):
     """
-    Sets how many bytes the disk has free; remembers which folder was asked about.
+    Return a function that sets the free bytes of the disk and returns the folders looked up.
     """
     asked = []
     usage = namedtuple("usage", "total used free")
@@ -431,26 +426,26 @@ def test_two_checkpoints_of_every_run_must_fit_the_disk(disk, tmp_path):
         check_disk([Cost(1, 2_000), Cost(1, 3_001)], tmp_path)
 
 
-def test_a_full_disk_is_told_with_the_numbers(disk, tmp_path):
+def test_a_full_disk_is_an_error_with_both_sizes(disk, tmp_path):
     disk(1_500_000_000)
 
     with pytest.raises(ResourceError) as caught:
         check_disk([Cost(1, 10**9)], tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: the checkpoints need 2.0 GB and 1.5 GB are free; "
+        f"{tmp_path}: the checkpoints need 2.0 GB and only 1.5 GB are free; "
         "free some space or choose another place with --storage"
     )
 
 
-def test_the_disk_of_a_folder_to_be_is_that_of_the_folder_above(disk, tmp_path):
+def test_a_missing_folder_is_on_the_disk_of_its_parent(disk, tmp_path):
     asked = disk(10)
     check_disk([], tmp_path / "not" / "yet")
 
     assert asked == [tmp_path]
 
 
-def test_cpu_rate_is_between_a_calculator_and_a_supercomputer():
-    assert 1e8 < cpu_rate() < 1e15
+def test_cpu_flop_per_s_is_between_a_calculator_and_a_supercomputer():
+    assert 1e8 < cpu_flop_per_s() < 1e15
 
 
 def test_cluster_counts_its_machines():
@@ -468,11 +463,7 @@ def test_a_done_run_with_a_missing_epoch_is_trained_again(run):
     assert "1 epoch is not recorded" in reason
 
 
-def test_a_run_of_a_living_driver_is_left_to_it(run):
-    import os
-    import socket
-    from datetime import UTC, datetime
-
+def test_a_run_of_a_running_driver_is_not_trained(run):
     known = stored(
         run,
         Status.RUNNING,
@@ -487,23 +478,15 @@ def test_a_run_of_a_living_driver_is_left_to_it(run):
     assert reason == f"driver {socket.gethostname()}:{os.getpid()}"
 
 
-def test_a_rerun_starts_anew_whatever_the_store_holds(make_run):
+def test_a_rerun_starts_from_the_start_whatever_is_stored(make_run):
     runs = (make_run(1), make_run(2))
-    experiment = Experiment(
-        path=None,
-        name="x",
-        source="",
-        profile="demo",
-        note="",
-        checkpoint_seconds=60,
-        data_root=None,
-        runs=runs,
-        columns=(),
-        tables=(),
-    )
+    experiment = experiment_of(*runs)
     done = [stored(run, Status.DONE, epoch=run.train.epochs) for run in runs]
 
     plan = make_plan(experiment, done, rerun=[2])
 
-    assert [(item.action, item.reason) for item in plan][1] == (Action.NEW, "asked for by --rerun")
+    assert [(item.action, item.reason) for item in plan][1] == (
+        Action.NEW,
+        "requested with --rerun",
+    )
     assert plan[0].action is Action.DONE

@@ -8,12 +8,12 @@ from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.cli import app
 from orchestrator.errors import SpecError
-from orchestrator.planning.remaining import find_remaining_work, gpu_paces
+from orchestrator.planning.remaining import find_remaining_work, gpu_epoch_seconds
 from orchestrator.planning.resources import cost
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import Prices
 from orchestrator.store import Checkpoint, Epoch, Status, Store
-from tests.support.reports import finish
+from tests.support.reports import finish, replicate_of
 from tests.support.shell import TINY
 from tests.support.stores import ORIGIN
 
@@ -21,33 +21,33 @@ from tests.support.stores import ORIGIN
 @pytest.fixture
 def experiment(reported):
     """
-    Two runs of three epochs in two tables each, at a price.
+    Return two runs of three epochs in two tables each, with a price.
     """
     return replace(reported, prices=Prices(gpu_hour=2.0, tflops=1e-3))
 
 
 @pytest.fixture
-def needs(experiment, store):
+def remaining(experiment, store):
+    """
+    Return a function that finds the remaining work, with the store as it is then.
+    """
+
     def find(table=None):
         return find_remaining_work(make_report(experiment, store), store, table)
 
     return find
 
 
-def replicate(run, number):
-    return run.model_copy(update={"train": replace(run.train, seed=run.replicate_seed(number))})
+def replicates(needs):
+    return [training.replicate for training in needs.trainings]
 
 
-def numbers(need):
-    return [one.replicate for one in need.trainings]
-
-
-def test_with_nothing_trained_one_seed_of_each_run_would_do(needs, experiment):
-    found = needs()
+def test_an_empty_store_needs_one_seed_of_each_run(remaining, experiment):
+    found = remaining()
     hours = cost(experiment.runs[0]).flop / 1e9 / 3600
 
     assert [need.run.id for need in found.runs] == [0, 22]
-    assert [numbers(need) for need in found.runs] == [[0], [0]]
+    assert [replicates(need) for need in found.runs] == [[0], [0]]
     assert found.cells == 20
     assert found.runs[0].hours() == pytest.approx(hours)
     assert found.hours == pytest.approx(2 * hours)
@@ -55,16 +55,16 @@ def test_with_nothing_trained_one_seed_of_each_run_would_do(needs, experiment):
     assert not found.timed
 
 
-def test_cells_that_are_settled_ask_for_nothing(needs, experiment, store):
+def test_resolved_cells_need_nothing(remaining, experiment, store):
     """
-    Margins from -1 to 3 give cells far from the published ones.
+    The margins from -1 to 3 give values far from the published ones.
     """
     finish(store, experiment.runs[0], 0.0)
 
-    assert [need.run.id for need in needs().runs] == [22]
+    assert [need.run.id for need in remaining().runs] == [22]
 
 
-def test_one_table_is_asked_alone_and_a_selection_of_runs_too(experiment, store):
+def test_the_work_can_be_limited_to_a_table_and_to_runs(experiment, store):
     report = make_report(experiment, store)
     selected = find_remaining_work(report, store, only={22})
 
@@ -85,14 +85,14 @@ def measured(store, run, percent):
     store.finish(run.key, Status.DONE)
 
 
-def test_an_undecided_cell_asks_for_further_replicates(experiment, store):
+def test_an_underpowered_cell_needs_further_replicates(experiment, store):
     """
-    70.5 beside 70.0: two further seeds would show that they are within a point.
+    Two further seeds would show that 70.5 and 70.0 differ by less than a percentage point.
     """
     measured(store, experiment.runs[0], 70.5)
     report = make_report(experiment, store)
     (judged,) = [
-        report.judged[cell]
+        report.verdicts[cell]
         for cell in report.cells
         if (cell.run, cell.metric, cell.table) == (0, "accuracy", "one")
     ]
@@ -100,15 +100,15 @@ def test_an_undecided_cell_asks_for_further_replicates(experiment, store):
 
     assert judged.verdict is Verdict.UNDERPOWERED
     assert judged.further_seeds == 2
-    assert numbers(need) == [1, 2]
-    assert need.settled_by(2) == (judged,)
-    assert need.settled_by(1) == ()
-    assert need.levels == [2]
+    assert replicates(need) == [1, 2]
+    assert need.resolved_by(2) == (judged,)
+    assert need.resolved_by(1) == ()
+    assert need.seed_counts == [2]
 
 
-def test_a_selection_of_runs_is_told_what_the_whole_is_told(tmp_path):
+def test_selecting_runs_does_not_change_their_further_seeds(tmp_path):
     """
-    A cell somewhat beyond its margin asks for the more seeds the more cells are judged with it.
+    A cell just beyond its margin needs more seeds if more cells are judged together.
     """
     path = tmp_path / "experiments.yaml"
     published = TINY.replace("[70.3, 62.9]", "[70.3, 72.0]").replace("[68.5, 60.2]", "[70, 70]")
@@ -124,8 +124,8 @@ def test_a_selection_of_runs_is_told_what_the_whole_is_told(tmp_path):
         missing = json.loads(done.stdout)
         done = CliRunner().invoke(app, ["plan", str(path), "--budget", "1000gpuh", *options])
         budget = json.loads(done.stdout)
-        asked = {one["cell"]: one["further_seeds"] for one in missing["cells"]}
-        return asked["only/AOL-Small/Std Acc"], {
+        further = {one["cell"]: one["further_seeds"] for one in missing["cells"]}
+        return further["only/AOL-Small/Std Acc"], {
             one["run_id"]: one["replicates"] for one in budget["chosen"]
         }
 
@@ -135,14 +135,14 @@ def test_a_selection_of_runs_is_told_what_the_whole_is_told(tmp_path):
     assert seeds("0") == whole
 
 
-def test_a_run_in_training_takes_what_is_left_of_it(needs, experiment, store):
+def test_a_run_in_training_needs_its_remaining_epochs(remaining, experiment, store):
     run = experiment.runs[0]
     store.queue([run])
     store.start(run, ORIGIN)
     for epoch in (1, 2):
         store.record(run.key, epoch, {"accuracy": 0.5})
-    store.add_checkpoint(run.key, Checkpoint(2, "/c/2"))
-    first, second = needs().runs
+    store.saved(run.key, Checkpoint(2, "/c/2"))
+    first, second = remaining().runs
 
     assert {judged.verdict for judged in first.cells} == {Verdict.PARTIAL}
     assert first.trainings[0].epochs == 1
@@ -150,18 +150,18 @@ def test_a_run_in_training_takes_what_is_left_of_it(needs, experiment, store):
 
 
 @pytest.mark.parametrize("status", [Status.UNSOUND, Status.DIVERGED])
-def test_a_seed_that_was_given_up_is_not_asked_for_again(needs, experiment, store, status):
+def test_diverged_and_unsound_seeds_are_not_trained_again(remaining, experiment, store, status):
     run = experiment.runs[0]
     store.queue([run])
     store.start(run, ORIGIN)
     store.finish(run.key, status, error="x")
 
-    assert numbers(needs().runs[0]) == [1]
+    assert replicates(remaining().runs[0]) == [1]
 
 
-def test_hours_are_those_of_epochs_that_a_gpu_took_lately(needs, experiment, store, make_run):
+def test_hours_are_estimated_from_recent_epochs_on_gpus(remaining, experiment, store, make_run):
     """
-    Other runs of the same network, images and batches count, those on CPUs do not.
+    Runs with the same network, images and batches count, runs on CPUs do not.
     """
     timed = make_run(5, profile="other", loss=experiment.runs[0].train.loss)
     elsewhere = make_run(6, batch_size=10)
@@ -171,37 +171,37 @@ def test_hours_are_those_of_epochs_that_a_gpu_took_lately(needs, experiment, sto
     ]:
         store.queue([run])
         store.start(run, ORIGIN)
-        store.set_placement(run.key, "box", device, 0)
+        store.place(run.key, "box", device, 0)
         for epoch, taken in enumerate(seconds, start=1):
             store.record(run.key, epoch, {"seconds": taken})
-    found = needs()
+    found = remaining()
 
-    assert len(gpu_paces(store)) == 2
+    assert len(gpu_epoch_seconds(store)) == 2
     assert found.timed
     assert found.runs[0].hours() == pytest.approx(3 * 36 / 3600)
 
     for device in ("CPU, 2 threads", "cpu"):
-        store.set_placement(timed.key, "box", device, 0)
-        assert not needs().timed
+        store.place(timed.key, "box", device, 0)
+        assert not remaining().timed
 
 
 @pytest.mark.parametrize("newest", [0, 1, 2])
-def test_of_runs_of_a_kind_the_newest_epochs_are_taken(store, make_run, newest):
+def test_the_newest_of_comparable_runs_determines_the_time(store, make_run, newest):
     """
-    Whatever their IDs and seeds: here run 5 twice, and run 6.
+    Their IDs and seeds do not matter: here run 5 twice, and run 6.
     """
-    runs = [make_run(5), replicate(make_run(5), 1), make_run(6)]
+    runs = [make_run(5), replicate_of(make_run(5), 1), make_run(6)]
     for place, run in enumerate(runs):
         store.queue([run])
         store.start(run, ORIGIN)
-        store.set_placement(run.key, "box", "NVIDIA H200", 0)
+        store.place(run.key, "box", "NVIDIA H200", 0)
         at = f"202{6 if place == newest else 5}-01-01T00:00:00.000+00:00"
-        store.record_epochs(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
+        store.record_all(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
 
-    assert list(gpu_paces(store).values()) == [10.0 + newest]
+    assert list(gpu_epoch_seconds(store).values()) == [10.0 + newest]
 
 
-def test_a_share_of_a_gpu_costs_its_share(experiment, store):
+def test_a_quarter_of_a_gpu_costs_a_quarter(experiment, store):
     runs = tuple(
         run.model_copy(update={"resources": run.resources.model_copy(update={"gpus": 0.25})})
         for run in experiment.runs

@@ -10,7 +10,7 @@ from orchestrator.analysis.margins import read_margins
 from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.reporting.figures import OVERALL, by_run, draw_figures, figures_of, files_of
-from orchestrator.reporting.figures.style import STROKES, STYLE
+from orchestrator.reporting.figures.style import LINE_STYLES, RC_PARAMS
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import Row, Table
 from tests.support.reports import damage_margins, finish
@@ -24,9 +24,9 @@ def names(folder):
 
 def drawn(experiment, store):
     """
-    Every figure of an experiment by name, as it would be written.
+    Return every figure of an experiment by name, as it would be written.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(RC_PARAMS):
         return dict(figures_of(make_report(experiment, store), store))
 
 
@@ -36,7 +36,7 @@ def points(line):
 
 def lines(axes, *, joined=True, dash=None):
     """
-    The lines of a panel, or the signs that no line joins.
+    Return the lines of a panel, or its unconnected markers.
     """
     found = [line for line in axes.lines if (line.get_linestyle() != "None") == joined]
     return [line for line in found if dash in (None, line.get_linestyle())]
@@ -49,7 +49,7 @@ def segments(bars):
 @pytest.fixture
 def twice(reported, store):
     """
-    The experiment of two runs, trained with two seeds each whose margins lie apart.
+    Return the experiment of two runs, trained with two seeds each with different margins.
     """
     for number, run in enumerate(reported.replicates([0, 1]).runs):
         finish(store, run, number / 10)
@@ -61,7 +61,7 @@ def twice(reported, store):
 
 def shares(store, run, radii):
     """
-    Percent certified at each radius, a row per seed, by the definition.
+    Return the percentage certified at each radius by the definition, a row per seed.
     """
     stored = [one.key for one in store.runs() if one.run_id == run]
     margins = np.array([read_margins(store.margins(key)) for key in stored])
@@ -79,7 +79,7 @@ def test_a_curve_is_the_mean_of_the_seeds_at_every_radius(twice, store):
         assert certified == pytest.approx(shares(store, run, radii).mean(0))
 
 
-def test_a_curve_goes_through_the_tables_numbers(twice, store):
+def test_a_curve_passes_through_the_values_of_the_table(twice, store):
     report = make_report(twice, store)
     for filled in report.tables:
         (axes,) = drawn(twice, store)[f"curves-{filled.table.id}"].axes
@@ -105,20 +105,20 @@ def test_the_band_is_from_the_lowest_seed_to_the_highest(twice, store):
         assert 0 < band.get_alpha() < 1
 
 
-def test_the_papers_values_stand_at_the_radii_of_their_columns(twice, store):
+def test_published_values_are_at_the_radii_of_their_columns(twice, store):
     figures = drawn(twice, store)
     for table in twice.tables:
         (axes,) = figures[f"curves-{table.id}"].axes
         radii = [0, 36 / 255, 72 / 255, 108 / 255, 1]
-        for signs, line, row in zip(
+        for markers, line, row in zip(
             lines(axes, joined=False), lines(axes), table.rows, strict=True
         ):
-            assert points(signs) == list(zip(radii, row.published, strict=True))
-            assert signs.get_markerfacecolor() == "none"
-            assert signs.get_color() == line.get_color()
+            assert points(markers) == list(zip(radii, row.published, strict=True))
+            assert markers.get_markerfacecolor() == "none"
+            assert markers.get_color() == line.get_color()
 
 
-def test_a_row_that_nobody_trained_has_the_papers_values_alone(reported, store):
+def test_an_untrained_row_has_published_values_only(reported, store):
     finish(store, reported.runs[0], 0)
     figure = drawn(reported, store)["curves-one"]
     (axes,) = figure.axes
@@ -128,7 +128,7 @@ def test_a_row_that_nobody_trained_has_the_papers_values_alone(reported, store):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["row 0", "row 22"]
 
 
-def test_damaged_margins_are_no_curve(reported, store):
+def test_damaged_margins_have_no_curve(reported, store):
     for run in reported.runs:
         finish(store, run, 0)
     damage_margins(store, 3)
@@ -143,7 +143,7 @@ def test_damaged_margins_are_no_curve(reported, store):
 
 def train(store, run, rates):
     """
-    A run in training with a learning rate per epoch.
+    Store a run in training with a learning rate per epoch.
     """
     store.queue([run])
     store.start(run, ORIGIN)
@@ -189,9 +189,9 @@ def test_drops_of_the_learning_rate_are_marked_on_every_panel(reported, store):
     assert [drops(panel) for panel in panels] == [[2.5, 4.5]] * 3
 
 
-def test_a_drop_is_marked_whichever_run_has_it_and_once(reported, store):
+def test_a_drop_of_several_runs_is_marked_once(reported, store):
     """
-    The first run has not come so far, and a rate that grows is no drop.
+    The first run has not reached the drop, and an increasing rate is none.
     """
     first, second = reported.runs
     train(store, first, [0.1, 0.2])
@@ -200,13 +200,13 @@ def test_a_drop_is_marked_whichever_run_has_it_and_once(reported, store):
     figure = drawn(reported, store)["training-one"]
 
     assert [drops(panel) for panel in figure.axes] == [[2.5]] * 3
-    assert "learning rate drops" in figure.legends[0].get_title().get_text()
+    assert "drops of the learning rate" in figure.legends[0].get_title().get_text()
 
 
 # The trade-off
 
 
-def test_the_trade_off_joins_our_rows_and_the_papers(twice, store):
+def test_the_trade_off_has_a_line_of_measured_and_one_of_published_values(twice, store):
     filled = make_report(twice, store).tables[1]
     (axes,) = drawn(twice, store)["trade-off-ablation"].axes
 
@@ -216,11 +216,11 @@ def test_the_trade_off_joins_our_rows_and_the_papers(twice, store):
         assert points(paper) == [(row[0].published, row[place].published) for row in filled.cells]
         assert (ours.get_linestyle(), paper.get_linestyle()) == ("-", ":")
         assert paper.get_markerfacecolor() == "none" != ours.get_markerfacecolor()
-        assert ours.get_color() == paper.get_color() == STROKES[place - 1].colour
+        assert ours.get_color() == paper.get_color() == LINE_STYLES[place - 1].color
     assert len(axes.lines) == 8
 
 
-def test_a_row_has_its_label_at_its_first_certified_accuracy(twice, store):
+def test_rows_are_labelled_at_their_first_certified_accuracy(twice, store):
     filled = make_report(twice, store).tables[1]
     (axes,) = drawn(twice, store)["trade-off-ablation"].axes
 
@@ -229,7 +229,7 @@ def test_a_row_has_its_label_at_its_first_certified_accuracy(twice, store):
     }
 
 
-def test_the_trade_off_takes_the_columns_by_radius_not_by_place(twice, store):
+def test_the_trade_off_orders_columns_by_radius(twice, store):
     turned = replace(
         twice,
         columns=twice.columns[::-1],
@@ -270,13 +270,13 @@ def test_there_is_no_trade_off_without_both_accuracies(twice, store, kept):
     )
 
 
-# Ours against the paper's
+# Measured against published values
 
 
 @pytest.fixture
 def judged(reported, store):
     """
-    One run measured 75, 70, 65, 60 and 40; two of its cells have margins of their own.
+    Return a run measured 75, 70, 65, 60 and 40; two of its cells have their own margins.
     """
     finish(store, reported.runs[0], 0)
     margins = {"accuracy": 2.0, "cra_1": 0.7}
@@ -286,15 +286,15 @@ def judged(reported, store):
     return replace(reported, tables=(Table(id="one", title="One", rows=rows),))
 
 
-VALUES, DIFFERENCES = 0, 1  # the panels: how far up they stand
+VALUES, DIFFERENCES = 0, 1  # the panels
 
 
-def lifted(panel, published):
+def center(panel, published):
     return published if panel == VALUES else 0.0
 
 
 @pytest.mark.parametrize("panel", [VALUES, DIFFERENCES])
-def test_a_cell_stands_at_its_value_and_its_difference_under_its_verdict(judged, store, panel):
+def test_cells_are_drawn_by_verdict_at_their_value_and_difference(judged, store, panel):
     figure = drawn(judged, store)["paper-against-ours"]
     expected = {
         Verdict.REPRODUCED: [(74.8, 0.2), (59.9, 0.1)],
@@ -304,20 +304,20 @@ def test_a_cell_stands_at_its_value_and_its_difference_under_its_verdict(judged,
 
     found = {line.get_marker(): points(line) for line in lines(figure.axes[panel], joined=False)}
     assert found == {
-        STROKES[list(Verdict).index(verdict)].marker: [
-            pytest.approx((at, lifted(panel, at) + difference)) for at, difference in cells
+        LINE_STYLES[list(Verdict).index(verdict)].marker: [
+            pytest.approx((at, center(panel, at) + difference)) for at, difference in cells
         ]
         for verdict, cells in expected.items()
     }
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "the cell's margin",
+        "margin of the cell",
         "reproduced (2)",
         "differs (1)",
         "underpowered (2)",
     ]
 
 
-def test_equal_values_are_a_line(judged, store):
+def test_equality_is_a_line(judged, store):
     values, differences = drawn(judged, store)["paper-against-ours"].axes
 
     (identity,) = lines(values)
@@ -327,12 +327,12 @@ def test_equal_values_are_a_line(judged, store):
 
 
 @pytest.mark.parametrize("panel", [VALUES, DIFFERENCES])
-def test_around_equal_values_is_each_cells_own_margin(judged, store, panel):
+def test_each_cell_has_its_margin_around_equality(judged, store, panel):
     axes = drawn(judged, store)["paper-against-ours"].axes[panel]
     margins = {74.8: 2.0, 60.0: 1.0, 64.2: 1.0, 59.9: 1.0, 41.1: 0.7}
 
     assert segments(axes.collections[0]) == [
-        ((at, lifted(panel, at) - margin), (at, lifted(panel, at) + margin))
+        ((at, center(panel, at) - margin), (at, center(panel, at) + margin))
         for at, margin in margins.items()
     ]
 
@@ -344,8 +344,8 @@ def test_a_cell_has_its_interval(judged, store, panel):
 
     found = [segment for bars in axes.collections[1:] for segment in segments(bars)]
     expected = [
-        ((at, lifted(panel, at) + one.interval[0]), (at, lifted(panel, at) + one.interval[1]))
-        for one in report.judged.values()
+        ((at, center(panel, at) + one.interval[0]), (at, center(panel, at) + one.interval[1]))
+        for one in report.verdicts.values()
         if one.interval
         for at in [one.cell.published]
     ]
@@ -353,13 +353,13 @@ def test_a_cell_has_its_interval(judged, store, panel):
     assert np.array(sorted(found)) == pytest.approx(np.array(sorted(expected)))
 
 
-# How all look
+# Layout
 
 
 @pytest.fixture
 def crowded(store):
     """
-    The project's own tables; all runs measured alike, so that every label wants the same place.
+    Return the project's tables with equal results, so that all labels compete for one position.
     """
     experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo")
     for run in experiment.runs:
@@ -367,7 +367,7 @@ def crowded(store):
     return experiment
 
 
-def test_nothing_covers_data_and_nothing_is_cut_off(crowded, store):
+def test_nothing_overlaps_and_nothing_is_cut_off(crowded, store):
     figures = drawn(crowded, store)
 
     assert len(figures) == 10
@@ -386,22 +386,22 @@ def test_nothing_covers_data_and_nothing_is_cut_off(crowded, store):
         assert all(axes.get_legend() is None for axes in figure.axes), name
 
 
-def test_labels_cover_neither_each_other_nor_a_sign(crowded, store):
+def test_labels_cover_neither_each_other_nor_a_marker(crowded, store):
     figure = drawn(crowded, store)["trade-off-loss-offset"]
     (axes,) = figure.axes
     labels = [label.get_window_extent() for label in axes.texts]
-    signs = np.concatenate(
+    markers = np.concatenate(
         [line.get_transform().transform(line.get_xydata()) for line in axes.lines]
     )
 
     assert len(labels) == 5
     assert not any(one.overlaps(other) for one, other in combinations(labels, 2))
-    assert all(label.count_contains(signs) == 0 for label in labels)
+    assert all(label.count_contains(markers) == 0 for label in labels)
     for label in labels:
         assert axes.bbox.count_contains([label.min, label.max]) == 2
 
 
-def test_labels_stay_where_they_were_put_when_the_figure_is_drawn(crowded, store):
+def test_labels_keep_their_position_when_the_figure_is_drawn(crowded, store):
     figure = drawn(crowded, store)["trade-off-loss-offset"]
     before = [label.get_window_extent().bounds for label in figure.axes[0].texts]
     figure.draw_without_rendering()
@@ -411,9 +411,9 @@ def test_labels_stay_where_they_were_put_when_the_figure_is_drawn(crowded, store
 
 
 @pytest.fixture
-def long_winded(twice):
+def long_names(twice):
     """
-    Rows of long names.
+    Return tables whose rows have long names.
     """
     names = {0: "a network that is as wide as it is deep, and it is deep", 22: "w" * 50}
     return replace(
@@ -429,18 +429,18 @@ def long_winded(twice):
     )
 
 
-def test_a_legend_of_long_names_has_fewer_columns_and_fits(long_winded, store):
-    for name, figure in drawn(long_winded, store).items():
+def test_a_legend_of_long_names_has_fewer_columns_and_fits(long_names, store):
+    for name, figure in drawn(long_names, store).items():
         figure.draw_without_rendering()
         box = figure.legends[0].get_window_extent()
         assert figure.bbox.count_contains([box.min, box.max]) == 2, name
 
 
-def test_a_figure_says_what_the_profile_is_and_which_table(twice, store):
+def test_a_figure_has_the_note_of_the_profile_and_the_title_of_its_table(twice, store):
     for name, figure in drawn(twice, store).items():
         titles = " ".join(axes.get_title() for axes in figure.axes).strip()
         assert figure.get_suptitle() == "demo: not comparable", name
-        assert titles in ("One", "Ablation", "The paper against ours"), name
+        assert titles in ("One", "Ablation", "Measured against published values"), name
 
     assert drawn(replace(twice, note=""), store)["curves-one"].texts == []
 
@@ -448,7 +448,7 @@ def test_a_figure_says_what_the_profile_is_and_which_table(twice, store):
 # The files
 
 
-def test_every_figure_is_there_as_png_and_svg(twice, store, tmp_path):
+def test_every_figure_is_written_as_png_and_svg(twice, store, tmp_path):
     written = draw_figures(make_report(twice, store), store, tmp_path / "figures")
 
     stems = ["curves-ablation", "curves-one", "paper-against-ours", "trade-off-ablation"]
@@ -476,7 +476,7 @@ def test_the_figures_of_a_run_are_those_of_its_tables_in_one_format_or_all(
     assert [path.name for path in files_of(own[:1])] == ["curves-one.png", "curves-one.svg"]
 
 
-def test_the_same_results_are_the_same_files(reported, store, tmp_path):
+def test_equal_results_give_equal_files(reported, store, tmp_path):
     finish(store, reported.runs[0], 0)
     for folder in ("a", "b"):
         draw_figures(make_report(reported, store), store, tmp_path / folder)
@@ -486,7 +486,7 @@ def test_the_same_results_are_the_same_files(reported, store, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-def test_without_results_there_is_nothing_to_draw(reported, store, tmp_path):
+def test_without_results_no_figure_is_drawn(reported, store, tmp_path):
     assert draw_figures(make_report(reported, store), store, tmp_path / "figures") == []
 
 

@@ -13,7 +13,7 @@ from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import describe_verdict
 from orchestrator.reporting.figures import draw_figures, figures_of
 from orchestrator.reporting.html import render_page
-from orchestrator.reporting.latex import SPECIAL, escaped, render_latex
+from orchestrator.reporting.latex import ESCAPES, escape, render_latex
 from orchestrator.reporting.markdown import render_markdown
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status, Store
@@ -27,7 +27,7 @@ PDFLATEX = shutil.which("pdflatex")
 @pytest.fixture
 def written(reported, store, tmp_path):
     """
-    The page of one finished run and one that failed, in a file.
+    Return the file of a page with one finished and one failed run.
     """
     first, second = reported.runs
     finish(store, first, 0.0)
@@ -43,7 +43,7 @@ def written(reported, store, tmp_path):
 
 class Outline(html.parser.HTMLParser):
     """
-    Tags as they open and close, and every attribute that could load something.
+    Tracks open tags, counts tags and collects every URL that a browser would load.
     """
 
     VOID = ("meta", "img", "br", "link", "input")
@@ -68,7 +68,7 @@ def outline(text):
     return found
 
 
-def test_the_page_is_whole_and_loads_nothing(written):
+def test_the_page_is_well_formed_and_loads_nothing(written):
     found = outline(written.read_text(encoding="utf-8"))
 
     assert found.open == []
@@ -78,7 +78,7 @@ def test_the_page_is_whole_and_loads_nothing(written):
     assert "http" not in re.sub(r"base64,[^\"]*", "", written.read_text(encoding="utf-8"))
 
 
-def test_the_page_says_verdicts_failures_and_where_results_come_from(written):
+def test_the_page_has_verdicts_failures_and_provenance(written):
     text = written.read_text(encoding="utf-8")
 
     assert "demo: not comparable" in text
@@ -90,68 +90,70 @@ def test_the_page_says_verdicts_failures_and_where_results_come_from(written):
     assert "abc" in text  # the commit
 
 
-def test_every_cell_has_its_verdict_in_words_without_a_pointer(written, reported, store):
+def test_every_verdict_is_also_described_outside_tooltips(written, reported, store):
     text = written.read_text(encoding="utf-8")
     report = make_report(reported, store)
-    folded = re.findall(
-        r"<details><summary>The verdicts in words</summary>(.*?)</details>", text, re.DOTALL
+    descriptions = re.findall(
+        r"<details><summary>Verdicts in words</summary>(.*?)</details>", text, re.DOTALL
     )
 
-    assert len(folded) == len(report.tables)
-    for filled, words in zip(report.tables, folded, strict=True):
+    assert len(descriptions) == len(report.tables)
+    for filled, words in zip(report.tables, descriptions, strict=True):
         assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html.unescape(words)) == [
-            (f"{cell.row}, {cell.column}", describe_verdict(report.judged[cell]))
+            (f"{cell.row}, {cell.column}", describe_verdict(report.verdicts[cell]))
             for row in filled.cells
             for cell in row
         ]
 
 
-def test_a_cell_has_the_marks_of_the_markdown(written, reported, store):
+def test_a_cell_has_the_same_symbols_as_in_markdown(written, reported, store):
     text = written.read_text(encoding="utf-8")
     report = make_report(reported, store)
-    marks = re.findall(r"<td class=.*?>\S+ (\S*)<small>", text)
+    symbols = re.findall(r"<td class=.*?>\S+ (\S*)<small>", text)
     table = render_markdown(report).partition("## Verdicts")[2]
     expected = re.findall(r"\| +([✓✗?]\S*) \S+ \[.*?\](°?) ", table)
 
-    assert [mark for mark in marks if mark] == [sign + prior for sign, prior in expected]
-    assert any(mark.endswith("°") for mark in marks)
+    assert [symbol for symbol in symbols if symbol] == [
+        verdict + prior for verdict, prior in expected
+    ]
+    assert any(symbol.endswith("°") for symbol in symbols)
 
 
-def test_a_cell_of_two_seeds_is_not_marked_as_of_one(reported, store):
+def test_a_cell_of_two_seeds_has_no_symbol_of_the_prior(reported, store):
     for run in reported.replicates([0, 1]).runs:
         finish(store, run, 0.0)
 
     assert "°" not in render_page(make_report(reported, store), store, [])
 
 
-def test_below_each_table_stand_the_signs_that_are_in_it_with_their_colours(written):
+def test_each_table_has_a_legend_of_its_symbols(written):
     text = written.read_text(encoding="utf-8")
     legends = re.findall(r'<ul class="legend">(.*?)</ul>', text, re.DOTALL)
 
     assert len(legends) == 2
     for legend in legends:
-        signs = dict(re.findall(r'<span class="(\w*)">(.)</span>', legend))
+        symbols = dict(re.findall(r'<span class="(\w*)">(.)</span>', legend))
         verdicts = set(re.findall(r'<td class="(\w+)"', text))
-        assert signs.keys() == verdicts | {""}
-        assert signs["missing"] == "–"
-        assert signs[""] == "°"
+        assert symbols.keys() == verdicts | {""}
+        assert symbols["missing"] == "–"
+        assert symbols[""] == "°"
         assert all(f"</span> {verdict}: " in legend for verdict in verdicts)
 
 
-def test_the_note_stands_once_on_the_page_and_is_marked(written):
+def test_the_note_is_on_the_page_once(written):
     text = written.read_text(encoding="utf-8")
 
     assert text.count("demo: not comparable") == 1
     assert '<p class="note">(demo: not comparable; as a claim' in text
 
 
-def test_a_page_without_a_note_has_nothing_marked(reported, store):
+def test_a_page_without_a_note(reported, store):
     assert 'class="note"' not in render_page(
         make_report(replace(reported, note=""), store), store, []
     )
 
 
-def test_without_javascript_no_button_is_there_that_does_nothing(written):
+def test_without_javascript_there_are_no_buttons(written):
     body, _, script = written.read_text(encoding="utf-8").partition("<script>")
 
     assert "<button" not in body
@@ -159,7 +161,7 @@ def test_without_javascript_no_button_is_there_that_does_nothing(written):
     assert "createElement" in script
 
 
-def test_a_run_that_broke_off_without_an_error_has_no_empty_box(written, reported, store):
+def test_an_interrupted_run_without_an_error_has_no_empty_box(written, reported, store):
     failed = written.read_text(encoding="utf-8").count("<pre>")
     store.finish(reported.runs[1].key, Status.INTERRUPTED)
     text = render_page(make_report(reported, store), store, [])
@@ -169,14 +171,14 @@ def test_a_run_that_broke_off_without_an_error_has_no_empty_box(written, reporte
     assert "<pre>" not in text
 
 
-def test_what_is_broken_stands_on_the_page(reported, store):
+def test_violations_are_on_the_page(reported, store):
     finish(store, reported.runs[0], 0.0)
     report = replace(make_report(reported, store), violations=("run 0, seed 0: a <margin>",))
 
     assert "run 0, seed 0: a &lt;margin&gt;" in render_page(report, store, [])
 
 
-def test_a_page_of_nothing_is_a_page(reported, store, tmp_path):
+def test_a_page_without_results_is_well_formed(reported, store, tmp_path):
     file = tmp_path / "empty.html"
     file.write_text(render_page(make_report(reported, store), store, []), encoding="utf-8")
 
@@ -195,7 +197,7 @@ def shown_figures(text):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """
-    The demo with all its runs finished: its experiment and its store.
+    Return the experiment and the store of the demo with all its runs finished.
     """
     opened = Store(tmp_path_factory.mktemp("whole") / "store.db")
     experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo")
@@ -207,7 +209,7 @@ def whole(tmp_path_factory):
 
 def test_the_committed_page_of_the_demo_is_current_in_structure(whole, tmp_path):
     """
-    `make docs` makes it anew; other results give the same headings.
+    `make docs` updates it; other results give the same headings.
     """
     experiment, store = whole
     committed = (PROJECT / "results" / "demo" / "report.html").read_text(encoding="utf-8")
@@ -222,27 +224,27 @@ def test_the_committed_page_of_the_demo_is_current_in_structure(whole, tmp_path)
 
 def wording(text):
     """
-    A text without its tables and with # for each number; the claim by itself, up to its counts.
+    Return the text without tables, with # for each number, and the summary.
     """
     lines = [line for line in text.splitlines() if not line.startswith("|")]
-    (said,) = (line for line in lines if "We reproduced" in line)
-    rest = [line for line in lines if line != said]
-    claim = said.partition(" of the published value.")[0]
-    return [re.sub(r"\d+(\.\d+)?", "#", line) for line in (*rest, claim)], said
+    (summary,) = (line for line in lines if "We reproduced" in line)
+    rest = [line for line in lines if line != summary]
+    claim = summary.partition(" of the published value.")[0]
+    return [re.sub(r"\d+(\.\d+)?", "#", line) for line in (*rest, claim)], summary
 
 
-def test_the_committed_tables_are_worded_as_the_code_words_them(whole):
+def test_the_committed_tables_have_the_current_wording(whole):
     experiment, store = whole
     report = replace(make_report(experiment, store), violations=())
     committed = (PROJECT / "results" / "demo" / "tables.md").read_text(encoding="utf-8")
     on_the_page = (PROJECT / "results" / "demo" / "report.html").read_text(encoding="utf-8")
-    words, said = wording(committed)
+    words, summary = wording(committed)
 
     assert words == wording(render_markdown(report))[0]
-    assert said in html.unescape(on_the_page)
+    assert summary in html.unescape(on_the_page)
 
 
-def test_the_committed_figures_are_those_that_the_code_draws(whole):
+def test_the_committed_figures_are_complete(whole):
     experiment, store = whole
     drawn = {name for name, _ in figures_of(make_report(experiment, store), store)}
     committed = {path.name for path in (PROJECT / "results" / "demo" / "figures").iterdir()}
@@ -261,13 +263,13 @@ SORTING = """
 document.querySelectorAll("th button")[1].click();
 document.querySelectorAll("th button")[1].click();
 const rows = [...document.querySelector("tbody").rows].map(row => row.cells[0].innerText);
-const told = document.getElementById("sorting").checkVisibility();
-document.title = `told: ${told} ${rows.join("|")}`;
+const visible = document.getElementById("sorting").checkVisibility();
+document.title = `visible: ${visible} ${rows.join("|")}`;
 </script></body>"""
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
-def test_in_a_browser_columns_sort_and_nothing_complains(written, tmp_path):
+def test_a_browser_sorts_columns_without_messages(written, tmp_path):
     """
     Descending by the first column the finished run comes before the one without a value.
     """
@@ -276,15 +278,15 @@ def test_in_a_browser_columns_sort_and_nothing_complains(written, tmp_path):
     file.write_text(text.replace("</body>", SORTING), encoding="utf-8")
     done = browse(file, "--enable-logging=stderr", "--dump-dom")
 
-    assert "<title>told: true row 0|row 22</title>" in done.stdout
+    assert "<title>visible: true row 0|row 22</title>" in done.stdout
     assert "CONSOLE" not in done.stderr
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
 @pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)])
-def test_in_a_browser_figures_are_as_dark_as_the_reader_wants_the_page(written, scheme, dark):
+def test_a_browser_inverts_figures_in_dark_mode(written, scheme, dark):
     """
-    Most of the picture is paper, of the page and of the figures alike.
+    Most pixels are background, of the page and of the figures.
     """
     picture = written.parent / "page.png"
     browse(
@@ -300,7 +302,7 @@ def test_in_a_browser_figures_are_as_dark_as_the_reader_wants_the_page(written, 
     assert ((grey > 245).mean() < 0.01) == dark
 
 
-def test_latex_has_a_table_each_and_escapes_what_it_must(reported, store):
+def test_latex_has_every_table_and_escapes_special_characters(reported, store):
     finish(store, reported.runs[0], 0.0)
     text = render_latex(make_report(reported, store))
 
@@ -311,9 +313,9 @@ def test_latex_has_a_table_each_and_escapes_what_it_must(reported, store):
     assert "-- (70.0)" in text
 
 
-def test_in_latex_the_published_values_of_several_seeds_stand_below_them(reported, store):
+def test_latex_puts_published_values_below_those_of_several_seeds(reported, store):
     """
-    Beside them they would make the table wider than a page.
+    Beside them they would make the table wider than the page.
     """
     for run in reported.replicates([0, 1]).runs[::2]:  # of run 0
         finish(store, run, 0.0 if run.train.seed < 1000 else 0.2)
@@ -336,23 +338,23 @@ def test_in_latex_the_published_values_of_several_seeds_stand_below_them(reporte
     ],
 )
 def test_text_is_escaped_for_latex(text, expected):
-    assert escaped(text) == expected
+    assert escape(text) == expected
 
 
 @pytest.mark.skipif(not PDFLATEX, reason="there is no pdflatex")
 @pytest.mark.parametrize("shifts", [(1.0,), (3.0, -3.0, 3.0)], ids=["one seed", "several"])
 def test_the_projects_tables_compile_and_fit_a_page(store, tmp_path, shifts):
     """
-    Every sign that may stand in a label, and the widest numbers: 100.0, or 66.7 ± 57.7.
+    The document has every escaped character and the widest numbers: 100.0, or 66.7 ± 57.7.
     """
     experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo", ["epochs=1"])
     for replicate, shift in enumerate(shifts):
         for run in experiment.replicates([replicate]).runs:
             finish(store, run, shift)
     report = make_report(experiment, store)
-    signs = "".join(f"{sign} " for sign in [*SPECIAL, "√", "√16", "é", "°"])
+    characters = "".join(f"{character} " for character in [*ESCAPES, "√", "√16", "é", "°"])
     document = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}"]
-    document += [r"\input{tables}", escaped(signs), r"\end{document}"]
+    document += [r"\input{tables}", escape(characters), r"\end{document}"]
     (tmp_path / "tables.tex").write_text(render_latex(report), encoding="utf-8")
     (tmp_path / "all.tex").write_text("\n".join(document), encoding="utf-8")
     command = [PDFLATEX, "-halt-on-error", "-interaction=nonstopmode", "all.tex"]

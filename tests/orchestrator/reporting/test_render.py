@@ -17,6 +17,7 @@ from orchestrator.reporting.render import render, write_report
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.schema import Column, Row, Table
 from orchestrator.store import Status, Store
+from tests.support.reports import replicate_of
 
 ORIGIN = Provenance("abc", {}, "d")
 NOTE = "demo: not comparable with the paper (few epochs)"
@@ -65,7 +66,7 @@ def experiment(make_run):
 
 def finish(store, run, accuracy, cra_36, *, status=Status.DONE):
     """
-    Put a run into the store; its second epoch was its best.
+    Store a finished run whose second epoch was its best.
     """
     store.queue([run])
     store.start(run, ORIGIN)
@@ -77,17 +78,13 @@ def finish(store, run, accuracy, cra_36, *, status=Status.DONE):
 
 def measured(experiment, store):
     """
-    The measured values of each run of the first table, in percent.
+    Return the measured values of each run of the first table, in percent.
     """
     table = fill_tables(experiment, store)[0]
     return {row[0].run: [cell.measured for cell in row] for row in table.cells}
 
 
-def replicate(run, number):
-    return run.model_copy(update={"train": replace(run.train, seed=run.train.seed + 1000 * number)})
-
-
-def test_markdown_is_the_papers_tables_and_the_comparison(experiment, store):
+def test_markdown_has_the_papers_tables_and_the_comparison(experiment, store):
     finish(store, experiment.runs[0], 0.7131, 0.62949)
 
     assert (
@@ -138,9 +135,9 @@ measured / published (difference; of several seeds also their number and standar
     )
 
 
-def test_the_verdicts_have_difference_and_interval_and_their_legend(experiment, store):
+def test_markdown_has_the_verdicts_with_intervals_and_a_legend(experiment, store):
     """
-    One seed, with the prior's spread: a tie, and what is far beyond the margin.
+    One seed has the prior's spread; one cell equals the paper, one is far beyond the margin.
     """
     finish(store, experiment.runs[0], 0.703, 0.70)
     text = render_markdown(make_report(experiment, store)).partition("## Verdicts")[2]
@@ -152,7 +149,7 @@ def test_the_verdicts_have_difference_and_interval_and_their_legend(experiment, 
     assert summarize(make_report(experiment, store)) in text
 
 
-def test_what_is_broken_stands_at_the_top(experiment, store):
+def test_violations_are_at_the_top(experiment, store):
     finish(store, experiment.runs[0], 0.5, 0.75)
     text = render_markdown(make_report(experiment, store))
 
@@ -160,7 +157,7 @@ def test_what_is_broken_stands_at_the_top(experiment, store):
     assert "- run 0, seed 0: there are no margins" in text
 
 
-def test_the_paragraph_is_true_to_the_verdicts(experiment, store):
+def test_the_summary_counts_the_verdicts(experiment, store):
     finish(store, experiment.runs[0], 0.703, 0.70)
     report = make_report(experiment, store)
     text = summarize(replace(report, violations=()))
@@ -175,29 +172,32 @@ def test_the_paragraph_is_true_to_the_verdicts(experiment, store):
 
 
 @pytest.mark.parametrize("status", [Status.UNSOUND, Status.DIVERGED])
-def test_no_form_is_silent_about_broken_invariants_and_runs_left_out(experiment, store, status):
+def test_every_format_names_violations_and_excluded_runs(experiment, store, status):
     finish(store, experiment.runs[0], 0.5, 0.75)
     finish(store, experiment.runs[1], 0.9, 0.9, status=status)
     report = make_report(experiment, store)
-    said, tex = summarize(report), render(report, "tex")
+    summary, tex = summarize(report), render(report, "tex")
 
     broken = len(report.violations)
-    assert said.startswith(f"(Broken invariants: {broken}, so this is no claim.) We ")
-    assert said.endswith(f" Left out as {status}: 1 of the runs.")
-    assert json.loads(render(report, "json"))["summary"] == said
-    assert "% Broken, so nothing below can be trusted: run 0, seed 0: there are no margins" in tex
+    assert summary.startswith(f"(Broken invariants: {broken}, so this is no claim.) We ")
+    assert summary.endswith(f" Left out as {status}: 1 of the runs.")
+    assert json.loads(render(report, "json"))["summary"] == summary
+    assert (
+        "% Invariant violated, do not trust the numbers below: run 0, seed 0: there are no margins"
+        in tex
+    )
     assert f"% Run 22 with seed 22 is left out, {status}: " in tex
-    assert tex.index("% Broken") < tex.index(r"\begin{table}")
+    assert tex.index("% Invariant violated") < tex.index(r"\begin{table}")
 
 
-def test_the_paragraph_of_a_note_begins_with_it(experiment, store):
+def test_the_summary_begins_with_the_note(experiment, store):
     text = summarize(make_report(replace(experiment, note=NOTE), store))
 
     claim = "as a claim about the paper this would read:"
     assert text.startswith(f"({NOTE}; {claim}) We reproduced 0 of the 6")
 
 
-def test_a_note_stands_at_the_top_and_in_the_title_of_every_table(experiment, store):
+def test_the_note_is_at_the_top_and_in_the_title_of_every_table(experiment, store):
     experiment = replace(experiment, note=NOTE)
     lines = render_markdown(make_report(experiment, store)).splitlines()
 
@@ -208,7 +208,7 @@ def test_a_note_stands_at_the_top_and_in_the_title_of_every_table(experiment, st
     ] * 3
 
 
-def test_the_note_of_changed_settings_marks_every_table_too(experiment, store):
+def test_the_note_of_changed_settings_is_in_the_title_of_every_table(experiment, store):
     experiment = replace(experiment, note="custom: paper with epochs=3; not comparable")
     text = render_markdown(make_report(experiment, store))
 
@@ -253,40 +253,40 @@ def test_an_unfinished_run_has_no_number(experiment, store, status):
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "why"),
+    ("status", "error", "reason"),
     [
         (Status.UNSOUND, "layer 1: its bound is 1.01", "is unsound"),
         (Status.DIVERGED, "run 22: the loss of epoch 2 is nan", "diverged"),
     ],
 )
-def test_a_run_that_was_given_up_has_no_number_and_is_named_under_its_tables(
-    experiment, store, status, error, why
+def test_an_excluded_run_has_no_number_and_a_line_below_its_tables(
+    experiment, store, status, error, reason
 ):
     finish(store, experiment.runs[0], 0.5, 0.25)
     finish(store, experiment.runs[1], 0.9, 0.9, status=status)
     store.finish(experiment.runs[1].key, status, error=error)
     report = make_report(experiment, store)
     line = f"Run 22 with seed 22 is left out, {status}: {error}"
-    words = describe_verdict(report.judged[report.cells[-1]])
+    description = describe_verdict(report.verdicts[report.cells[-1]])
 
     assert measured(experiment, store) == {0: [50, 25], 22: [None, None]}
-    assert [table.left_out for table in report.tables] == [(line,), (line,)]
+    assert [table.excluded for table in report.tables] == [(line,), (line,)]
     assert render_markdown(report).count(f"|\n\n{line}\n") == 6  # two tables, three times
-    assert render_page(report, store, []).count(f'<p class="broken">{line}</p>') == 2
+    assert render_page(report, store, []).count(f'<p class="violation">{line}</p>') == 2
     assert json.loads(render(report, "json"))[str(status)] == [line]
-    assert words == f"missing: run 22 has no value: it {why}; 62.8 published."
+    assert description == f"missing: run 22 has no value: it {reason}; 62.8 published."
 
 
-def test_an_unsound_replicate_is_left_out_of_the_mean(experiment, store):
+def test_an_unsound_replicate_is_excluded_from_the_mean(experiment, store):
     run = experiment.runs[0]
     finish(store, run, 0.70, 0.60)
-    finish(store, replicate(run, 1), 0.9, 0.9, status=Status.UNSOUND)
+    finish(store, replicate_of(run, 1), 0.9, 0.9, status=Status.UNSOUND)
 
     assert measured(experiment, store)[0] == [pytest.approx(70), pytest.approx(60)]
     assert "Run 0 with seed 1000 is left out" in render_markdown(make_report(experiment, store))
 
 
-def test_runs_0_and_22_are_told_apart_though_they_share_their_settings(experiment, store):
+def test_runs_with_equal_settings_are_distinguished_by_their_id(experiment, store):
     finish(store, experiment.runs[0], 0.5, 0.25)
     finish(store, experiment.runs[1], 0.75, 0.125)
 
@@ -296,7 +296,7 @@ def test_runs_0_and_22_are_told_apart_though_they_share_their_settings(experimen
 
 def test_only_runs_with_exactly_the_profiles_settings_count(experiment, store):
     """
-    Another profile's result, or one from before a setting changed, must not slip in.
+    Results of another profile or of earlier settings do not count.
     """
     run = experiment.runs[0]
     other = run.model_copy(update={"train": replace(run.train, batch_size=51)})
@@ -308,7 +308,7 @@ def test_only_runs_with_exactly_the_profiles_settings_count(experiment, store):
     assert measured(experiment, store)[0] == [50, 25]
 
 
-def test_the_profiles_name_does_not_count_its_settings_do(experiment, store):
+def test_the_settings_of_a_profile_count_not_its_name(experiment, store):
     finish(store, experiment.runs[0].model_copy(update={"profile": "custom"}), 0.5, 0.25)
 
     assert measured(experiment, store)[0] == [50, 25]
@@ -317,8 +317,8 @@ def test_the_profiles_name_does_not_count_its_settings_do(experiment, store):
 def test_replicates_are_averaged_and_counted(experiment, store):
     run = experiment.runs[0]
     finish(store, run, 0.70, 0.60)
-    finish(store, replicate(run, 1), 0.71, 0.64)
-    finish(store, replicate(run, 2), 0.9, 0.9, status=Status.FAILED)
+    finish(store, replicate_of(run, 1), 0.71, 0.64)
+    finish(store, replicate_of(run, 2), 0.9, 0.9, status=Status.FAILED)
     report = make_report(experiment, store)
     cell = report.tables[0].cells[0][0]
 
@@ -328,11 +328,11 @@ def test_replicates_are_averaged_and_counted(experiment, store):
     assert cell.sd == pytest.approx(0.5**0.5)
     assert "70.5 / 70.3 (+0.2, 2 seeds, sd 0.71)" in render_markdown(report)
     assert r"AOL-Small & 70.5 $\pm$ 0.7 & " in render(report, "tex")
-    assert "(2 seeds, standard deviation 0.71)" in describe_verdict(report.judged[cell])
+    assert "(2 seeds, standard deviation 0.71)" in describe_verdict(report.verdicts[cell])
     assert as_records(report)[0]["sd"] == pytest.approx(0.5**0.5)
 
 
-def test_a_metric_that_was_not_measured_is_missing_alone(experiment, store):
+def test_a_missing_metric_leaves_the_others(experiment, store):
     run = experiment.runs[0]
     store.queue([run])
     store.record(run.key, 3, {"accuracy": 0.5})
@@ -341,7 +341,7 @@ def test_a_metric_that_was_not_measured_is_missing_alone(experiment, store):
     assert measured(experiment, store)[0] == [50, None]
 
 
-def test_a_row_of_a_run_that_was_not_chosen_stays_empty(experiment, store):
+def test_the_row_of_an_unselected_run_stays_empty(experiment, store):
     finish(store, experiment.runs[0], 0.5, 0.25)
 
     assert measured(experiment.select([22]), store) == {0: [None, None], 22: [None, None]}
@@ -377,7 +377,7 @@ def test_records_have_everything_about_a_cell(experiment, store):
     assert (rest[1]["measured"], rest[1]["difference"], rest[1]["seeds"]) == (None, None, 0)
 
 
-def test_json_carries_the_note_and_every_cell(experiment, store):
+def test_json_has_the_note_and_every_cell(experiment, store):
     experiment = replace(experiment, note=NOTE)
     report = make_report(experiment, store)
     text = render(report, "json")
@@ -403,7 +403,7 @@ def test_json_carries_the_note_and_every_cell(experiment, store):
     assert "√2" in text
 
 
-def test_csv_is_a_line_per_cell_with_nothing_where_nothing_is(experiment, store):
+def test_csv_has_a_line_per_cell_and_empty_fields_without_a_value(experiment, store):
     finish(store, experiment.runs[0], 0.5, 0.25)
     rows = list(csv.DictReader(io.StringIO(render(make_report(experiment, store), "csv"))))
 
@@ -412,7 +412,7 @@ def test_csv_is_a_line_per_cell_with_nothing_where_nothing_is(experiment, store)
     assert (rows[2]["run_id"], rows[2]["measured"], rows[2]["seeds"]) == ("22", "", "0")
 
 
-def test_every_line_of_the_csv_says_its_profile_and_what_that_is(experiment, store):
+def test_every_line_of_the_csv_has_the_profile_and_its_note(experiment, store):
     experiment = replace(experiment, note=NOTE)
     rows = list(csv.DictReader(io.StringIO(render(make_report(experiment, store), "csv"))))
 
@@ -422,7 +422,7 @@ def test_every_line_of_the_csv_says_its_profile_and_what_that_is(experiment, sto
 
 
 @pytest.mark.parametrize("form", ["md", "csv", "json"])
-def test_the_file_holds_what_is_rendered_and_nothing_stays_beside_it(
+def test_the_file_contains_the_rendered_report_and_no_other_file_remains(
     experiment, store, tmp_path, form
 ):
     report = make_report(experiment, store)
@@ -433,9 +433,9 @@ def test_the_file_holds_what_is_rendered_and_nothing_stays_beside_it(
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
 
-def test_a_report_that_cannot_be_made_leaves_the_earlier_one_whole(experiment, store, tmp_path):
+def test_a_failed_report_leaves_the_earlier_one_unchanged(experiment, store, tmp_path):
     """
-    The disk fills up half-way, or the process is killed: no half a table replaces a whole one.
+    A full disk or a killed process must not truncate the tables.
     """
     report = make_report(experiment, store)
     path = write_report(report, tmp_path, "md")
@@ -447,9 +447,9 @@ def test_a_report_that_cannot_be_made_leaves_the_earlier_one_whole(experiment, s
     assert path.read_text(encoding="utf-8") == before
 
 
-def test_a_report_is_read_whole_while_it_is_written_again(experiment, store, tmp_path):
+def test_readers_of_a_report_do_not_see_its_replacement(experiment, store, tmp_path):
     """
-    Who has the file open keeps the old one: it is replaced, not overwritten.
+    An open file keeps its contents, because it is replaced, not overwritten.
     """
     report = make_report(experiment, store)
     path = write_report(report, tmp_path, "md")
@@ -461,7 +461,7 @@ def test_a_report_is_read_whole_while_it_is_written_again(experiment, store, tmp
     assert path.read_text(encoding="utf-8").startswith("# other:")
 
 
-def test_a_seed_that_is_neither_the_runs_own_nor_a_replicates_does_not_count(experiment, store):
+def test_seeds_that_are_no_replicate_do_not_count(experiment, store):
     run = experiment.runs[0]
     finish(store, run, 0.7, 0.6)
     other = run.model_copy(update={"train": replace(run.train, seed=run.train.seed + 5)})
