@@ -21,10 +21,11 @@ from typing import get_args
 import torch
 
 from aol.atomic import atomic_path
-from aol.cli.train import chosen
+from aol.cli.train import select_runs
 from aol.config import DataConfig, Precision, TrainConfig
 from aol.data.datasets import Images
-from aol.training.run_folder import Outcome, Run, RunFolder
+from aol.training.records import Outcome, Run
+from aol.training.run_folder import RunFolder
 from benchmarks.contestants import config_of
 from benchmarks.device import free, own_stream
 from benchmarks.ways import MODELS, narrowed
@@ -69,7 +70,7 @@ def measured(
     device: torch.device,
     epochs: int,
     *,
-    record: bool = True,
+    cuda_graph: bool = True,
 ) -> Times:
     """Train a run of so few epochs to its end, and look at the clock.
 
@@ -85,10 +86,10 @@ def measured(
             data_root=Path(temporary),
             images=images,
             device=device,
-            record=record,
+            cuda_graph=cuda_graph,
             must_stop=lambda next_s: False,
             save_every_s=0.0,
-            say=lambda text: told.append(time.monotonic()),
+            log=lambda text: told.append(time.monotonic()),
         )
         ended = time.monotonic()
         lines = folder.metrics_file.read_text(encoding="utf-8").splitlines()
@@ -128,7 +129,7 @@ def wanted(options: argparse.Namespace) -> dict[str, TrainConfig]:
     Raises: OSError, KeyError, TypeError, ValueError for a plan that is none.
     """
     if options.plan:
-        return {str(run.id): run.config for run in chosen(options.plan, None)}
+        return {str(run.id): run.config for run in select_runs(options.plan, None)}
     augmented = DataConfig(name="cifar10")
     return {
         name: replace(
@@ -184,7 +185,7 @@ def _measured_or_none(name: str, config: TrainConfig, options: argparse.Namespac
     try:
         images = random_images(config, options.images, device)
         with own_stream():
-            times = measured(config, images, device, options.epochs, record=not options.eager)
+            times = measured(config, images, device, options.epochs, cuda_graph=not options.eager)
     except Exception:
         print(f"{name}:", file=sys.stderr)
         traceback.print_exc()

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from aol.training.loop import TIMED_EPOCHS
 from orchestrator.store import Status, Store, StoredRun
-
-RECENT = 5  # epochs that the speed is taken from
 
 SPEEDS = ("images_per_s", "seconds")
 
@@ -56,7 +55,7 @@ def run_statuses(store: Store, profile: str | None, *, most: int | None = None) 
         runs = store.runs(profiles=None if profile is None else [profile])
     keys = [run.key for run in runs if run.epoch]
     values = store.latest(keys)
-    speeds = store.latest(keys, epochs=RECENT, names=SPEEDS)
+    speeds = store.latest(keys, epochs=TIMED_EPOCHS, names=SPEEDS)
     return [
         _status(run, values.get(run.key, {}).get(run.epoch, {}), speeds.get(run.key, {}))
         for run in runs

@@ -75,7 +75,7 @@ def bundle(
     force: Annotated[bool, typer.Option("--force", help="Replace FILE.zip.")] = False,
 ) -> None:
     """Put a profile's results, margins and report into one file that `verify` checks anywhere."""
-    from orchestrator.sharing.archive import sha256
+    from aol.provenance import file_sha256
     from orchestrator.sharing.bundle import write_bundle as write
 
     opened, experiment = opened_profile(spec, profile, settings, results, store)
@@ -86,7 +86,7 @@ def bundle(
         f"{target}: profile {experiment.profile}, {pluralize(len(manifest.files), 'file')}, "
         f"{size:.1f} MB"
     )
-    typer.echo(f"SHA-256 {sha256(target)}")
+    typer.echo(f"SHA-256 {file_sha256(target)}")
 
 
 @app.command()
@@ -95,21 +95,22 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Derive every cell of a bundle anew from its margins, and name what does not agree."""
+    from aol.provenance import file_sha256
     from orchestrator.errors import CheckFailedError
     from orchestrator.formatting import with_note
-    from orchestrator.sharing.archive import printable, sha256
+    from orchestrator.sharing.archive import printable
     from orchestrator.sharing.verify import verify_bundle as check
 
     found = check(file)
     if as_json:
-        typer.echo(to_json({"sha256": sha256(file), **_as_record(found)}))
+        typer.echo(to_json({"sha256": file_sha256(file), **_as_record(found)}))
         raise typer.Exit(CheckFailedError.exit_code if found.discrepancies else 0)
     made = found.manifest
     settings = "".join(f" --set {setting}" for setting in made.settings)
     note = printable(found.note)
     typer.echo(with_note(note, f"{file}: {made.experiment}, profile {made.profile}{settings}"))
     typer.echo(f"made {made.created_at} by version {made.program} ({made.commit or 'no commit'})")
-    typer.echo(f"SHA-256 {sha256(file)}")
+    typer.echo(f"SHA-256 {file_sha256(file)}")
     for table in found.tables:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in table.verdicts.items())
         measured = pluralize(table.measured, "measured cell")

@@ -18,7 +18,7 @@ from orchestrator.scheduling.callback import TrialEvents, trial_key
 from orchestrator.scheduling.control import ControlActor, ControlReader
 from orchestrator.scheduling.events import Recorder
 from orchestrator.scheduling.storage import open_checkpoint
-from orchestrator.scheduling.worker import OpenState, ReportError, train_run
+from orchestrator.scheduling.worker import OpenFolder, ReportError, train_run
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint
 
@@ -139,7 +139,7 @@ def train_trial(config: dict[str, Any]) -> None:
     train_run(job, report=_report, stopping=board.stopping, states=_states(job, board))
 
 
-def _states(job: Mapping[str, Any], board: ControlReader) -> list[OpenState]:
+def _states(job: Mapping[str, Any], board: ControlReader) -> list[OpenFolder]:
     """What the run can continue from; Ray's newest of this invocation if the board is gone."""
     places = board.checkpoints(job["key"])
     if places is not None:

@@ -159,17 +159,17 @@ def _write(found: RunFolderContents, store: Store) -> None:
         parts = attempt.fingerprints
         data = f"{parts['train']}-{parts['test']}"
         origin = Provenance(attempt.commit, attempt.packages, data, attempt.diff)
-        store.start(run, origin, at=str(attempt.time))
+        store.start(run, origin, at=attempt.time)
         store.place(key, attempt.host, attempt.device, attempt.from_epoch)
         trained = found.epochs[attempt.from_epoch : last]
-        store.record_all(key, [Epoch(item.epoch, item.values, str(item.time)) for item in trained])
+        store.record_all(key, [Epoch(item.epoch, item.values, item.time) for item in trained])
     store.finish(
         key,
         found.status,
         error=found.end.error if found.end else None,
         margins=found.margins,
         certificate=found.end.certificate if found.end else None,
-        at=found.last_sign,
+        at=found.last_seen,
     )
     _note_state(found, store)
 
