@@ -11,6 +11,7 @@ import torch
 from aol.certification.certificate import RADII
 from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aol.data.datasets import Images
+from aol.errors import CheckpointError
 from aol.models.architectures import build_model, patchwise
 from aol.training import trainer as train
 from aol.training.loss import offset_cross_entropy
@@ -486,7 +487,7 @@ def test_a_state_of_other_settings_is_refused(trainer, other):
     run = trainer()
     before = weights(run)
     state = trainer(other).state_dict()
-    with pytest.raises(ValueError, match="the state is of settings") as caught:
+    with pytest.raises(CheckpointError, match="the state is of settings") as caught:
         run.load_state_dict(state)
 
     message = str(caught.value)
