@@ -33,7 +33,7 @@ def main() -> int:
     lease = options.lease_minutes or options.minutes
     plan = {run["id"]: run for run in json.loads(Path("plan.json").read_text(encoding="utf-8"))}
     try:
-        rates = rates_of(options.rates)
+        rates = read_rates(options.rates)
     except (OSError, AttributeError, TypeError, ValueError):
         print(
             f"--rates: {options.rates} is neither JSON nor a file of it: {RATES}", file=sys.stderr
@@ -71,7 +71,7 @@ def main() -> int:
     return code
 
 
-def rates_of(text: str) -> dict[str, float]:
+def read_rates(text: str) -> dict[str, float]:
     """Return the seconds per epoch by run ID or network, from JSON or from a JSON file.
 
     Raises: OSError, AttributeError, TypeError, ValueError.

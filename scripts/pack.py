@@ -43,10 +43,12 @@ def main() -> int:
         for name in options.only or parts:
             stage = Path(temporary) / name
             stage.mkdir()
-            owns = [path.relative_to(stage).as_posix() for path in staged(name, parts[name], stage)]
-            note(options.folder, name, owns, pack(stage, options.folder, options.piece_bytes))
+            owns = [
+                path.relative_to(stage).as_posix() for path in stage_part(name, parts[name], stage)
+            ]
+            list_part(options.folder, name, owns, pack(stage, options.folder, options.piece_bytes))
     if not options.only:
-        forget(options.folder, set(parts))
+        remove_other_parts(options.folder, set(parts))
     shutil.copy(PROJECT / "scripts" / "unpack.py", options.folder)
     return 0
 
@@ -63,7 +65,7 @@ def write_plan(file: Path, spec: Path, profile: str, settings: list[str]) -> lis
     return runs
 
 
-def staged(part: str, source: Path, stage: Path) -> list[Path]:
+def stage_part(part: str, source: Path, stage: Path) -> list[Path]:
     """Copy a part to the stage; return the files and folders that it consists of."""
     if part == CODE:
         return copy_code(stage, source)
@@ -111,27 +113,27 @@ def pack(stage: Path, folder: Path, piece_bytes: int) -> list[Path]:
     return pieces
 
 
-def note(folder: Path, part: str, owns: list[str], pieces: list[Path]) -> None:
+def list_part(folder: Path, part: str, owns: list[str], pieces: list[Path]) -> None:
     """List a part: the hashes of its pieces, and the paths that it owns where it is unpacked."""
     hashes = {piece.name: hashlib.sha256(piece.read_bytes()).hexdigest() for piece in pieces}
-    _list(folder, _listed(folder) | {part: {"pieces": hashes, "owns": owns}})
+    _write_list(folder, _read_list(folder) | {part: {"pieces": hashes, "owns": owns}})
 
 
-def forget(folder: Path, parts: set[str]) -> None:
+def remove_other_parts(folder: Path, parts: set[str]) -> None:
     """Remove all other parts, which an earlier call packed, from the list, and their pieces."""
-    listed = _listed(folder)
+    listed = _read_list(folder)
     for part in set(listed) - parts:
         for piece in listed.pop(part)["pieces"]:
             (folder / piece).unlink(missing_ok=True)
-    _list(folder, listed)
+    _write_list(folder, listed)
 
 
-def _listed(folder: Path) -> dict[str, Any]:
+def _read_list(folder: Path) -> dict[str, Any]:
     file = folder / "parts.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _list(folder: Path, parts: dict[str, Any]) -> None:
+def _write_list(folder: Path, parts: dict[str, Any]) -> None:
     part = folder / "parts.json.part"
     part.write_text(json.dumps(parts, indent=1), encoding="utf-8")
     part.replace(folder / "parts.json")

@@ -33,19 +33,22 @@ def main(pieces: Path, box: Path) -> int:
         print(f"{listed}: damaged, send it again", file=sys.stderr)
         return DAMAGED
     try:
-        return max((take(name, part, pieces, box) for name, part in parts.items()), key=_gravity)
+        return max(
+            (unpack_if_complete(name, part, pieces, box) for name, part in parts.items()),
+            key=_severity,
+        )
     except OSError as error:
         print(f"{box}: cannot be written: {error}", file=sys.stderr)
         return DAMAGED
 
 
-def _gravity(code: int) -> int:
+def _severity(code: int) -> int:
     return (0, MISSING, DAMAGED).index(code)
 
 
-def take(name: str, part: Part, pieces: Path, box: Path) -> int:
+def unpack_if_complete(name: str, part: Part, pieces: Path, box: Path) -> int:
     """Unpack one part unless the box has it, and print the result; return the exit code."""
-    if has(name, part, box):
+    if is_unpacked(name, part, box):
         print(f"{name}: there already")
         return 0
     files = {pieces / piece: expected for piece, expected in part["pieces"].items()}
@@ -62,15 +65,15 @@ def take(name: str, part: Part, pieces: Path, box: Path) -> int:
     return 0
 
 
-def has(name: str, part: Part, box: Path) -> bool:
+def is_unpacked(name: str, part: Part, box: Path) -> bool:
     """Return whether the box has this version of a part."""
-    return _noted(box, name) == part and all((box / path).exists() for path in part["owns"])
+    return _read_note(box, name) == part and all((box / path).exists() for path in part["owns"])
 
 
 def unpack(name: str, part: Part, files: list[Path], box: Path) -> None:
     """Put a part into the box. The note is written last: an interrupted part is unpacked again."""
     note, stage = box / KEPT / f"{name}.json", box / KEPT / name
-    former = _noted(box, name) or {"owns": []}
+    former = _read_note(box, name) or {"owns": []}
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     extract(files, stage)
@@ -105,12 +108,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _noted(box: Path, name: str) -> Part | None:
+def _read_note(box: Path, name: str) -> Part | None:
     try:
-        noted: Part = json.loads((box / KEPT / f"{name}.json").read_text(encoding="utf-8"))
+        found: Part = json.loads((box / KEPT / f"{name}.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return noted
+    return found
 
 
 def _hash(file: Path) -> str:

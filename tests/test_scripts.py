@@ -236,7 +236,7 @@ STEPS = [
     "        remove(box / path)\n",
     "        (stage / path).replace(box / path)\n",
     "    shutil.rmtree(stage)\n",
-    "    aside.replace(note)\n",
+    "    new_note.replace(note)\n",
 ]
 
 
