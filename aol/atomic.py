@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic file writes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +7,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to, which takes its name if the block ends well.
+    """Yield a path beside `path` to write to, renamed to `path` if the block succeeds.
 
-    The name ends as that of `path` does, for whoever looks at the ending.
+    It has the suffix of `path`, from which some writers choose the format.
     """
     part = path.with_name(f"part-{path.name}")
     try:

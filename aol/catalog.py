@@ -1,6 +1,6 @@
-"""The datasets: names of their classes, numbers of images, fingerprints. Needs no torch.
+"""The datasets: class names, numbers of images, fingerprints. Needs no torch.
 
-A fingerprint names a set of labelled images whatever their order; `aol.data.datasets` computes it.
+A fingerprint identifies a set of labelled images in any order; `aol.data.datasets` computes it.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 class Dataset:
     """A dataset: its class names in the order of the labels, its sizes and its fingerprints.
 
-    `torchvision_folder` is the folder that torchvision keeps it in, if it knows the dataset.
+    `torchvision_folder` is torchvision's folder of the dataset, if torchvision has it.
     """
 
     classes: tuple[str, ...]

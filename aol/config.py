@@ -1,4 +1,4 @@
-"""Everything that can change a number of one run, as frozen standard dataclasses."""
+"""The settings of one run, everything that can change its numbers, as frozen dataclasses."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ Precision = Literal["float32", "tf32", "bf16"]
 Certify = Literal["float64", "float32"]
 
 
-def _above_zero(**values: float | None) -> list[str]:
+def _check_positive(**values: float | None) -> list[str]:
     return [
         f"{name}: must be positive and finite, got {value}"
         for name, value in values.items()
@@ -21,15 +21,15 @@ def _above_zero(**values: float | None) -> list[str]:
     ]
 
 
-def _refuse(problems: list[str]) -> None:
-    """Raise all problems of one section as one ValueError, a line each, `field: what`."""
+def _raise_all(problems: list[str]) -> None:
+    """Raise all problems of one section as one ValueError, a line each: `field: problem`."""
     if problems:
         raise ValueError("\n".join(problems))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One of the paper's architectures and how large it is.
+    """One of the paper's architectures and its size.
 
     `size` is the paper's size parameter (channels kept before the dense part of "patchwise",
     base width of "conv"); "fc" and "std" ignore it. `width` multiplies every width of the
@@ -41,12 +41,12 @@ class ModelConfig:
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        _refuse(_above_zero(size=self.size, width=self.width))
+        _raise_all(_check_positive(size=self.size, width=self.width))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images a run sees. The limits keep the first images of a fixed shuffled order."""
+    """The images of a run. The limits keep the first images of a fixed shuffled order."""
 
     name: DatasetName
     train_limit: int | None = None
@@ -54,7 +54,7 @@ class DataConfig:
     augment: bool = True
 
     def __post_init__(self) -> None:
-        _refuse(_above_zero(train_limit=self.train_limit, test_limit=self.test_limit))
+        _raise_all(_check_positive(train_limit=self.train_limit, test_limit=self.test_limit))
 
     @property
     def classes(self) -> int:
@@ -63,13 +63,13 @@ class DataConfig:
 
     @property
     def train_images(self) -> int:
-        """How many images an epoch has."""
+        """The number of images of an epoch."""
         images = DATASETS[self.name].train_images
         return min(self.train_limit or images, images)
 
     @property
     def test_images(self) -> int:
-        """How many images every evaluation has."""
+        """The number of images of every evaluation."""
         images = DATASETS[self.name].test_images
         return min(self.test_limit or images, images)
 
@@ -82,10 +82,10 @@ class LossConfig:
     temperature: float
 
     def __post_init__(self) -> None:
-        problems = _above_zero(temperature=self.temperature)
+        problems = _check_positive(temperature=self.temperature)
         if not 0 <= self.offset < math.inf:
             problems.append(f"offset: must be finite and not negative, got {self.offset}")
-        _refuse(problems)
+        _raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class OptimizerConfig:
     drop_factor: float = 10.0
 
     def __post_init__(self) -> None:
-        problems = _above_zero(learning_rate=self.learning_rate, drop_factor=self.drop_factor)
+        problems = _check_positive(learning_rate=self.learning_rate, drop_factor=self.drop_factor)
         if not 0 <= self.momentum < 1:
             problems.append(f"momentum: must be in [0, 1), got {self.momentum}")
         if self.nesterov and self.momentum == 0:
@@ -115,7 +115,7 @@ class OptimizerConfig:
             problems.append(f"l2: must be finite and not negative, got {self.l2}")
         if not all(0 < drop < 1 for drop in self.drops):
             problems.append(f"drops: each is a fraction in (0, 1), got {list(self.drops)}")
-        _refuse(problems)
+        _raise_all(problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +125,8 @@ class TrainConfig:
     `precision` is the arithmetic of training; `certify` that of the last evaluation, whose
     accuracy, CRA and margins are the run's result (the others are in float32).
 
-    Give a new field a default that keeps the old behaviour, and never change a default: the
-    digest leaves out what stands at its default, so finished runs stay finished.
+    A new field needs a default that keeps the old behaviour, and no default may change: the digest
+    leaves out fields at their default, so that the keys of finished runs stay as they are.
     """
 
     model: ModelConfig
@@ -141,33 +141,33 @@ class TrainConfig:
     certify: Certify = "float64"
 
     def __post_init__(self) -> None:
-        problems = _above_zero(
+        problems = _check_positive(
             epochs=self.epochs, batch_size=self.batch_size, eval_every=self.eval_every
         )
         if not 0 <= self.seed < 2**63:
             problems.append(f"seed: must be in [0, 2**63), got {self.seed}")
-        _refuse(problems)
+        _raise_all(problems)
 
     def digest(self) -> str:
-        """Eight hexadecimal digits that name these settings, the seed left out."""
-        settings = _off_default(self)
+        """Return eight hexadecimal digits that identify these settings, without the seed."""
+        settings = _changed_settings(self)
         settings.pop("seed", None)
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def learning_rate(self, epoch: int) -> float:
-        """The rate of the 0-based `epoch`."""
+        """Return the learning rate of the 0-based `epoch`."""
         rounding = 1e-9  # 0.55 * 100 is a little above 55 in binary
         drops = sum(epoch + rounding >= fraction * self.epochs for fraction in self.optimizer.drops)
         return self.optimizer.learning_rate / self.optimizer.drop_factor**drops
 
     def evaluates(self, epoch: int) -> bool:
-        """Whether the test set is looked at after the 0-based `epoch`; always after the last."""
+        """Return whether the 0-based `epoch` ends with an evaluation; the last one always does."""
         return (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
 
 
-def _off_default(config: Any) -> dict[str, Any]:
-    """Nested settings of a dataclass that differ from their defaults."""
+def _changed_settings(config: Any) -> dict[str, Any]:
+    """Return the nested settings of a dataclass that differ from their defaults."""
     found: dict[str, Any] = {}
     for item in fields(config):
         value = getattr(config, item.name)
@@ -177,14 +177,14 @@ def _off_default(config: Any) -> dict[str, Any]:
         if value == default:
             continue
         if is_dataclass(value):
-            found[item.name] = _off_default(value)
+            found[item.name] = _changed_settings(value)
         else:
             found[item.name] = float(value) if item.type is float else value  # 4 is 4.0
     return found
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:
-    """The settings with dotted names, `{"model.kind": "patchwise", ..., "epochs": 1000}`."""
+    """Return the settings by dotted name, `{"model.kind": "patchwise", ..., "epochs": 1000}`."""
     flat: dict[str, Any] = {}
     for name, value in asdict(config).items():
         if isinstance(value, dict):
@@ -195,7 +195,7 @@ def flatten(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_dict(settings: dict[str, Any]) -> TrainConfig:
-    """The config that `dataclasses.asdict` took apart, also after a trip through JSON."""
+    """Return the config of the settings from `dataclasses.asdict`, also when read from JSON."""
     parts = dict(settings)
     optimizer = dict(parts["optimizer"])
     optimizer["drops"] = tuple(optimizer["drops"])

@@ -1,4 +1,4 @@
-"""The errors of `aol` that a command reports in one line, each with an exit code."""
+"""The errors of `aol` that a command reports without a traceback, each with an exit code."""
 
 
 class AOLError(Exception):

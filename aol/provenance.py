@@ -1,5 +1,6 @@
-"""Which source results come from: the commit of its checkout, and what differs from it."""
+"""The origin of results: the commit of the source and its changes, the machine, versions."""
 
+import hashlib
 import json
 import os
 import platform
@@ -16,15 +17,15 @@ from aol.catalog import DATASETS
 if TYPE_CHECKING:
     import torch
 
-PACKED = Path(__file__).parent / "checkout.json"  # in source that was packed without its history
+PACKED = Path(__file__).parent / "checkout.json"  # in source packed without its git history
 CODE = (":(top)", ":(top,exclude)results")  # generated tables change no result
-PACKAGES = (":(top)aol", ":(top)orchestrator")  # where a new file is code, committed or not
+PACKAGES = (":(top)aol", ":(top)orchestrator")  # new files count as code here, committed or not
 LONGEST_DIFF = 1_000_000  # characters
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A commit, with "+changes" if files differ from it, and these differences as a patch.
+    """A commit, followed by "+changes" if files differ from it, and the differences as a patch.
 
     A patch of more than `LONGEST_DIFF` characters is left out.
     """
@@ -33,17 +34,17 @@ class Checkout:
     diff: str | None = None
 
     def as_json(self) -> str:
-        """What a packed source says of itself in `PACKED`."""
+        """Return the content of `PACKED` in a packed source."""
         return json.dumps(asdict(self))
 
 
 def checkout() -> Checkout:
-    """The checkout of this program, or what it was packed from; nothing is known outside git."""
+    """Return the checkout of this program, or the one it was packed from; empty outside git."""
     if PACKED.exists():
         return Checkout(**json.loads(PACKED.read_text(encoding="utf-8")))
     here = Path(__file__)
     try:
-        _git(here.parent, "ls-files", "--error-unmatch", here.name)  # not just around us
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)  # not just a repository around
         commit = _git(here.parent, "rev-parse", "HEAD").strip()
         diff = _git(here.parent, "diff", "--binary", "HEAD", "--", *CODE) + _new_files(here.parent)
     except (OSError, subprocess.SubprocessError):
@@ -54,7 +55,7 @@ def checkout() -> Checkout:
 
 
 def _new_files(folder: Path) -> str:
-    """Patches that make the files which git does not know."""
+    """Return a patch that adds the untracked files of the packages."""
     top = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
     others = ("ls-files", "--others", "--exclude-standard", "-z", "--", *PACKAGES)
     names = [name for name in _git(top, *others).split("\0") if name]
@@ -72,7 +73,7 @@ def _git(folder: Path, *arguments: str, fails_with: int = 0) -> str:
 
 
 def environment(device: "torch.device", dataset: str) -> dict[str, Any]:
-    """The machine, versions, commit (with `diff`, a patch) and images that results come from."""
+    """Return machine, versions, commit (with `diff`, a patch) and the images' fingerprints."""
     import torch
 
     facts: dict[str, Any] = {
@@ -90,21 +91,27 @@ def environment(device: "torch.device", dataset: str) -> dict[str, Any]:
         facts["device"] = torch.cuda.get_device_name(device)
         facts["cudnn"] = torch.backends.cudnn.version()
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        facts["driver"] = _printed(query)
+        facts["driver"] = _output_of(query)
     return facts
 
 
 def _triton() -> dict[str, str]:
-    """Its version where it is there: it makes the kernels for GPUs."""
+    """Return the version of Triton, which compiles the kernels for GPUs, if it is installed."""
     try:
         return {"triton": version("triton")}
     except PackageNotFoundError:
         return {}
 
 
-def _printed(command: list[str]) -> str | None:
+def _output_of(command: list[str]) -> str | None:
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file. Raises: OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,10 +21,11 @@ from typing import get_args
 import torch
 
 from aol.atomic import atomic_path
-from aol.cli.train import chosen
+from aol.cli.train import select_runs as runs_of_plan
 from aol.config import DataConfig, Precision, TrainConfig
 from aol.data.datasets import Images
-from aol.training.run_folder import Outcome, Run, RunFolder
+from aol.training.records import Outcome, Run
+from aol.training.run_folder import RunFolder
 from benchmarks.device import free, own_stream
 from benchmarks.implementations import train_config
 from benchmarks.variants import MODELS, scale_width
@@ -69,7 +70,7 @@ def measure(
     device: torch.device,
     epochs: int,
     *,
-    record: bool = True,
+    cuda_graph: bool = True,
 ) -> Times:
     """Measure the times of a run with a few epochs. Raises: RuntimeError if it diverges."""
     steady = replace(config.optimizer, drops=())  # another rate would record the step again
@@ -82,10 +83,10 @@ def measure(
             data_root=Path(temporary),
             images=images,
             device=device,
-            record=record,
+            cuda_graph=cuda_graph,
             must_stop=lambda next_s: False,
             save_every_s=0.0,
-            say=lambda text: epoch_ends.append(time.monotonic()),
+            log=lambda text: epoch_ends.append(time.monotonic()),
         )
         ended = time.monotonic()
         lines = folder.metrics_file.read_text(encoding="utf-8").splitlines()
@@ -127,7 +128,7 @@ def select_runs(options: argparse.Namespace) -> dict[str, TrainConfig]:
     Raises: OSError, KeyError, TypeError, ValueError for an invalid plan.
     """
     if options.plan:
-        return {str(run.id): run.config for run in chosen(options.plan, None)}
+        return {str(run.id): run.config for run in runs_of_plan(options.plan, None)}
     augmented = DataConfig(name="cifar10")
     return {
         name: replace(
@@ -183,7 +184,7 @@ def _measure_or_none(name: str, config: TrainConfig, options: argparse.Namespace
     try:
         images = random_images(config, options.images, device)
         with own_stream():
-            times = measure(config, images, device, options.epochs, record=not options.eager)
+            times = measure(config, images, device, options.epochs, cuda_graph=not options.eager)
     except Exception:
         print(f"{name}:", file=sys.stderr)
         traceback.print_exc()

@@ -17,7 +17,7 @@ from aol.models.architectures import build_model
 from aol.ops.rescale import rescale_conv, rescale_dense
 from aol.training.loss import offset_cross_entropy
 from aol.training.optimizer import make_optimizer
-from aol.training.step import Replay, TrainingStep, scaled
+from aol.training.step import GraphedStep, TrainingStep, scale_pixels
 from benchmarks import plain
 
 Implementations = dict[str, Callable[[], Any]]
@@ -111,7 +111,7 @@ def our_training(
         noise=noise,
     )
     order = torch.arange(config.batch_size, device=device)
-    run = Replay(step, noise) if recorded else step
+    run = GraphedStep(step, noise) if recorded else step
     return Training(model, lambda: run(order)[0])
 
 
@@ -170,7 +170,7 @@ def evaluation(model_config: ModelConfig, batch: int) -> Implementations:
     @torch.no_grad()
     def rescale_once() -> list[Tensor]:
         with rescaled_once(ours):
-            return [ours(scaled(pixels)) for _ in range(EVALUATION_BATCHES)]
+            return [ours(scale_pixels(pixels)) for _ in range(EVALUATION_BATCHES)]
 
     @torch.no_grad()
     def rescale_each_time() -> list[Tensor]:

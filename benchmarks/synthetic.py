@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,16 @@ import numpy as np
 from aol.catalog import DATASETS
 from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
 from aol.models.flops import layers_of
+from aol.training.records import Attempt, End, Epoch, Outcome, Time
 from orchestrator.analysis.margins import certified_share
-from orchestrator.sharing.run_folder import Attempt, End, Epoch, RunFolderContents
+from orchestrator.sharing.run_folder import RunFolderContents
 from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import RADII
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments.yaml"
 SEEDS = 5  # replicates of each run of the paper
-TIME = datetime(2026, 1, 1, tzinfo=UTC)
+TIME = Time("2026-01-01T00:00:00.000+00:00")
 PACKAGES = {"torch": "2.13.0", "numpy": "2.4.0", "ray": "2.60.0", "mlflow": "3.17.0"}
 
 
@@ -71,7 +71,7 @@ def finish(run: RunSpec, number: int, *, images: int) -> RunFolderContents:
             ),
         ),
         tuple(epochs),
-        End(outcome="done", time=TIME, error=None, certificate=certificate(run)),
+        End(outcome=Outcome.DONE, time=TIME, error=None, certificate=certificate(run)),
         margins.tobytes() if images else None,
     )
 

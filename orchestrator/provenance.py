@@ -1,4 +1,4 @@
-"""Where results come from: code version, package versions, data."""
+"""The origin of results: code version, package versions, data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "triton", "torchvision", "numpy", "ray", "mlflow", "sqlalch
 
 @dataclass(frozen=True)
 class Provenance:
-    """The origin of one run's results, beside its settings; the diff is a patch of the commit."""
+    """The origin of one run's results beside its settings; the diff is a patch of the commit."""
 
     git_commit: str | None
     packages: Mapping[str, str]
@@ -22,7 +22,7 @@ class Provenance:
 
 
 def provenance(dataset: str) -> Provenance:
-    """The origin of what is trained now on `dataset`."""
+    """Return the origin of results that are trained now on `dataset`."""
     source = checkout()
     return Provenance(
         git_commit=source.commit,
@@ -33,7 +33,7 @@ def provenance(dataset: str) -> Provenance:
 
 
 def package_versions() -> dict[str, str]:
-    """The installed versions of the packages that can change a result."""
+    """Return the installed versions of the packages that can change a result."""
     found = {}
     for name in PACKAGES:
         try:
@@ -44,17 +44,17 @@ def package_versions() -> dict[str, str]:
 
 
 def installed() -> dict[str, str]:
-    """Every installed package with its version, by name."""
+    """Return every installed package with its version, by name."""
     found: dict[str, str] = {}
     for distribution in distributions():
         name = distribution.metadata["Name"]
-        if name:  # what a broken installation left has none
-            found.setdefault(name, distribution.version)  # the one that is imported comes first
+        if name:  # the rest of a broken installation has none
+            found.setdefault(name, distribution.version)  # the first one is imported
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def program_version() -> str:
-    """The version of this program, "unknown" if it is not installed."""
+    """Return the version of this program, "unknown" if it is not installed."""
     try:
         return version(PROGRAM)
     except PackageNotFoundError:

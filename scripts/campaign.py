@@ -1,12 +1,12 @@
-"""Trains a list of runs within the minutes of a command and of a lease; packs the results.
+"""Train a list of runs within the time of a command and of a lease, and pack the results.
 
     python campaign.py --runs 0,24,20 --minutes 9 --lease-minutes 25 --collect FOLDER [-- options]
 
-A run is begun if its epochs fit into what is left of the lease at the speed that `--rates` gives,
-or if nothing is known of its speed. It is stopped, and its state saved, before the command's
-minutes are over; the next call continues it. Starting Python and certifying a network take time
-beside the training: `AROUND_S` is left for both. Every minute and at the end FOLDER/results.tar.xz
-has all results so far, without states. What follows -- goes to `python -m aol`.
+A run is started if its epochs fit into the rest of the lease at the speed that `--rates` gives, or
+if its speed is unknown. It is stopped and its state saved before the command's minutes are over;
+the next call continues it. Starting Python and certifying a network take time besides training:
+`OVERHEAD_S` is reserved for both. FOLDER/results.tar.xz, written every minute and at the end, has
+all results so far, without states. Options after -- are passed to `python -m aol`.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from pathlib import Path
 
 RESULTS = ("run.json", "attempts.jsonl", "metrics.jsonl", "margins.f32", "end.json")
 COLLECT_S = 60.0
-AROUND_S = 20.0  # of a run's training: importing torch before, certifying after it
-LEAST_S = 45.0  # less is not worth starting Python for
+OVERHEAD_S = 20.0  # of a run: importing torch before training, certifying after it
+LEAST_S = 45.0  # with less time left, no run is started
 EXIT_USAGE = 2
 RATES = 'seconds per epoch by run ID or network, like {"0": 0.5}'
 
 
 def main() -> int:
-    """Train what fits; returns the last exit code that was not 0."""
+    """Train the runs that fit; return the last exit code that was not 0."""
     options = _parser().parse_args()
     started = time.monotonic()
     lease = options.lease_minutes or options.minutes
     plan = {run["id"]: run for run in json.loads(Path("plan.json").read_text(encoding="utf-8"))}
     try:
-        rates = rates_of(options.rates)
+        rates = read_rates(options.rates)
     except (OSError, AttributeError, TypeError, ValueError):
         print(
             f"--rates: {options.rates} is neither JSON nor a file of it: {RATES}", file=sys.stderr
@@ -51,28 +51,28 @@ def main() -> int:
         if (folder / "end.json").exists():
             continue
         if left < LEAST_S:
-            print(f"{left:.0f} s are left: call again for run {number} and those after it")
+            print(f"{left:.0f} s are left: call again for run {number} and the runs after it")
             break
         rate = rates.get(str(number), rates.get(run["name"], 0.0))
         if rates and not rate:
-            print(f"run {number}: no rate is given, it counts as fitting")
-        needed, lent = rate * run["epochs"] + AROUND_S, 60 * lease - passed
+            print(f"run {number}: no rate is given, it is started in any case")
+        needed, lent = rate * run["epochs"] + OVERHEAD_S, 60 * lease - passed
         if not folder.exists() and needed > lent:
-            print(f"run {number} needs {needed:.0f} s, {lent:.0f} s of the lease left: not begun")
+            print(f"run {number} needs {needed:.0f} s, {lent:.0f} s of the lease left: not started")
             continue
         command = [sys.executable, "-m", "aol", "--config", "plan.json", "--data", "data"]
         command += ["--run", str(number), "--out", str(options.out), *options.more]
-        command += ["--until-seconds", f"{left - AROUND_S:.0f}"]
+        command += ["--until-seconds", f"{left - OVERHEAD_S:.0f}"]
         ended = train(command, options.out, options.collect)
         code = ended or code
-        if ended >= 128:  # by a signal, which is meant for all of them
+        if ended >= 128:  # by a signal, which stops all runs
             break
     collect(options.out, options.collect)
     return code
 
 
-def rates_of(text: str) -> dict[str, float]:
-    """Seconds per epoch by run ID or network, from JSON or from a file of it.
+def read_rates(text: str) -> dict[str, float]:
+    """Return the seconds per epoch by run ID or network, from JSON or from a JSON file.
 
     Raises: OSError, AttributeError, TypeError, ValueError.
     """
@@ -81,7 +81,7 @@ def rates_of(text: str) -> dict[str, float]:
 
 
 def train(command: list[str], out: Path, target: Path) -> int:
-    """Train one run, collecting every minute; passes signals on and returns the exit code."""
+    """Train one run, collect every minute and forward signals; return the exit code."""
     process = subprocess.Popen(command)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: process.send_signal(number))
@@ -95,26 +95,35 @@ def train(command: list[str], out: Path, target: Path) -> int:
 
 
 def collect(out: Path, target: Path) -> None:
-    """Pack the results of all runs so far, without their states: a few MB, whole at any time."""
+    """Pack the results of all runs so far, without their states, in an atomic write."""
     target.mkdir(parents=True, exist_ok=True)
-    aside = target / "results.part"
-    with tarfile.open(aside, "w:xz") as archive:
+    part = target / "results.part"
+    with tarfile.open(part, "w:xz") as archive:
         for run in sorted(out.glob("*")):
             for file in filter(Path.exists, (run / name for name in RESULTS)):
                 archive.add(file, arcname=str(file.relative_to(out)))
-    aside.replace(target / "results.tar.xz")
+    part.replace(target / "results.tar.xz")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--runs", required=True, help="IDs in order, like 0,24,20")
-    add("--minutes", type=float, required=True, help="of this command; then a run is stopped")
-    add("--lease-minutes", type=float, help="that a run must fit into to be begun (--minutes)")
-    add("--rates", default="{}", help=f"{RATES}, or a file of it")
+    add(
+        "--minutes",
+        type=float,
+        required=True,
+        help="time of this command, after which a run is stopped",
+    )
+    add(
+        "--lease-minutes",
+        type=float,
+        help="time that a run must fit into to be started (default: --minutes)",
+    )
+    add("--rates", default="{}", help=f"{RATES}, or a file with this JSON")
     add("--out", type=Path, default=Path("out"))
     add("--collect", type=Path, required=True)
-    add("more", nargs="*", help="options for `python -m aol`, after --")
+    add("more", nargs="*", help="options of `python -m aol`, after --")
     return parser
 
 

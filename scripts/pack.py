@@ -1,11 +1,11 @@
-"""Packs what a bare machine needs to train: the code with its plan, the images, wheels.
+"""Pack everything that a bare machine needs to train: the code with its plan, images, wheels.
 
     python scripts/pack.py DIR --profile paper --data ROOT [--wheels FOLDER]
 
 writes into DIR the parts `code` (the core, the benchmarks, the plan), one for each dataset, and
 `wheels`, each as pieces of 50 MB at most, `parts.json` with their hashes, and
-`unpack.py`, which checks and unpacks them there with nothing but Python. After a change of the code
-`--only code` makes that part anew and leaves the others. Next: `docs/bare-machine.md`.
+`unpack.py`, which checks and unpacks them there and needs only Python. After a change of the code,
+`--only code` packs that part again and leaves the others. Next: `docs/bare-machine.md`.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).parent.parent
-PIECE_BYTES = 50_000_000  # some ways in take 64 MiB a trip, source tree and all
-XZ_PRESET = 2  # images hardly become smaller with more
+PIECE_BYTES = 50_000_000  # some transfers are limited to 64 MiB
+XZ_PRESET = 2  # higher presets hardly make images smaller
 CODE, WHEELS = "code", "wheels"  # parts beside the datasets
 PACKAGES = ("aol", "benchmarks")
 
 
 def main() -> int:
-    """Pack; print the pieces."""
+    """Pack the parts and print their pieces."""
     options = _parser().parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -43,16 +43,18 @@ def main() -> int:
         for name in options.only or parts:
             stage = Path(temporary) / name
             stage.mkdir()
-            owns = [path.relative_to(stage).as_posix() for path in staged(name, parts[name], stage)]
-            note(options.folder, name, owns, pack(stage, options.folder, options.piece_bytes))
+            owns = [
+                path.relative_to(stage).as_posix() for path in stage_part(name, parts[name], stage)
+            ]
+            list_part(options.folder, name, owns, pack(stage, options.folder, options.piece_bytes))
     if not options.only:
-        forget(options.folder, set(parts))
+        remove_other_parts(options.folder, set(parts))
     shutil.copy(PROJECT / "scripts" / "unpack.py", options.folder)
     return 0
 
 
 def write_plan(file: Path, spec: Path, profile: str, settings: list[str]) -> list[dict[str, str]]:
-    """Every run of the profile as `plan --json` prints it, whatever a store holds of it."""
+    """Write every run of the profile as `plan --json` prints it; a store is not read."""
     with tempfile.TemporaryDirectory() as empty:
         command = [sys.executable, "-m", "orchestrator", "plan", str(spec), "--json"]
         command += ["--profile", profile, "--results", empty, "--set", "resources.gpus=0"]
@@ -63,8 +65,8 @@ def write_plan(file: Path, spec: Path, profile: str, settings: list[str]) -> lis
     return runs
 
 
-def staged(part: str, source: Path, stage: Path) -> list[Path]:
-    """Copy a part to where it is packed; the files and folders that it consists of."""
+def stage_part(part: str, source: Path, stage: Path) -> list[Path]:
+    """Copy a part to the stage; return the files and folders that it consists of."""
     if part == CODE:
         return copy_code(stage, source)
     if part == WHEELS:
@@ -73,7 +75,7 @@ def staged(part: str, source: Path, stage: Path) -> list[Path]:
 
 
 def copy_code(stage: Path, plan: Path) -> list[Path]:
-    """The core with the checkout it is of, its benchmarks, the plan, the script that trains it."""
+    """Copy the core with its checkout, the benchmarks, the plan and `campaign.py`."""
     sys.path.insert(0, str(PROJECT))
     from aol.provenance import PACKED, checkout
 
@@ -85,17 +87,17 @@ def copy_code(stage: Path, plan: Path) -> list[Path]:
 
 
 def copy_images(root: Path, source: Path, dataset: str) -> Path:
-    """The verified file of a dataset, made if need be."""
+    """Copy the verified file of a dataset; prepare it if needed."""
     sys.path.insert(0, str(PROJECT))
-    from aol.data.datasets import kept_file, prepare
+    from aol.data.datasets import prepare, verified_file
 
     (root / "verified").mkdir(parents=True)
     prepare(dataset, source)
-    return Path(shutil.copy(kept_file(dataset, source), root / "verified"))
+    return Path(shutil.copy(verified_file(dataset, source), root / "verified"))
 
 
 def pack(stage: Path, folder: Path, piece_bytes: int) -> list[Path]:
-    """The stage as one compressed tar file named after it, cut into pieces."""
+    """Compress the stage into one tar file named after it, cut into pieces; return the pieces."""
     for old in folder.glob(f"{stage.name}-*.part"):
         old.unlink()
     whole = stage.with_suffix(".tar.xz")
@@ -111,42 +113,42 @@ def pack(stage: Path, folder: Path, piece_bytes: int) -> list[Path]:
     return pieces
 
 
-def note(folder: Path, part: str, owns: list[str], pieces: list[Path]) -> None:
-    """List a part: the hashes of its pieces, and the paths in the box that are its own."""
+def list_part(folder: Path, part: str, owns: list[str], pieces: list[Path]) -> None:
+    """List a part: the hashes of its pieces, and the paths that it owns where it is unpacked."""
     hashes = {piece.name: hashlib.sha256(piece.read_bytes()).hexdigest() for piece in pieces}
-    _list(folder, _listed(folder) | {part: {"pieces": hashes, "owns": owns}})
+    _write_list(folder, _read_list(folder) | {part: {"pieces": hashes, "owns": owns}})
 
 
-def forget(folder: Path, parts: set[str]) -> None:
-    """Take all other parts off the list, and their pieces away: a former pack's."""
-    listed = _listed(folder)
+def remove_other_parts(folder: Path, parts: set[str]) -> None:
+    """Remove all other parts, which an earlier call packed, from the list, and their pieces."""
+    listed = _read_list(folder)
     for part in set(listed) - parts:
         for piece in listed.pop(part)["pieces"]:
             (folder / piece).unlink(missing_ok=True)
-    _list(folder, listed)
+    _write_list(folder, listed)
 
 
-def _listed(folder: Path) -> dict[str, Any]:
+def _read_list(folder: Path) -> dict[str, Any]:
     file = folder / "parts.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _list(folder: Path, parts: dict[str, Any]) -> None:
-    aside = folder / "parts.json.part"
-    aside.write_text(json.dumps(parts, indent=1), encoding="utf-8")
-    aside.replace(folder / "parts.json")
+def _write_list(folder: Path, parts: dict[str, Any]) -> None:
+    part = folder / "parts.json.part"
+    part.write_text(json.dumps(parts, indent=1), encoding="utf-8")
+    part.replace(folder / "parts.json")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("folder", type=Path, help="where the pieces go")
+    add("folder", type=Path, help="folder of the pieces")
     add("--spec", type=Path, default=PROJECT / "experiments.yaml")
     add("--profile", default="paper")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `plan`")
     add("--data", type=Path, required=True, help="the data root")
-    add("--wheels", type=Path, help="a folder of wheels to take along")
-    add("--only", action="append", metavar="PART", help="make this part anew: code, cifar10, ...")
+    add("--wheels", type=Path, help="a folder of wheels to pack")
+    add("--only", action="append", metavar="PART", help="pack only this part: code, cifar10, ...")
     add("--piece-bytes", type=int, default=PIECE_BYTES)
     return parser
 

@@ -1,8 +1,8 @@
-"""Unpacks what `pack.py` made: `python unpack.py PIECES BOX`, with Python alone.
+"""Unpack the pieces of `pack.py`: `python unpack.py PIECES BOX`. Needs only Python.
 
-Call it whenever pieces have arrived. Each part whose pieces are all there goes into BOX, in place
-of an older version of it; what else is in BOX, results above all, stays. For the other parts it
-says what is missing or damaged. A call that was killed is made good by the next one.
+Call it whenever pieces have arrived. Each part whose pieces are all there is unpacked into BOX and
+replaces an older version of it; other files in BOX, such as results, stay. For the other parts the
+missing or damaged pieces are printed. Call it again after an interruption.
 Exit codes: 0 all parts are in BOX, 75 pieces are missing, 1 pieces are damaged or BOX cannot be
 written, 2 PIECES has no list of parts.
 """
@@ -15,14 +15,14 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-KEPT = ".parts"  # in the box: which parts it has, a file each; and what is being unpacked
+KEPT = ".parts"  # in the box: a file for each part that it has, and the part being unpacked
 MISSING, DAMAGED, USAGE = 75, 1, 2
 
 Part = dict[str, Any]  # {"pieces": hashes by name, "owns": paths in the box that are its own}
 
 
 def main(pieces: Path, box: Path) -> int:
-    """Take in every part that can be; returns the exit code."""
+    """Unpack every complete part; return the exit code."""
     listed = pieces / "parts.json"
     try:
         parts: dict[str, Part] = json.loads(listed.read_text(encoding="utf-8"))
@@ -33,19 +33,22 @@ def main(pieces: Path, box: Path) -> int:
         print(f"{listed}: damaged, send it again", file=sys.stderr)
         return DAMAGED
     try:
-        return max((take(name, part, pieces, box) for name, part in parts.items()), key=_gravity)
+        return max(
+            (unpack_if_complete(name, part, pieces, box) for name, part in parts.items()),
+            key=_severity,
+        )
     except OSError as error:
         print(f"{box}: cannot be written: {error}", file=sys.stderr)
         return DAMAGED
 
 
-def _gravity(code: int) -> int:
+def _severity(code: int) -> int:
     return (0, MISSING, DAMAGED).index(code)
 
 
-def take(name: str, part: Part, pieces: Path, box: Path) -> int:
-    """Unpack one part unless the box has it; says what became of it."""
-    if has(name, part, box):
+def unpack_if_complete(name: str, part: Part, pieces: Path, box: Path) -> int:
+    """Unpack one part unless the box has it, and print the result; return the exit code."""
+    if is_unpacked(name, part, box):
         print(f"{name}: there already")
         return 0
     files = {pieces / piece: expected for piece, expected in part["pieces"].items()}
@@ -62,15 +65,15 @@ def take(name: str, part: Part, pieces: Path, box: Path) -> int:
     return 0
 
 
-def has(name: str, part: Part, box: Path) -> bool:
-    """Whether the box has this very version of a part."""
-    return _noted(box, name) == part and all((box / path).exists() for path in part["owns"])
+def is_unpacked(name: str, part: Part, box: Path) -> bool:
+    """Return whether the box has this version of a part."""
+    return _read_note(box, name) == part and all((box / path).exists() for path in part["owns"])
 
 
 def unpack(name: str, part: Part, files: list[Path], box: Path) -> None:
-    """Put a part into the box: noted last, so that what a kill leaves behind is done again."""
+    """Put a part into the box. The note is written last: an interrupted part is unpacked again."""
     note, stage = box / KEPT / f"{name}.json", box / KEPT / name
-    former = _noted(box, name) or {"owns": []}
+    former = _read_note(box, name) or {"owns": []}
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     extract(files, stage)
@@ -81,13 +84,13 @@ def unpack(name: str, part: Part, files: list[Path], box: Path) -> None:
         (box / path).parent.mkdir(parents=True, exist_ok=True)
         (stage / path).replace(box / path)
     shutil.rmtree(stage)
-    aside = note.with_suffix(".part")
-    aside.write_text(json.dumps(part), encoding="utf-8")
-    aside.replace(note)
+    new_note = note.with_suffix(".part")
+    new_note.write_text(json.dumps(part), encoding="utf-8")
+    new_note.replace(note)
 
 
 def extract(files: list[Path], stage: Path) -> None:
-    """The content of a tar file that was cut into pieces."""
+    """Extract a tar file that was cut into pieces."""
     whole = stage / ".whole"
     with whole.open("wb") as joined:
         for file in files:
@@ -98,19 +101,19 @@ def extract(files: list[Path], stage: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def _noted(box: Path, name: str) -> Part | None:
+def _read_note(box: Path, name: str) -> Part | None:
     try:
-        noted: Part = json.loads((box / KEPT / f"{name}.json").read_text(encoding="utf-8"))
+        found: Part = json.loads((box / KEPT / f"{name}.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return noted
+    return found
 
 
 def _hash(file: Path) -> str:

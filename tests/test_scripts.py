@@ -236,7 +236,7 @@ STEPS = [
     "        remove(box / path)\n",
     "        (stage / path).replace(box / path)\n",
     "    shutil.rmtree(stage)\n",
-    "    aside.replace(note)\n",
+    "    new_note.replace(note)\n",
 ]
 
 
@@ -385,7 +385,7 @@ def test_a_run_without_a_rate_beside_others_that_have_one_is_told(campaign, tmp_
         timeout=60
     )
 
-    assert "run 0: no rate is given, it counts as fitting\n" in out
+    assert "run 0: no rate is given, it is started in any case\n" in out
     assert "run 1" not in out
     assert [run for run, _ in called(tmp_path)] == ["0", "1"]
 

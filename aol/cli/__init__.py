@@ -1,1 +1,1 @@
-"""The command line of `python -m aol`: train without the orchestrator, certify images."""
+"""The command line of `python -m aol`: train runs, certify images."""

@@ -1,4 +1,4 @@
-"""`python -m aol certify`: the class of each image and the radius within which it is certain."""
+"""`python -m aol certify`: the class of each image and its certified radius."""
 
 import argparse
 import json
@@ -13,14 +13,15 @@ from aol.certification.radius import DECIMALS, Proof, floor_radius, make_certifi
 from aol.data.image_files import ImageFiles, read_images
 from aol.errors import CheckpointError, ImageFileError, ModelError, RadiusError, first_line
 from aol.export.checkpoint import load_network_from_folder
-from aol.export.formats import Exported, export_network, read_model
+from aol.export.formats import ExportedModel, export_network, read_model
+from aol.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What can be said of an image; `radius` in units of pixels in [0, 1], L2.
+class CertifiedImage:
+    """An image's class and its certified L2 radius, in units of pixels in [0, 1].
 
-    `certified` says whether the class is certain within the radius asked for, None without one.
+    `certified` is whether the radius exceeds the requested one, None without one.
     """
 
     image: str
@@ -30,97 +31,101 @@ class Answer:
     certified: bool | None = None
 
     @property
-    def called(self) -> str:
+    def class_name(self) -> str:
         """The class's index and name."""
         return f"{self.label} {self.name}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Certify images; returns the exit code."""
+    """Certify images; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        pictures = read_images(options.images)
-        model = opened(options.model)
-        proof, answers = answer(model, pictures, radius=options.radius, device=options.device)
+        images = read_images(options.images)
+        model = load_model(options.model)
+        proof, found = certify_images(model, images, radius=options.radius, device=options.device)
     except (ModelError, ImageFileError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return error.exit_code
     if options.json:
-        print(as_json(options, proof, answers))
+        print(format_json(options, proof, found))
     else:
-        print("\n".join(as_lines(answers, options.radius)))
+        print("\n".join(format_lines(found, options.radius)))
     return 0
 
 
-def opened(place: Path) -> Exported:
-    """An exported model, or the newest network of a folder in which `python -m aol` trains.
+def load_model(path: Path) -> ExportedModel:
+    """Return an exported model, or the newest network of a folder of `python -m aol`.
 
     Raises: ModelError, CheckpointError.
     """
-    if not (place / "run.json").exists():
-        return read_model(place)
-    run, trained = load_network_from_folder(place)
+    if not RunFolder(path).run_file.exists():
+        return read_model(path)
+    run, trained = load_network_from_folder(path)
     return export_network(trained, run)
 
 
-def answer(
-    model: Exported, pictures: ImageFiles, *, radius: float | None, device: str
-) -> tuple[Proof, list[Answer]]:
-    """The proof of the network, and an answer per image. Raises: ModelError."""
+def certify_images(
+    model: ExportedModel, images: ImageFiles, *, radius: float | None, device: str
+) -> tuple[Proof, list[CertifiedImage]]:
+    """Return the proof for the network, and the result of each image. Raises: ModelError."""
     try:
         certifier = make_certifier(model.network, model.divisors, torch.device(device))
-        pixels = torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2)
         labels, radii = certifier(pixels)
         names = [model.classes[label] for label in labels]
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"the model cannot certify these images: {first_line(error)}") from error
-    answers = [
-        Answer(image, label, name, found, None if radius is None else found > radius)
-        for image, label, name, found in zip(
-            pictures.names, labels.tolist(), names, radii.tolist(), strict=True
+    found = [
+        CertifiedImage(image, label, name, bound, None if radius is None else bound > radius)
+        for image, label, name, bound in zip(
+            images.names, labels.tolist(), names, radii.tolist(), strict=True
         )
     ]
-    return certifier.proof, answers
+    return certifier.proof, found
 
 
-def as_json(options: argparse.Namespace, proof: Proof, answers: list[Answer]) -> str:
-    """All answers as one JSON object."""
-    found = {
+def format_json(options: argparse.Namespace, proof: Proof, found: list[CertifiedImage]) -> str:
+    """Return all results as one JSON object."""
+    content = {
         "model": str(options.model),
         **asdict(proof),
         "asked": options.radius,
-        "images": [asdict(one) for one in answers],
+        "images": [asdict(one) for one in found],
     }
-    return json.dumps(found, indent=2)
+    return json.dumps(content, indent=2)
 
 
-def as_lines(answers: list[Answer], radius: float | None) -> list[str]:
-    """A line per image, radii rounded down, and how many are certified at the radius asked for."""
+def format_lines(found: list[CertifiedImage], radius: float | None) -> list[str]:
+    """Return a line per image, radii rounded down, and a count if a radius was requested."""
     marks = {None: "", True: "  certified", False: "  not certified"}
-    image = max(len("image"), *(len(one.image) for one in answers))
-    name = max(len("class"), *(len(one.called) for one in answers))
+    image = max(len("image"), *(len(one.image) for one in found))
+    name = max(len("class"), *(len(one.class_name) for one in found))
     lines = [f"{'image':{image}}  {'class':{name}}  radius"]
-    for one in answers:
+    for one in found:
         radius_text = f"{floor_radius(one.radius):.{DECIMALS}f}"
         lines.append(
-            f"{one.image:{image}}  {one.called:{name}}  {radius_text}{marks[one.certified]}"
+            f"{one.image:{image}}  {one.class_name:{name}}  {radius_text}{marks[one.certified]}"
         )
     if radius is not None:
-        count = sum(bool(one.certified) for one in answers)
-        lines.append(f"{count} of {len(answers)} are certified at {radius:.{DECIMALS}f}")
+        count = sum(bool(one.certified) for one in found)
+        lines.append(f"{count} of {len(found)} are certified at {radius:.{DECIMALS}f}")
     return lines
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m aol certify",
-        description="The class of each image, and the L2 radius (pixels in [0, 1]) within which no "
-        "change of the image can make another class win.",
+        description="Print the class of each image and its certified radius: no change of the "
+        "image of a smaller L2 norm (pixels in [0, 1]) changes the class.",
     )
     add = parser.add_argument
-    add("model", type=Path, help="an exported .pt file or folder, or a folder of `python -m aol`")
+    add(
+        "model",
+        type=Path,
+        help="an exported .safetensors file, a folder with one, or a run's folder",
+    )
     add("images", type=Path, nargs="+", help="32 x 32 images, folders of them, .npy or .npz arrays")
-    add("--radius", type=_radius, help="say which are certified at this one, like 0.5 or 36/255")
+    add("--radius", type=_radius, help="mark the images certified at this radius: 0.5 or 36/255")
     add("--json", action="store_true", help="print JSON only")
     cuda = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=cuda, help="cuda or cpu (default: %(default)s)")

@@ -1,8 +1,7 @@
 """`python -m aol`: train runs on a machine that has torch and no orchestrator.
 
-The runs come from `python -m orchestrator plan experiments.yaml --json`, the results go to folders
-that `python -m orchestrator ingest` takes into the store. `python -m aol certify` certifies single
-images with what was trained, see `aol.cli.certify`.
+The runs come from `python -m orchestrator plan experiments.yaml --json`; `python -m orchestrator
+ingest` takes the results into the store.
 """
 
 import argparse
@@ -16,23 +15,23 @@ from types import FrameType
 import torch
 
 from aol.data.datasets import default_root
-from aol.errors import DataError
-from aol.training.run_folder import Outcome, Run, RunFolder
+from aol.errors import CheckpointError, DataError
+from aol.training.records import Outcome, Run, parse_record
+from aol.training.run_folder import RunFolder
 
-EXIT_FAILED, EXIT_USAGE, EXIT_CONTINUE = 3, 2, 75  # 75: the world's "temporary, try again"
-CERTIFY = "certify"  # the other command
-EPOCH_TIME_SAFETY = 1.5  # an epoch may take so many times the longest one so far
+EXIT_FAILED, EXIT_USAGE, EXIT_CONTINUE = 3, 2, 75  # 75 is EX_TEMPFAIL: call again
+EPOCH_TIME_SAFETY = 1.5  # the next epoch may take so many times the longest of the latest ones
 
 
 class Deadline:
-    """Says when to stop: before the time is up, or after a signal."""
+    """The time by which training must stop; a signal ends it at once."""
 
     def __init__(self, seconds: float | None) -> None:
         self.end = None if seconds is None else time.monotonic() + seconds
         self.signal: int | None = None
 
-    def __call__(self, next_s: float) -> bool:
-        """Whether there is no time left for what takes so many seconds."""
+    def must_stop(self, next_s: float) -> bool:
+        """Return whether an epoch of so many seconds would not end in time."""
         late = self.end is not None and time.monotonic() + EPOCH_TIME_SAFETY * next_s > self.end
         return late or self.signal is not None
 
@@ -42,17 +41,12 @@ class Deadline:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the runs one after another, or certify images; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == [CERTIFY]:
-        from aol.cli.certify import main as certify
-
-        return certify(arguments[1:])
+    """Train the runs one after another; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        runs = chosen(options.config, options.run)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        print(f"{options.config}: {error!r}: is it what `plan --json` printed?", file=sys.stderr)
+        runs = select_runs(options.config, options.run)
+    except (OSError, ValueError) as error:
+        print(f"{options.config}: {error}; is it the output of `plan --json`?", file=sys.stderr)
         return EXIT_USAGE
     deadline = Deadline(options.until_seconds)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -60,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     outcomes = []
     for run in runs:
-        if deadline(0.0):
+        if deadline.must_stop(0.0):
             outcomes.append(Outcome.STOPPED)
             continue
         try:
@@ -68,15 +62,15 @@ def main(arguments: list[str] | None = None) -> int:
                 run,
                 data_root=options.data,
                 device=device,
-                must_stop=deadline,
+                must_stop=deadline.must_stop,
                 save_every_s=options.save_every,
-                record=not options.eager,
-                say=_say,
+                cuda_graph=not options.eager,
+                log=_log,
             )
-        except (DataError, ValueError) as error:
+        except (CheckpointError, DataError, ValueError) as error:
             print(f"run {run.id}: {error}", file=sys.stderr)
             return EXIT_USAGE
-        _say(f"run {run.id} {run.name}: {outcome}")
+        _log(f"run {run.id} {run.name}: {outcome}")
         outcomes.append(outcome)
     if deadline.signal:
         return 128 + deadline.signal
@@ -85,12 +79,15 @@ def main(arguments: list[str] | None = None) -> int:
     return EXIT_CONTINUE if Outcome.STOPPED in outcomes else 0
 
 
-def chosen(config: Path, ids: list[int] | None) -> list[Run]:
-    """The runs of a plan with these IDs in their order, or all of them.
+def select_runs(config: Path, ids: list[int] | None) -> list[Run]:
+    """Return the runs of a plan with these IDs in their order, or all of them.
 
-    Raises: OSError, KeyError, TypeError, ValueError.
+    Raises: OSError, ValueError.
     """
-    runs = [Run.from_plan(row) for row in json.loads(config.read_text(encoding="utf-8"))]
+    rows = json.loads(config.read_text(encoding="utf-8"))
+    if not isinstance(rows, list):
+        raise ValueError(f"must be a list of runs, got {type(rows).__name__}")
+    runs = [parse_record(Run, row, f"row {number}") for number, row in enumerate(rows, start=1)]
     if ids is None:
         return runs
     known = {run.id for run in runs}
@@ -102,17 +99,17 @@ def chosen(config: Path, ids: list[int] | None) -> list[Run]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m aol",
-        description=__doc__.split("\n\n")[0],
-        epilog=f"python -m aol {CERTIFY} --help: certified radii of single images",
+        description="Train runs without the orchestrator.",
+        epilog="python -m aol certify --help: certified radii of single images",
     )
     add = parser.add_argument
-    add("--config", type=Path, required=True, help="what `orchestrator plan --json` printed")
+    add("--config", type=Path, required=True, help="the output of `orchestrator plan --json`")
     add("--run", type=_ids, help="IDs of the runs, in this order, like 0,24,20 (default: all)")
     add("--data", type=Path, default=default_root(), help="data root (default: %(default)s)")
-    add("--out", type=Path, required=True, help="folder of the results, a folder per run in it")
-    add("--until-seconds", type=float, help="save and stop before so many seconds have passed")
+    add("--out", type=Path, required=True, help="folder of the results; each run gets a folder")
+    add("--until-seconds", type=float, help="save and stop before this many seconds have passed")
     add("--save-every", type=float, default=60.0, help="seconds between two saved states")
-    add("--eager", action="store_true", help="on CUDA, do not record the steps as a graph")
+    add("--eager", action="store_true", help="on CUDA, do not capture the steps as a graph")
     cuda = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", choices=("cuda", "cpu"), default=cuda, help="(default: %(default)s)")
     return parser
@@ -122,9 +119,5 @@ def _ids(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,1 +1,1 @@
-"""The images: where they come from, their fingerprints, and the training augmentation."""
+"""The images: datasets with fingerprints, their sources, augmentation, and image files."""

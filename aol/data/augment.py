@@ -1,7 +1,7 @@
-"""The paper's training augmentation, a batch at a time on the batch's own device.
+"""The paper's training augmentation, for a batch on its own device.
 
-Each image draws its own numbers. Order: hue, saturation, brightness, contrast, clip to [0, 1],
-rotation, translation (two separate bilinear warps with reflected borders), horizontal flip.
+Each image has its own random parameters. Order: hue, saturation, brightness, contrast, clip to
+[0, 1], rotation, translation (two separate bilinear warps with reflected borders), horizontal flip.
 Source: `data/` of the authors' code (tf.image and the Keras preprocessing layers).
 """
 
@@ -21,8 +21,8 @@ TRANSLATION = 0.1  # fraction of the image's height and width
 
 
 @dataclass(frozen=True)
-class Draw:
-    """The random numbers of one batch, each of shape (N,).
+class AugmentParams:
+    """The random parameters of one batch, each of shape (N,).
 
     `hue` is a fraction of the colour circle, `angle` in radians, `dx` and `dy` in pixels
     (positive moves the content right and down), `flip` is boolean.
@@ -38,15 +38,15 @@ class Draw:
     flip: Tensor
 
 
-def draw(images: Tensor, generator: torch.Generator) -> Draw:
-    """Numbers for a batch of images (N, C, H, W), from a generator on the images' device."""
+def sample_params(images: Tensor, generator: torch.Generator) -> AugmentParams:
+    """Sample parameters for images (N, C, H, W) from a generator on their device."""
     count, _, height, width = images.shape
     uniform = torch.rand(8, count, generator=generator, device=images.device)
 
     def between(row: int, low: float, high: float) -> Tensor:
         return low + (high - low) * uniform[row]
 
-    return Draw(
+    return AugmentParams(
         hue=between(0, -HUE, HUE),
         saturation=between(1, *SATURATION),
         brightness=between(2, -BRIGHTNESS, BRIGHTNESS),
@@ -59,16 +59,16 @@ def draw(images: Tensor, generator: torch.Generator) -> Draw:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Augmented images. Shapes: (N, 3, H, W) float in [0, 1] -> the same."""
-    return apply(images, draw(images, generator))
+    """Return randomly augmented images. Shapes: (N, 3, H, W) float in [0, 1] -> the same."""
+    return augment_with(images, sample_params(images, generator))
 
 
-def apply(images: Tensor, numbers: Draw) -> Tensor:
-    """Images augmented with given numbers. Shapes: (N, 3, H, W) -> the same."""
-    x = adjust_hue_and_saturation(images, numbers.hue, numbers.saturation)
-    x = x.add_(_per_image(numbers.brightness))
-    x = adjust_contrast(x, numbers.contrast).clamp_(0, 1)
-    return translate(rotate(x, numbers.angle), numbers.dx, numbers.dy, numbers.flip)
+def augment_with(images: Tensor, params: AugmentParams) -> Tensor:
+    """Return images augmented with given parameters. Shapes: (N, 3, H, W) -> the same."""
+    x = adjust_hue_and_saturation(images, params.hue, params.saturation)
+    x = x.add_(_per_image(params.brightness))
+    x = adjust_contrast(x, params.contrast).clamp_(0, 1)
+    return translate(rotate(x, params.angle), params.dx, params.dy, params.flip)
 
 
 def _per_image(values: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def adjust_hue_and_saturation(images: Tensor, hue: Tensor, saturation: Tensor) -> Tensor:
-    """Images with `hue` added and `saturation` multiplied in HSV, in one trip there and back.
+    """Return images with `hue` added and `saturation` multiplied in HSV, in one conversion.
 
     Shapes: images (N, 3, H, W) in [0, 1], hue and saturation (N,) -> (N, 3, H, W), contiguous.
     """
@@ -105,43 +105,43 @@ def adjust_hue_and_saturation(images: Tensor, hue: Tensor, saturation: Tensor) -
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Each channel's distance from its own mean over the image, times `factor` (N,)."""
+    """Scale each channel's distance from its own mean over the image by `factor` (N,)."""
     mean = images.mean((2, 3), keepdim=True)
     return (images - mean).mul_(_per_image(factor)).add_(mean)
 
 
 def rotate(images: Tensor, angle: Tensor) -> Tensor:
-    """Images turned about their centres by `angle` (N,) in radians.
+    """Rotate images about their centres by `angle` (N,) in radians.
 
-    Coordinates are rounded as in Keras, whose matrix holds the offset of the corner: seen from
-    the centre they are as right, but off by a few 1e-6.
+    Coordinates are computed from the corner as in Keras, to have its rounding: computed from the
+    centre they would be as accurate, and differ by a few 1e-6.
     """
     height, width = images.shape[2:]
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     corner_x = ((width - 1) - (cos * (width - 1) - sin * (height - 1))) / 2
     corner_y = ((height - 1) - (sin * (width - 1) + cos * (height - 1))) / 2
-    columns, rows = _pixels(width, images), _pixels(height, images)
+    columns, rows = _indices(width, images), _indices(height, images)
     x = (cos * columns)[:, None, :] - (sin * rows)[:, :, None]
     y = (sin * columns)[:, None, :] + (cos * rows)[:, :, None]
     return _warp(images, x.add_(corner_x[:, None]), y.add_(corner_y[:, None]))
 
 
 def translate(images: Tensor, dx: Tensor, dy: Tensor, flip: Tensor | None = None) -> Tensor:
-    """Images moved right by `dx` and down by `dy` (N,), in pixels, then mirrored where `flip`."""
+    """Move images right by `dx` and down by `dy` (N,), in pixels, then mirror them where `flip`."""
     height, width = images.shape[2:]
-    columns = _pixels(width, images).expand(len(images), width)
+    columns = _indices(width, images).expand(len(images), width)
     if flip is not None:
         columns = torch.where(flip[:, None], columns.flip(1), columns)
-    x, y = columns - dx[:, None], _pixels(height, images) - dy[:, None]
+    x, y = columns - dx[:, None], _indices(height, images) - dy[:, None]
     return _warp(images, x[:, None, :], y[:, :, None])
 
 
-def _pixels(count: int, images: Tensor) -> Tensor:
+def _indices(count: int, images: Tensor) -> Tensor:
     return torch.arange(count, dtype=images.dtype, device=images.device)
 
 
 def _warp(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Bilinear samples at pixel coordinates, mirrored beyond the border.
+    """Sample images bilinearly at pixel coordinates, mirrored beyond the border.
 
     Shapes: images (N, C, H, W), x and y broadcast to (N, H, W) -> (N, C, H, W).
     """

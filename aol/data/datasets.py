@@ -1,9 +1,9 @@
-"""CIFAR-10, CIFAR-100 and two embedded digit datasets, verified and ready as tensors.
+"""CIFAR-10, CIFAR-100 and two embedded digit datasets, verified and loaded as tensors.
 
-`prepare` takes a dataset from the first source that has it, checks its fingerprint and keeps
-it as one file that can be memory-mapped; `load` makes tensors of it. A fingerprint does not
-depend on the order of the images: it is the sum modulo 2**64 of the 8-byte little-endian
-blake2b of each image's bytes (rows, columns, RGB) followed by its label byte.
+`prepare` gets a dataset from the first source that has it, checks its fingerprint and stores it
+as one file that can be memory-mapped; `load` makes tensors of it. A fingerprint does not depend
+on the order of the images: it is the sum modulo 2**64 of the 8-byte little-endian blake2b of
+each image's bytes (rows, columns, RGB) followed by its label byte.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from aol.config import DataConfig
 from aol.data.sources import SOURCES, Arrays, Pixels, SourceError
 from aol.errors import DataError
 
-Progress = Callable[[str, float], None]  # what is being done, and how much of it (0 to 1)
+Progress = Callable[[str, float], None]  # the current step, and the fraction of it that is done
 Records = npt.NDArray[np.void]
 
 RECORD = np.dtype([("image", np.uint8, (32, 32, 3)), ("label", np.uint8)])
@@ -35,7 +35,7 @@ BY_HAND = """\
 Supply the images by hand in one of two ways, then run the command again:
   1. {root}/{name}.npz with uint8 arrays x_train (50000, 32, 32, 3), y_train, x_test, y_test
   2. torchvision's own folder ({folder}) in {root}
-Another folder: set AOL_DATA, or `data_root:` in the YAML file."""
+For another folder, set AOL_DATA, or `data_root:` in the YAML file."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,20 @@ class Images:
 
 
 def default_root() -> Path:
-    """`$AOL_DATA`, or `aol` in the platform's cache directory."""
+    """Return `$AOL_DATA`, or `aol` in the platform's cache directory."""
     if chosen := os.environ.get("AOL_DATA"):
         return Path(chosen).expanduser()
-    return _cache()
+    return _cache_folder()
 
 
-def _cache() -> Path:
+def _cache_folder() -> Path:
     caches = {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA", "~")}
     cache = os.environ.get("XDG_CACHE_HOME") or caches.get(sys.platform, "~/.cache")
     return Path(cache).expanduser() / "aol"
 
 
 def load(config: DataConfig, root: Path, device: torch.device) -> tuple[Images, Images]:
-    """The training and the test images of `config` on `device`; prepares them if needed.
+    """Return the training and the test images of `config` on `device`; prepare them if needed.
 
     Raises: DataError.
     """
@@ -87,50 +87,47 @@ def _images(records: Records, device: torch.device) -> Images:
     return Images(pixels.to(device), labels.to(device))
 
 
-def kept_file(name: str, root: Path) -> Path:
-    """Where `prepare` keeps a dataset's records, or would: in the root, or in the cache."""
-    kept = _kept(name, root)
-    return kept if kept.exists() or not _is_read_only(root) else _kept(name, _cache())
+def verified_file(name: str, root: Path) -> Path:
+    """Return the file of `prepare`, which may not exist: in the root, or in the cache."""
+    file = _file_in(root, name)
+    read_only = root.is_dir() and not os.access(root, os.W_OK)
+    return _file_in(_cache_folder(), name) if read_only and not file.exists() else file
 
 
-def _kept(name: str, root: Path) -> Path:
+def _file_in(root: Path, name: str) -> Path:
     return root / "verified" / f"{name}.npy"
 
 
 def prepare(
     name: str, root: Path, progress: Progress = lambda stage, share: None
 ) -> dict[str, Records]:
-    """The verified records of a dataset, memory-mapped, as {"train": ..., "test": ...}.
+    """Return the verified records of a dataset, memory-mapped, as {"train": ..., "test": ...}.
 
-    The first call on a machine finds the images and keeps them in `root`, under a lock, or in the
-    platform's cache if `root` is read-only; every call checks the fingerprints and replaces a file
-    that does not have them.
+    The first call on a machine gets the images and stores them in `root`, under a lock, or in the
+    platform's cache if `root` is read-only. Every call checks the fingerprints and replaces a file
+    with others.
 
-    Raises: DataError if no source has the right images or they cannot be kept.
+    Raises: DataError if no source has the right images or they cannot be stored.
     """
-    if (records := _open_kept(name, _kept(name, root), progress)) is not None:
+    if (records := _load_verified(name, _file_in(root, name), progress)) is not None:
         return records
-    kept = kept_file(name, root)
+    file = verified_file(name, root)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(kept.with_suffix(".lock")):
-            if (records := _open_kept(name, kept, progress)) is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")):
+            if (records := _load_verified(name, file, progress)) is not None:
                 return records
-            _keep(_find(name, root, progress), kept)
-            records = _open_kept(name, kept, progress)
+            _save_records(_fetch(name, root, progress), file)
+            records = _load_verified(name, file, progress)
     except OSError as error:
-        raise DataError(f"cannot keep {name} in {kept.parent}: {error}") from error
+        raise DataError(f"cannot store {name} in {file.parent}: {error}") from error
     if records is None:
-        raise DataError(f"{kept} is damaged as soon as it is written: is the disk sound?")
+        raise DataError(f"{file}: is damaged right after it was written; check the disk")
     return records
 
 
-def _is_read_only(root: Path) -> bool:
-    return root.is_dir() and not os.access(root, os.W_OK)
-
-
-def _open_kept(name: str, path: Path, progress: Progress) -> dict[str, Records] | None:
-    """The kept records if they are whole and the right ones, else None."""
+def _load_verified(name: str, path: Path, progress: Progress) -> dict[str, Records] | None:
+    """Return the records of a file, None if it is missing, damaged or has other fingerprints."""
     try:
         records = np.load(path, mmap_mode="r")
     except Exception:  # numpy raises a dozen types on a damaged file
@@ -138,14 +135,14 @@ def _open_kept(name: str, path: Path, progress: Progress) -> dict[str, Records] 
     if not isinstance(records, np.memmap) or records.dtype != RECORD:
         return None
     train, test = np.split(records, [DATASETS[name].train_images])
-    wrong = _wrong_fingerprint(
+    problem = _find_mismatch(
         name, Arrays(train["image"], train["label"], test["image"], test["label"]), progress
     )
-    return None if wrong else {"train": train, "test": test}
+    return None if problem else {"train": train, "test": test}
 
 
-def _keep(arrays: Arrays, path: Path) -> None:
-    """Write both parts as one file of records, aside and then renamed."""
+def _save_records(arrays: Arrays, path: Path) -> None:
+    """Write both parts atomically as one file of records."""
     records = np.empty(len(arrays.y_train) + len(arrays.y_test), RECORD)
     records["image"] = np.concatenate([arrays.x_train, arrays.x_test])
     records["label"] = np.concatenate([arrays.y_train, arrays.y_test])
@@ -153,8 +150,8 @@ def _keep(arrays: Arrays, path: Path) -> None:
         np.save(part, records)
 
 
-def _find(name: str, root: Path, progress: Progress) -> Arrays:
-    """The images from the first source that has them. Raises: DataError."""
+def _fetch(name: str, root: Path, progress: Progress) -> Arrays:
+    """Return the images from the first source that has them. Raises: DataError."""
     failures = []
     for title, source in SOURCES[name]:
         progress(f"{name} from {title}", 0.0)
@@ -163,8 +160,8 @@ def _find(name: str, root: Path, progress: Progress) -> Arrays:
         except SourceError as error:
             failures.append(f"  {title}: {error}")
             continue
-        if wrong := _wrong_fingerprint(name, arrays, progress):
-            failures.append(f"  {title}: refused, {wrong}")
+        if problem := _find_mismatch(name, arrays, progress):
+            failures.append(f"  {title}: rejected, {problem}")
             continue
         return arrays
     lines = [f"no source has {name}. Tried, in this order:", *failures]
@@ -173,8 +170,8 @@ def _find(name: str, root: Path, progress: Progress) -> Arrays:
     raise DataError("\n".join(lines))
 
 
-def _wrong_fingerprint(name: str, arrays: Arrays, progress: Progress) -> str | None:
-    """What is wrong with the images, or None if they are the dataset's."""
+def _find_mismatch(name: str, arrays: Arrays, progress: Progress) -> str | None:
+    """Return why these are not the images of the dataset, or None if they are."""
     parts: dict[Part, tuple[Pixels, Pixels]] = {
         "train": (arrays.x_train, arrays.y_train),
         "test": (arrays.x_test, arrays.y_test),
@@ -200,7 +197,7 @@ def _are_bytes(labels: Pixels) -> bool:
 def fingerprint(
     images: Pixels, labels: Pixels, progress: Callable[[float], None] = lambda share: None
 ) -> str:
-    """Sixteen hexadecimal digits that name a set of labelled images, whatever their order."""
+    """Return sixteen hexadecimal digits that identify labelled images, in any order."""
     total = 0
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         digest = hashlib.blake2b(image.tobytes() + bytes([label]), digest_size=8).digest()

@@ -1,4 +1,4 @@
-"""Images from files: PNG, WEBP and JPEG, folders of them, and arrays."""
+"""Images from files: PNG, WEBP and JPEG, folders of them, and NumPy arrays."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from aol.errors import ImageFileError
 Pixels = npt.NDArray[np.uint8]
 
 SHAPE = (32, 32, 3)
-PICTURES = (".png", ".webp", ".jpg", ".jpeg")
-MODES = ("RGB", "L", "P")  # colours, greys, colours of a palette
+IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
+MODES = ("RGB", "L", "P")  # colour, greyscale, palette
 ARRAY = "uint8 (N, 32, 32, 3)"
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images (N, 32, 32, 3) uint8 and what each is called."""
+    """Images (N, 32, 32, 3) uint8 and their names."""
 
     names: tuple[str, ...]
     pixels: Pixels
 
 
-def read_images(places: Sequence[Path]) -> ImageFiles:
-    """The images of files, of folders and of arrays, in their order.
+def read_images(paths: Sequence[Path]) -> ImageFiles:
+    """Return the images of files, folders and arrays, in their order.
 
-    Raises: ImageFileError with every place that has none.
+    Raises: ImageFileError with a line per path that has none.
     """
     names: list[str] = []
     parts: list[Pixels] = []
     problems: list[str] = []
-    for place in places:
-        for file in _files(place, problems):
+    for path in paths:
+        for file in _files(path, problems):
             try:
                 found = _images(file)
             except ImageFileError as error:
@@ -42,29 +42,29 @@ def read_images(places: Sequence[Path]) -> ImageFiles:
                 continue
             for name, pixels in found.items():
                 rows = [f"{name}[{row}]" for row in range(len(pixels))]
-                names += rows if file.suffix.lower() in ARRAYS else [name]
+                names += rows if file.suffix.lower() in ARRAY_READERS else [name]
                 parts.append(pixels)
     if problems:
         raise ImageFileError("\n".join(problems))
     if not names:
-        raise ImageFileError("there are no images in what was named")
+        raise ImageFileError("there are no images in these files")
     return ImageFiles(tuple(names), np.concatenate(parts))
 
 
-def _files(place: Path, problems: list[str]) -> list[Path]:
-    """The file itself, or the pictures in a folder."""
-    if not place.is_dir():
-        return [place]
-    found = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES)
+def _files(path: Path, problems: list[str]) -> list[Path]:
+    """Return the file itself, or the image files in a folder."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        problems.append(f"{place}: a folder without {', '.join(PICTURES)} files")
+        problems.append(f"{path}: a folder without {', '.join(IMAGE_SUFFIXES)} files")
     return found
 
 
 def _images(file: Path) -> dict[str, Pixels]:
-    """The images of one file by name. Raises: ImageFileError."""
+    """Return the images of one file by name. Raises: ImageFileError."""
     suffix = file.suffix.lower()
-    reader = _picture if suffix in PICTURES else ARRAYS.get(suffix, _unknown)
+    reader = _read_image if suffix in IMAGE_SUFFIXES else ARRAY_READERS.get(suffix, _reject)
     try:
         return reader(file)
     except ImageFileError as error:
@@ -75,23 +75,23 @@ def _images(file: Path) -> dict[str, Pixels]:
         raise ImageFileError(f"{file}: cannot be read: {error}") from error
 
 
-def _picture(file: Path) -> dict[str, Pixels]:
+def _read_image(file: Path) -> dict[str, Pixels]:
     from PIL import Image
 
-    with Image.open(file) as picture:
-        if picture.size != SHAPE[:2]:
-            raise ImageFileError("{} x {} pixels, allowed: 32 x 32".format(*picture.size))
-        if picture.mode not in MODES or "transparency" in picture.info:
-            raise ImageFileError(f"its mode is {picture.mode}, allowed: RGB without transparency")
-        return {str(file): np.asarray(picture.convert("RGB"), np.uint8)[None]}
+    with Image.open(file) as image:
+        if image.size != SHAPE[:2]:
+            raise ImageFileError("{} x {} pixels, allowed: 32 x 32".format(*image.size))
+        if image.mode not in MODES or "transparency" in image.info:
+            raise ImageFileError(f"its mode is {image.mode}, allowed: RGB without transparency")
+        return {str(file): np.asarray(image.convert("RGB"), np.uint8)[None]}
 
 
-def _array(file: Path) -> dict[str, Pixels]:
+def _read_npy(file: Path) -> dict[str, Pixels]:
     return {str(file): _checked("", np.load(file, allow_pickle=False))}
 
 
-def _archive(file: Path) -> dict[str, Pixels]:
-    """Every array of images in it; labels and the like, of less than three dimensions, are not."""
+def _read_npz(file: Path) -> dict[str, Pixels]:
+    """Read every array of more than two dimensions; the others are labels and the like."""
     with np.load(file, allow_pickle=False) as arrays:
         found = {
             f"{file}:{name}": _checked(f"{name}: ", array)
@@ -109,8 +109,13 @@ def _checked(where: str, array: npt.NDArray[np.generic]) -> Pixels:
     return array.astype(np.uint8, copy=False)
 
 
-def _unknown(file: Path) -> dict[str, Pixels]:
-    raise ImageFileError(f"allowed: folders and {', '.join([*PICTURES, *ARRAYS])} files")
+def _reject(file: Path) -> dict[str, Pixels]:
+    raise ImageFileError(
+        f"allowed: folders and {', '.join([*IMAGE_SUFFIXES, *ARRAY_READERS])} files"
+    )
 
 
-ARRAYS: dict[str, Callable[[Path], dict[str, Pixels]]] = {".npy": _array, ".npz": _archive}
+ARRAY_READERS: dict[str, Callable[[Path], dict[str, Pixels]]] = {
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+}

@@ -1,1 +1,1 @@
-"""Trained networks as files: the rescaling folded into plain weights, in open formats."""
+"""Trained networks as files in open formats, the rescaling folded into plain weights."""

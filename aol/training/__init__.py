@@ -1,1 +1,1 @@
-"""Training: loss, metrics, step, trainer, and a run's folder of plain files."""
+"""Train a network: the trainer and its parts, the loop around it, and the folder of a run."""

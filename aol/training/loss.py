@@ -1,4 +1,4 @@
-"""The loss the paper trains with. Source: `metrics/` of the authors' code, OffsetXent."""
+"""The paper's training loss. Source: `metrics/` of the authors' code, OffsetXent."""
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +8,10 @@ from torch import Tensor
 def offset_cross_entropy(
     scores: Tensor, labels: Tensor, *, offset: float, temperature: float
 ) -> Tensor:
-    """Each row's cross-entropy after `offset` is taken from its true class's score.
+    """Return each row's cross-entropy after `offset` is subtracted from its true class's score.
 
     Scores are divided by `temperature` before the softmax and the loss is multiplied by it.
     Shapes: scores (N, C), labels (N,) int64 -> (N,).
     """
-    handicap = torch.zeros_like(scores).scatter_(1, labels[:, None], offset)
-    return (
-        F.cross_entropy((scores - handicap) / temperature, labels, reduction="none") * temperature
-    )
+    penalty = torch.zeros_like(scores).scatter_(1, labels[:, None], offset)
+    return F.cross_entropy((scores - penalty) / temperature, labels, reduction="none") * temperature

@@ -1,47 +1,40 @@
-"""What the paper's tables report, one value per row of scores, and the margins behind it."""
+"""The metrics of the paper's tables, one value per row of scores, and the margins behind them."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Norm = Literal["L1", "L2", "Linf"]
-# How far a margin moves per unit of radius where input and scores are measured in this norm: the
-# most that x_t - x_j can be for a vector x of norm 1.
-PRICES: dict[Norm, float] = {"L1": 1.0, "L2": math.sqrt(2), "Linf": 2.0}
-
 
 def correct(scores: Tensor, labels: Tensor) -> Tensor:
-    """Which rows are classified correctly; among equal scores the lowest class counts.
+    """Return which rows are classified correctly; among equal scores the lowest class counts.
 
-    A row of NaN "predicts" class 0: who calls this in every step looks at the losses instead.
+    A row of NaN "predicts" class 0: check the losses where this is called in every step.
     Shapes: scores (N, C), labels (N,) int64 -> (N,) bool.
     """
     return scores.argmax(1) == labels
 
 
-def certified(scores: Tensor, labels: Tensor, radius: float, *, norm: Norm = "L2") -> Tensor:
-    """Which rows no change of the input up to `radius` can flip, for a 1-Lipschitz network.
+def certified(scores: Tensor, labels: Tensor, radius: float) -> Tensor:
+    """Return which rows no L2 change of the input up to `radius` can flip.
 
-    The row is still classified correctly after sqrt(2) * radius is taken from its true class's
-    score, the paper's definition of certified robust accuracy (CRA). `radius` is in units of
-    the input, pixels in [0, 1]. Our layers are 1-Lipschitz in L2, the paper's norm; what another
-    norm costs is here for networks that are 1-Lipschitz in it.
+    Assumes a 1-Lipschitz network. A row is certified if it is still classified correctly after
+    sqrt(2) * radius is subtracted from its true class's score, the paper's definition of certified
+    robust accuracy (CRA). `radius` is in units of the input, pixels in [0, 1].
 
     Shapes: scores (N, C), labels (N,) int64 -> (N,) bool.
     Raises: ValueError if a score is not finite.
     Source: `metrics/` of the authors' code: arg max after the subtraction in the scores' own
-        precision, so that ties fall as theirs do (no comparison of margins matches them).
+        precision, so that ties are decided as theirs are (no comparison of margins matches them).
     """
     _check_finite(scores)
-    price = torch.zeros_like(scores)
-    price.scatter_(1, labels[:, None], PRICES[norm] * radius)
-    return correct(scores - price, labels)
+    penalty = torch.zeros_like(scores)
+    penalty.scatter_(1, labels[:, None], math.sqrt(2) * radius)
+    return correct(scores - penalty, labels)
 
 
 def margins(scores: Tensor, labels: Tensor) -> Tensor:
-    """Each row's true-class score minus its best other score; negative where it is wrong.
+    """Return each row's true-class score minus its best other score; negative where it is wrong.
 
     Shapes: scores (N, C), labels (N,) int64 -> (N,), of the scores' type.
     Raises: ValueError if a score is not finite.
@@ -52,8 +45,8 @@ def margins(scores: Tensor, labels: Tensor) -> Tensor:
     return true - others.amax(1)
 
 
-def rounded_down(values: Tensor) -> Tensor:
-    """The largest float32 numbers that are not above the float64 `values`."""
+def round_down(values: Tensor) -> Tensor:
+    """Return the largest float32 numbers that are not above the float64 `values`."""
     nearest = values.float()
     below = torch.nextafter(nearest, torch.full_like(nearest, -math.inf))
     return torch.where(nearest.double() > values, below, nearest)

@@ -7,7 +7,7 @@ from aol.config import Precision, TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD that decays the raw kernels and not the biases.
+    """Return SGD with weight decay on the raw kernels and not on the biases.
 
     Keras adds `l2 * sum(w**2)` to the loss, whose gradient is torch's decay of `2 * l2`.
     """
@@ -27,7 +27,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
 
 
 def set_learning_rate(optimizer: torch.optim.SGD, rate: float) -> None:
-    """Change the rate as Keras does, whose velocity carries the rate it was made with."""
+    """Change the learning rate as Keras does, whose momentum contains the rate of its gradients."""
     for group in optimizer.param_groups:
         if group["lr"] == rate:
             continue
@@ -39,7 +39,7 @@ def set_learning_rate(optimizer: torch.optim.SGD, rate: float) -> None:
 
 
 def set_training_precision(precision: Precision) -> None:
-    """Let CUDA take the float32 products of training in TF32, but for `float32` itself.
+    """Allow TF32 for the float32 products of training on CUDA, except in `float32` itself.
 
     In bf16 these are the rescaling's: in full float32 they would take longer than all the others.
     """
@@ -47,6 +47,6 @@ def set_training_precision(precision: Precision) -> None:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether CUDA may round the inputs of float32 products to TF32."""
+    """Set whether CUDA may round the inputs of float32 products to TF32."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

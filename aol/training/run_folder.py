@@ -1,84 +1,81 @@
-"""A run in a folder of plain files: what a machine without the orchestrator leaves behind.
+"""A run in a folder of plain files, written and read without the orchestrator.
 
     run.json          key, ID, name, profile and settings of the run
     attempts.jsonl    a line per call that trained it: machine, versions, commit, fingerprints of
-                      the images, when, and after which epoch it went on
+                      the images, when, and after which epoch it continued
     metrics.jsonl     a line per epoch, on the disk before the next epoch starts
     state-<n>.pt      the newest two states, after n epochs
     margins.f32       score margins of the test set after the last epoch, little-endian float32
     end.json          how the run ended (done, unsound, diverged), when, and its certificate
 
-Everything is written aside and renamed, but for the lines of metrics.
+Writes are atomic, except for the lines of metrics. Reading needs no torch.
 """
 
 import json
+import math
 import os
 import re
-import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from aol.atomic import atomic_path
-from aol.config import TrainConfig, from_dict
-from aol.data.datasets import Images
 from aol.provenance import environment
-from aol.training.trainer import DivergedError, Trainer, evaluate_result
+from aol.training.loop import resume_trainer, train_epochs
+from aol.training.records import Attempt, End, Epoch, Outcome, Run, read_record, read_records
+
+if TYPE_CHECKING:
+    import torch
+
+    from aol.data.datasets import Images
+    from aol.training.trainer import EpochMetrics, Trainer
 
 STATES_KEPT = 2
-LATEST = 5  # epochs; the first of a call is longer: libraries choose, and steps are recorded
-
-
-class Outcome(StrEnum):
-    """What became of a run."""
-
-    DONE = "done"
-    UNSOUND = "unsound"
-    DIVERGED = "diverged"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as `orchestrator plan --json` describes it."""
-
-    key: str
-    id: int
-    name: str
-    profile: str
-    config: TrainConfig
-
-    @classmethod
-    def from_plan(cls, row: dict[str, Any]) -> "Run":
-        """A row of the plan. Raises: KeyError, TypeError, ValueError."""
-        config = from_dict(row["settings"])
-        return cls(row["key"], row["id"], row["name"], row["profile"], config)
 
 
 class RunFolder:
-    """Trains a run in its folder, from where the folder stands."""
+    """The folder of one run: its files, and training in it.
+
+    Methods that read a file raise OSError, or ValueError with the file, the line and the field.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.run_file = path / "run.json"
+        self.attempts_file = path / "attempts.jsonl"
         self.metrics_file = path / "metrics.jsonl"
+        self.margins_file = path / "margins.f32"
         self.end_file = path / "end.json"
 
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the run ended, None if it has not."""
-        if not self.end_file.exists():
-            return None
-        return Outcome(json.loads(self.end_file.read_text(encoding="utf-8"))["outcome"])
+    def run(self) -> Run:
+        """Return the run whose folder it is."""
+        return read_record(Run, self.run_file)
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Return the calls that trained the run."""
+        return tuple(read_records(Attempt, self.attempts_file))
+
+    def epochs(self) -> tuple[Epoch, ...]:
+        """Return the epochs measured."""
+        return tuple(read_records(Epoch, self.metrics_file))
+
+    def end(self) -> End | None:
+        """Return how the run ended, None if it has not."""
+        return read_record(End, self.end_file) if self.end_file.exists() else None
+
+    def margins(self) -> bytes | None:
+        """Return the margins as they are stored, None before the end."""
+        return self.margins_file.read_bytes() if self.margins_file.exists() else None
+
+    def state(self, epoch: int) -> Path:
+        """Return the file of the state after an epoch, which may not exist."""
+        return self.path / f"state-{epoch}.pt"
 
     def states(self) -> list[Path]:
-        """The states, newest first."""
+        """Return the files of the states, newest first."""
         found = {
             int(match[1]): file
             for file in self.path.glob("state-*.pt")
@@ -91,134 +88,100 @@ class RunFolder:
         run: Run,
         *,
         data_root: Path,
-        device: torch.device,
+        device: "torch.device",
         must_stop: Callable[[float], bool],
         save_every_s: float = 60.0,
-        record: bool = True,
-        images: tuple[Images, Images] | None = None,
-        say: Callable[[str], None] = print,
+        cuda_graph: bool = True,
+        images: "tuple[Images, Images] | None" = None,
+        log: Callable[[str], None] = print,
     ) -> Outcome:
-        """Train the run to its end, or until `must_stop`, asked after every epoch.
+        """Train the run from its newest state to its end, or until `must_stop`.
 
-        `must_stop` gets the seconds that the longest of the latest epochs and a save took here.
-        `record` says whether steps on CUDA are recorded as a graph; `images` take the place of
-        those in `data_root`.
+        `must_stop` and `save_every_s` are those of `aol.training.loop.train_epochs`; `cuda_graph`
+        and `images` those of the trainer.
 
-        Raises: DataError without images, ValueError if the folder is another run's.
+        Raises: DataError without images, CheckpointError if no state can be read, ValueError if
+        the folder is another run's.
         """
-        if self.outcome:
-            return self.outcome
-        self._describe(run)
+        from aol.training.trainer import DivergedError, Trainer, evaluate_result
+
+        if end := self.end():
+            return end.outcome
+        self._write_run(run)
         make = partial(
             Trainer,
             run.config,
             data_root=data_root,
             device=device,
             run=str(run.id),
-            record=record,
+            cuda_graph=cuda_graph,
             images=images,
         )
-        trainer = self._continued(make, say)
-        self._note_attempt(run, device, trainer.epoch)
+        log_run = partial(_log_run, log, run)
+        trainer = resume_trainer(
+            make,
+            map(nullcontext, self.states()),
+            log=log_run,
+            hint="remove these files to train from the start",
+        )
+        self._append_attempt(run, device, trainer.epoch)
+        self._drop_metrics_after(trainer.epoch)
+
+        def record(metrics: "EpochMetrics", save: bool) -> None:
+            self._append_metrics(metrics)
+            log_run(str(metrics))
+            if save:
+                self._save(trainer)
+
         try:
-            if not self._reached_the_end(trainer, must_stop, save_every_s, say):
+            if not train_epochs(
+                trainer, record=record, must_stop=must_stop, save_every_s=save_every_s
+            ):
                 return Outcome.STOPPED
             result = evaluate_result(trainer)
         except DivergedError as error:
-            return self._end(Outcome.DIVERGED, error=str(error))
-        _write(self.path / "margins.f32", result.margins)
-        return self._end(
+            return self._write_end(Outcome.DIVERGED, error=str(error))
+        _write(self.margins_file, result.margins)
+        return self._write_end(
             Outcome(result.outcome), error=result.error, certificate=result.certificate
         )
 
-    def _reached_the_end(
-        self,
-        trainer: Trainer,
-        must_stop: Callable[[float], bool],
-        save_every_s: float,
-        say: Callable[[str], None],
-    ) -> bool:
-        """Train epoch by epoch, every one on the disk before the next; False if it must stop."""
-        saved, saving = time.monotonic(), 0.0
-        latest: deque[float] = deque(maxlen=LATEST)
-        with self._metrics_after(trainer.epoch).open("a", encoding="utf-8") as file:
-            for metrics in trainer.epochs():
-                line = {"epoch": metrics.epoch, "time": _now(), "values": metrics.values()}
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-                say(f"run {trainer.run}: {metrics}")
-                latest.append(metrics.seconds)
-                last = trainer.epoch == trainer.config.epochs
-                stop = not last and must_stop(max(latest) + saving)
-                if last or stop or time.monotonic() - saved >= save_every_s:
-                    started = time.monotonic()
-                    self._save(trainer)
-                    saved = time.monotonic()
-                    saving = saved - started
-                if stop:
-                    return False
-        return True
-
-    def _describe(self, run: Run) -> None:
-        described = json.dumps(
-            {
-                "key": run.key,
-                "id": run.id,
-                "name": run.name,
-                "profile": run.profile,
-                "settings": asdict(run.config),
-            },
-            indent=1,
-        ).encode()
-        file = self.path / "run.json"
-        if file.exists() and file.read_bytes() != described:
-            raise ValueError(f"{file} describes another run; use another --out")
+    def _write_run(self, run: Run) -> None:
+        described = json.dumps(run.as_dict(), indent=1).encode()
+        if self.run_file.exists() and self.run_file.read_bytes() != described:
+            raise ValueError(f"{self.run_file} describes another run; use another --out")
         self.path.mkdir(parents=True, exist_ok=True)
-        _write(file, described)
+        _write(self.run_file, described)
 
-    def _note_attempt(self, run: Run, device: torch.device, epoch: int) -> None:
-        file = self.path / "attempts.jsonl"
+    def _append_attempt(self, run: Run, device: "torch.device", epoch: int) -> None:
+        file = self.attempts_file
         before = file.read_bytes() if file.exists() else b""
         facts = environment(device, run.config.data.name)
         line = json.dumps({"from_epoch": epoch, "time": _now(), **facts})
         _write(file, before + f"{line}\n".encode())
 
-    def _continued(self, make: Callable[[], Trainer], say: Callable[[str], None]) -> Trainer:
-        """A trainer with the newest whole state; a fresh one if there is no state at all.
+    def _drop_metrics_after(self, epoch: int) -> None:
+        """Keep the metrics of the epochs that the state has; the others are measured again."""
+        file = self.metrics_file
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        _write(file, b"".join(line for line in lines if _epoch(line) <= epoch))
 
-        Raises: ValueError if there are states and none can be read.
-        """
-        reasons = []
-        for file in self.states():
-            trainer = make()  # a state that fits in part leaves its marks
-            try:
-                state = torch.load(file, map_location=trainer.device, weights_only=True)
-                trainer.load_state_dict(state)
-            except Exception as error:  # a damaged file raises anything
-                reasons.append(f"{file}: {error}")
-                continue
-            say(f"run {trainer.run}: continues after epoch {trainer.epoch}")
-            return trainer
-        if reasons:
-            raise ValueError("\n".join([*reasons, "remove these files to train from the start"]))
-        return make()
+    def _append_metrics(self, metrics: "EpochMetrics") -> None:
+        line = {"epoch": metrics.epoch, "time": _now(), "values": metrics.values()}
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
-    def _save(self, trainer: Trainer) -> None:
-        with atomic_path(self.path / f"state-{trainer.epoch}.pt") as part:
+    def _save(self, trainer: "Trainer") -> None:
+        import torch
+
+        with atomic_path(self.state(trainer.epoch)) as part:
             torch.save(trainer.state_dict(), part)
         for old in self.states()[STATES_KEPT:]:
             old.unlink()
 
-    def _metrics_after(self, epoch: int) -> Path:
-        """The file of metrics, cut to the epochs that the trainer has done."""
-        file = self.metrics_file
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        kept = [line for line in lines if _epoch(line) <= epoch]
-        _write(file, "".join(f"{line}\n" for line in kept).encode())
-        return file
-
-    def _end(
+    def _write_end(
         self, outcome: Outcome, *, error: str | None, certificate: dict[str, Any] | None = None
     ) -> Outcome:
         ended = {"outcome": outcome, "time": _now(), "error": error, "certificate": certificate}
@@ -226,12 +189,16 @@ class RunFolder:
         return outcome
 
 
-def _epoch(line: str) -> float:
-    """The epoch of a line of metrics; a torn line belongs to none."""
+def _log_run(log: Callable[[str], None], run: Run, text: str) -> None:
+    log(f"run {run.id}: {text}")
+
+
+def _epoch(line: bytes) -> float:
+    """Return the epoch of a line of metrics, infinity if the line was cut off."""
     try:
         return int(json.loads(line)["epoch"])
     except ValueError:
-        return float("inf")
+        return math.inf
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,11 +1,11 @@
 """One training run of the paper: SGD over device-resident images, one record per epoch.
 
-The loop is `for metrics in Trainer(config, ...).epochs()`: watching it is that for-loop,
-stopping it is `break`, and a state taken after any epoch continues it.
+`for metrics in Trainer(config, ...).epochs()` trains a run: the loop's body sees every epoch's
+metrics, `break` stops it, and `state_dict()` after any epoch continues it later.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,17 +18,18 @@ from aol.certification.certificate import RADII, LipschitzCertificate
 from aol.certification.lipschitz import certify_network
 from aol.config import TrainConfig
 from aol.data.datasets import Images, load
+from aol.errors import CheckpointError
 from aol.layers.modules import rescaled_once
 from aol.models.architectures import build_model
 from aol.training.loss import offset_cross_entropy
-from aol.training.metrics import certified, correct, margins, rounded_down
+from aol.training.metrics import certified, correct, margins, round_down
 from aol.training.optimizer import (
     allow_tf32,
     make_optimizer,
     set_learning_rate,
     set_training_precision,
 )
-from aol.training.step import TrainingStep, scaled
+from aol.training.step import TrainingStep, scale_pixels
 
 EVAL_BATCH = 1000
 CERTIFY_BATCH = 250  # in float64; AOL-STD keeps 65 MB of each layer's outputs
@@ -36,7 +37,7 @@ AUGMENT_STREAM = 1 << 62  # keeps the augmentation's random numbers apart from t
 
 
 class DivergedError(Exception):
-    """Training met a loss or score that is not finite, `epoch` counts the completed epochs."""
+    """Raised when a loss or score is not finite; `epoch` counts the completed epochs."""
 
     def __init__(self, run: str, epoch: int, step: int | None) -> None:
         super().__init__(run, epoch, step)
@@ -50,7 +51,7 @@ class DivergedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
-    """What one epoch measured; accuracies and CRA are fractions in [0, 1].
+    """The measurements of one epoch; accuracies and CRA are fractions in [0, 1].
 
     `epoch` counts completed epochs from 1. Losses are means of the offset cross-entropy without
     the L2 term. Test metrics are None after epochs without an evaluation.
@@ -70,7 +71,7 @@ class EpochMetrics:
     cra_1: float | None = None
 
     def values(self) -> dict[str, float]:
-        """The measured numbers by name, without the epoch and what was not measured."""
+        """Return the measured numbers by name, without the epoch and what was not measured."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -79,7 +80,7 @@ class EpochMetrics:
 
 
 class Trainer:
-    """Owns model, optimiser, images and random numbers; knows nothing about who is watching."""
+    """Model, optimiser, images and random numbers of one run."""
 
     def __init__(
         self,
@@ -88,16 +89,17 @@ class Trainer:
         data_root: Path,
         device: torch.device,
         run: str = "?",
-        record: bool = True,
+        cuda_graph: bool = True,
         images: tuple[Images, Images] | None = None,
     ) -> None:
-        """`record` says whether steps on CUDA are recorded as a graph.
+        """Load the images and initialise the network.
 
-        `images`, to train on and to test with, take the place of those in `data_root`.
+        With `cuda_graph`, steps on CUDA are captured as a graph and replayed. `images`, to train on
+        and to test with, take the place of those in `data_root`.
 
         Raises: DataError if the images cannot be had, ValueError if the widths do not fit.
         """
-        self.config, self.device, self.run, self.record = config, device, run, record
+        self.config, self.device, self.run, self.cuda_graph = config, device, run, cuda_graph
         self.epoch = 0
         self.train, self.test = images or load(config.data, data_root, device)
         self.order = torch.Generator().manual_seed(config.seed)
@@ -133,13 +135,13 @@ class Trainer:
                 seconds=time.perf_counter() - started,
                 **tested,
             )
-        self.step.close()  # what comes now may want its memory
+        self.step.close()  # the certified pass needs its memory
 
     def margins(self) -> Tensor:
-        """Score margins of the whole test set in its order, (N,) float32 on the CPU.
+        """Return the score margins of the whole test set in its order, (N,) float32 on the CPU.
 
         True class minus best other; negative where the image is misclassified. After the last
-        epoch they are those of the certified pass, rounded down: none claims more than it found.
+        epoch they are those of the certified pass, rounded down so that none is too large.
         """
         if self._margins is None:
             self._evaluate(final=self.epoch == self.config.epochs)
@@ -147,13 +149,13 @@ class Trainer:
         return self._margins
 
     def certificate(self) -> LipschitzCertificate:
-        """The soundness gate of the network as it stands, in the arithmetic that certifies it."""
+        """Certify the current network, in the arithmetic of `config.certify`."""
         return certify_network(self._certified_model(), tuple(self.test.pixels.shape[1:]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that continues this run: weights, momentum, epoch, random numbers.
+        """Return the state that continues this run: weights, momentum, epoch, random numbers.
 
-        The tensors are the live ones: save or copy them before training goes on.
+        The tensors are not copies: save or copy them before training continues.
         """
         return {
             "digest": self.config.digest(),
@@ -166,18 +168,13 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. Raises: ValueError if it belongs to other settings."""
-        mine = (self.config.digest(), self.config.seed)
-        if (state["digest"], state["seed"]) != mine:
-            raise ValueError(
-                f"the state is of settings {state['digest']} with seed {state['seed']}, "
-                f"this run has {mine[0]} with seed {mine[1]}"
-            )
+        """Continue from `state`. Raises: CheckpointError if it belongs to other settings."""
+        check_settings(state, self.config)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # else buffers are shared
         self.order.set_state(state["order"].cpu())
         self.noise.set_state(state["noise"].cpu())
-        self.step = self._training_step()  # a recording would go on with the old momentum
+        self.step = self._training_step()  # a graph would continue with the old momentum
         self.epoch = state["epoch"]
         self._margins = None
 
@@ -188,23 +185,23 @@ class Trainer:
             optimizer=self.optimizer,
             images=self.train,
             noise=self.noise,
-            record=self.record,
+            cuda_graph=self.cuda_graph,
         )
 
     def _train_epoch(self) -> tuple[float, float]:
-        """One pass over the shuffled images: mean loss and accuracy as they were in passing."""
+        """Train one pass over the shuffled images; return its mean loss and accuracy."""
         set_training_precision(self.config.precision)
         order = torch.randperm(len(self.train), generator=self.order).to(self.device)
         self.model.train()
         losses, hits = self.step.epoch(order)
-        bad = (~losses.isfinite()).nonzero()  # looked at once an epoch: no wait in the loop
+        bad = (~losses.isfinite()).nonzero()  # once an epoch: the steps do not wait for it
         if len(bad):
             raise DivergedError(self.run, self.epoch, int(bad[0, 0]))
         return float(losses.sum()) / len(self.train), int(hits) / len(self.train)
 
     @torch.no_grad()
     def _evaluate(self, *, final: bool) -> dict[str, float]:
-        """The test set's metrics in full float32, the final ones as `certify` says.
+        """Measure the test set in full float32, or after the last epoch as `config.certify` says.
 
         Keeps the margins.
         """
@@ -214,11 +211,11 @@ class Trainer:
         model.eval()
         batches = self.test.pixels.split(EVAL_BATCH if dtype == torch.float32 else CERTIFY_BATCH)
         with rescaled_once(model):
-            scores = torch.cat([model(scaled(batch, dtype)) for batch in batches])
+            scores = torch.cat([model(scale_pixels(batch, dtype)) for batch in batches])
         if not bool(scores.isfinite().all()):
             raise DivergedError(self.run, self.epoch, None)
         labels = self.test.labels
-        self._margins = rounded_down(margins(scores, labels).double()).cpu()
+        self._margins = round_down(margins(scores, labels).double()).cpu()
         rows = {
             "test_loss": self._loss(scores, labels),
             "accuracy": correct(scores, labels),
@@ -227,7 +224,7 @@ class Trainer:
         return {name: float(values.double().mean()) for name, values in rows.items()}
 
     def _certified_model(self) -> nn.Sequential:
-        """The network in the arithmetic that certifies it: what rescales also runs in it."""
+        """Return the network in the arithmetic of `config.certify`, its rescaling included."""
         return self.model if self.config.certify == "float32" else deepcopy(self.model).double()
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -239,10 +236,10 @@ class Trainer:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The end of a run that trained to its last epoch.
+    """The result of a run that trained to its last epoch.
 
     `margins` of the test set as little-endian float32; `certificate` as plain values; `violations`
-    of the gate in `aol.certification.lipschitz`, none for a sound network.
+    that `aol.certification.lipschitz` found, none for a sound network.
     """
 
     margins: bytes
@@ -251,12 +248,12 @@ class RunResult:
 
     @property
     def outcome(self) -> Literal["done", "unsound"]:
-        """Whether the numbers may be used."""
+        """Return `done` for a sound network, whose numbers may be used."""
         return "unsound" if self.violations else "done"
 
     @property
     def error(self) -> str | None:
-        """The violations in one line, None for a sound network."""
+        """Return the violations in one line, None for a sound network."""
         if not self.violations:
             return None
         more = len(self.violations) - 1
@@ -264,8 +261,18 @@ class RunResult:
 
 
 def evaluate_result(trainer: Trainer) -> RunResult:
-    """Certify a trained network and probe it. Raises: DivergedError."""
+    """Return a trained run's margins and certificate. Raises: DivergedError."""
     margins = trainer.margins().numpy().astype("<f4").tobytes()
-    gate = trainer.certificate()
-    certificate = {"arithmetic": trainer.config.certify, **gate.as_dict()}
-    return RunResult(margins, certificate, gate.violations)
+    found = trainer.certificate()
+    certificate = {"arithmetic": trainer.config.certify, **found.as_dict()}
+    return RunResult(margins, certificate, found.violations)
+
+
+def check_settings(state: Mapping[str, Any], config: TrainConfig) -> None:
+    """Check that a state was saved with these settings. Raises: CheckpointError."""
+    saved, wanted = (state["digest"], state["seed"]), (config.digest(), config.seed)
+    if saved != wanted:
+        raise CheckpointError(
+            f"the state is of settings {saved[0]} with seed {saved[1]}, "
+            f"the run has {wanted[0]} with seed {wanted[1]}"
+        )

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from aol.training.loop import TIMED_EPOCHS
 from orchestrator.store import Status, Store, StoredRun
 
-SPEED_EPOCHS = 5  # newest epochs that the speed is averaged over
 SPEED_METRICS = ("images_per_s", "seconds")
 WITHOUT_DRIVER = {
     Status.PENDING: "pending (driver gone)",
@@ -54,7 +54,7 @@ def run_statuses(store: Store, profile: str | None, *, limit: int | None = None)
         runs = store.runs(store.keys_by_priority(limit, profile))
     keys = [run.key for run in runs if run.epoch]
     values = store.latest_metrics(keys)
-    speeds = store.latest_metrics(keys, epochs=SPEED_EPOCHS, names=SPEED_METRICS)
+    speeds = store.latest_metrics(keys, epochs=TIMED_EPOCHS, names=SPEED_METRICS)
     return [
         _status(run, values.get(run.key, {}).get(run.epoch, {}), speeds.get(run.key, {}))
         for run in runs

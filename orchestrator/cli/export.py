@@ -1,4 +1,4 @@
-"""The command that gives a trained network away."""
+"""The command `export`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,16 +20,16 @@ def export(
     ],
     options: ProfileOptions,
     form: Annotated[
-        Literal["safetensors", "torchscript", "onnx", "all"],
-        typer.Option("--format", help="What to write."),
+        Literal["safetensors", "onnx", "all"],
+        typer.Option("--format", help="Format of the network."),
     ] = "safetensors",
-    replicate: Annotated[int, typer.Option(min=0, help="Number of the replicate.")] = 0,
+    replicate: Annotated[int, typer.Option(min=0, help="Replicate of the run.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where it goes.  [default: PROFILE/models/KEY in the results]"),
+        typer.Option(help="Folder to write.  [default: PROFILE/models/KEY in the results]"),
     ] = None,
 ) -> None:
-    """Write a finished run's network, rescaled weights folded in, with a model card."""
+    """Export a finished run's network, rescaled weights folded in, with a model card."""
     from orchestrator.analysis.report import make_report
     from orchestrator.sharing.export import from_folder, from_store
 
@@ -41,22 +41,21 @@ def export(
     else:
         finished = from_folder(Path(run))
     place = options.results_folder / finished.run.profile / "models"
-    for file in _written(finished, report, form, out or place / finished.run.key):
+    for file in _write(finished, report, form, out or place / finished.run.key):
         typer.echo(file)
 
 
-def _written(
+def _write(
     finished: "FinishedRun", report: "Report | None", form: "Format | Literal['all']", folder: Path
 ) -> list[Path]:
-    """Write the network in a format or in all, and its card; return the files."""
+    """Write the network in one format or all, and its card; return the files."""
     from aol.export.formats import FILES
-    from orchestrator.sharing.export import digests, plain_model, write_card, write_model
+    from aol.provenance import file_sha256
+    from orchestrator.sharing.export import fold_run, write_card, write_model
     from orchestrator.sharing.model_card import render_card
 
     chosen = list(FILES) if form == "all" else [form]
-    model = plain_model(finished, chosen)
+    model = fold_run(finished, chosen)
     files = write_model(model, chosen, folder)
-    return [
-        *files,
-        write_card(render_card(finished, model, chosen, digests(files), report), folder),
-    ]
+    digests = {file.name: file_sha256(file) for file in files}
+    return [*files, write_card(render_card(finished, model, chosen, digests, report), folder)]

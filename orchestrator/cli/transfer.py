@@ -93,7 +93,7 @@ def bundle(
 
     It contains the store, margins and report, so that `verify` can check it anywhere.
     """
-    from orchestrator.sharing.archive import sha256
+    from aol.provenance import file_sha256
     from orchestrator.sharing.bundle import write_bundle
 
     store, experiment = options.open_profile()
@@ -104,7 +104,7 @@ def bundle(
         f"{target}: profile {experiment.profile}, {pluralize(len(manifest.files), 'file')}, "
         f"{size:.1f} MB"
     )
-    typer.echo(f"SHA-256 {sha256(target)}")
+    typer.echo(f"SHA-256 {file_sha256(target)}")
 
 
 @app.command()
@@ -116,12 +116,13 @@ def verify(
 
     Every cell is recomputed from the margins in the bundle.
     """
-    from orchestrator.sharing.archive import printable, sha256
+    from aol.provenance import file_sha256
+    from orchestrator.sharing.archive import printable
     from orchestrator.sharing.verify import verify_bundle
 
     result = verify_bundle(file)
     if as_json:
-        typer.echo(to_json({"sha256": sha256(file), **_as_record(result)}))
+        typer.echo(to_json({"sha256": file_sha256(file), **_as_record(result)}))
         raise typer.Exit(CheckFailedError.exit_code if result.discrepancies else 0)
     manifest = result.manifest
     settings = "".join(f" --set {setting}" for setting in manifest.settings)
@@ -131,7 +132,7 @@ def verify(
         f"written {manifest.created_at} by version {manifest.program} "
         f"({manifest.commit or 'no commit'})"
     )
-    typer.echo(f"SHA-256 {sha256(file)}")
+    typer.echo(f"SHA-256 {file_sha256(file)}")
     for table in result.tables:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in table.verdicts.items())
         measured = pluralize(table.measured, "measured cell")

@@ -7,6 +7,7 @@ from itertools import count, islice
 from statistics import fmean
 
 from aol.config import TrainConfig, from_dict
+from aol.training.loop import TIMED_EPOCHS
 from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import UNFINISHED, Cell, runs_of
 from orchestrator.analysis.verdicts import CellVerdict, Verdict
@@ -16,7 +17,6 @@ from orchestrator.spec.experiment import RunSpec
 from orchestrator.spec.schema import Prices
 from orchestrator.store import Store, StoredRun
 
-TIMED_EPOCHS = 5  # newest ones; the first epochs of an invocation are slower
 UNRESOLVED = (Verdict.UNDERPOWERED, Verdict.PARTIAL, Verdict.MISSING)
 
 

@@ -18,7 +18,7 @@ from orchestrator.scheduling.callback import TrialEvents, trial_key
 from orchestrator.scheduling.control import ControlActor, ControlReader
 from orchestrator.scheduling.events import Recorder
 from orchestrator.scheduling.storage import open_checkpoint
-from orchestrator.scheduling.worker import OpenState, ReportError, train_run
+from orchestrator.scheduling.worker import OpenFolder, ReportError, train_run
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint
 
@@ -142,7 +142,7 @@ def train_trial(config: dict[str, Any]) -> None:
     train_run(job, report=_report, stopping=control.stop_requested, states=states)
 
 
-def _saved_states(job: Mapping[str, Any], control: ControlReader) -> list[OpenState]:
+def _saved_states(job: Mapping[str, Any], control: ControlReader) -> list[OpenFolder]:
     """Return the states to continue from, or Ray's newest one if the control actor is gone."""
     locations = control.checkpoints(job["key"])
     if locations is None and (newest := tune.get_checkpoint()):

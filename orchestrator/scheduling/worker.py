@@ -1,4 +1,4 @@
-"""One run on a worker: train, report every epoch, save by the clock. Knows nothing of Ray."""
+"""One run on a worker: train, report every epoch, save at intervals. Does not import Ray."""
 
 import base64
 import gc
@@ -6,7 +6,6 @@ import os
 import socket
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,21 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aol.errors import CheckpointError
+from aol.training.loop import resume_trainer, train_epochs
 from orchestrator.formatting import pluralize
 
 if TYPE_CHECKING:
-    from aol.training.trainer import Trainer
+    from aol.training.trainer import EpochMetrics, Trainer
 
 STATE_FILE = "state.pt"
-OpenState = Callable[[], AbstractContextManager[str]]  # a folder with a saved state
-
-
-class CheckpointError(Exception):
-    """Training got further before, and nothing of it can be read."""
+OpenFolder = Callable[[], AbstractContextManager[str]]  # gives a folder with a saved state
 
 
 class ReportError(Exception):
-    """The driver or the storage did not take a result; the run itself is well."""
+    """Raised when a result cannot be reported or stored; training itself did not fail."""
 
 
 class Report(Protocol):
@@ -44,14 +41,15 @@ def train_run(
     *,
     report: Report,
     stopping: Callable[[], bool],
-    states: Sequence[OpenState],
+    states: Sequence[OpenFolder],
 ) -> None:
     """Train one run from the first of `states` that can be read; its output goes to its log.
 
-    Errors of the run are reported and end it. Raises: ReportError, as if the worker were lost.
+    Errors of the run are reported and end it. Raises: ReportError, which the scheduler treats as a
+    lost worker, so that the run is tried again.
     """
-    with output_to(Path(job["log"])):
-        _say(f"run {job['key']} on {socket.gethostname()}, process {os.getpid()}")
+    with redirect_output(Path(job["log"])):
+        _log(f"run {job['key']} on {socket.gethostname()}, process {os.getpid()}")
         from aol.training.trainer import DivergedError
 
         try:
@@ -60,22 +58,22 @@ def train_run(
             traceback.print_exc()
             raise
         except DivergedError as error:
-            _say(str(error))
+            _log(str(error))
             report({"kind": "diverged", "error": str(error)})
         except CheckpointError as error:
-            _say(str(error))
+            _log(str(error))
             report({"kind": "failed", "error": str(error)})
         except Exception:
             traceback.print_exc()
             report({"kind": "failed", "error": traceback.format_exc()})
-    gc.collect()  # a recorded step and its network hold each other, and the GPU's memory
+    gc.collect()  # a captured step and its network refer to each other, and hold GPU memory
 
 
 def _train(
     job: Mapping[str, Any],
     report: Report,
     stopping: Callable[[], bool],
-    states: Sequence[OpenState],
+    states: Sequence[OpenFolder],
 ) -> None:
     import torch
 
@@ -84,17 +82,38 @@ def _train(
     if stopping():
         return
     torch.set_num_threads(max(1, int(job["cpus"])))
-    trainer = _continued(_maker(job), states, job["id"])
+    trainer = resume_trainer(
+        _trainer_factory(job),
+        map(_state_file, states),
+        log=_log,
+        hint=f"repair the storage and run again, or train from the start with --rerun {job['id']}",
+    )
     device = f"CPU, {pluralize(torch.get_num_threads(), 'thread')}"
     if job["gpus"]:
         device = torch.cuda.get_device_name()
     host = socket.gethostname()
     report({"kind": "placed", "host": host, "device": device, "epoch": trainer.epoch})
-    if not _reached_the_end(trainer, job["checkpoint_seconds"], report, stopping):
+
+    def record(metrics: "EpochMetrics", save: bool) -> None:
+        _log(str(metrics))
+        result = {"kind": "epoch", "epoch": metrics.epoch, "values": metrics.values()}
+        if not save:
+            report(result)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(trainer.state_dict(), Path(folder) / STATE_FILE)
+            report(result, Path(folder))
+
+    if not train_epochs(
+        trainer,
+        record=record,
+        must_stop=lambda seconds: stopping(),
+        save_every_s=job["checkpoint_seconds"],
+    ):
         return
     ended = evaluate_result(trainer)
     if ended.error:
-        _say("unsound:\n" + "\n".join(ended.violations))
+        _log("unsound:\n" + "\n".join(ended.violations))
     report(
         {
             "kind": ended.outcome,
@@ -105,8 +124,8 @@ def _train(
     )
 
 
-def _maker(job: Mapping[str, Any]) -> Callable[[], "Trainer"]:
-    """What makes a fresh trainer of the job's run."""
+def _trainer_factory(job: Mapping[str, Any]) -> Callable[[], "Trainer"]:
+    """Return a function that makes a fresh trainer of the job's run."""
     import torch
 
     from aol.config import from_dict
@@ -115,72 +134,25 @@ def _maker(job: Mapping[str, Any]) -> Callable[[], "Trainer"]:
 
     config = from_dict(job["train"])
     root = Path(job["data_root"]) if job["data_root"] else default_root()
-    place = torch.device("cuda" if job["gpus"] else "cpu")
-    return partial(Trainer, config, data_root=root, device=place, run=str(job["id"]))
+    device = torch.device("cuda" if job["gpus"] else "cpu")
+    return partial(Trainer, config, data_root=root, device=device, run=str(job["id"]))
 
 
-def _reached_the_end(
-    trainer: "Trainer", save_every_s: float, report: Report, stopping: Callable[[], bool]
-) -> bool:
-    """Train epoch by epoch, each reported; False if it is to stop."""
-    import torch
-
-    saved = time.monotonic()
-    for metrics in trainer.epochs():
-        _say(str(metrics))
-        result = {"kind": "epoch", "epoch": metrics.epoch, "values": metrics.values()}
-        last, stop = trainer.epoch == trainer.config.epochs, stopping()
-        if last or stop or time.monotonic() - saved >= save_every_s:
-            with tempfile.TemporaryDirectory() as folder:
-                torch.save(trainer.state_dict(), Path(folder) / STATE_FILE)
-                report(result, Path(folder))
-            saved = time.monotonic()
-        else:
-            report(result)
-        if stop and not last:
-            return False
-    return True
+@contextmanager
+def _state_file(open_folder: OpenFolder) -> Iterator[Path]:
+    with open_folder() as folder:
+        yield Path(folder) / STATE_FILE
 
 
-def _continued(make: Callable[[], "Trainer"], states: Sequence[OpenState], run: int) -> "Trainer":
-    """A trainer with the newest state that can be read, a fresh one if there never was any.
-
-    Raises: CheckpointError. Training from the start would hide that the storage is away, and
-    would replace what is there once it is back.
-    """
-    import torch
-
-    reasons = []
-    for open_state in states:
-        trainer = make()  # a state that fits in part leaves its marks
-        try:
-            with open_state() as folder:
-                file = Path(folder) / STATE_FILE
-                state = torch.load(file, map_location=trainer.device, weights_only=True)
-            trainer.load_state_dict(state)
-        except Exception as error:  # a damaged file raises anything; the next one may be whole
-            reasons.append(f"  {type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
-            _say(f"cannot continue from a checkpoint:\n{reasons[-1]}")
-            continue
-        _say(f"continues after epoch {trainer.epoch}")
-        return trainer
-    if reasons:
-        raise CheckpointError(
-            "\n".join(["none of its checkpoints can be read:", *reasons])
-            + f"\nmend the storage and run again, or train from the start with --rerun {run}"
-        )
-    return make()
-
-
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
 
 
 @contextmanager
-def output_to(path: Path) -> Iterator[None]:
-    """Send everything this process prints, also from C, to the end of a file.
+def redirect_output(path: Path) -> Iterator[None]:
+    """Append everything that this process prints, also from C, to a file.
 
-    On a machine that cannot write there, the output stays where it was.
+    If the file cannot be written, the output goes where it went before.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ Bundles are untrusted: no name leads out of the folder that a bundle is unpacked
 unpacked size is limited.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from aol.provenance import file_sha256
 from orchestrator.errors import BundleError, OutputError
 from orchestrator.formatting import pluralize
 
@@ -82,7 +82,9 @@ def list_entries(folder: Path) -> dict[str, Entry]:
     """Return the manifest's entries for the files in a folder. Raises: OSError."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): Entry(sha256=sha256(path), size=path.stat().st_size)
+        path.relative_to(folder).as_posix(): Entry(
+            sha256=file_sha256(path), size=path.stat().st_size
+        )
         for path in paths
     }
 
@@ -111,12 +113,6 @@ def printable(text: str) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file. Raises: OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -196,7 +192,7 @@ def _unpack_file(archive: ZipFile, name: str, entry: Entry, target: Path) -> Ite
     if target.stat().st_size != entry.size:
         size = pluralize(target.stat().st_size, "byte")
         yield f"{name}: has {size}, the manifest has {entry.size:,}"
-    elif (found := sha256(target)) != entry.sha256:
+    elif (found := file_sha256(target)) != entry.sha256:
         yield f"{name}: its SHA-256 is {found}, the manifest has {entry.sha256}"
 
 

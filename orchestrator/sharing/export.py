@@ -1,7 +1,6 @@
-"""Trained networks as files of their own: which run, from which checkpoint, and where they go."""
+"""Finished runs as exported networks: find the run, load its network, write the files."""
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,15 @@ from typing import Any
 from aol.atomic import atomic_path
 from aol.errors import CheckpointError
 from aol.export.checkpoint import TrainedNetwork, load_network, read_state
-from aol.export.formats import Exported, Format, export_network, require_packages, write_model_file
-from aol.training.run_folder import Run
+from aol.export.formats import (
+    ExportedModel,
+    Format,
+    export_network,
+    require_packages,
+    write_model_file,
+)
+from aol.training.records import Run
+from aol.training.run_folder import RunFolder
 from orchestrator.analysis.tables import finished_run
 from orchestrator.errors import OutputError, RequestError
 from orchestrator.scheduling.worker import STATE_FILE
@@ -21,14 +27,12 @@ from orchestrator.store import Checkpoint, Status, Store
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run with its network, its numbers and where they come from."""
+    """A finished run with its network, its numbers and their origin."""
 
     run: RunSpec
     network: TrainedNetwork
     values: Mapping[str, float]  # the last epoch's metrics
-    certificate: Mapping[
-        str, Any
-    ]  # `aol.certification.certificate.LipschitzCertificate` and its arithmetic
+    certificate: Mapping[str, Any]  # `LipschitzCertificate` as plain values, and its arithmetic
     device: str | None
     commit: str | None
     packages: Mapping[str, str]
@@ -38,22 +42,22 @@ class FinishedRun:
 def from_store(
     experiment: Experiment, store: Store, run_id: int, replicate: int = 0
 ) -> FinishedRun:
-    """A run of a profile, from its newest checkpoint.
+    """Return a finished run of a profile with the network of its newest checkpoint.
 
-    Raises: RequestError, SpecError, CheckpointError, StoreError, RequestError.
+    Raises: RequestError, SpecError, CheckpointError, StoreError.
     """
     experiment.select([run_id], "export")
     (run,) = (run for run in experiment.replicates([replicate]).runs if run.id == run_id)
     stored = finished_run(experiment, store, run)
     if not stored.checkpoints:
         raise RequestError(
-            f"run {run_id} with seed {run.train.seed}: the store knows no checkpoint of it, so it "
+            f"run {run_id} with seed {run.train.seed}: the store has no checkpoint of it, so it "
             "was trained elsewhere; export the folder that `python -m aol` wrote"
         )
     newest = stored.checkpoints[0]
     return FinishedRun(
         run=run,
-        network=_whole(load_network(run.train, _state(newest), newest.path), run, newest.path),
+        network=_load_final(run, _read_checkpoint(newest), newest.path),
         values=store.final([stored.key])[stored.key],
         certificate=stored.certificate or {},
         device=stored.device,
@@ -63,8 +67,8 @@ def from_store(
     )
 
 
-def _state(checkpoint: Checkpoint) -> bytes:
-    """The saved state of a checkpoint. Raises: CheckpointError."""
+def _read_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Return the saved state of a checkpoint. Raises: CheckpointError."""
     if not checkpoint.managed:
         return read_state(Path(checkpoint.path))
     from orchestrator.scheduling.storage import open_checkpoint
@@ -79,34 +83,33 @@ def _state(checkpoint: Checkpoint) -> bytes:
 
 
 def from_folder(folder: Path) -> FinishedRun:
-    """A run that `python -m aol` trained, from the folder alone.
+    """Return a finished run that `python -m aol` trained, from its folder alone.
 
     Raises: RequestError, RecordError, CheckpointError.
     """
-    if not (folder / "run.json").is_file():
-        raise RequestError(f"{folder}: is no run ID, and no folder with a run.json either")
+    if not RunFolder(folder).run_file.is_file():
+        raise RequestError(f"{folder}: is neither a run ID nor a folder with a run.json")
     found = read_run_folder(folder)
     if found.status is not Status.DONE or not found.end:
-        raise RequestError(f"{folder}: the run is {found.status}; only a finished one is exported")
+        raise RequestError(f"{folder}: the run is {found.status}; only finished runs are exported")
     if not found.state:
         raise RequestError(f"{folder}: no state-{len(found.epochs)}.pt there, the finished network")
     state, last = found.state, found.attempts[-1]
     return FinishedRun(
         run=found.run,
-        network=_whole(
-            load_network(found.run.train, read_state(state), str(state)), found.run, state
-        ),
+        network=_load_final(found.run, read_state(state), str(state)),
         values=found.epochs[-1].values,
         certificate=found.end.certificate or {},
         device=last.device,
         commit=last.commit,
         packages=last.packages,
-        finished_at=str(found.end.time),
+        finished_at=found.end.time,
     )
 
 
-def _whole(network: TrainedNetwork, run: RunSpec, where: object) -> TrainedNetwork:
-    """The network, if it is that of the last epoch. Raises: CheckpointError."""
+def _load_final(run: RunSpec, state: bytes, where: str) -> TrainedNetwork:
+    """Return the network of a state after the last epoch. Raises: CheckpointError."""
+    network = load_network(run.train, state, where)
     if network.epoch != run.train.epochs:
         raise CheckpointError(
             f"{where}: is from after epoch {network.epoch} of {run.train.epochs}, not the "
@@ -115,16 +118,16 @@ def _whole(network: TrainedNetwork, run: RunSpec, where: object) -> TrainedNetwo
     return network
 
 
-def plain_model(finished: FinishedRun, forms: Iterable[Format]) -> Exported:
-    """The network folded, with its facts. Raises: ModelError if a format needs a package."""
+def fold_run(finished: FinishedRun, forms: Iterable[Format]) -> ExportedModel:
+    """Return the network folded, with its facts. Raises: ModelError if a package is missing."""
     for form in forms:
         require_packages(form)
     run = finished.run
     return export_network(finished.network, Run(run.key, run.id, run.name, run.profile, run.train))
 
 
-def write_model(model: Exported, forms: Iterable[Format], folder: Path) -> list[Path]:
-    """Write the model's files into the folder; returns them. Raises: OutputError."""
+def write_model(model: ExportedModel, forms: Iterable[Format], folder: Path) -> list[Path]:
+    """Write the model's files into the folder; return their paths. Raises: OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return [file for form in forms for file in write_model_file(model, form, folder)]
@@ -145,12 +148,3 @@ def write_card(text: str, folder: Path) -> Path:
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:
     return OutputError(f"{folder}: cannot be written to: {error.strerror}; choose another --out")
-
-
-def digests(files: Sequence[Path]) -> dict[str, str]:
-    """The SHA-256 of each file by its name."""
-    found = {}
-    for file in files:
-        with file.open("rb") as opened:
-            found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-    return found

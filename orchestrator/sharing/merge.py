@@ -167,10 +167,10 @@ def _write(found: RunFolderContents, store: Store) -> None:
         parts = attempt.fingerprints
         data = f"{parts['train']}-{parts['test']}"
         origin = Provenance(attempt.commit, attempt.packages, data, attempt.diff)
-        store.start(run, origin, at=str(attempt.time))
+        store.start(run, origin, at=attempt.time)
         store.set_placement(key, attempt.host, attempt.device, attempt.from_epoch)
         trained = found.epochs[attempt.from_epoch : last]
-        epochs = [Epoch(item.epoch, item.values, str(item.time)) for item in trained]
+        epochs = [Epoch(item.epoch, item.values, item.time) for item in trained]
         store.record_epochs(key, epochs)
     store.finish(
         key,
@@ -178,7 +178,7 @@ def _write(found: RunFolderContents, store: Store) -> None:
         error=found.end.error if found.end else None,
         margins=found.margins,
         certificate=found.end.certificate if found.end else None,
-        at=found.last_sign,
+        at=found.last_seen,
     )
     _add_final_state(found, store)
 

@@ -1,11 +1,11 @@
-"""The model card: what an exported network is, what was measured and proven, and how to use it."""
+"""The model card of an exported network: results, certificate, use and origin."""
 
 import math
 from collections.abc import Iterable, Mapping
 
 from aol.catalog import DATASETS
 from aol.certification.certificate import LipschitzCertificate
-from aol.export.formats import Exported, Format
+from aol.export.formats import ExportedModel, Format
 from orchestrator.analysis.invariants import certificate_violations
 from orchestrator.analysis.report import Report
 from orchestrator.formatting import format_percent, pluralize
@@ -18,28 +18,14 @@ METRICS = {
     "cra_108": "CRA 108/255",
     "cra_1": "CRA 1",
 }
-OPENED: dict[Format, str] = {
-    "safetensors": """\
+WITH_SAFETENSORS = """\
 import numpy
 import torch
 from network import load  # the file beside the weights
 from PIL import Image
 
 network, facts = load("network.safetensors")
-""",
-    "torchscript": """\
-import json
 
-import numpy
-import torch
-from PIL import Image
-
-extra = {"aol.json": ""}
-network = torch.jit.load("network.pt", _extra_files=extra)  # torch says that it is deprecated
-facts = json.loads(extra["aol.json"])
-""",
-}
-IN_FLOAT64 = """\
 pixels = torch.from_numpy(numpy.array(Image.open("image.png").convert("RGB")))  # 32 x 32
 with torch.no_grad():
     scores = network.double()(pixels.permute(2, 0, 1)[None].double() / 255)[0]
@@ -63,28 +49,26 @@ second, first = numpy.sort(scores)[-2:].astype(float)
 radius = max(0.0, (first - second - 4 * facts["float32_error"]) / 2**0.5)
 print(facts["classes"][scores.argmax()], radius)
 """
-SAID: dict[Format, str] = {
+SNIPPETS: dict[Format, str] = {"safetensors": WITH_SAFETENSORS, "onnx": WITH_ONNX}
+NEEDS: dict[Format, str] = {
     "safetensors": "`network.safetensors` needs torch, safetensors, numpy and Pillow; `network.py` "
     "beside it builds the network.",
-    "torchscript": "`network.pt` needs torch, numpy and Pillow.",
     "onnx": "`network.onnx` needs onnxruntime, numpy and Pillow. It computes in float32, whose "
     "error was measured on random images and multiplied by ten (`float32_error`), not proven.",
 }
 
 
-def snippet(form: Format) -> str:
-    """Python that loads an exported network and certifies `image.png`, without this program."""
-    return WITH_ONNX if form == "onnx" else OPENED[form] + "\n" + IN_FLOAT64
-
-
 def render_card(
     finished: FinishedRun,
-    model: Exported,
+    model: ExportedModel,
     forms: Iterable[Format],
     digests: Mapping[str, str],
     report: Report | None,
 ) -> str:
-    """The card in markdown; `report` has the published values, None if there is no store."""
+    """Return the card in markdown; `report` has the published values, None without a store.
+
+    `digests` are the SHA-256 of the files by name.
+    """
     lines = [
         *_introduction(finished, model, report),
         *_measured(finished),
@@ -94,7 +78,7 @@ def render_card(
         *(
             line
             for form in forms
-            for line in (SAID[form], "", f"```python\n{snippet(form)}```", "")
+            for line in (NEEDS[form], "", f"```python\n{SNIPPETS[form]}```", "")
         ),
         *_origin(finished, digests),
         *["## Licence", ""],
@@ -105,8 +89,8 @@ def render_card(
     return "\n".join(lines)
 
 
-def _introduction(finished: FinishedRun, model: Exported, report: Report | None) -> list[str]:
-    """What it is, what goes in and what comes out."""
+def _introduction(finished: FinishedRun, model: ExportedModel, report: Report | None) -> list[str]:
+    """Return the lines that name the run, the input and the output."""
     run, data = finished.run, finished.run.train.data
     numbers = sum(item.numel() for item in model.network.state_dict().values())
     note = report.experiment.note if report else ""
@@ -129,7 +113,7 @@ def _introduction(finished: FinishedRun, model: Exported, report: Report | None)
 
 
 def _measured(finished: FinishedRun) -> list[str]:
-    """What this network reached."""
+    """Return the table of this network's own metrics."""
     data = finished.run.train.data
     return [
         "## Measured",
@@ -149,7 +133,7 @@ def _measured(finished: FinishedRun) -> list[str]:
 
 
 def _compared(run_id: int, report: Report) -> list[str]:
-    """The run's rows of the paper's tables with the verdicts, over all finished seeds."""
+    """Return the run's cells in the paper's tables with their verdicts, over all finished seeds."""
     judged = [report.verdicts[cell] for cell in report.cells if cell.run == run_id]
     if not judged:
         return []
@@ -175,12 +159,12 @@ def _compared(run_id: int, report: Report) -> list[str]:
     return [*lines, ""]
 
 
-def _certificate(finished: FinishedRun, model: Exported) -> list[str]:
-    """What was proven of the run, and of the weights in the file."""
+def _certificate(finished: FinishedRun, model: ExportedModel) -> list[str]:
+    """Return the certificate of the run and the bounds proven for the weights in the file."""
     facts = model.facts
     return [
         *["## Certificate", ""],
-        *[_gate(finished), ""],
+        *[_certified_pass(finished), ""],
         "The folded weights were rounded to float32. For them as they are in the file, a Lipschitz "
         f"bound of {facts['lipschitz']:.12g} is proven, and that scores computed in float64 are "
         f"within {facts['score_error']:.2g} (L2) of the exact ones:",
@@ -190,27 +174,27 @@ def _certificate(finished: FinishedRun, model: Exported) -> list[str]:
     ]
 
 
-def _gate(finished: FinishedRun) -> str:
-    """What the gate measured after training, and what is concluded from it now."""
+def _certified_pass(finished: FinishedRun) -> str:
+    """Return the recorded certificate in a sentence, its violations derived anew."""
     record = finished.certificate
     if not record:
         return "There is no record of the certified pass after training."
     found = "; ".join(certificate_violations(record, finished.run.train.model)) or "none"
     try:
-        gate = LipschitzCertificate.from_dict(record)
+        certificate = LipschitzCertificate.from_dict(record)
     except ValueError:
         return f"The record of the certified pass after training is damaged. Violations: {found}."
-    highest = max((layer.upper for layer in gate.layers), default=math.nan)
+    highest = max((layer.upper for layer in certificate.layers), default=math.nan)
     return (
         f"After training, the certified pass in {record.get('arithmetic', 'unknown arithmetic')}. "
         f"Proven: no layer stretches a difference by more than {highest:.9g}, the network by no "
-        f"more than {gate.upper:.9g}. The largest stretch that a search found: {gate.ratio:.6g}. "
-        f"Violations: {found}."
+        f"more than {certificate.upper:.9g}. The largest stretch that a search found: "
+        f"{certificate.ratio:.6g}. Violations: {found}."
     )
 
 
 def _origin(finished: FinishedRun, digests: Mapping[str, str]) -> list[str]:
-    """Where the network comes from, and what its files are."""
+    """Return the table of the network's origin and of its files."""
     run, parts = finished.run, DATASETS[finished.run.train.data.name].fingerprints
     packages = ", ".join(f"{name} {version}" for name, version in finished.packages.items())
     facts = {

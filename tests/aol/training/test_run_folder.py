@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from aol.cli.train import EXIT_CONTINUE, EXIT_FAILED, EXIT_USAGE, Deadline, chosen, main
+from aol.cli.train import EXIT_CONTINUE, EXIT_FAILED, EXIT_USAGE, Deadline, main, select_runs
+from aol.errors import CheckpointError
 from aol.provenance import checkout
-from aol.training import run_folder as folder_module
-from aol.training.run_folder import Outcome, Run, RunFolder
+from aol.training.records import Outcome
+from aol.training.run_folder import RunFolder
 from aol.training.trainer import Trainer
 from orchestrator.planning.plan import as_rows, make_plan
 from orchestrator.spec.loader import SpecFile
@@ -90,25 +91,25 @@ def test_an_attempt_names_machine_versions_commit_and_images(box, folders):
     assert facts["from_epoch"] == 0
 
 
-@pytest.mark.parametrize(("options", "recorded"), [((), True), (("--eager",), False)])
-def test_steps_are_recorded_unless_asked_otherwise(box, monkeypatch, options, recorded):
-    asked = []
+@pytest.mark.parametrize(("options", "graphed"), [((), True), (("--eager",), False)])
+def test_steps_are_captured_as_a_graph_unless_eager(box, monkeypatch, options, graphed):
+    seen = []
 
-    def make(*arguments, record, **keywords):
-        asked.append(record)
-        return Trainer(*arguments, record=record, **keywords)
+    def make(*arguments, cuda_graph, **keywords):
+        seen.append(cuda_graph)
+        return Trainer(*arguments, cuda_graph=cuda_graph, **keywords)
 
-    monkeypatch.setattr(folder_module, "Trainer", make)
+    monkeypatch.setattr("aol.training.trainer.Trainer", make)
     box("--run", "0", *options)
 
-    assert asked == [recorded]
+    assert seen == [graphed]
 
 
 def test_the_time_of_an_epoch_is_that_of_the_latest_five(plan, data_root, tmp_path, monkeypatch):
     """
     The first of a call is longer, and would stop a run long before its time.
     """
-    (run,) = chosen(plan("epochs=7"), [0])
+    (run,) = select_runs(plan("epochs=7"), [0])
     seconds = [100.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0]
     asked = []
 
@@ -117,7 +118,7 @@ def test_the_time_of_an_epoch_is_that_of_the_latest_five(plan, data_root, tmp_pa
             for metrics, taken in zip(super().epochs(), seconds, strict=True):
                 yield replace(metrics, seconds=taken)
 
-    monkeypatch.setattr(folder_module, "Trainer", Timed)
+    monkeypatch.setattr("aol.training.trainer.Trainer", Timed)
     RunFolder(tmp_path / "folder").train(
         run,
         data_root=data_root,
@@ -143,7 +144,7 @@ def test_without_time_nothing_is_begun_and_the_exit_code_says_call_again(box, tm
 
 
 def test_stopped_after_every_epoch_a_run_has_the_same_numbers(plan, data_root, tmp_path):
-    run = Run.from_plan(json.loads(plan().read_text())[0])
+    run = select_runs(plan(), None)[0]
     straight, halting = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
     straight.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
 
@@ -163,7 +164,7 @@ def test_stopped_after_every_epoch_a_run_has_the_same_numbers(plan, data_root, t
 def test_epochs_after_the_last_state_are_measured_again_and_torn_lines_dropped(
     plan, data_root, tmp_path
 ):
-    run = Run.from_plan(json.loads(plan().read_text())[0])
+    run = select_runs(plan(), None)[0]
     folder = RunFolder(tmp_path / "run")
     folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS)
     with folder.metrics_file.open("a") as file:
@@ -178,24 +179,27 @@ def test_epochs_after_the_last_state_are_measured_again_and_torn_lines_dropped(
 def test_a_damaged_newest_state_gives_way_to_the_older_one_and_none_is_an_error(
     plan, data_root, tmp_path
 ):
-    run = Run.from_plan(json.loads(plan("epochs=4").read_text())[0])
+    run = select_runs(plan("epochs=4"), None)[0]
     folder = RunFolder(tmp_path / "run")
     for _ in range(2):
         folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS)
-    said = []
+    logged = []
     (folder.path / "state-2.pt").write_bytes(b"damaged")
 
-    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, say=said.append)
+    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=logged.append)
     for file in folder.path.glob("state-*.pt"):
         file.write_bytes(b"damaged")
 
-    assert said[0] == "run 0: continues after epoch 1"
-    with pytest.raises(ValueError, match="remove these files to train from the start"):
+    damaged, continued, *_ = logged
+    assert damaged.startswith("run 0: cannot continue from a checkpoint: ")
+    assert str(folder.path / "state-2.pt") in damaged
+    assert continued == "run 0: continues after epoch 1"
+    with pytest.raises(CheckpointError, match="remove these files to train from the start"):
         folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
 
 
 def test_a_folder_of_another_run_is_refused(plan, data_root, tmp_path):
-    first, second = (Run.from_plan(row) for row in json.loads(plan().read_text()))
+    first, second = select_runs(plan(), None)
     folder = RunFolder(tmp_path / "run")
     folder.train(first, data_root=data_root, device=CPU, must_stop=ALWAYS)
 
@@ -217,7 +221,7 @@ def test_divergence_is_an_end_and_the_next_run_is_trained(box, folders):
     [
         (["--run", "7"], "there is no run 7; the runs are [0, 11]"),
         (["--config", "/nowhere.json"], "No such file"),
-        (["--config", str(PROJECT / "pyproject.toml")], "is it what `plan --json` printed?"),
+        (["--config", str(PROJECT / "pyproject.toml")], "is it the output of `plan --json`?"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(box, capsys, arguments, message):
@@ -267,6 +271,6 @@ def test_a_signal_saves_and_stops(plan, data_root, tmp_path, folders):
 def test_the_deadline_leaves_room_for_a_slow_epoch():
     deadline = Deadline(100.0)
 
-    assert not deadline(60.0)
-    assert deadline(70.0)
-    assert not Deadline(None)(1e9)
+    assert not deadline.must_stop(60.0)
+    assert deadline.must_stop(70.0)
+    assert not Deadline(None).must_stop(1e9)

@@ -14,7 +14,7 @@ from aol.layers.modules import rescaled_together
 from aol.models.architectures import build_model
 from aol.training import step
 from aol.training.loss import offset_cross_entropy
-from aol.training.step import WARM_UP, Replay, TrainingStep
+from aol.training.step import WARMUP_STEPS, GraphedStep, TrainingStep
 from aol.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -150,7 +150,7 @@ def test_an_epoch_of_steps_never_waits_for_the_device(
 
     assert dispatched.counts["convolution"] > 0
     assert dispatched.counts["_fused_sgd_"] > 0
-    assert FakeGraph.replays == (5 - WARM_UP if on_cuda else 0)
+    assert FakeGraph.replays == (5 - WARMUP_STEPS if on_cuda else 0)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_stacked_steps_with_the_fused_optimiser_train_as_single_ones_without(
     with Dispatched() as unfused:
         plain.step.epoch(torch.arange(200))
 
-    assert FakeGraph.replays == 5 - WARM_UP
+    assert FakeGraph.replays == 5 - WARMUP_STEPS
     assert fused.counts["_fused_sgd_"] == 5 * 2
     assert not unfused.counts["_fused_sgd_"]
     changes = [(weights(plain)[name] - start[name]).norm() for name in start]
@@ -359,8 +359,8 @@ def recording(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", graph)
 
     def record(run):
-        run.step.full = Replay(run.step, run.noise)
-        bound = type("Graph", (FakeGraph,), {"replay_of": run.step.full})
+        run.step.full_batch_step = GraphedStep(run.step, run.noise)
+        bound = type("Graph", (FakeGraph,), {"replay_of": run.step.full_batch_step})
         monkeypatch.setattr(torch.cuda, "CUDAGraph", bound)
 
     return record
@@ -374,7 +374,9 @@ def as_on_cuda(recording):
 
     def prepare(run):
         run.step.on_cuda = True
-        run.step.rate = run.optimizer.param_groups[0]["lr"]  # else it makes a recording of its own
+        run.step.learning_rate = run.optimizer.param_groups[0][
+            "lr"
+        ]  # else it makes a recording of its own
         recording(run)
 
     return prepare
@@ -386,13 +388,13 @@ def test_replayed_steps_train_as_eager_steps(trainer, recording):
     """
     run, eager = trainer(), trainer()
     recording(run)
-    run.step.rate = run.optimizer.param_groups[0]["lr"]
+    run.step.learning_rate = run.optimizer.param_groups[0]["lr"]
     order = torch.arange(len(run.train))
     losses, hits = run.step.epoch(order)
     expected_losses, expected_hits = eager.step.epoch(order)
 
-    assert FakeGraph.replays == 5 - WARM_UP
-    assert run.step.full.graph.generator is run.noise
+    assert FakeGraph.replays == 5 - WARMUP_STEPS
+    assert run.step.full_batch_step.graph.generator is run.noise
     assert torch.equal(losses, expected_losses)
     assert torch.equal(hits, expected_hits)
     assert all(torch.equal(value, weights(eager)[name]) for name, value in weights(run).items())
@@ -402,7 +404,7 @@ def test_a_recording_is_made_where_it_was_warmed_up_and_garbage_waits(trainer, r
     run = trainer()
     recording(run)
     for batch in torch.arange(len(run.train)).split(run.config.batch_size)[:5]:
-        run.step.full(batch)
+        run.step.full_batch_step(batch)
 
     assert FakeGraph.replays == 2
     assert gc.isenabled()
@@ -416,47 +418,47 @@ def test_a_step_that_is_not_to_be_recorded_is_not(trainer, monkeypatch):
     on_cuda = type("OnCuda", (), {"pixels": type("P", (), {"device": torch.device("cuda")})})
     parts = {"model": run.model, "optimizer": run.optimizer, "images": on_cuda, "noise": run.noise}
     recorded = TrainingStep(run.config, **parts)
-    eager = TrainingStep(run.config, **parts, record=False)
+    eager = TrainingStep(run.config, **parts, cuda_graph=False)
 
-    assert isinstance(recorded.full, Replay)
-    assert eager.full is eager
+    assert isinstance(recorded.full_batch_step, GraphedStep)
+    assert eager.full_batch_step is eager
     recorded.close()
-    assert recorded.full is recorded
+    assert recorded.full_batch_step is recorded
 
 
 def test_a_trained_run_lets_its_recording_go(trainer, recording):
     run = trainer(replace(CONFIG, optimizer=OptimizerConfig(drops=())))
     recording(run)
-    run.step.rate = run.config.learning_rate(0)
+    run.step.learning_rate = run.config.learning_rate(0)
     epochs = run.epochs()
     next(epochs)
-    during = run.step.full
+    during = run.step.full_batch_step
     list(epochs)
 
-    assert isinstance(during, Replay)
-    assert run.step.full is run.step
+    assert isinstance(during, GraphedStep)
+    assert run.step.full_batch_step is run.step
 
 
 def test_the_cpu_records_nothing(trainer):
     run = trainer()
 
-    assert run.step.full is run.step
+    assert run.step.full_batch_step is run.step
     assert not run.step.on_cuda
 
 
 def test_a_recording_ends_with_its_learning_rate_and_its_momentum(trainer):
     run = trainer()
-    first = run.step.full = Replay(run.step, run.noise)
+    first = run.step.full_batch_step = GraphedStep(run.step, run.noise)
     run.step._follow_rate()
-    second = run.step.full
+    second = run.step.full_batch_step
     run.step._follow_rate()
-    kept = run.step.full
+    kept = run.step.full_batch_step
     run.optimizer.param_groups[0]["lr"] = 1.0
     run.step._follow_rate()
 
     assert second is not first
     assert kept is second
-    assert run.step.full is not second
+    assert run.step.full_batch_step is not second
     before = run.step
     run.load_state_dict(run.state_dict())
     assert run.step is not before

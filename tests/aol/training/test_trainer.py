@@ -11,12 +11,13 @@ import torch
 from aol.certification.certificate import RADII
 from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aol.data.datasets import Images
+from aol.errors import CheckpointError
 from aol.models.architectures import build_model, patchwise
 from aol.training import trainer as train
 from aol.training.loss import offset_cross_entropy
 from aol.training.metrics import certified, correct, margins
 from aol.training.optimizer import make_optimizer, set_learning_rate
-from aol.training.step import scaled
+from aol.training.step import scale_pixels
 from aol.training.trainer import DivergedError, Trainer
 from tests.support.golden_recipe import (
     drawn_batch,
@@ -213,7 +214,7 @@ def test_training_metrics_weigh_every_image_alike(trainer):
     run = trainer(UNTOUCHED)
     (metrics,) = run.epochs()
     with torch.no_grad():
-        scores = run.model(scaled(run.train.pixels))
+        scores = run.model(scale_pixels(run.train.pixels))
     rows = loss_by_hand(scores, run.train.labels.numpy(), CONFIG.loss)
 
     assert metrics.train_loss == pytest.approx(rows.mean(), rel=1e-5)
@@ -231,7 +232,7 @@ def test_one_step_is_sgd_by_hand(trainer):
     model = build_model(config.model, 10, torch.Generator().manual_seed(config.seed))
     assert same(weights(run), model.state_dict())
     rows = offset_cross_entropy(
-        model(scaled(run.train.pixels)),
+        model(scale_pixels(run.train.pixels)),
         run.train.labels,
         offset=config.loss.offset,
         temperature=config.loss.temperature,
@@ -251,9 +252,9 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(trainer, monkeypatch
 
     def noted(pixels, *dtype):
         seen.append(pixels)
-        return scaled(pixels, *dtype)
+        return scale_pixels(pixels, *dtype)
 
-    monkeypatch.setattr("aol.training.step.scaled", noted)
+    monkeypatch.setattr("aol.training.step.scale_pixels", noted)
     orders = []
     for _ in run.epochs():
         epoch = torch.cat(seen[:3])
@@ -340,7 +341,9 @@ def test_margins_are_in_the_order_of_the_test_set(trainer):
     with torch.no_grad():
         alone = torch.cat(
             [
-                margins(run.model(scaled(run.test.pixels[i : i + 1])), run.test.labels[i : i + 1])
+                margins(
+                    run.model(scale_pixels(run.test.pixels[i : i + 1])), run.test.labels[i : i + 1]
+                )
                 for i in range(len(run.test))
             ]
         )
@@ -351,7 +354,7 @@ def test_margins_are_in_the_order_of_the_test_set(trainer):
 def test_margins_without_training_are_of_the_initial_weights(trainer):
     run = trainer()
     with torch.no_grad():
-        expected = margins(run.model(scaled(run.test.pixels)), run.test.labels)
+        expected = margins(run.model(scale_pixels(run.test.pixels)), run.test.labels)
 
     torch.testing.assert_close(run.margins(), expected, rtol=1e-4, atol=1e-5)
 
@@ -365,7 +368,7 @@ def test_margins_are_of_the_current_weights_also_between_evaluations(trainer):
         if metrics.epoch == 3:
             break
     with torch.no_grad():
-        expected = margins(run.model(scaled(run.test.pixels)), run.test.labels)
+        expected = margins(run.model(scale_pixels(run.test.pixels)), run.test.labels)
 
     torch.testing.assert_close(run.margins(), expected, rtol=1e-4, atol=1e-5)
 
@@ -484,7 +487,7 @@ def test_a_state_of_other_settings_is_refused(trainer, other):
     run = trainer()
     before = weights(run)
     state = trainer(other).state_dict()
-    with pytest.raises(ValueError, match="the state is of settings") as caught:
+    with pytest.raises(CheckpointError, match="the state is of settings") as caught:
         run.load_state_dict(state)
 
     message = str(caught.value)
@@ -509,7 +512,7 @@ def test_the_last_epochs_metrics_are_in_float64(learned):
     run, (*_, last) = learned
     scores, labels = exact_scores(run), run.test.labels
     with torch.no_grad():
-        single = run.model(scaled(run.test.pixels)).double()
+        single = run.model(scale_pixels(run.test.pixels)).double()
 
     expected = loss_by_hand(scores, labels.numpy(), LEARNING.loss).mean()
     assert last.test_loss == pytest.approx(expected, rel=1e-12)
@@ -541,7 +544,7 @@ def test_the_arithmetic_that_certifies_changes_the_result_and_not_the_training(t
     assert other.test_loss != last.test_loss
     assert not torch.equal(double.margins(), single.margins())
     with torch.no_grad():
-        scores = single.model(scaled(single.test.pixels))
+        scores = single.model(scale_pixels(single.test.pixels))
     assert torch.equal(single.margins(), margins(scores, single.test.labels))
 
 
@@ -649,7 +652,7 @@ def test_bf16_trains_and_evaluates_in_float32(trainer):
     assert run.margins().dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in run.model.parameters())
     with torch.no_grad():
-        expected = margins(run.model(scaled(run.test.pixels)), run.test.labels)
+        expected = margins(run.model(scale_pixels(run.test.pixels)), run.test.labels)
     torch.testing.assert_close(run.margins(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -661,7 +664,7 @@ def test_tf32_is_allowed_in_training_alone(trainer, monkeypatch, precision, in_t
     In bf16 as well: the rescaling's products are float32's, and the matrix units are idle.
     """
     allowed = []
-    monkeypatch.setattr(train, "use_tf32", allowed.append)
+    monkeypatch.setattr(train, "allow_tf32", allowed.append)
 
     list(trainer(replace(ONE_EPOCH, precision=precision)).epochs())
 
@@ -672,7 +675,7 @@ def test_tf32_switches_both_libraries():
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
         for allowed in (True, False):
-            train.use_tf32(allowed)
+            train.allow_tf32(allowed)
             assert torch.backends.cuda.matmul.allow_tf32 is allowed
             assert torch.backends.cudnn.allow_tf32 is allowed
     finally:
@@ -681,11 +684,11 @@ def test_tf32_switches_both_libraries():
 
 def test_pixels_are_scaled_to_the_unit_interval_channels_last():
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 4)
-    images = scaled(pixels)
+    images = scale_pixels(pixels)
 
     assert images.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(scaled(pixels, torch.float64), pixels.double() / 255)
+    assert torch.equal(scale_pixels(pixels, torch.float64), pixels.double() / 255)
     torch.testing.assert_close(images[1, :, 2, 3], torch.tensor([0.0, 0.2, 1.0]))
 
 

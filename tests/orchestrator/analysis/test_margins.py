@@ -15,7 +15,7 @@ def scores_and_margins(images=500, classes=10):
     scores = torch.randn(images, classes, generator=generator, dtype=torch.float64)
     labels = scores.argmax(1)
     labels[::4] = 3
-    margins = metrics.rounded_down(metrics.margins(scores, labels))
+    margins = metrics.round_down(metrics.margins(scores, labels))
     return scores, labels, read_margins(margins.numpy().astype("<f4").tobytes())
 
 

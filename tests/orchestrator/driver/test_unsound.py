@@ -62,7 +62,7 @@ def trained(tmp_path, data_root, monkeypatch):
     """
     The tiny experiment in a store: run 0 is sound, in run 11 the weights are 1% too large.
     """
-    monkeypatch.setattr("orchestrator.scheduling.worker.output_to", output_stays)
+    monkeypatch.setattr("orchestrator.scheduling.worker.redirect_output", output_stays)
     (tmp_path / "experiments.yaml").write_text(SHORT, encoding="utf-8")
     experiment = SpecFile(tmp_path / "experiments.yaml").experiment("demo")
     store = Store(tmp_path / "results" / "store.db")

@@ -16,7 +16,7 @@ import torch
 
 from aol.config import LossConfig, ModelConfig, OptimizerConfig
 from aol.training.trainer import Trainer
-from orchestrator.scheduling.worker import STATE_FILE, ReportError, output_to, train_run
+from orchestrator.scheduling.worker import STATE_FILE, ReportError, redirect_output, train_run
 
 MEASURED = {"train_loss", "train_accuracy", "test_loss", "accuracy", "cra_36", "cra_1"}
 
@@ -359,7 +359,7 @@ def test_no_state_stays_behind_on_the_worker(work, tmp_path, monkeypatch):
 def test_output_of_python_c_and_subprocesses_goes_to_the_file(tmp_path):
     libc = ctypes.CDLL(None)
     path = tmp_path / "logs" / "x.log"
-    with workers_streams(), output_to(path):
+    with workers_streams(), redirect_output(path):
         print("from print", flush=True)
         print("from stderr", file=sys.stderr, flush=True)
         os.write(1, b"from a descriptor\n")
@@ -384,7 +384,7 @@ def open_descriptors():
 def test_afterwards_the_streams_are_as_before(tmp_path, capfd):
     os.write(1, b"before\n")
     before = open_descriptors()
-    with workers_streams(), output_to(tmp_path / "x.log"):
+    with workers_streams(), redirect_output(tmp_path / "x.log"):
         os.write(1, b"inside\n")
     os.write(1, b"after\n")
     os.write(2, b"after too\n")
@@ -395,7 +395,7 @@ def test_afterwards_the_streams_are_as_before(tmp_path, capfd):
 
 
 def test_the_streams_come_back_after_an_error_too(tmp_path, capfd):
-    with pytest.raises(ZeroDivisionError), workers_streams(), output_to(tmp_path / "x.log"):
+    with pytest.raises(ZeroDivisionError), workers_streams(), redirect_output(tmp_path / "x.log"):
         raise ZeroDivisionError
     os.write(1, b"after\n")
 
@@ -410,9 +410,9 @@ def test_what_was_printed_before_and_not_yet_written_stays_outside(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from orchestrator.scheduling.worker import ReportError, output_to
+from orchestrator.scheduling.worker import ReportError, redirect_output
 print("before")
-with output_to(Path(sys.argv[1])):
+with redirect_output(Path(sys.argv[1])):
     print("inside")
 print("after")
 """
@@ -427,7 +427,7 @@ print("after")
 
 def test_a_log_is_continued_not_overwritten(tmp_path):
     for text in ("one", "two"):
-        with workers_streams(), output_to(tmp_path / "x.log"):
+        with workers_streams(), redirect_output(tmp_path / "x.log"):
             print(text)
 
     assert (tmp_path / "x.log").read_text() == "one\ntwo\n"
@@ -435,7 +435,7 @@ def test_a_log_is_continued_not_overwritten(tmp_path):
 
 def test_where_no_log_can_be_written_the_output_stays_where_it_was(tmp_path, capfd):
     (tmp_path / "file").touch()
-    with workers_streams(), output_to(tmp_path / "file" / "x.log"):
+    with workers_streams(), redirect_output(tmp_path / "file" / "x.log"):
         os.write(1, b"inside\n")
 
     assert capfd.readouterr().out == "inside\n"

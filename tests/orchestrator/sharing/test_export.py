@@ -1,5 +1,5 @@
 """
-Networks given away: by run ID and from a folder, in three formats, with a card whose code runs.
+Exported networks: by run ID and from a folder, in two formats, with a card whose code runs.
 """
 
 import copy
@@ -20,27 +20,27 @@ import pytest
 import torch
 from PIL import Image
 
-from aol.cli.certify import answer
+from aol.cli.certify import certify_images
 from aol.cli.train import main
 from aol.data.image_files import read_images
 from aol.errors import CheckpointError, ModelError
 from aol.export.checkpoint import load_network_from_folder
 from aol.export.formats import FILES, read_model
 from aol.layers.modules import rescaled_once
+from aol.provenance import file_sha256
 from orchestrator.analysis.report import make_report
 from orchestrator.driver.run import _delete_runs
 from orchestrator.errors import OutputError, RecordError, RequestError, SpecError
 from orchestrator.planning.plan import as_rows, make_plan
 from orchestrator.sharing.export import (
-    digests,
+    fold_run,
     from_folder,
     from_store,
-    plain_model,
     write_card,
     write_model,
 )
 from orchestrator.sharing.merge import ingest_run
-from orchestrator.sharing.model_card import render_card, snippet
+from orchestrator.sharing.model_card import SNIPPETS, render_card
 from orchestrator.sharing.run_folder import find_run_folders
 from orchestrator.sharing.run_folder import read_run_folder as read_folder
 from orchestrator.spec.loader import SpecFile
@@ -48,7 +48,6 @@ from orchestrator.store import Checkpoint, Store
 from tests.support.shell import TINY, Shell
 
 FORMATS = tuple(FILES)
-OF_TORCH = ("safetensors", "torchscript")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -93,10 +92,11 @@ def models(finished, experiment, box, tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
     store = Store(tmp_path_factory.mktemp("store") / "store.db")
     ingest_run(read_folder(find_run_folders(box / "out")[0]), store)
-    model = plain_model(finished, FORMATS)
+    model = fold_run(finished, FORMATS)
     files = write_model(model, FORMATS, place)
     report = make_report(experiment, store)
-    write_card(render_card(finished, model, FORMATS, digests(files), report), place)
+    digests = {file.name: file_sha256(file) for file in files}
+    write_card(render_card(finished, model, FORMATS, digests, report), place)
     pixels = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(place / "image.png")
     store.close()
@@ -119,13 +119,6 @@ def trained_scores(box, images):
 
 
 # --- the files ---
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_torchscript_has_the_trained_networks_scores(models, images, trained_scores):
-    network = torch.jit.load(models / "network.pt")
-
-    assert (network(images) - trained_scores).abs().max() < 1e-5
 
 
 def test_safetensors_have_the_trained_networks_scores(models, images, trained_scores):
@@ -153,12 +146,13 @@ def test_files_can_be_read_by_others_and_nothing_else_is_left(models):
     }
 
 
-def test_each_file_says_which_run_it_is_of(models, finished):
-    facts = read_model(models / "network.pt").facts
+def test_each_file_names_the_run_it_is_of(models, finished):
+    facts = read_model(models).facts
+    session = onnxruntime.InferenceSession(models / "network.onnx")
 
     assert facts["run"]["key"] == finished.run.key
     assert facts["run"]["epoch"] == 3
-    assert facts == read_model(models).facts
+    assert json.loads(session.get_modelmeta().custom_metadata_map["aol"]) == facts
 
 
 # --- the card ---
@@ -181,13 +175,15 @@ def without_this_program(code, folder):
 def test_the_card_has_a_script_per_format(models):
     text = (models / "README.md").read_text(encoding="utf-8")
 
-    assert re.findall(r"```python\n(.*?)```", text, re.DOTALL) == [*map(snippet, FORMATS)]
+    assert re.findall(r"```python\n(.*?)```", text, re.DOTALL) == [
+        SNIPPETS[form] for form in FORMATS
+    ]
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_cards_script_certifies_an_image_without_this_program(models, form):
-    name, radius = without_this_program(snippet(form), models)
-    (one,) = answer(
+    name, radius = without_this_program(SNIPPETS[form], models)
+    (one,) = certify_images(
         read_model(models), read_images([models / "image.png"]), radius=None, device="cpu"
     )[1]
 
@@ -219,9 +215,7 @@ def certificate_section(finished, record):
     """
     What the card says of a run whose gate left this record.
     """
-    text = render_card(
-        replace(finished, certificate=record), plain_model(finished, []), [], {}, None
-    )
+    text = render_card(replace(finished, certificate=record), fold_run(finished, []), [], {}, None)
     return text.partition("## Certificate\n\n")[2].partition("\n")[0]
 
 
@@ -268,8 +262,7 @@ def test_the_card_names_the_digest_of_each_file(models):
 
 
 def test_without_a_store_the_card_has_no_published_values(finished):
-    model = plain_model(finished, OF_TORCH)
-    text = render_card(finished, model, OF_TORCH, {}, None)
+    text = render_card(finished, fold_run(finished, FORMATS), FORMATS, {}, None)
 
     assert "Beside the published values" not in text
     assert "| Standard accuracy | " in text
@@ -352,7 +345,7 @@ def test_a_run_without_a_checkpoint_is_said(store, folder, experiment):
     (folder / "state-3.pt").unlink()
     ingest_run(read_folder(folder), store)
 
-    with pytest.raises(RequestError, match="run 0 with seed 0: the store knows no checkpoint"):
+    with pytest.raises(RequestError, match="run 0 with seed 0: the store has no checkpoint"):
         from_store(experiment, store, 0)
 
 
@@ -371,14 +364,14 @@ def test_what_is_not_finished_is_named(known, experiment, run, replicate, seed):
 
 
 def test_what_is_no_folder_of_a_run_is_said(tmp_path):
-    with pytest.raises(RequestError, match=r"is no run ID, and no folder with a run\.json either"):
+    with pytest.raises(RequestError, match=r"is neither a run ID nor a folder with a run\.json"):
         from_folder(tmp_path)
 
 
 def test_an_unfinished_run_is_not_exported(folder):
     (folder / "end.json").unlink()
 
-    with pytest.raises(RequestError, match="the run is interrupted; only a finished one"):
+    with pytest.raises(RequestError, match="the run is interrupted; only finished runs"):
         from_folder(folder)
 
 
@@ -392,7 +385,7 @@ def test_a_run_without_its_last_state_is_not_exported(folder):
 def test_a_damaged_folder_is_not_exported(folder):
     (folder / "margins.f32").write_bytes(b"")
 
-    with pytest.raises(RecordError, match=r"margins\.f32 is not a finite margin per image"):
+    with pytest.raises(RecordError, match=r"margins\.f32 does not have a finite margin for every"):
         from_folder(folder)
 
 
@@ -408,20 +401,14 @@ def test_a_missing_package_is_named_before_anything_is_written(
     monkeypatch.setattr("aol.export.formats.find_spec", lambda name: None)
 
     with pytest.raises(ModelError, match=f"format {form}: needs {packages}: pip install "):
-        plain_model(finished, [form])
-
-
-def test_torchscript_needs_no_package(finished, monkeypatch, tmp_path):
-    monkeypatch.setattr("aol.export.formats.find_spec", lambda name: None)
-
-    assert write_model(plain_model(finished, ["torchscript"]), ["torchscript"], tmp_path)
+        fold_run(finished, [form])
 
 
 def test_a_place_that_is_a_file_is_said(finished, tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(OutputError, match=r"cannot be written to: .*; choose another --out"):
-        write_model(plain_model(finished, OF_TORCH), OF_TORCH, tmp_path / "file" / "below")
+        write_model(fold_run(finished, FORMATS), FORMATS, tmp_path / "file" / "below")
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -429,7 +416,7 @@ def test_a_file_that_cannot_be_replaced_is_said_and_no_part_is_left(finished, tm
     (tmp_path / FILES[form]).mkdir()
 
     with pytest.raises(OutputError, match="cannot be written to: "):
-        write_model(plain_model(finished, [form]), [form], tmp_path)
+        write_model(fold_run(finished, [form]), [form], tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [FILES[form]]
 
 
@@ -521,7 +508,7 @@ def shell(tmp_path_factory, data_root):
 def test_the_command_exports_what_was_trained(shell):
     done = shell("export", "0", "--format", "all")
     (place,) = (shell.folder / "results" / "demo" / "models").iterdir()
-    files = ["network.safetensors", "network.py", "network.pt", "network.onnx", "README.md"]
+    files = ["network.safetensors", "network.py", "network.onnx", "README.md"]
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == [f"results/demo/models/{place.name}/{name}" for name in files]
@@ -529,11 +516,12 @@ def test_the_command_exports_what_was_trained(shell):
 
 
 def test_the_command_exports_a_folder_without_a_store(shell, folder, tmp_path):
-    arguments = ["--format", "torchscript", "--out", tmp_path / "out"]
+    arguments = ["--format", "onnx", "--out", tmp_path / "out"]
     done = shell("export", folder, *arguments, "--spec", "none.yaml")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["README.md", "network.pt"]
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == ["README.md", "network.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -541,7 +529,7 @@ def test_the_command_exports_a_folder_without_a_store(shell, folder, tmp_path):
     [
         (["7"], "export: there is no run 7"),
         (["11"], "run 11 with seed 11 of the profile `demo` is not finished"),
-        (["nowhere"], "nowhere: is no run ID, and no folder with a run.json either"),
+        (["nowhere"], "nowhere: is neither a run ID nor a folder with a run.json"),
         (["0", "--set", "epochs=9"], "run 0 with seed 0 of the profile `custom` is not finished"),
     ],
 )

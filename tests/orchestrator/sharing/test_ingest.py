@@ -232,17 +232,26 @@ def with_settings_of_another_version(folder):
     [
         (without_an_epoch, "does not have every epoch once, in order"),
         (with_a_damaged_line, "metrics.jsonl, line 2 is damaged: "),
-        (with_other_margins, "the accuracy that margins.f32 gives is not that of the last epoch"),
-        (with_short_margins, "margins.f32 is not a finite margin per image"),
-        (with_margins_that_are_no_numbers, "margins.f32 is not a finite margin per image"),
-        (with_a_loss_that_is_no_number, "metrics.jsonl, line 1: values.train_loss: Input should"),
-        (without_a_key, "run.json: key: Field required"),
-        (with_an_unknown_outcome, "end.json: outcome: Input should be 'done'"),
-        (with_settings_of_another_version, "run.json is damaged: "),
-        (with_other_settings, "its settings make it 0-s0-"),
+        (with_other_margins, "the accuracy of margins.f32 is not that of the last epoch"),
+        (with_short_margins, "margins.f32 does not have a finite margin for every"),
+        (
+            with_margins_that_are_no_numbers,
+            "margins.f32 does not have a finite margin for every",
+        ),
+        (
+            with_a_loss_that_is_no_number,
+            "line 1: values.train_loss: must be a finite number",
+        ),
+        (without_a_key, "run.json: key: is missing"),
+        (with_an_unknown_outcome, "outcome: must be done, unsound or diverged, got 'well'"),
+        (
+            with_settings_of_another_version,
+            "run.json: settings: are not those of this version",
+        ),
+        (with_other_settings, ", and settings of 0-s0-"),
         (with_other_images, "it was trained on other images than digits"),
         (without_attempts, "cannot be read: [Errno 2] No such file"),
-        (with_empty_attempts, "attempts.jsonl does not say where it was trained"),
+        (with_empty_attempts, "attempts.jsonl is empty: it names no machine"),
     ],
 )
 def test_a_damaged_folder_is_refused_with_what_is_wrong(out, damage, message):

@@ -1,0 +1,99 @@
+"""The loop around a trainer: resume it, then train and save until its last epoch or until a stop.
+
+`python -m aol` and the orchestrator's workers share it. Imports torch only where a state is loaded:
+commands that train nothing take `TIMED_EPOCHS` from here.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aol.errors import CheckpointError, first_line
+
+if TYPE_CHECKING:
+    from aol.training.trainer import EpochMetrics, Trainer
+
+# An epoch's time is taken from so many of the latest ones. The first of a process takes longer:
+# libraries choose their algorithms in it, and the step is captured as a CUDA graph.
+TIMED_EPOCHS = 5
+
+SavedState = AbstractContextManager[Path]  # opened, it gives the file of a state
+
+
+def resume_trainer(
+    make: Callable[[], "Trainer"],
+    states: Iterable[SavedState],
+    *,
+    log: Callable[[str], None],
+    hint: str,
+) -> "Trainer":
+    """Return a trainer with the newest state that can be read, or a fresh one if there is no state.
+
+    `states` come newest first. If none of them can be read, training does not start over: that
+    would replace the saved states once their storage is back.
+
+    Raises: CheckpointError with a line per state, then `hint`.
+    """
+    reasons = []
+    for saved in states:
+        trainer = make()  # a new one per state: a damaged state may be loaded in part
+        reason = _load_state(trainer, saved)
+        if reason is None:
+            log(f"continues after epoch {trainer.epoch}")
+            return trainer
+        log(f"cannot continue from a checkpoint: {reason}")
+        reasons.append(f"  {reason}")
+    if reasons:
+        raise CheckpointError("\n".join(["none of its checkpoints can be read:", *reasons, hint]))
+    return make()
+
+
+def _load_state(trainer: "Trainer", saved: SavedState) -> str | None:
+    """Load a state into a trainer; return why it cannot be read, None if it was."""
+    import torch
+
+    where = ""
+    try:
+        with saved as file:
+            where = f"{file}: "
+            state = torch.load(file, map_location=trainer.device, weights_only=True)
+            trainer.load_state_dict(state)
+    except Exception as error:  # damaged files and storages raise anything
+        return f"{where}{type(error).__name__}: {first_line(error)}"
+    return None
+
+
+def train_epochs(
+    trainer: "Trainer",
+    *,
+    record: Callable[["EpochMetrics", bool], None],
+    must_stop: Callable[[float], bool],
+    save_every_s: float,
+) -> bool:
+    """Train epoch by epoch; return whether the last epoch was reached.
+
+    `record(metrics, save)` runs after every epoch, before the next one starts. `save` is true after
+    the last epoch, before a stop, and once `save_every_s` seconds have passed since the last save.
+    `must_stop(seconds)` is called with the time that the next epoch may take: the longest of the
+    `TIMED_EPOCHS` latest ones plus the latest save.
+
+    Raises: DivergedError, and what `record` raises.
+    """
+    saved, saving = time.monotonic(), 0.0
+    latest: deque[float] = deque(maxlen=TIMED_EPOCHS)
+    for metrics in trainer.epochs():
+        latest.append(metrics.seconds)
+        last = trainer.epoch == trainer.config.epochs
+        stop = not last and must_stop(max(latest) + saving)
+        started = time.monotonic()
+        save = last or stop or started - saved >= save_every_s
+        record(metrics, save)
+        if save:
+            saved = time.monotonic()
+            saving = saved - started
+        if stop:
+            return False
+    return True

@@ -1,0 +1,183 @@
+"""The records in a run's folder, and how they are read: `aol.training.run_folder` has the files."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from types import UnionType
+from typing import Any, NewType, TypeVar
+
+from aol.config import TrainConfig, from_dict
+
+Time = NewType("Time", str)  # ISO 8601 in UTC with milliseconds
+
+
+class Outcome(StrEnum):
+    """The result of training a run; a stopped one can be continued."""
+
+    DONE = "done"
+    UNSOUND = "unsound"
+    DIVERGED = "diverged"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as `orchestrator plan --json` and run.json describe it."""
+
+    key: str
+    id: int
+    name: str
+    profile: str
+    config: TrainConfig = field(metadata={"name": "settings"})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        values = asdict(self)
+        values["settings"] = values.pop("config")
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A line of attempts.jsonl: a call that trained the run."""
+
+    from_epoch: int
+    time: Time
+    host: str
+    device: str
+    commit: str | None
+    packages: dict[str, str]
+    fingerprints: dict[str, str]
+    diff: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """A line of metrics.jsonl."""
+
+    epoch: int
+    time: Time
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """The content of end.json."""
+
+    outcome: Outcome
+    time: Time
+    error: str | None
+    certificate: dict[str, Any] | None
+
+
+Record = TypeVar("Record", Run, Attempt, Epoch, End)
+
+
+def read_record(kind: type[Record], file: Path) -> Record:
+    """Return the record in a file. Raises: OSError, ValueError with the file and the field."""
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file.name} is damaged: {error}") from error
+    return parse_record(kind, content, file.name)
+
+
+def read_records(kind: type[Record], file: Path) -> Iterator[Record]:
+    """Yield a record per line of a file; the last line may be cut off, if the machine was lost.
+
+    Raises: OSError, ValueError with the file, the line and the field.
+    """
+    lines = file.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+        where = f"{file.name}, line {number}"
+        try:
+            content = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise ValueError(f"{where} is damaged: {error}") from error
+        yield parse_record(kind, content, where)
+
+
+def parse_record(kind: type[Record], content: Any, where: str) -> Record:
+    """Return the record that a JSON object describes. Raises: ValueError with the field."""
+    content = OBJECT(where, content)
+    values = {}
+    for item in fields(kind):
+        name = item.metadata.get("name", item.name)
+        if name in content:
+            values[item.name] = CONVERTERS[item.type](f"{where}: {name}", content[name])
+        elif item.default is MISSING:
+            raise ValueError(f"{where}: {name}: is missing")
+    return kind(**values)
+
+
+# Return a value as a field holds it. Raise: ValueError that starts with the first argument.
+Converter = Callable[[str, Any], Any]
+
+
+def _instance(kind: type | UnionType, described: str) -> Converter:
+    def convert(where: str, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise ValueError(f"{where}: must be {described}, got {value!r}")
+        return value
+
+    return convert
+
+
+INTEGER = _instance(int, "a whole number")
+TEXT = _instance(str, "a text")
+OBJECT = _instance(dict, "an object")
+
+
+def _object_of(convert: Converter) -> Converter:
+    return lambda where, value: {
+        name: convert(f"{where}.{name}", inner) for name, inner in OBJECT(where, value).items()
+    }
+
+
+def _number(where: str, value: Any) -> float:
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{where}: must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _time(where: str, value: Any) -> str:
+    try:
+        time = datetime.fromisoformat(TEXT(where, value))
+    except ValueError:
+        time = datetime.min
+    if time.tzinfo is None:
+        raise ValueError(f"{where}: must be a time of ISO 8601 with its zone, got {value!r}")
+    return time.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def _end(where: str, value: Any) -> Outcome:
+    ends = (Outcome.DONE, Outcome.UNSOUND, Outcome.DIVERGED)
+    if value not in ends:
+        raise ValueError(f"{where}: must be {ends[0]}, {ends[1]} or {ends[2]}, got {value!r}")
+    return Outcome(value)
+
+
+def _config(where: str, value: Any) -> TrainConfig:
+    try:
+        return from_dict(OBJECT(where, value))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: are not those of this version: {error!r}") from error
+
+
+CONVERTERS: dict[Any, Converter] = {
+    int: INTEGER,
+    str: TEXT,
+    str | None: _instance(str | None, "a text or null"),
+    dict[str, str]: _object_of(TEXT),
+    dict[str, float]: _object_of(_number),
+    dict[str, Any] | None: _instance(dict | None, "an object or null"),
+    Time: _time,
+    Outcome: _end,
+    TrainConfig: _config,
+}

@@ -1,0 +1,170 @@
+"""
+The loop around a trainer, with trainers that train nothing.
+"""
+
+import time
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from aol.errors import CheckpointError
+from aol.training.loop import TIMED_EPOCHS, resume_trainer, train_epochs
+
+
+class FakeTrainer:
+    """
+    Trains epochs that take the given seconds; a state is its number of epochs.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, *seconds):
+        self.seconds, self.config = seconds, SimpleNamespace(epochs=len(seconds))
+        self.epoch, self.loaded = 0, []
+
+    def epochs(self):
+        while self.epoch < self.config.epochs:
+            self.epoch += 1
+            yield SimpleNamespace(epoch=self.epoch, seconds=self.seconds[self.epoch - 1])
+
+    def load_state_dict(self, state):
+        self.loaded.append(state["epoch"])
+        if "broken" in state:
+            raise KeyError("optimizer")
+        self.epoch = state["epoch"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """
+    Writes states and gives their files, newest first.
+    """
+
+    def write(*states):
+        files = [tmp_path / f"{number}.pt" for number in range(len(states))]
+        for file, state in zip(files, states, strict=True):
+            if isinstance(state, bytes):
+                file.write_bytes(state)
+            elif state:
+                torch.save(state, file)
+        return files
+
+    return write
+
+
+@contextmanager
+def lost():
+    raise ConnectionError("the storage is away\nfor now")
+    yield
+
+
+def resume(states, log=lambda text: None):
+    return resume_trainer(lambda: FakeTrainer(1.0), states, log=log, hint="do this")
+
+
+def test_without_a_state_the_trainer_is_fresh():
+    assert resume([]).epoch == 0
+
+
+def test_the_newest_state_is_loaded_and_no_other(saved):
+    logged = []
+    trainer = resume(map(nullcontext, saved({"epoch": 7}, {"epoch": 6})), logged.append)
+
+    assert trainer.loaded == [7]
+    assert logged == ["continues after epoch 7"]
+
+
+def test_a_state_that_cannot_be_read_gives_way_to_the_next_in_a_fresh_trainer(saved):
+    files = saved(b"torn", None, {"epoch": 6, "broken": True}, {"epoch": 5})
+    logged = []
+    trainer = resume([lost(), *map(nullcontext, files)], logged.append)
+
+    assert trainer.loaded == [5]
+    assert [line.removeprefix("cannot continue from a checkpoint: ") for line in logged] == [
+        "ConnectionError: the storage is away",
+        logged[1].removeprefix("cannot continue from a checkpoint: "),
+        f"{files[1]}: FileNotFoundError: [Errno 2] No such file or directory: '{files[1]}'",
+        f"{files[2]}: KeyError: 'optimizer'",
+        "continues after epoch 5",
+    ]
+    assert logged[1].startswith(f"cannot continue from a checkpoint: {files[0]}: ")
+
+
+def test_where_no_state_can_be_read_every_reason_is_named_and_nothing_starts_over(saved):
+    (file,) = saved(b"torn")
+    with pytest.raises(CheckpointError) as caught:
+        resume([lost(), nullcontext(file)])
+
+    first, *reasons, last = str(caught.value).splitlines()
+    assert (first, last) == ("none of its checkpoints can be read:", "do this")
+    assert reasons[0] == "  ConnectionError: the storage is away"
+    assert reasons[1].startswith(f"  {file}: ")
+    assert len(reasons) == 2
+
+
+def train(trainer, *, record=lambda metrics, save: None, stop=lambda s: False, every=1e9):
+    return train_epochs(trainer, record=record, must_stop=stop, save_every_s=every)
+
+
+def test_every_epoch_is_recorded_before_the_next_starts_and_the_last_one_saved():
+    trainer, recorded = FakeTrainer(1.0, 1.0, 1.0), []
+
+    def record(metrics, save):
+        recorded.append((metrics.epoch, trainer.epoch, save))
+
+    assert train(trainer, record=record)
+    assert recorded == [(1, 1, False), (2, 2, False), (3, 3, True)]
+
+
+def test_before_a_stop_the_epoch_is_saved_and_the_last_one_is_no_stop():
+    recorded = []
+    trainer = FakeTrainer(1.0, 1.0, 1.0)
+    stops = iter([False, True])
+
+    def record(metrics, save):
+        recorded.append((metrics.epoch, save))
+
+    assert not train(trainer, record=record, stop=lambda s: next(stops))
+    assert recorded == [(1, False), (2, True)]
+    assert train(FakeTrainer(1.0), record=record, stop=lambda s: True)
+
+
+def test_states_are_saved_by_the_clock_and_the_deadline_sees_what_a_save_takes(monkeypatch):
+    """
+    Ten seconds an epoch and a second for a save, one every fifteen seconds.
+    """
+    now, saves, asked = [0.0], [], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Timed(FakeTrainer):
+        def epochs(self):
+            for metrics in super().epochs():
+                now[0] += metrics.seconds
+                yield metrics
+
+    def record(metrics, save):
+        now[0] += save
+        saves.extend([metrics.epoch] * save)
+
+    train(Timed(*[10.0] * 5), record=record, stop=lambda s: bool(asked.append(s)), every=15)
+
+    assert saves == [2, 4, 5]
+    assert asked == [10.0, 10.0, 11.0, 11.0]
+
+
+def test_the_time_of_an_epoch_is_the_longest_of_the_latest_ones():
+    seconds, asked = [9.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0], []
+    train(FakeTrainer(*seconds), stop=lambda s: bool(asked.append(s)))
+
+    assert TIMED_EPOCHS == 5
+    assert asked == [9.0, 9.0, 9.0, 9.0, 9.0, 2.0]
+
+
+def test_what_recording_raises_is_passed_on():
+    def full(metrics, save):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        train(FakeTrainer(1.0), record=full)

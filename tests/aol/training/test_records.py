@@ -1,0 +1,90 @@
+"""
+The records of a run's folder: what is read, and how a mistake is named.
+"""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from aol.training.records import Attempt, End, Epoch, Outcome, Run, parse_record, read_records
+from tests.support.shell import PROJECT
+
+TIME = "2026-01-02T03:04:05.678+00:00"
+EPOCH = {"epoch": 1, "time": TIME, "values": {"loss": 2, "accuracy": 0.5}}
+ATTEMPT = {
+    "from_epoch": 0,
+    "time": TIME,
+    "host": "here",
+    "device": "cpu",
+    "commit": None,
+    "packages": {"torch": "2.13"},
+    "fingerprints": {"train": "0", "test": "1"},
+    "cuda": "13",
+}
+END = {"outcome": "done", "time": TIME, "error": None, "certificate": {"ratio": 0.5}}
+
+
+def test_records_are_read_as_they_were_written(make_run):
+    spec = make_run(7)
+    run = Run(spec.key, spec.id, spec.name, spec.profile, spec.train)
+    written = json.loads(json.dumps(run.as_dict()))
+
+    assert list(written) == ["key", "id", "name", "profile", "settings"]
+    assert parse_record(Run, written, "") == run
+    assert asdict(parse_record(Epoch, EPOCH, "")) == EPOCH
+    assert parse_record(End, END, "").outcome is Outcome.DONE
+    assert parse_record(Attempt, ATTEMPT, "").diff is None
+    assert parse_record(Attempt, ATTEMPT | {"diff": "a patch"}, "").diff == "a patch"
+
+
+@pytest.mark.parametrize("text", ["2026-01-02T05:04:05.678+02:00", "2026-01-02T03:04:05.678Z"])
+def test_times_are_in_utc(text):
+    assert parse_record(Epoch, EPOCH | {"time": text}, "").time == TIME
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        (Epoch, [1], "x: must be an object, got [1]"),
+        (Epoch, EPOCH | {"epoch": "1"}, "x: epoch: must be a whole number, got '1'"),
+        (Epoch, EPOCH | {"time": 3}, "x: time: must be a time of ISO 8601 with its zone, got 3"),
+        (Epoch, EPOCH | {"time": "2026-01-02T03:04:05"}, "x: time: must be a time of ISO 8601"),
+        (Epoch, EPOCH | {"values": 3}, "x: values: must be an object, got 3"),
+        (Epoch, EPOCH | {"values": {"a": "1"}}, "x: values.a: must be a finite number, got '1'"),
+        (Epoch, EPOCH | {"values": {"a": math.inf}}, "x: values.a: must be a finite number, got "),
+        (Epoch, EPOCH | {"values": {"a": 10**400}}, "x: values.a: must be a finite number, got "),
+        (Attempt, ATTEMPT | {"commit": 1}, "x: commit: must be a text or null, got 1"),
+        (Attempt, ATTEMPT | {"packages": {"a": 1}}, "x: packages.a: must be a text, got 1"),
+        (End, END | {"outcome": "stopped"}, "x: outcome: must be done, unsound or diverged, got"),
+        (End, END | {"certificate": 1}, "x: certificate: must be an object or null, got 1"),
+        (End, {}, "x: outcome: is missing"),
+        (Run, {"key": "k", "id": 0, "name": "n", "profile": "p"}, "x: settings: is missing"),
+    ],
+)
+def test_a_mistake_names_the_place_and_the_field(kind, content, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        parse_record(kind, content, "x")
+
+
+def test_a_cut_off_last_line_is_left_out_and_any_other_is_named(tmp_path):
+    file, line = tmp_path / "metrics.jsonl", json.dumps(EPOCH)
+    file.write_text(f"{line}\n{line}\n{line[:9]}")
+    assert len(list(read_records(Epoch, file))) == 2
+
+    file.write_text(f"{line}\n{line[:9]}\n{line}\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged: "):
+        list(read_records(Epoch, file))
+
+
+def test_folders_and_the_loop_are_read_without_torch():
+    """
+    `ingest`, `status` and `plan` would take seconds longer with it.
+    """
+    code = "import sys, aol.training.run_folder; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
