@@ -1,6 +1,5 @@
 import os
 import textwrap
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from orchestrator.errors import SpecError
 from orchestrator.spec.loader import SpecFile
 from tests.support.specs import GOOD
+from tests.support.trained import train_once
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -64,11 +64,30 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def data_root(tmp_path_factory):
+def shared_folder(tmp_path_factory):
+    """
+    A folder that the parallel processes of one call of pytest share.
+    """
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def data_root(shared_folder):
     """
     A data root of its own: the digits are built there once, CIFAR is never there.
     """
-    return Path(tmp_path_factory.mktemp("data"))
+    folder = shared_folder / "data"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(shared_folder, data_root):
+    """
+    The tiny experiment, trained by `run`: to look at, and to copy.
+    """
+    return train_once(shared_folder / "trained", data_root)
 
 
 @pytest.fixture(scope="session")
