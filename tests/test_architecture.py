@@ -3,6 +3,7 @@ The order of the packages, who may use which library, and how large folders and 
 """
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -166,3 +167,13 @@ def test_no_module_is_a_drawer_without_a_name():
     names = {path.stem for _, path in MODULES}
 
     assert not names & {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
+
+
+@pytest.mark.parametrize("part", ["aol", "orchestrator"])
+def test_the_architecture_page_names_every_package(part):
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    _, section = re.split(rf"^## `{part}`.*$", page, flags=re.MULTILINE)
+    named = re.findall(r"^\| `(\w+)/` ", section.partition("\n## ")[0], re.MULTILINE)
+    found = {path.parent.name for path in (PROJECT / part).glob("*/__init__.py")}
+
+    assert set(named) == found

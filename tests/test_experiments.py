@@ -1,4 +1,4 @@
-"""The paper's experiments.yaml writes them."""
+"""The paper's experiments as `experiments.yaml` has them."""
 
 import math
 from dataclasses import asdict

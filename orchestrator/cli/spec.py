@@ -37,7 +37,7 @@ def data(
 
     file = SpecFile(spec)
     chosen = [profile] if profile else file.profiles
-    experiments = [file.experiment(name, settings or ()).chosen(only, None) for name in chosen]
+    experiments = [file.experiment(name, settings or ()).subset(only, None) for name in chosen]
     datasets = {run.train.data.name for experiment in experiments for run in experiment.runs}
     with closing(ConsoleObserver()) as observer:
         prepare_all(experiments[0], datasets, observer.progress)

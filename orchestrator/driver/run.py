@@ -14,7 +14,7 @@ from orchestrator.analysis.report import make_report
 from orchestrator.analysis.tables import note_cells
 from orchestrator.driver.observer import Observer
 from orchestrator.driver.session import RunOptions, Session
-from orchestrator.environment import LOCAL, SIGTERM_EXIT
+from orchestrator.environment import LOCAL, SIGTERM_EXIT, prepare
 from orchestrator.formatting import pluralize
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun
@@ -60,6 +60,7 @@ def run(experiment: Experiment, *, observer: Observer | None = None, **options: 
 
     Raises: OrchestratorError.
     """
+    prepare()
     with Session(RunOptions(spec=experiment.path, **options), observer, experiment) as session:
         return run_session(session)
 

@@ -13,10 +13,10 @@ from orchestrator.environment import LOCAL, prepare_ray
 from orchestrator.errors import ResourceError
 from orchestrator.formatting import format_duration, pluralize
 from orchestrator.planning import resources
-from orchestrator.planning.plan import PlannedRun, make_plan
+from orchestrator.planning.plan import PlannedRun, plan
 from orchestrator.planning.resources import Cluster
 from orchestrator.scheduling.storage import absolute_location, is_uri
-from orchestrator.spec.experiment import Experiment, ids_of
+from orchestrator.spec.experiment import Experiment, parse_ids_option
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
 
@@ -32,7 +32,7 @@ class RunOptions:
     settings: tuple[str, ...] = ()
     jobs: int | None = None
     address: str = LOCAL
-    results: Path | None = None
+    results: Path | str | None = None
     store: str | None = None
     storage: str | None = None
     retries: int = 3
@@ -60,7 +60,7 @@ class Session:
         """Take the experiment as it is, or else read the file that the options name."""
         self.options = options
         self.observer = observer or SilentObserver()
-        self.results = (options.results or options.spec.parent / "results").absolute()
+        self.results = Path(options.results or options.spec.parent / "results").absolute()
         self.logs = self.results / "logs"
         self.store_location = options.store or str(self.results / "store.db")
         self.storage = absolute_location(options.storage or str(self.results / "ray"))
@@ -78,7 +78,7 @@ class Session:
             self.whole = file.experiment(profile, options.settings)
         elif self._given:
             self.whole = self._given
-        self.experiment = self.whole.chosen(options.only, options.seeds)
+        self.experiment = self.whole.subset(options.only, options.seeds)
         return self
 
     def __exit__(
@@ -91,23 +91,22 @@ class Session:
 
     def plan(self, store: Store | None) -> list[PlannedRun]:
         """Return the action for each run, in the file's order. Raises: SpecError, StoreError."""
-        stored = store.runs(ids={run.id for run in self.experiment.runs}) if store else []
-        return make_plan(self.experiment, stored, self.rerun())
+        return plan(self.experiment, store, self.rerun())
 
     def rerun(self) -> tuple[int, ...]:
         """Return the IDs of the runs to train anew. Raises: SpecError."""
         if not self.options.rerun:
             return ()
-        ids = ids_of("--rerun", self.options.rerun)
+        ids = parse_ids_option("--rerun", self.options.rerun)
         self.experiment.select(ids, "--rerun")
         return ids
 
-    def preflight(self, plan: Sequence[PlannedRun]) -> dict[str, resources.ResourceRequest]:
+    def preflight(self, planned: Sequence[PlannedRun]) -> dict[str, resources.ResourceRequest]:
         """Return the resources of each run that is to train, by key.
 
         Raises: ResourceError if cluster or disk cannot provide them.
         """
-        todo = [item.run for item in plan if item.todo]
+        todo = [item.run for item in planned if item.todo]
         parallel = min(len(todo), self.options.jobs or sys.maxsize) or 1
         requests = [resources.request_resources(run, self.cluster, parallel) for run in todo]
         resources.check_requests(zip(todo, requests, strict=True), self.cluster)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from aol.config import TrainConfig, flatten, from_dict
 from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import Experiment, RunSpec
-from orchestrator.store import Checkpoint, Status, StoredRun
+from orchestrator.store import Checkpoint, Status, Store, StoredRun
 
 
 class Action(StrEnum):
@@ -36,6 +36,19 @@ class PlannedRun:
     def todo(self) -> bool:
         """Whether the run trains."""
         return self.action in (Action.NEW, Action.CONTINUE, Action.CHANGED)
+
+
+def plan(
+    experiment: Experiment, store: Store | None = None, rerun: Iterable[int] = ()
+) -> list[PlannedRun]:
+    """Return the action for each run of the experiment, in its order, and the reason.
+
+    Without a store every run is new. Runs of the IDs in `rerun` start anew whatever it holds.
+
+    Raises: StoreError.
+    """
+    stored = store.runs(ids={run.id for run in experiment.runs}) if store else []
+    return make_plan(experiment, stored, rerun)
 
 
 def make_plan(

@@ -1,4 +1,4 @@
-"""What an experiment is: runs to train and the paper's tables that they fill."""
+"""An experiment: runs to train and the paper's tables that they fill."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -10,42 +10,42 @@ from pydantic import Field, FiniteFloat, field_validator
 from aol.config import TrainConfig
 from orchestrator.errors import SpecError
 from orchestrator.spec.schema import (
-    LARGEST_ID,
+    MAX_ID,
     Column,
+    FrozenModel,
     Prices,
     Reproduction,
     Row,
-    Strict,
     Table,
     parse_ids,
 )
 
 REPLICATE_STRIDE = 1000  # replicate k of a run trains with its seed + 1000 k
-SMALLEST_SHARE = 0.0001  # of a CPU or GPU that Ray can give
+MIN_SHARE = 0.0001  # of a CPU or GPU in Ray
 CUSTOM = "custom"  # the profile of runs changed on the command line
 
 
-class Resources(Strict):
-    """What one run occupies; None leaves it to the cluster (a GPU if there is one)."""
+class Resources(FrozenModel):
+    """The CPUs and GPUs of one run; None leaves them to the cluster (a GPU if there is one)."""
 
-    cpus: Annotated[FiniteFloat, Field(ge=SMALLEST_SHARE)] | None = None
+    cpus: Annotated[FiniteFloat, Field(ge=MIN_SHARE)] | None = None
     gpus: Annotated[FiniteFloat, Field(ge=0)] | None = None
 
     @field_validator("gpus")
     @classmethod
-    def _one_at_most(cls, gpus: float | None) -> float | None:
-        if gpus is not None and (gpus > 1 or 0 < gpus < SMALLEST_SHARE):
+    def _check_gpus(cls, gpus: float | None) -> float | None:
+        if gpus is not None and (gpus > 1 or 0 < gpus < MIN_SHARE):
             raise ValueError(
                 "a run trains on one GPU at most; allowed: 0, 1, or a share of one from "
-                f"{SMALLEST_SHARE}"
+                f"{MIN_SHARE}"
             )
         return gpus
 
 
-class RunSpec(Strict):
-    """One row of the paper: a stable ID, a printed name and what to train."""
+class RunSpec(FrozenModel):
+    """One row of the paper: a stable ID, a printed name and the settings of its training."""
 
-    id: Annotated[int, Field(ge=0, le=LARGEST_ID, strict=True)]
+    id: Annotated[int, Field(ge=0, le=MAX_ID, strict=True)]
     name: Annotated[str, Field(min_length=1)]
     resources: Resources = Resources()
     train: TrainConfig
@@ -62,15 +62,15 @@ class RunSpec(Strict):
         return f"{self.id}-s{self.train.seed}-{self.train.digest()}"
 
     def replicate_seed(self, number: int) -> int:
-        """The seed of the run's replicate of this number; 0 is the run itself."""
+        """Return the seed of the run's replicate of this number; 0 is the run itself."""
         return self.train.seed + REPLICATE_STRIDE * number
 
     def replicate_number(self, seed: int) -> int:
-        """Which of its replicates has this seed."""
+        """Return the number of the replicate with this seed."""
         return (seed - self.train.seed) // REPLICATE_STRIDE
 
     def is_replicate(self, seed: int) -> bool:
-        """Whether `seed` is this run's own or that of one of its replicates."""
+        """Return whether `seed` is this run's own or that of one of its replicates."""
         return seed >= self.train.seed and (seed - self.train.seed) % REPLICATE_STRIDE == 0
 
 
@@ -78,7 +78,7 @@ class RunSpec(Strict):
 class Experiment:
     """One profile of a YAML file: its runs and the tables they fill.
 
-    With overrides that can change a number, the profile is "custom" and `base` the file's own.
+    With overrides that can change a number, `profile` is "custom" and `base` the file's own.
     """
 
     path: Path
@@ -98,17 +98,17 @@ class Experiment:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Those of the command line that make it of the file."""
+        """The options of the command line that make this experiment of its file."""
         changes = (part for text in self.overrides for part in ("--set", text))
         return ("--profile", self.base, *changes)
 
     def margin(self, table: Table, row: Row, column: Column) -> float:
-        """Within which a cell counts as reproduced, in percentage points."""
-        otherwise = self.reproduction.margin if table.margin is None else table.margin
-        return row.margins.get(column.title, otherwise)
+        """Return the margin within which a cell is reproduced, in percentage points."""
+        default = self.reproduction.margin if table.margin is None else table.margin
+        return row.margins.get(column.title, default)
 
     def table(self, name: str) -> Table:
-        """The table of this ID or title. Raises: SpecError."""
+        """Return the table of this ID or title. Raises: SpecError."""
         for table in self.tables:
             if name.casefold() in (table.id.casefold(), table.title.casefold()):
                 return table
@@ -116,24 +116,15 @@ class Experiment:
         raise SpecError([f"--table {name}: there is no such table; the tables are {known}"])
 
     def select(self, ids: Iterable[int], option: str = "--only") -> "Experiment":
-        """The same experiment with these runs only. Raises: SpecError for an unknown ID."""
-        wanted = set(ids)
+        """Return the experiment with these runs only. Raises: SpecError for an unknown ID."""
+        selected = set(ids)
         known = {run.id for run in self.runs}
-        if unknown := sorted(wanted - known):
+        if unknown := selected - known:
             raise SpecError([unknown_ids(option, unknown, known)])
-        return replace(self, runs=tuple(run for run in self.runs if run.id in wanted))
-
-    def chosen(self, only: str | None, seeds: str | None) -> "Experiment":
-        """The runs and replicates named on the command line. Raises: SpecError."""
-        experiment = self
-        if only is not None:
-            experiment = experiment.select(ids_of("--only", only))
-        if seeds is not None:
-            experiment = experiment.replicates(ids_of("--seeds", seeds))
-        return experiment
+        return replace(self, runs=tuple(run for run in self.runs if run.id in selected))
 
     def replicates(self, numbers: Iterable[int]) -> "Experiment":
-        """Every run once per number k, trained with its seed + 1000 k; 0 is the file's own."""
+        """Return the experiment with the replicates of these numbers of every run."""
         runs = tuple(
             run.model_copy(update={"train": replace(run.train, seed=run.replicate_seed(k))})
             for k in numbers
@@ -141,15 +132,24 @@ class Experiment:
         )
         return replace(self, runs=runs)
 
+    def subset(self, only: str | None, seeds: str | None) -> "Experiment":
+        """Return the experiment with the runs of `--only` and `--seeds`. Raises: SpecError."""
+        experiment = self
+        if only is not None:
+            experiment = experiment.select(parse_ids_option("--only", only))
+        if seeds is not None:
+            experiment = experiment.replicates(parse_ids_option("--seeds", seeds))
+        return experiment
+
 
 def unknown_ids(where: str, unknown: Iterable[int], known: Iterable[int]) -> str:
-    """One line about run IDs that do not exist."""
-    named = ", ".join(map(str, unknown))
-    return f"{where}: there is no run {named}; the runs are {', '.join(map(str, sorted(known)))}"
+    """Return the message about run IDs that do not exist."""
+    named, runs = (", ".join(map(str, sorted(ids))) for ids in (unknown, known))
+    return f"{where}: there is no run {named}; the runs are {runs}"
 
 
-def ids_of(option: str, text: str) -> tuple[int, ...]:
-    """The numbers given to an option of the command line. Raises: SpecError."""
+def parse_ids_option(option: str, text: str) -> tuple[int, ...]:
+    """Return the numbers given to an option of the command line. Raises: SpecError."""
     try:
         return parse_ids(text)
     except ValueError as error:

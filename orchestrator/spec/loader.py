@@ -1,38 +1,59 @@
-"""The YAML file of experiments: its profiles as experiments, or every mistake in it at once."""
+"""Loading the YAML file: its profiles as experiments, or every mistake in it at once."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
-from orchestrator.spec.checks import Fitted, RunMistake, misfits, read_sections
+from orchestrator.spec.checks import check_sections
 from orchestrator.spec.experiment import CUSTOM, Experiment, RunSpec
-from orchestrator.spec.overrides import RUN_FIELDS, Layers, is_custom, lay_override, read_overrides
-from orchestrator.spec.source import Mistake, read, spec_error
+from orchestrator.spec.overrides import MergedSettings, is_custom, read_overrides
+from orchestrator.spec.source import Mistake, read_yaml, spec_error
 from orchestrator.spec.validation import validate
+from orchestrator.spec.widths import MergedRun, check_widths
 
-MISSING = ": is missing"  # said of what the defaults would have given
-UNFIT = (("data",), ("data", "name"))  # a mistake there leaves open how many classes there are
+RUN_FIELDS = ("id", "name", "resources")  # of a run's entry; the other fields are its training
+DATASET = (("data",), ("data", "name"))  # decide the number of classes
+RunMistake = tuple[str, Mistake]  # the run's name in messages, and the mistake
+
+
+def load_experiment(
+    path: Path | str = "experiments.yaml",
+    profile: str | None = None,
+    settings: Iterable[str] = (),
+) -> Experiment:
+    """Return the experiment of one profile of a YAML file, with changed settings.
+
+    `profile` is by default the file's own for machines without a GPU, else its first one.
+    `settings` are those of `--set`, for example::
+
+        experiment = load_experiment("experiments.yaml", "demo", ["epochs=2", "model.width=1/4"])
+        digests = {run.name: run.train.digest() for run in experiment.runs}
+
+    Raises: SpecError with every mistake in the file or in the settings.
+    """
+    file = SpecFile(Path(path))
+    return file.experiment(profile or file.default_profile(has_gpu=False), settings)
 
 
 class SpecFile:
-    """A parsed file from which the profiles are taken."""
+    """A valid YAML file, from which the profiles are taken."""
 
     def __init__(self, path: Path) -> None:
-        """Raises: SpecError with every mistake of the file, in all its profiles, by line."""
-        self.document = read(path)
-        file, mistakes = read_sections(self.document)
+        """Read the file. Raises: SpecError with every mistake in all its profiles, by line."""
+        self.path = path
+        self._document = read_yaml(path)
+        file, mistakes = check_sections(self._document)
         if file:
             self.file = file
-            mistakes += _grouped(
-                mistake for profile in self.profiles for mistake in self._merged(profile, {})[1]
-            )
-        unreadable = self.document.unreadable
+            found = [one for name in self.profiles for one in self._merge(name, name, {})[1]]
+            mistakes += _group(found)
+        unreadable = self._document.unreadable
         mistakes = [mistake for mistake in mistakes if mistake.place.line not in unreadable]
         if any("did you mean `defaults`" in mistake.text for mistake in mistakes):
-            mistakes = [one for one in mistakes if not one.text.endswith(MISSING)]
-        if mistakes or self.document.mistakes:
-            raise spec_error([*self.document.mistakes, *mistakes])
+            mistakes = [one for one in mistakes if not one.text.endswith(": is missing")]
+        if mistakes or self._document.mistakes:
+            raise spec_error([*self._document.mistakes, *mistakes])
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -40,109 +61,101 @@ class SpecFile:
         return tuple(self.file.profiles)
 
     def default_profile(self, *, has_gpu: bool) -> str:
-        """The profile that fits the cluster, or the file's first one."""
-        return self.file.default_profile.get("gpu" if has_gpu else "cpu", self.profiles[0])
+        """Return the profile that fits the cluster, or the file's first one."""
+        default = self.file.default_profile
+        return (default.gpu if has_gpu else default.cpu) or self.profiles[0]
 
     def experiment(self, profile: str, overrides: Iterable[str] = ()) -> Experiment:
-        """The runs of one profile, with `key=value` overrides laid over all of them.
+        """Return the experiment of one profile, with `key=value` overrides in all its runs.
 
-        Overrides that can change a number make another experiment of it: the profile "custom".
+        With overrides that can change a number its profile is "custom".
 
-        Raises: SpecError with every mistake of the overrides.
+        Raises: SpecError with every mistake in the overrides.
         """
         if profile not in self.file.profiles:
             there_are = ", ".join(self.profiles)
-            raise SpecError([f"{self.document.path}: no profile {profile!r}, only {there_are}"])
-        chosen = self.file.profiles[profile]
+            raise SpecError([f"{self.path}: no profile {profile!r}, only {there_are}"])
+        settings = self.file.profiles[profile]
         overrides = tuple(overrides)
-        name, note = profile, chosen.note
+        name, note = profile, settings.note
         if is_custom(overrides):
             name = CUSTOM
             note = f"custom: {profile} with {', '.join(overrides)}; not comparable with the paper"
+        values, mistakes = read_overrides(overrides)
+        runs, found = self._merge(profile, name, values)
+        mistakes += _group(found)
+        if mistakes:
+            raise spec_error(mistakes)
         return Experiment(
-            path=self.document.path,
+            path=self.path,
             name=self.file.name,
             source=self.file.source,
             profile=name,
             note=note,
-            checkpoint_seconds=chosen.checkpoint_seconds,
+            checkpoint_seconds=settings.checkpoint_seconds,
             data_root=self.file.data_root,
-            runs=tuple(
-                run.model_copy(update={"profile": name}) for run in self._runs(profile, overrides)
-            ),
-            columns=tuple(self.file.columns),
-            tables=tuple(self.file.tables),
+            runs=tuple(runs),
+            columns=self.file.columns,
+            tables=self.file.tables,
             reproduction=self.file.reproduction,
             prices=self.file.prices,
             base=profile,
             overrides=overrides,
         )
 
-    def _runs(self, profile: str, overrides: tuple[str, ...]) -> list[RunSpec]:
-        values, mistakes = read_overrides(overrides)
-        runs, found = self._merged(profile, values)
-        mistakes += _grouped(found)
-        if mistakes:
-            raise spec_error(mistakes)
-        return runs
-
-    def _merged(
-        self, profile: str, overrides: Mapping[str, Any]
+    def _merge(
+        self, profile: str, name: str, overrides: Mapping[str, Any]
     ) -> tuple[list[RunSpec], list[RunMistake]]:
-        """The runs of a profile that can be made, and what is wrong with these and others."""
-        runs, mistakes, fitted = [], [], []
+        """Return the runs of a profile under a name, and the mistakes in all of them."""
+        runs, mistakes, merged = [], [], []
         for index in range(len(self.file.runs)):
-            name = self.file.run_name(index)
-            layers = self._layers(index, profile)
-            for dotted, value in overrides.items():
-                lay_override(layers, dotted, value)
-            run, found = validate(RunSpec, _as_run(layers.data))
-            paths = [(keys[1:] if keys[:1] == ("train",) else keys, text) for keys, text in found]
-            mistakes += [
-                (name, Mistake(layers.origin(path), f"{'.'.join(map(str, path))}: {text}"))
-                for path, text in paths
-            ]
+            run_name = self.file.run_name(index)
+            settings = self._settings(index, profile)
+            for field, value in overrides.items():
+                settings.set(field, value)
+            own = {key: settings.data[key] for key in RUN_FIELDS if key in settings.data}
+            train = {key: settings.data[key] for key in settings.data if key not in RUN_FIELDS}
+            run, errors = validate(RunSpec, own | {"train": train, "profile": name})
+            errors = [(loc[1:] if loc[0] == "train" else loc, text) for loc, text in errors]
+            for loc, text in errors:
+                message = f"{'.'.join(map(str, loc))}: {text}"
+                mistakes.append((run_name, Mistake(settings.place(loc), message)))
             if run:
                 runs.append(run)
-                if not any(path[:1] == ("model",) or path in UNFIT for path, _ in paths):
-                    fitted.append(Fitted(name, run.train, layers))
-        return runs, mistakes + misfits(fitted, overrides)
+                if not any(loc[0] == "model" or loc in DATASET for loc, _ in errors):
+                    merged.append(MergedRun(run_name, run.train, settings))
+        return runs, [*mistakes, *check_widths(merged, overrides)]
 
-    def _layers(self, index: int, profile: str) -> Layers:
-        """A run's entry over the defaults, under the changes of its profile."""
+    def _settings(self, index: int, profile: str) -> MergedSettings:
+        """Merge the defaults, a run's entry and the changes of its profile."""
         entry = self.file.runs[index]
-        layers = Layers()
+        settings = MergedSettings()
 
-        def lay(settings: dict[str, Any], *place: str | int, home: bool = True) -> None:
-            layers.lay(settings, lambda keys: self.document.where((*place, *keys)), home=home)
+        def merge(source: dict[str, Any], *loc: str | int, partial: bool = False) -> None:
+            settings.merge(
+                source, lambda keys: self._document.where((*loc, *keys)), partial=partial
+            )
 
-        lay(self.file.defaults, "defaults")
-        lay(entry, "runs", index)
-        for order, change in enumerate(self.file.profiles[profile].changes):
+        merge(self.file.defaults, "defaults")
+        merge(entry, "runs", index)
+        for i, change in enumerate(self.file.profiles[profile].changes):
             if change.runs is None or entry.get("id") in change.runs:
-                lay(change.set, "profiles", profile, "changes", order, "set", home=False)
-        return layers
+                merge(change.set, "profiles", profile, "changes", i, "set", partial=True)
+        return settings
 
 
-def _as_run(settings: dict[str, Any]) -> dict[str, Any]:
-    """A merged entry in the shape of `RunSpec`: what is not the run's own is its training."""
-    own = {name: value for name, value in settings.items() if name in RUN_FIELDS}
-    rest = {name: value for name, value in settings.items() if name not in RUN_FIELDS}
-    return own | {"train": rest}
-
-
-def _grouped(mistakes: Iterable[RunMistake]) -> list[Mistake]:
-    """One mistake, however many runs and profiles share it."""
-    runs: dict[Mistake, dict[str, None]] = {}
-    for run_id, mistake in mistakes:
-        runs.setdefault(mistake, {})[run_id] = None
+def _group(found: Iterable[RunMistake]) -> list[Mistake]:
+    """Return one mistake for all runs and profiles that share it."""
+    names: dict[Mistake, dict[str, None]] = {}
+    for name, mistake in found:
+        names.setdefault(mistake, {})[name] = None
     return [
-        Mistake(mistake.place, f"{_named(list(ids))}: {mistake.text}")
-        for mistake, ids in runs.items()
+        Mistake(mistake.place, f"{_name_runs(list(runs))}: {mistake.text}")
+        for mistake, runs in names.items()
     ]
 
 
-def _named(ids: list[str]) -> str:
-    if len(ids) == 1:
-        return f"run {ids[0]}"
-    return f"runs {', '.join(ids)}" if len(ids) < 6 else f"{len(ids)} runs"
+def _name_runs(names: list[str]) -> str:
+    if len(names) > 5:
+        return f"{len(names)} runs"
+    return f"run{'s' if len(names) > 1 else ''} {', '.join(names)}"

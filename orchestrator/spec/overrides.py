@@ -1,116 +1,91 @@
-"""Settings laid over each other, up to `--set` of the command line; each knows its place."""
+"""Merging a run's settings with the defaults, the profile's changes and `--set`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aol.config import TrainConfig
-from orchestrator.spec.experiment import Resources, RunSpec
-from orchestrator.spec.source import Keys, Mistake, Place, parse_number, read_value
-from orchestrator.spec.validation import dotted_names, suggest, takes
+from orchestrator.spec.experiment import Resources
+from orchestrator.spec.source import Loc, Mistake, Place, parse_yaml
+from orchestrator.spec.validation import dotted_names, suggest
 
-RUN_FIELDS = ("id", "name", "resources")  # of a run's entry; the other fields are its training
 SETTINGS = [*dotted_names(TrainConfig), *(f"resources.{name}" for name in Resources.model_fields)]
 
 
-class Layers:
-    """Settings laid over each other; remembers where each value came from."""
+class MergedSettings:
+    """Nested settings merged from several sources, with the place of every value."""
 
     def __init__(self) -> None:
         self.data: dict[str, Any] = {}
-        self._origins: dict[Keys, Place] = {}  # in the order they were laid
+        self._places: dict[Loc, Place] = {}  # in the order of merging
 
-    def lay(
-        self, settings: Mapping[str, Any], where: Callable[[Keys], Place], *, home: bool = True
+    def merge(
+        self, settings: Mapping[str, Any], where: Callable[[Loc], Place], *, partial: bool = False
     ) -> None:
-        """Put `settings` over what is there; `where` names the place of a path in them.
+        """Merge settings over those so far; `where` returns the place of a path in them.
 
-        A layer that is not `home` changes values only: what is missing is missing elsewhere.
+        A `partial` source only changes values: the place of a mapping, and thus of a field that is
+        missing in it, stays where it was.
         """
-        self._lay(self.data, settings, (), where, home)
 
-    def origin(self, keys: Keys) -> Place:
-        """Where the value at `keys`, or the innermost mapping around it, came from.
+        def put(target: dict[str, Any], source: Mapping[str, Any], prefix: Loc) -> None:
+            if not partial or prefix not in self._places:
+                self._places[prefix] = where(prefix)
+            for key, value in source.items():
+                loc = (*prefix, key)
+                if isinstance(value, Mapping):
+                    if not isinstance(target.get(key), dict):
+                        target[key] = {}
+                    put(target[key], value, loc)
+                else:
+                    target[key] = value
+                    self._places.pop(loc, None)  # to the end
+                    self._places[loc] = where(loc)
 
-        Raises: KeyError if nothing was laid yet.
+        put(self.data, settings, ())
+
+    def set(self, name: str, value: Any) -> None:
+        """Merge the value of a `--set` by its dotted name."""
+        section, _, field = name.rpartition(".")
+        settings = {section: {field: value}} if section else {field: value}
+        self.merge(settings, lambda _: set_option(name), partial=True)
+
+    def place(self, loc: Loc) -> Place:
+        """Return the place of the value at `loc`, or of the innermost mapping around it.
+
+        Raises: KeyError if nothing was merged yet.
         """
-        while keys and keys not in self._origins:
-            keys = keys[:-1]
-        return self._origins[keys]
+        while loc and loc not in self._places:
+            loc = loc[:-1]
+        return self._places[loc]
 
-    def latest(self, *candidates: Keys) -> Keys:
-        """The one of these values that was laid last; the first if none was."""
-        laid = [keys for keys in self._origins if keys in candidates]
-        return laid[-1] if laid else candidates[0]
-
-    def _lay(
-        self,
-        target: dict[str, Any],
-        settings: Mapping[str, Any],
-        prefix: Keys,
-        where: Callable[[Keys], Place],
-        home: bool,
-    ) -> None:
-        if home or prefix not in self._origins:
-            self._origins[prefix] = where(prefix)
-        for key, value in settings.items():
-            keys = (*prefix, str(key))
-            if isinstance(value, Mapping):
-                inner = target.get(key)
-                target[key] = dict(inner) if isinstance(inner, Mapping) else {}
-                self._lay(target[key], value, keys, where, home)
-            else:
-                target[key] = numbers(value) if _numeric(keys) else value
-                self._origins.pop(keys, None)  # to the end
-                self._origins[keys] = where(keys)
-
-
-def _numeric(keys: Keys) -> bool:
-    """Whether numbers stand there that may be written as in the paper."""
-    path = keys if keys[0] in RUN_FIELDS else ("train", *keys)
-    return keys != ("id",) and any(takes(RunSpec, path, kind) for kind in (int, float))
-
-
-def numbers(value: Any) -> Any:
-    """The value with numbers written as in the paper as floats, also inside lists."""
-    return [numbers(item) for item in value] if isinstance(value, list) else parse_number(value)
+    def last_set(self, *candidates: Loc) -> Loc:
+        """Return which of these values was merged last; the first if none was."""
+        merged = [loc for loc in self._places if loc in candidates]
+        return merged[-1] if merged else candidates[0]
 
 
 def read_overrides(texts: Iterable[str]) -> tuple[dict[str, Any], list[Mistake]]:
-    """`key=value` texts as values by dotted name, and what is wrong with the others."""
+    """Return the values of `key=value` texts by dotted name, and the mistakes in the others."""
     values: dict[str, Any] = {}
     mistakes = []
     for text in texts:
         name, equals, value = text.partition("=")
-        problem = None
-        if not equals:
-            problem = "write key=value, for example epochs=10"
-        elif name not in SETTINGS:
-            problem = f"unknown field{suggest(name, SETTINGS)}"
-        else:
-            try:
-                values[name] = read_value(value)
-            except ValueError as error:
-                problem = str(error)
-        if problem:
-            mistakes.append(Mistake(option(text), problem))
+        try:
+            if not equals:
+                raise ValueError("write key=value, for example epochs=10")
+            if name not in SETTINGS:
+                raise ValueError(f"unknown field{suggest(name, SETTINGS)}")
+            values[name] = parse_yaml(value)
+        except ValueError as error:
+            mistakes.append(Mistake(set_option(text), str(error)))
     return values, mistakes
 
 
-def lay_override(layers: Layers, name: str, value: Any) -> None:
-    """Put the value of one `--set` over everything."""
-    layers.lay(_nested(name, value), lambda _: option(name), home=False)
-
-
-def option(text: str) -> Place:
-    """The place of a `--set`."""
+def set_option(text: str) -> Place:
+    """Return the place of a `--set`."""
     return Place(f"--set {text}")
 
 
 def is_custom(overrides: Iterable[str]) -> bool:
-    """Whether overrides change more than where runs are placed."""
+    """Return whether overrides change more than the resources of runs."""
     return any(not text.startswith("resources.") for text in overrides)
-
-
-def _nested(dotted: str, value: Any) -> dict[str, Any]:
-    outer, dot, inner = dotted.partition(".")
-    return {outer: _nested(inner, value) if dot else value}

@@ -1,26 +1,23 @@
 """The sections of the YAML file as pydantic models."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+
+from aol.certification import certificate
 
 Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
-
-RADII: dict[Metric, float] = {  # as in `aol.training.metrics`, which needs torch
-    "accuracy": 0.0,
-    "cra_36": 36 / 255,
-    "cra_72": 72 / 255,
-    "cra_108": 108 / 255,
-    "cra_1": 1.0,
-}
-
-LARGEST_ID = 1_000_000
+RADII = cast(dict[Metric, float], {"accuracy": 0.0, **certificate.RADII})
+MAX_ID = 1_000_000
+FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+CELL_BREAKS = re.compile(r"[|\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what no markdown cell may contain
 
 
 def parse_ids(value: Any) -> tuple[int, ...]:
-    """The numbers of "0, 20-24" or "0..4" (or a list of numbers), in order, each once.
+    """Return the numbers of "0, 20-24" or "0..4" (or of a list), in order, each once.
 
     Raises: ValueError.
     """
@@ -35,75 +32,87 @@ def parse_ids(value: Any) -> tuple[int, ...]:
             raise ValueError(
                 f"{part.strip()!r} is no number or range; write for example 0,20-24"
             ) from None
-        if high > LARGEST_ID:
-            raise ValueError(f"{high} is larger than {LARGEST_ID}")
+        if high > MAX_ID:
+            raise ValueError(f"{high} is larger than {MAX_ID}")
         if high < low:
             raise ValueError(f"the range {part.strip()} is empty")
         numbers |= dict.fromkeys(range(low, high + 1))
     return tuple(numbers)
 
 
-class Strict(BaseModel):
-    """A value that refuses fields it does not know and changes of those it has."""
+def _check_cell(text: str) -> str:
+    if CELL_BREAKS.search(text):
+        raise ValueError("would break the printed table; use no | and no line break")
+    return text
+
+
+def _check_file_name(text: str) -> str:
+    if not FILE_NAME.fullmatch(text):
+        raise ValueError("becomes part of file names; use letters, digits, - and _")
+    return text
+
+
+Cell = Annotated[str, AfterValidator(_check_cell)]
+Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
+Points = Annotated[FiniteFloat, Field(gt=0, le=100)]  # percentage points
+
+
+class FrozenModel(BaseModel):
+    """Base of models that are immutable and reject unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Column(Strict):
-    """One column of every table: its printed title and the metric under it."""
+class Column(FrozenModel):
+    """One column of every table: its printed title and its metric."""
 
-    title: str
+    title: Cell
     metric: Metric
 
     @property
     def radius(self) -> float:
-        """Up to which changes of the image are withstood; 0 for the standard accuracy."""
+        """The radius up to which a prediction is certified; 0 for the standard accuracy."""
         return RADII[self.metric]
 
 
-Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
-
-Points = Annotated[FiniteFloat, Field(gt=0, le=100)]
-
-
-class Row(Strict):
+class Row(FrozenModel):
     """One printed row: its label, its run, and the paper's values in percent, by column.
 
     `margins` replaces the table's margin in the columns of these titles.
     """
 
-    label: str
+    label: Cell
     run: int
     published: list[Percent]
     margins: dict[str, Points] = Field(default_factory=dict)
 
 
-class Table(Strict):
-    """One of the paper's tables; its own margin, if it has one, in percentage points."""
+class Table(FrozenModel):
+    """One of the paper's tables, with its own margin if it has one."""
 
-    id: str
+    id: Annotated[str, AfterValidator(_check_file_name)]
     title: str
-    header: str = ""
+    header: Cell = ""
     margin: Points | None = None
     rows: Annotated[list[Row], Field(min_length=1)]
 
 
-class Prior(Strict):
-    """What is known of the spread between seeds before there are any.
+class Prior(FrozenModel):
+    """The assumed standard deviation between seeds, used as long as few seeds are trained.
 
-    `sd` in percentage points; it counts like `freedom` degrees of freedom.
+    `sd` is in percentage points; it counts like `freedom` degrees of freedom.
     """
 
     sd: Points = 0.2
     freedom: Annotated[FiniteFloat, Field(gt=0)] = 4.0
 
 
-class Reproduction(Strict):
+class Reproduction(FrozenModel):
     """When a cell counts as reproduced; see `orchestrator.analysis.verdicts`."""
 
-    margin: Points = 1.0  # percentage points between the published value and ours
+    margin: Points = 1.0  # between the published value and ours
     decimals: Annotated[int, Field(ge=0, le=6)] = 1  # of the published values
-    epoch: Literal["last"] = "last"  # which epoch's metrics are compared
+    epoch: Literal["last"] = "last"  # the epoch whose metrics are compared
     prior: Prior = Prior()
 
     @property
@@ -112,10 +121,10 @@ class Reproduction(Strict):
         return 0.5 * 10.0**-self.decimals
 
 
-class Prices(Strict):
-    """What training costs, for `missing` and `plan --budget`.
+class Prices(FrozenModel):
+    """The prices of training, for `missing` and `plan --budget`.
 
-    `tflops` is what training is taken to reach on a GPU until an epoch was timed on one.
+    `tflops` is the assumed speed of training on a GPU until an epoch was timed on one.
     """
 
     gpu_hour: Annotated[FiniteFloat, Field(ge=0)] = 3.0
@@ -123,36 +132,43 @@ class Prices(Strict):
     tflops: Annotated[FiniteFloat, Field(gt=0)] = 30.0
 
 
-class Change(Strict):
-    """Settings that a profile lays over some runs, or over all."""
+class Change(FrozenModel):
+    """Settings that a profile changes in some runs, or in all."""
 
     runs: Annotated[tuple[int, ...] | None, BeforeValidator(parse_ids)] = None
     set: dict[str, Any]
 
 
-class Profile(Strict):
-    """A way to train all runs: the paper's own, or a quick one marked as such by its note."""
+class Profile(FrozenModel):
+    """A way to train all runs: the paper's own, or a quick one with a note about that."""
 
     note: str = ""
     checkpoint_seconds: Annotated[FiniteFloat, Field(gt=0)] = 60.0
     changes: list[Change] = Field(default_factory=list)
 
 
-MaybeEmpty = Annotated[Profile, BeforeValidator(lambda given: {} if given is None else given)]
+OptionalProfile = Annotated[Profile, BeforeValidator(lambda given: {} if given is None else given)]
 
 
-class File(Strict):
-    """The YAML file as it is written; its runs are checked once they are merged."""
+class DefaultProfile(FrozenModel):
+    """The names of the profiles for clusters with and without a GPU."""
+
+    gpu: str | None = None
+    cpu: str | None = None
+
+
+class File(FrozenModel):
+    """The YAML file; its runs are validated once they are merged with the defaults."""
 
     name: Annotated[str, Field(min_length=1)]
     source: str = ""
     data_root: Path | None = None
-    default_profile: dict[str, str] = Field(default_factory=dict)
+    default_profile: DefaultProfile = DefaultProfile()
     defaults: dict[str, Any] = Field(default_factory=dict)
     runs: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    profiles: Annotated[dict[str, MaybeEmpty], Field(min_length=1)]
-    columns: list[Column] = Field(default_factory=list)
-    tables: list[Table] = Field(default_factory=list)
+    profiles: Annotated[dict[str, OptionalProfile], Field(min_length=1)]
+    columns: tuple[Column, ...] = ()
+    tables: tuple[Table, ...] = ()
     reproduction: Reproduction = Reproduction()
     prices: Prices = Prices()
 
@@ -162,10 +178,10 @@ class File(Strict):
         return {run["id"] for run in self.runs if isinstance(run.get("id"), int)}
 
     def unknown(self, ids: Iterable[int]) -> list[int]:
-        """Those of `ids` that no run has; none while a run's own ID is wrong and may be meant."""
-        meant = all(isinstance(run.get("id"), int) for run in self.runs)
-        return sorted(set(ids) - self.run_ids) if meant else []
+        """Return those of `ids` that no run has; none while a run has a wrong ID, maybe this."""
+        valid = all(isinstance(run.get("id"), int) for run in self.runs)
+        return sorted(set(ids) - self.run_ids) if valid else []
 
     def run_name(self, index: int) -> str:
-        """What to call a run in a message: its ID, or else its number in the list."""
+        """Return the name of a run in messages: its ID, or else its position in the list."""
         return str(self.runs[index].get("id", f"number {index + 1}"))

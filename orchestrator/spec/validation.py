@@ -1,65 +1,66 @@
-"""Pydantic's verdict on the user's input, as lines a person can act on."""
+"""Validating input with pydantic: every error at once, in messages that name field and rule."""
 
 import copy
 import dataclasses
 import difflib
-import types
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from orchestrator.spec.source import Keys
+from orchestrator.spec.source import Loc
 
 Model = TypeVar("Model", bound=BaseModel)
-Problem = tuple[Keys, str]
+FieldError = tuple[Loc, str]
 
-TYPE_NAMES = {
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing_size": "a whole number below 2**63",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "dataclass_type": "a mapping",
-    "path_type": "a path",
-}
+NUMBER = re.compile(r"(?P<factor>\d+)?(?:√(?P<root>\d+))?(?:/(?P<divisor>\d+))?")
+MAX_ROUNDS = 20  # of replacing; each goes at most one level down in nested sections
+MAX_DIGITS = 18  # numbers of so many digits are below 2**63
+MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
-MISSING = {"missing", "missing_keyword_only_argument", "missing_argument"}
+EXPECTED: dict[str, tuple[str, Any]] = {  # by pydantic's name of a type: its rule, a valid value
+    "int": ("a whole number", 1),
+    "float": ("a number", 1.0),
+    "bool": ("true or false", False),
+    "string": ("text", "_"),
+    "path": ("a path", "_"),
+    "list": ("a list", []),
+    "tuple": ("a list", []),
+    "dict": ("a mapping", {}),
+    "model": ("a mapping", {}),
+    "dataclass": ("a mapping", {}),
+}
 
 
-def validate(model: type[Model], data: Mapping[str, Any]) -> tuple[Model | None, list[Problem]]:
-    """The validated model and every problem with its path.
+def validate(model: type[Model], data: Mapping[str, Any]) -> tuple[Model | None, list[FieldError]]:
+    """Return the model and every error with the path of its field.
 
-    A wrong value hides the checks that come after it. So it is replaced by a harmless one and
-    the rest is validated again, until nothing new is found; the model returned beside problems
-    is made with these replacements, None where none would do.
+    A wrong value hides the checks behind it: pydantic calls a dataclass's `__post_init__` only
+    when all fields are valid. So wrong values are replaced and the data is validated again, until
+    nothing new is found. The model has these replacements; it is None if none is valid.
     """
-    problems: list[Problem] = list(_misplaced_booleans(model, data))
-    mended = _mended(model, data, problems)
-    while True:
+    repaired = copy.deepcopy(dict(data))
+    errors: list[FieldError] = []
+    details = _misread_numbers(model, repaired)
+    for _ in range(MAX_ROUNDS):
+        found = [(detail, error) for detail in details for error in _explain(model, detail)]
+        errors += [error for _, error in found if not _is_known(error[0], errors)]
+        for detail, (loc, _) in found:
+            _replace(repaired, loc, detail)
         try:
-            return model.model_validate(mended), problems
+            return model.model_validate(repaired), errors
         except ValidationError as error:
-            found = [one for detail in error.errors() for one in _problems(model, detail)]
-        fresh = [one for one in found if not _known(one[0], problems)]
-        if not fresh:
-            return None, problems
-        problems += fresh
-        mended = _mended(model, mended, fresh)
+            details = [detail for detail in error.errors() if not _read_number(repaired, detail)]
+    return None, errors
 
 
 def suggest(word: str, allowed: list[str]) -> str:
-    """What to say about an unknown word: the closest allowed one, and all of them."""
+    """Return the hint for an unknown word: the closest allowed one, and all of them."""
     close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
     close = close or [name for name in allowed if name.split(".")[-1] == word][:1]
     hint = f"; did you mean `{close[0]}`?" if close else ""
@@ -67,140 +68,124 @@ def suggest(word: str, allowed: list[str]) -> str:
 
 
 def dotted_names(annotation: Any) -> list[str]:
-    """The names of all values below a model or dataclass: `model.kind`, `epochs`, ..."""
+    """Return the names of all values below a model or dataclass: `model.kind`, `epochs`, ..."""
     names = []
-    for name in _names(annotation):
-        inner = dotted_names(_descend(annotation, (name,)))
-        names += [f"{name}.{part}" for part in inner] or [name]
+    for name, inner in _fields(annotation).items():
+        names += [f"{name}.{part}" for part in dotted_names(inner)] or [name]
     return names
 
 
-def takes(model: type[BaseModel], keys: Keys, kind: type) -> bool:
-    """Whether `kind` may stand at `keys` below the model, or in the list there."""
-    return _holds(_descend(model, keys), kind)
+def parse_number(text: str) -> float | None:
+    """Return a number written as in the paper (`√2/16`, `4√2`, `1/64`), None for other text."""
+    match = NUMBER.fullmatch(text.replace(" ", ""))
+    if not match or not (match["factor"] or match["root"]):
+        return None
+    divisor = float(match["divisor"] or 1)
+    numerator = float(match["factor"] or 1) * float(match["root"] or 1) ** 0.5
+    return numerator / divisor if divisor else None
 
 
-def _holds(annotation: Any, kind: type) -> bool:
-    return annotation is kind or any(_holds(part, kind) for part in get_args(annotation))
+def _is_known(loc: Loc, errors: Sequence[FieldError]) -> bool:
+    """Return whether one of the errors is at this path, above it or below it."""
+    return any(loc[: len(known)] == known[: len(loc)] for known, _ in errors)
 
 
-def _problems(model: type[BaseModel], detail: ErrorDetails) -> list[Problem]:
-    keys = tuple(detail["loc"])
-    kind = detail["type"]
+def _misread_numbers(model: type[BaseModel], data: Any) -> list[ErrorDetails]:
+    """Return the errors of values that pydantic reads as numbers unless it is strict.
+
+    These are `true` and `false`, and text of more digits than a whole number may have.
+    """
+    try:  # as JSON: there a list is a tuple and a mapping a dataclass, also if strict
+        model.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        return [
+            detail
+            for detail in error.errors()
+            if detail["type"] in ("int_type", "float_type")
+            and (isinstance(detail["input"], bool) or _is_too_long(detail))
+        ]
+    return []
+
+
+def _is_too_long(detail: ErrorDetails) -> bool:
+    value = detail["input"]
+    return detail["type"] == "int_type" and isinstance(value, str) and len(value) > MAX_DIGITS
+
+
+def _explain(model: type[BaseModel], detail: ErrorDetails) -> list[FieldError]:
+    """Return the paths of the wrong fields and what is wrong with them."""
+    loc, kind, value = detail["loc"], detail["type"], detail["input"]
     if kind in UNKNOWN:
-        allowed = _names(_descend(model, keys[:-1]))
-        return [(keys, f"unknown field{suggest(str(keys[-1]), allowed)}")]
+        allowed = list(_fields(_type_at(model, loc[:-1])))
+        return [(loc, f"unknown field{suggest(str(loc[-1]), allowed)}")]
     if kind in MISSING:
-        return [(keys, "is missing")]
+        return [(loc, "is missing")]
+    if kind in ("string_too_short", "too_short"):
+        return [(loc, "must not be empty")]
     if kind == "value_error":
         text = str(detail["ctx"]["error"])
-        if dataclasses.is_dataclass(_descend(model, keys)):
-            parts = [line.partition(": ") for line in text.splitlines()]
-            return [((*keys, field), message) for field, _, message in parts]
-        return [(keys, f"got {detail['input']!r}: {text}")]
-    if kind in ("string_too_short", "too_short"):
-        return [(keys, "must not be empty")]
-    if kind in TYPE_NAMES:
-        return [(keys, f"must be {TYPE_NAMES[kind]}, got {_shown(detail['input'])}")]
-    message = detail["msg"].removeprefix("Input should be ")
-    return [(keys, f"must be {message}, got {_shown(detail['input'])}")]
+        if dataclasses.is_dataclass(_type_at(model, loc)):  # a line for each field: aol.config
+            lines = [line.partition(": ") for line in text.splitlines()]
+            return [((*loc, field), message) for field, _, message in lines]
+        return [(loc, f"got {value!r}: {text}")]
+    rule = detail["msg"].partition(" should ")[2]
+    name, _, fault = kind.partition("_")
+    if name in EXPECTED and fault in ("type", "parsing", "from_float"):
+        rule = f"be {EXPECTED[name][0]}{' below 2**63' if _is_too_long(detail) else ''}"
+    shown = repr(value)
+    return [(loc, f"must {rule}, got {shown if len(shown) <= 60 else f'{shown[:57]}...'}")]
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _read_number(data: dict[str, Any], detail: ErrorDetails) -> bool:
+    """Replace a number written as in the paper; return whether there was one."""
+    if detail["type"] not in ("int_parsing", "float_parsing"):
+        return False
+    number = parse_number(detail["input"])
+    if number is not None:
+        _parent(data, detail["loc"])[detail["loc"][-1]] = number
+    return number is not None
 
 
-def _known(keys: Keys, problems: list[Problem]) -> bool:
-    """Whether there is a problem already at these keys, above or below them."""
-    return any(keys[: len(known)] == known or known[: len(keys)] == keys for known, _ in problems)
+def _replace(data: dict[str, Any], loc: Loc, detail: ErrorDetails) -> None:
+    """Take a wrong value out, so that its default counts.
+
+    Without a default it becomes None: the error about that names the type of a valid value.
+    """
+    parent, last, kind = _parent(data, loc), loc[-1], detail["type"]
+    value = None
+    if detail["input"] is None and kind == "literal_error":
+        value = detail["ctx"]["expected"].split("'")[1]
+    elif detail["input"] is None and kind.removesuffix("_type") in EXPECTED:
+        value = copy.copy(EXPECTED[kind.removesuffix("_type")][1])
+    if value is None and isinstance(parent, dict) and kind not in MISSING:
+        parent.pop(last, None)
+    else:
+        parent[last] = value
 
 
-def _mended(model: type[BaseModel], data: Mapping[str, Any], problems: list[Problem]) -> Any:
-    """A copy of the data with a harmless value, or none, at the path of each problem."""
-    mended = copy.deepcopy(dict(data))
-    for keys, _ in problems:
-        *outer, last = keys
-        inner: Any = mended
-        for key in outer:
-            inner = inner[key]
-        if _default(_descend(model, tuple(outer)), last):
-            inner.pop(last, None)
-        else:
-            inner[last] = _harmless(_descend(model, keys))
-    return mended
+def _parent(data: Any, loc: Loc) -> Any:
+    """Return the mapping or list that holds the value at `loc`."""
+    for key in loc[:-1]:
+        data = data[key]
+    return data
 
 
-def _default(annotation: Any, name: str | int) -> bool:
-    """Whether a field may be left out, or is not a field at all."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = annotation.model_fields.get(str(name))
-        return field is None or not field.is_required()
-    if dataclasses.is_dataclass(annotation):
-        own = {field.name: field for field in dataclasses.fields(annotation)}.get(str(name))
-        missing = dataclasses.MISSING
-        return own is None or own.default is not missing or own.default_factory is not missing
-    return False
-
-
-def _harmless(annotation: Any) -> Any:
-    """A value of the type that passes most checks."""
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)[0]
-    return {int: 1, float: 1.0, str: "?"}.get(annotation, {})
-
-
-def _misplaced_booleans(annotation: Any, data: Any, keys: Keys = ()) -> list[Problem]:
-    """Booleans where a number is due: pydantic would read `true` as 1."""
-    if isinstance(data, Mapping):
-        pairs = [(key, _descend(annotation, (key,)), value) for key, value in data.items()]
-        return [
-            problem
-            for key, inner, value in pairs
-            for problem in _misplaced_booleans(inner, value, (*keys, key))
-        ]
-    if isinstance(data, list):
-        return [
-            problem
-            for index, value in enumerate(data)
-            for problem in _misplaced_booleans(
-                _descend(annotation, (index,)), value, (*keys, index)
-            )
-        ]
-    if isinstance(data, bool) and annotation in (int, float):
-        return [(keys, f"must be {TYPE_NAMES[annotation.__name__ + '_type']}, got {data}")]
-    return []
-
-
-def _names(annotation: Any) -> list[str]:
-    """The field names of a model or dataclass."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return list(annotation.model_fields)
-    if dataclasses.is_dataclass(annotation):
-        return [field.name for field in dataclasses.fields(annotation)]
-    return []
-
-
-def _descend(annotation: Any, keys: Keys) -> Any:
-    """The type of what stands at `keys` below a type, without None and constraints."""
-    annotation = _bare(annotation)
-    if not keys:
-        return annotation
-    key, rest = keys[0], keys[1:]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = annotation.model_fields.get(str(key))
-        return _descend(field.annotation, rest) if field else None
-    if dataclasses.is_dataclass(annotation):
-        return _descend(get_type_hints(annotation).get(str(key)), rest)
-    arguments = [item for item in get_args(annotation) if item is not Ellipsis]
-    return _descend(arguments[-1], rest) if arguments else None
-
-
-def _bare(annotation: Any) -> Any:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _bare(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        first, *_ = (part for part in get_args(annotation) if part is not types.NoneType)
-        return _bare(first)
+def _type_at(annotation: Any, loc: Loc) -> Any:
+    """Return the type at a path below a type, without None and constraints."""
+    for key in loc:
+        fields = _fields(annotation)
+        items = [part for part in get_args(annotation) if part is not Ellipsis]
+        annotation = fields.get(str(key)) if fields else items[-1] if items else None
+        if NoneType in get_args(annotation):
+            annotation = get_args(annotation)[0]
     return annotation
+
+
+@cache
+def _fields(annotation: Any) -> dict[str, Any]:
+    """Return the fields of a model or dataclass with their types, none for another type."""
+    for attribute in ("model_fields", "__dataclass_fields__"):
+        if names := getattr(annotation, attribute, ()):
+            hints = get_type_hints(annotation)
+            return {name: hints[name] for name in names}
+    return {}

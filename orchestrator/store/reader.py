@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import case, func, select
 from sqlalchemy.engine import URL
@@ -65,6 +65,12 @@ class StoreReader:
             if old:
                 migrate(self.engine)
             self._held = held.pop_all() if exclusive else ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let other drivers in, and the database go."""

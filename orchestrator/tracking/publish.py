@@ -17,7 +17,7 @@ from orchestrator.tracking import OVERALL_TAG, Tracker, tracking_uri
 
 def tracker_of(file: SpecFile) -> Tracker:
     """MLflow for the runs of a file: beside it, or where `$MLFLOW_TRACKING_URI` says."""
-    folder = file.document.path.parent
+    folder = file.path.parent
     return Tracker(tracking_uri(folder), file.file.name, folder / "mlruns")
 
 

@@ -1,6 +1,6 @@
 """
 The demo of all fourteen runs, shortened: it survives what is killed, and on what it leaves every
-command of the README is executed as it stands there.
+command of the README and of the pages about commands is executed as it stands there.
 """
 
 import os
@@ -15,7 +15,7 @@ import pytest
 from aol.cli.train import main as train
 from tests.support.shell import PROJECT, Shell, epochs_of, statuses_of, stop, wait_for, workers_of
 
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/commands.md", "docs/real-data.md")
 NEEDS_CIFAR = "--profile paper"
 CIFAR = (Path(os.environ.get("AOL_DATA") or "/nowhere") / "cifar100.npz").exists()
 MANY = "--seeds 0..4"  # seventy runs
@@ -83,14 +83,16 @@ def test_the_demo_survives_the_loss_of_a_worker_and_of_the_driver(demo):
 
 def documented_commands():
     """
-    Every call of the program in the README's shell blocks, continuations joined.
+    Every call of the program in the pages' shell blocks, once, continuations joined.
     """
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    text = "\n".join((PROJECT / page).read_text(encoding="utf-8") for page in PAGES)
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.partition("  #")[0].strip() for line in lines if "-m orchestrator" in line]
+    calls = [line.partition("  #")[0].strip() for line in lines if "-m orchestrator" in line]
+    return list(dict.fromkeys(calls))
 
 
-def test_the_readme_shows_every_command():
+def test_the_pages_show_every_command():
     commands = {shlex.split(line)[3] for line in documented_commands()}
 
     training = ("run", "plan", "missing", "validate", "data", "sync", "ingest", "merge")
@@ -111,7 +113,7 @@ def interrupt(seconds):
 
 
 @pytest.mark.parametrize("line", documented_commands())
-def test_a_command_of_the_readme_works(demo, line, monkeypatch):
+def test_a_documented_command_works(demo, line, monkeypatch):
     """
     As it stands, but `run` is planned only. Without CIFAR in AOL_DATA `data` prepares the digits.
     """

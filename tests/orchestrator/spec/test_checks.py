@@ -28,13 +28,13 @@ def unknown(nearest, allowed):
         ("{gpu_hours: 1}", "prices.gpu_hours: unknown field; did you mean `gpu_hour`?"),
     ],
 )
-def test_prices_that_cannot_be_are_told(problems_in, prices, problem):
+def test_impossible_prices_are_mistakes(problems_in, prices, problem):
     (found,) = problems_in(("name: x\n", f"name: x\nprices: {prices}\n"))
 
     assert found.startswith(f"x.yaml:2: {problem}")
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
+def test_all_mistakes_of_a_file_are_reported_at_once(problems_in):
     text = """\
         nam: x
         name: x
@@ -80,10 +80,10 @@ def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
         "x.yaml:9: run 0: model.widht: unknown field; did you mean `width`? "
         "(allowed: kind, size, width)",
         "x.yaml:10: run 1: model: is missing",
+        "x.yaml:11: run 1 is already defined at x.yaml:10",
         "x.yaml:11: run 1: model.size: must be a whole number, got 1.5",
         "x.yaml:11: run 1: model.width: must be positive and finite, got inf",
         "x.yaml:11: run 1: seed: must be in [0, 2**63), got -1",
-        "x.yaml:11: run 1: the ID stands also at x.yaml:10",
         "x.yaml:12: run 4: batch_size: must be a whole number, got 'yes'",
         "x.yaml:12: run 4: name: is missing",
         "x.yaml:12: run 4: resources.cpu: unknown field; did you mean `cpus`? "
@@ -91,9 +91,9 @@ def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
         f"x.yaml:12: run 4: resources.gpus: got 2: {ONE_GPU}",
         "x.yaml:14: profile p: there is no run 7, 8; the runs are 0, 1, 4",
         f"x.yaml:14: run 0: optimizer.dops: unknown field; did you mean `drops`? {optimizer}",
+        f"x.yaml:15: profile 'custom' {RESERVED}",
         "x.yaml:15: profiles.custom.checkpoint_seconds: must be greater than 0, got 0",
-        "x.yaml:15: the profile name 'custom' is taken for --set; use another",
-        "x.yaml:16: default_profile: got 'tpu', allowed: gpu, cpu",
+        "x.yaml:16: default_profile.tpu: unknown field; did you mean `gpu`? (allowed: gpu, cpu)",
         "x.yaml:16: default_profile: unknown profile 'pp'; did you mean `p`? (allowed: p, custom)",
         "x.yaml:22: table t: run 5: 2 published values for 1 column",
         "x.yaml:22: table t: there is no run 5",
@@ -103,9 +103,11 @@ def test_all_mistakes_of_a_file_are_told_at_once(problems_in):
 
 
 PUBLISHED = "tables.0.rows.0.published"
+LABEL = "tables.0.rows.0.label"
 CHANGE = "profiles.quick.changes.0"
-FOLDER = "names a folder of the results: use letters, digits, - and _, not ray or logs"
-BREAKS = "would break the printed table: use no | and no line break"
+FOLDER = "cannot name a folder; use letters, digits, - and _, but not custom, logs or ray"
+RESERVED = "is reserved; use letters, digits, - and _, but not custom, logs or ray"
+BREAKS = "would break the printed table; use no | and no line break"
 BIG = "1" + 29 * "0"
 TOO_BIG = "must be a whole number below 2**63, got"
 
@@ -145,11 +147,16 @@ TOO_BIG = "must be a whole number below 2**63, got"
         ),
         ("name: B,", 'name: "",', 8, "run 1: name: must not be empty"),
         (ROWS, "rows: []", 17, "tables.0.rows: must not be empty"),
-        ("epochs: 4", "epochs: 4\n  epochs: 5", 4, "`epochs` stands here and in line 3; keep one"),
+        (
+            "epochs: 4",
+            "epochs: 4\n  epochs: 5",
+            4,
+            "`epochs` is given here and in line 3; keep one",
+        ),
         ("epochs: 4", "epochs: 1e999", 3, "runs 0, 1: epochs: must be a finite number, got inf"),
-        ("epochs: 4", f"epochs: '{BIG}'", 3, f"runs 0, 1: epochs: {TOO_BIG} 1e+29"),
-        ("epochs: 4", f"epochs: {BIG}", 3, f"whole numbers stay below 2**63, got {BIG}"),
-        ("defaults:\n", "defaults:\n  id: 5\n", 3, "defaults.id: every run has an ID of its own"),
+        ("epochs: 4", f"epochs: '{BIG}'", 3, f"runs 0, 1: epochs: {TOO_BIG} '{BIG}'"),
+        ("epochs: 4", f"epochs: {BIG}", 3, f"whole numbers must be below 2**63, got {BIG}"),
+        ("defaults:\n", "defaults:\n  id: 5\n", 3, "defaults.id: every run has its own ID"),
         (
             "epochs: 4",
             "epochs: 4\n  optimizer: {drops: [true]}",
@@ -178,35 +185,35 @@ TOO_BIG = "must be a whole number below 2**63, got"
             "id: t",
             "id: ../t",
             15,
-            "table '../t' names files of figures: use letters, digits, - and _",
+            "tables.0.id: got '../t': becomes part of file names; use letters, digits, - and _",
         ),
         (
             "[1.0, 0.5]}]",
             "[1.0, 0.5]}, {label: A, run: 1, published: [1, 1]}]",
             17,
-            "table t: row 'A' stands also at x.yaml:17",
+            "table t: row 'A' is already defined at x.yaml:17",
         ),
         (
             "tables:\n",
             "tables:\n  - {id: t, title: S, rows: [{label: A, run: 0, published: [1, 1]}]}\n",
             16,
-            "table 't' stands also at x.yaml:15",
+            "table 't' is already defined at x.yaml:15",
         ),
-        ("title: CRA", "title: Acc", 13, "column 'Acc' stands also at x.yaml:13"),
-        ("title: CRA", "title: CRA|", 13, f"column 'CRA|' {BREAKS}"),
-        ("label: A,", "label: A | B,", 17, f"table t: row 'A | B' {BREAKS}"),
-        ("label: A,", 'label: "A\\nB",', 17, f"table t: row 'A\\nB' {BREAKS}"),
+        ("title: CRA", "title: Acc", 13, "column 'Acc' is already defined at x.yaml:13"),
+        ("title: CRA", "title: CRA|", 13, f"columns.1.title: got 'CRA|': {BREAKS}"),
+        ("label: A,", "label: A | B,", 17, f"{LABEL}: got 'A | B': {BREAKS}"),
+        ("label: A,", 'label: "A\\nB",', 17, f"{LABEL}: got 'A\\nB': {BREAKS}"),
         (
             "title: T",
             'title: T\n    header: "A\\e[2J"',
             17,
-            f"table t: header 'A\\x1b[2J' {BREAKS}",
+            f"tables.0.header: got 'A\\x1b[2J': {BREAKS}",
         ),
         ("  quick:", "  a b:", 10, f"profile 'a b' {FOLDER}"),
         ("  quick:", "  ../evil:", 10, f"profile '../evil' {FOLDER}"),
-        ("  quick:", "  ray:", 10, f"profile 'ray' {FOLDER}"),
-        ("  quick:", "  logs:", 10, f"profile 'logs' {FOLDER}"),
-        ("  quick:", "  custom:", 10, "the profile name 'custom' is taken for --set; use another"),
+        ("  quick:", "  ray:", 10, f"profile 'ray' {RESERVED}"),
+        ("  quick:", "  logs:", 10, f"profile 'logs' {RESERVED}"),
+        ("  quick:", "  custom:", 10, f"profile 'custom' {RESERVED}"),
     ],
 )
 def test_one_mistake_is_one_line(problems_in, old, new, line, problem):
@@ -229,11 +236,11 @@ def test_a_wrong_id_is_one_line(problems_in, new, problem):
     assert problems_in(("id: 1, ", new), ('runs: "1", ', "")) == [f"x.yaml:8: {problem}"]
 
 
-def test_a_wrong_id_is_not_told_again_by_who_means_it(problems_in):
+def test_a_wrong_id_is_not_reported_again_where_it_is_used(problems_in):
     assert problems_in(("id: 1, ", "")) == ["x.yaml:8: run number 2: id: is missing"]
 
 
-def test_a_mistake_of_a_profile_is_told_before_the_profile_is_used(problems_in):
+def test_a_mistake_in_a_profile_is_reported_before_it_is_used(problems_in):
     """
     A file is good as a whole or not at all: `paper` must not hide what is wrong in `demo`.
     """
@@ -268,13 +275,13 @@ def test_a_mistake_that_runs_share_by_an_anchor_is_one_line_where_the_anchor_is(
     ]
 
 
-def test_an_id_that_is_twice_there_is_refused_with_both_places(problems_in):
+def test_a_repeated_id_is_refused_with_both_places(problems_in):
     found = problems_in(("id: 1,", "id: 0,"), ('runs: "1", ', ""))
 
-    assert found == ["x.yaml:8: run 0: the ID stands also at x.yaml:7"]
+    assert found == ["x.yaml:8: run 0 is already defined at x.yaml:7"]
 
 
-def test_booleans_are_no_run_of_a_table_and_no_published_value(problems_in):
+def test_booleans_are_neither_run_ids_nor_published_values(problems_in):
     found = problems_in(("run: 0, published: [1.0,", "run: true, published: [true,"))
 
     assert len(found) == 2
@@ -292,7 +299,7 @@ def test_booleans_are_no_run_of_a_table_and_no_published_value(problems_in):
         ("model: {kind: conv}", "model: [conv]"),
     ],
 )
-def test_odd_yaml_is_refused_in_lines(problems_in, old, new):
+def test_unusual_yaml_is_refused_in_single_lines(problems_in, old, new):
     found = problems_in((old, new))
 
     assert all(line.startswith("x.yaml:") and "\n" not in line for line in found)
@@ -317,7 +324,7 @@ def test_no_mistake_of_the_file_hides_one_of_its_runs(problems_in, mistake):
     assert any("model.kind" in line for line in found)
 
 
-def test_a_misnamed_section_is_one_line_and_not_what_every_run_lacks(problems_in):
+def test_misnamed_defaults_are_one_line_without_the_fields_that_runs_miss(problems_in):
     (problem,) = problems_in(("defaults:", "default:"))
     assert problem.startswith("x.yaml:2: default: unknown field; did you mean `defaults`?")
 
@@ -326,8 +333,28 @@ def test_a_repeated_key_hides_no_other_mistake(problems_in):
     found = problems_in(("epochs: 4", "epochs: 4\n  epochs: 5"), ("seed: 1", "seed: -1"))
 
     assert found == [
-        "x.yaml:4: `epochs` stands here and in line 3; keep one",
+        "x.yaml:4: `epochs` is given here and in line 3; keep one",
         "x.yaml:9: run 1: seed: must be in [0, 2**63), got -1",
+    ]
+
+
+def test_a_wrong_name_is_not_reported_as_repeated(problems_in):
+    """
+    Both labels are replaced by the same text before the other checks.
+    """
+    rows = "[1.0, 0.5]}, {label: [B], run: 1, published: 3}]"
+    found = problems_in(("label: A,", "label: [A],"), ("[1.0, 0.5]}]", rows))
+
+    assert found == [
+        "x.yaml:17: tables.0.rows.0.label: must be text, got ['A']",
+        "x.yaml:17: tables.0.rows.1.label: must be text, got ['B']",
+        "x.yaml:17: tables.0.rows.1.published: must be a list, got 3",
+    ]
+
+
+def test_wrong_ids_of_a_change_are_one_line(problems_in):
+    assert problems_in(('runs: "1"', "runs: {a: 1}")) == [
+        f"x.yaml:12: {CHANGE}.runs: got {{'a': 1}}: \"{{'a': 1}}\" is {NO_RANGE}"
     ]
 
 

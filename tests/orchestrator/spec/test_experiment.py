@@ -1,7 +1,7 @@
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.spec.experiment import ids_of
+from orchestrator.spec.experiment import parse_ids_option
 from orchestrator.spec.schema import parse_ids
 
 NO_RANGE = "no number or range; write for example 0,20-24"
@@ -62,11 +62,11 @@ def test_replicates_train_every_run_once_per_number(spec_file):
     assert {run.profile for run in experiment.runs} == {"quick"}
 
 
-def test_the_command_lines_choice_is_runs_first_then_replicates(spec_file):
+def test_a_subset_is_runs_first_then_replicates(spec_file):
     experiment = spec_file().experiment("quick")
 
-    assert experiment.chosen(None, None) == experiment
-    assert [(run.id, run.train.seed) for run in experiment.chosen("1", "0..1").runs] == [
+    assert experiment.subset(None, None) == experiment
+    assert [(run.id, run.train.seed) for run in experiment.subset("1", "0..1").runs] == [
         (1, 1),
         (1, 1001),
     ]
@@ -80,16 +80,16 @@ def test_the_command_lines_choice_is_runs_first_then_replicates(spec_file):
         ("9", None, "--only: there is no run 9; the runs are 0, 1"),
     ],
 )
-def test_a_wrong_choice_names_its_option(spec_file, only, seeds, problem):
+def test_a_wrong_subset_names_its_option(spec_file, only, seeds, problem):
     with pytest.raises(SpecError) as caught:
-        spec_file().experiment("quick").chosen(only, seeds)
+        spec_file().experiment("quick").subset(only, seeds)
 
     assert caught.value.problems == [problem]
 
 
 def test_the_option_of_any_command_is_named():
     with pytest.raises(SpecError) as caught:
-        ids_of("--rerun", "x")
+        parse_ids_option("--rerun", "x")
 
     assert caught.value.problems == [f"--rerun x: 'x' is {NO_RANGE}"]
-    assert ids_of("--rerun", "3,1") == (3, 1)
+    assert parse_ids_option("--rerun", "3,1") == (3, 1)

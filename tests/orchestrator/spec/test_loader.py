@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpecError
+from orchestrator.spec.loader import load_experiment
 
 PROJECT = Path(__file__).parents[3]
 
 # A good file
 
 
-def test_runs_are_their_entries_over_the_defaults_under_the_profile(spec_file):
+def test_entries_override_defaults_and_profiles_override_entries(spec_file):
     zero, one = spec_file().experiment("quick").runs
 
     assert (zero.id, zero.name, zero.profile, zero.train.epochs) == (0, "A", "quick", 4)
@@ -29,7 +30,7 @@ def test_a_change_without_runs_is_for_all(spec_file):
     assert [run.train.batch_size for run in experiment.runs] == [20, 20]
 
 
-def test_later_changes_lie_over_earlier_ones(spec_file):
+def test_later_changes_override_earlier_ones(spec_file):
     changes = "[{set: {epochs: 2}}, {runs: 0..1, set: {epochs: 3}}, {runs: [0], set: {epochs: 9}}]"
     old = '[{runs: "1", set: {batch_size: 20, model: {size: 8}}}]'
     experiment = spec_file((old, changes)).experiment("quick")
@@ -50,7 +51,7 @@ def test_an_empty_profile_trains_the_runs_as_they_stand(spec_file):
     assert [run.train.batch_size for run in file.experiment("plain").runs] == [250, 250]
 
 
-def test_experiment_carries_what_the_file_says(spec_file, tmp_path):
+def test_experiment_has_the_fields_of_the_file(spec_file, tmp_path):
     experiment = spec_file(("name: x\n", "name: x\nsource: S\ndata_root: images\n")).experiment(
         "quick"
     )
@@ -96,6 +97,25 @@ def test_unknown_profile_is_refused_with_those_there_are(spec_file, tmp_path):
     assert caught.value.problems == [f"{tmp_path}/x.yaml: no profile 'quik', only quick"]
 
 
+def test_an_experiment_is_loaded_by_profile_with_settings(spec_file, tmp_path):
+    spec_file(("profiles:\n", "default_profile: {cpu: quick}\nprofiles:\n  full: {}\n"))
+    path = str(tmp_path / "x.yaml")
+
+    assert load_experiment(path).profile == "quick"
+    assert load_experiment(path, "full").profile == "full"
+    custom = load_experiment(path, "full", ["epochs=2"])
+    assert (custom.profile, custom.base, custom.runs[0].train.epochs) == ("custom", "full", 2)
+
+
+def test_loading_the_first_profile_reports_every_mistake(spec_file, tmp_path):
+    spec_file()
+
+    assert load_experiment(tmp_path / "x.yaml").profile == "quick"
+    with pytest.raises(SpecError) as caught:
+        load_experiment(tmp_path / "x.yaml", settings=["epochs=x", "seeds=1"])
+    assert len(caught.value.problems) == 2
+
+
 def test_reading_the_file_needs_no_heavy_library():
     """
     Its widths are checked by arithmetic: `validate` and the mistakes of any command come at once.
@@ -116,7 +136,7 @@ def test_reading_the_file_needs_no_heavy_library():
 # --set
 
 
-def test_overrides_make_the_profile_custom_and_say_so_in_the_note(spec_file):
+def test_overrides_make_the_profile_custom_with_a_note(spec_file):
     experiment = spec_file().experiment("quick", ["epochs=7", "loss.offset=√2/2"])
 
     assert experiment.profile == "custom"
@@ -128,14 +148,14 @@ def test_overrides_make_the_profile_custom_and_say_so_in_the_note(spec_file):
     assert [run.train.loss.offset for run in experiment.runs] == [math.sqrt(2) / 2] * 2
 
 
-def test_overrides_lie_over_the_profiles_changes_and_leave_the_rest(spec_file):
+def test_overrides_replace_the_profiles_changes_and_leave_the_rest(spec_file):
     one = spec_file().experiment("quick", ["model.size=4", "resources.gpus=0"]).runs[1]
 
     assert (one.train.model.size, one.train.model.kind, one.train.batch_size) == (4, "conv", 20)
     assert one.resources.gpus == 0
 
 
-def test_all_wrong_values_of_overrides_are_told(problems_of_set):
+def test_all_wrong_values_of_overrides_are_reported(problems_of_set):
     assert problems_of_set("epochs=abc", "model.kind=cnv", "resources.gpus=2") == [
         "--set epochs: runs 0, 1: epochs: must be a whole number, got 'abc'",
         "--set model.kind: runs 0, 1: model.kind: must be 'patchwise', 'fc', 'conv' or 'std', "
@@ -152,7 +172,7 @@ def test_wrong_values_of_overrides_name_the_option(problems_of_set, text):
     assert problem.startswith(f"--set {text.partition('=')[0]}: runs 0, 1: ")
 
 
-def test_wrong_names_and_wrong_values_of_overrides_are_told_together(problems_of_set):
+def test_wrong_names_and_wrong_values_of_overrides_are_reported_together(problems_of_set):
     found = problems_of_set("epoch=7", "epochs=x", "batch_size=[", "model.width=1e-9")
 
     assert [line.partition(": ")[0] for line in found] == [
@@ -163,7 +183,7 @@ def test_wrong_names_and_wrong_values_of_overrides_are_told_together(problems_of
     ]
 
 
-def test_what_overrides_make_wrong_in_the_file_stands_before_the_options(spec_file):
+def test_mistakes_in_the_file_come_before_those_in_options(spec_file):
     file = spec_file(("epochs: 4", "epochs: 4\n  optimizer: {nesterov: true}"))
 
     with pytest.raises(SpecError) as caught:

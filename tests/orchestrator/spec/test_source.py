@@ -12,9 +12,8 @@ from orchestrator.spec.source import (
     Document,
     Mistake,
     Place,
-    parse_number,
-    read,
-    read_value,
+    parse_yaml,
+    read_yaml,
     spec_error,
 )
 
@@ -32,7 +31,7 @@ def problems_of(path):
     What is wrong with a file, whether the rest can be read or not.
     """
     try:
-        problems = spec_error(read(path).mistakes).problems
+        problems = spec_error(read_yaml(path).mistakes).problems
     except SpecError as error:
         problems = error.problems
     return [line.replace(str(path), "file") for line in problems]
@@ -53,15 +52,15 @@ def written(tmp_path):
 
 
 def test_data_is_plain_python(written):
-    document = read(written("a: {b: [1, 2.5, yes, true, 1e-3, text]}\nc:\n"))
+    document = read_yaml(written("a: {b: [1, 2.5, yes, true, 1e-3, text]}\nc:\n"))
 
     assert document.data == {"a": {"b": [1, 2.5, "yes", True, 1e-3, "text"]}, "c": None}
     assert type(document.data["a"]["b"]) is list
 
 
-def test_every_nested_value_knows_its_line(written):
+def test_every_nested_value_has_its_line(written):
     path = written("# a comment\nname: x\nruns:\n  - {id: 0, model: {kind: fc}}\n  - id: 1\n")
-    document = read(path)
+    document = read_yaml(path)
 
     assert document.lines == {
         (): 2,
@@ -77,26 +76,26 @@ def test_every_nested_value_knows_its_line(written):
 
 
 def test_lines_of_a_multi_line_flow_mapping_are_the_keys_own(written):
-    document = read(written("a: {\n  b: 1,\n  c:\n    2\n}\n"))
+    document = read_yaml(written("a: {\n  b: 1,\n  c:\n    2\n}\n"))
 
     assert document.where(("a", "c")).line == 3
 
 
-def test_what_is_missing_is_placed_at_the_innermost_part_that_is_there(written):
+def test_a_missing_value_is_placed_at_the_innermost_part_that_exists(written):
     path = written("name: x\nruns:\n  - id: 0\n    model:\n      kind: fc\n")
-    document = read(path)
+    document = read_yaml(path)
 
     assert str(document.where(("runs", 0, "model", "size"))) == f"{path}:4"
     assert document.where(("runs", 7)).line == 2
     assert document.where(("nowhere",)).line == 1
-    assert Document(path, {}, {}).where(("a",)).line == 1
+    assert Document("", "x.yaml").where(("a",)) == Place("x.yaml", 1)
 
 
 @pytest.mark.parametrize(
     "text", [b"a: 1\r\nb:\r\n  - c: 1\r\n", b"\xef\xbb\xbfa: 1\nb:\n  - c: 1\n"]
 )
 def test_windows_line_ends_and_byte_order_marks_are_read(written, text):
-    document = read(written(text))
+    document = read_yaml(written(text))
 
     assert document.data == {"a": 1, "b": [{"c": 1}]}
     assert document.where(("b", 0, "c")).line == 3
@@ -105,8 +104,8 @@ def test_windows_line_ends_and_byte_order_marks_are_read(written, text):
 # Anchors
 
 
-def test_an_alias_is_the_same_data_and_stands_where_its_anchor_is(written):
-    document = read(written("a: &x\n  b: 1\nc:\n  *x\nd: [*x]\n"))
+def test_an_alias_is_the_same_data_at_the_line_of_its_anchor(written):
+    document = read_yaml(written("a: &x\n  b: 1\nc:\n  *x\nd: [*x]\n"))
 
     assert document.data == {"a": {"b": 1}, "c": {"b": 1}, "d": [{"b": 1}]}
     assert [document.where(keys).line for keys in (("c",), ("c", "b"), ("d", 0, "b"))] == [3, 2, 2]
@@ -116,12 +115,12 @@ def test_an_alias_is_the_same_data_and_stands_where_its_anchor_is(written):
     "merge",
     ["<<: *one\n  c: 9", "c: 9\n  <<: *one", "<<: [*two, *one]\n  c: 9", "<<: *both\n  c: 9"],
 )
-def test_merged_keys_lie_under_a_mappings_own_and_stand_where_their_anchor_is(written, merge):
+def test_own_keys_override_merged_ones_which_have_the_line_of_their_anchor(written, merge):
     """
     Of several merged mappings the first that has a key gives it.
     """
     anchors = "one: &one\n  b: 1\n  c: 2\ntwo: &two\n  c: 3\nboth: &both {<<: [*one, *two]}\n"
-    document = read(written(f"{anchors}d:\n  {merge}\n"))
+    document = read_yaml(written(f"{anchors}d:\n  {merge}\n"))
 
     assert document.data["d"] == {"b": 1, "c": 9}
     assert document.where(("d", "b")).line == 2
@@ -129,13 +128,13 @@ def test_merged_keys_lie_under_a_mappings_own_and_stand_where_their_anchor_is(wr
 
 
 def test_the_first_of_merged_mappings_wins(written):
-    document = read(written("a: &a {x: 1}\nb: &b {x: 2, y: 3}\nc: {<<: [*a, *b]}\n"))
+    document = read_yaml(written("a: &a {x: 1}\nb: &b {x: 2, y: 3}\nc: {<<: [*a, *b]}\n"))
 
     assert document.data["c"] == {"x": 1, "y": 3}
 
 
-def test_an_anchor_that_is_there_twice_means_the_latest(written):
-    assert read(written("a: &x 1\nb: *x\nc: &x 2\nd: *x\n")).data == {
+def test_a_repeated_anchor_means_the_latest(written):
+    assert read_yaml(written("a: &x 1\nb: *x\nc: &x 2\nd: *x\n")).data == {
         "a": 1,
         "b": 1,
         "c": 2,
@@ -144,7 +143,7 @@ def test_an_anchor_that_is_there_twice_means_the_latest(written):
 
 
 def test_a_quoted_merge_key_is_a_word(written):
-    assert read(written("'<<': 1\n")).data == {"<<": 1}
+    assert read_yaml(written("'<<': 1\n")).data == {"<<": 1}
 
 
 # Mistakes
@@ -154,9 +153,9 @@ def test_all_repeated_keys_are_reported_at_once_with_both_lines(written):
     path = written("a: 1\nb: {c: 1,\n  c: 2}\na: 3\nd:\n  - {e: 1, e: 1}\n")
 
     assert problems_of(path) == [
-        "file:3: `c` stands here and in line 2; keep one",
-        "file:4: `a` stands here and in line 1; keep one",
-        "file:6: `e` stands here and in line 6; keep one",
+        "file:3: `c` is given here and in line 2; keep one",
+        "file:4: `a` is given here and in line 1; keep one",
+        "file:6: `e` is given here and in line 6; keep one",
     ]
 
 
@@ -165,7 +164,7 @@ def test_a_key_that_is_a_list_is_refused_and_the_rest_still_read(written):
 
     assert problems_of(path) == [
         "file:1: a key must be a word or a number",
-        "file:4: `c` stands here and in line 3; keep one",
+        "file:4: `c` is given here and in line 3; keep one",
     ]
 
 
@@ -179,12 +178,12 @@ def test_a_key_that_is_a_list_is_refused_and_the_rest_still_read(written):
         (b"name: caf\xe9\n", "file: byte 9 is not UTF-8; save it as UTF-8"),
         ("a: [1\nb: 2\n", "file:2: expected ',' or ']', but got ':'"),
         ("a: 1\nb: *nowhere\n", "file:2: found undefined alias 'nowhere'"),
-        ("a:\n\t- 1\n", "file:2: there is a tab; YAML wants spaces"),
+        ("a:\n\t- 1\n", "file:2: there is a tab; indent with spaces"),
         ("a: 1\nb: x\x07\n", "file:2: the character #x0007 is not allowed"),
         ("a: 1\nb: 2020-13-45\n", "file:2: cannot be read as timestamp, got '2020-13-45'"),
         ("a: 1\nb: !!int x\n", "file:2: cannot be read as int, got 'x'"),
         ("a: 1\nb: !!bool ''\n", "file:2: cannot be read as bool, got ''"),
-        ("a:\n%YAML 9.9\n", "file: %YAML names a version that is not known"),
+        ("a:\n%YAML 9.9\n", "file: %YAML names an unknown version"),
         ('a: "\\UFFFFFFFF"\n', r"file: a character written as \U... does not exist"),
         ("a: 1\nb: [&x [*x]]\n", "file:2: an anchor refers to itself"),
         ("a: 1\nb: &x {<<: *x}\n", "file:2: an anchor refers to itself"),
@@ -193,7 +192,7 @@ def test_a_key_that_is_a_list_is_refused_and_the_rest_still_read(written):
         (f"a: 1\nb: {51 * '['}{51 * ']'}\n", f"file:2: {DEEP}"),
         (f"a: {500 * '['}{500 * ']'}\n", f"file: {DEEP}"),
         (f"a: {500 * '{b: '}{500 * '}'}\n", f"file: {DEEP}"),
-        (f"a: 1\nb: {2**63}\n", f"file:2: whole numbers stay below 2**63, got {2**63}"),
+        (f"a: 1\nb: {2**63}\n", f"file:2: whole numbers must be below 2**63, got {2**63}"),
         (f"a: 1\nb: {5000 * '9'}\n", f"file:2: cannot be read as int, got '{30 * '9'}...'"),
     ],
 )
@@ -212,7 +211,7 @@ def test_an_alias_bomb_is_one_line(written, bomb):
         lines.append(f"x{level}: &x{level} {bomb.format(aliases)}\n")
     (problem,) = problems_of(written("".join(lines)))
 
-    assert problem.endswith("there are more than 100000 values, those of aliases counted each time")
+    assert problem.endswith("there are more than 100000 values; each alias counts as a copy")
 
 
 @settings(max_examples=500)
@@ -223,7 +222,7 @@ def test_whatever_is_written_is_data_or_a_spec_error_of_single_lines(text):
         path.write_text(text, encoding="utf-8")
         try:
             problems = []
-            read(path)
+            read_yaml(path)
         except SpecError as error:
             problems = error.problems
 
@@ -250,11 +249,11 @@ def test_other_broken_yaml_is_one_line_that_names_the_file(written, content):
     ],
 )
 def test_extreme_values_are_read_as_they_are(written, text, value):
-    assert read(written(f"a: {text}\n")).data == {"a": value}
-    assert math.isnan(read(written("a: .nan\n")).data["a"])
+    assert read_yaml(written(f"a: {text}\n")).data == {"a": value}
+    assert math.isnan(read_yaml(written("a: .nan\n")).data["a"])
 
 
-def test_mistakes_are_told_once_by_line_and_options_last():
+def test_mistakes_are_reported_once_by_line_and_options_last():
     line = Mistake(Place("file", 10), "b")
     mistakes = [Mistake(Place("--set a"), "x"), line, Mistake(Place("file", 9), "c"), line]
 
@@ -262,18 +261,18 @@ def test_mistakes_are_told_once_by_line_and_options_last():
 
 
 def test_missing_file_is_one_line(tmp_path):
-    assert problems_of(tmp_path / "none.yaml") == ["file: no such file"]
+    assert problems_of(tmp_path / "none.yaml") == ["file: no such file or directory"]
 
 
 def test_directory_is_one_line(tmp_path):
-    assert problems_of(tmp_path) == ["file: is a directory, a YAML file is needed"]
+    assert problems_of(tmp_path) == ["file: is a directory"]
 
 
 def test_symbolic_link_to_itself_is_one_line(tmp_path):
     loop = tmp_path / "loop.yaml"
     loop.symlink_to(loop)
 
-    assert problems_of(loop) == ["file: cannot be read: Too many levels of symbolic links"]
+    assert problems_of(loop) == ["file: too many levels of symbolic links"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -281,7 +280,7 @@ def test_forbidden_file_is_one_line(written):
     path = written("a: 1")
     path.chmod(0)
 
-    assert problems_of(path) == ["file: cannot be read: Permission denied"]
+    assert problems_of(path) == ["file: permission denied"]
 
 
 def test_spec_error_prints_a_line_per_problem():
@@ -293,7 +292,7 @@ def test_spec_error_prints_a_line_per_problem():
     [("3", 3), ("1e-3", 1e-3), ("fc", "fc"), ("[1, 2]", [1, 2]), ("true", True), ("", None)],
 )
 def test_value_of_the_command_line_is_yaml(text, value):
-    assert read_value(text) == value
+    assert parse_yaml(text) == value
 
 
 @pytest.mark.parametrize(
@@ -301,49 +300,4 @@ def test_value_of_the_command_line_is_yaml(text, value):
 )
 def test_broken_value_of_the_command_line_is_a_value_error(text, problem):
     with pytest.raises(ValueError, match=problem):
-        read_value(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("√2", math.sqrt(2)),
-        ("√2/16", math.sqrt(2) / 16),
-        ("√2/4", math.sqrt(2) / 4),
-        ("4√2", 4 * math.sqrt(2)),
-        ("16√2", 16 * math.sqrt(2)),
-        ("3√2/4", 3 * math.sqrt(2) / 4),
-        (" 4 √2 ", 4 * math.sqrt(2)),
-        ("√12", math.sqrt(12)),
-        ("1/64", 1 / 64),
-        ("1/4", 1 / 4),
-        ("12", 12.0),
-    ],
-)
-def test_numbers_are_written_as_in_the_paper(text, value):
-    assert parse_number(text) == value
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        "/",
-        "/4",
-        "√",
-        "1/0",
-        "1/00",
-        "√2/0",
-        "2√",
-        "√2/√2",
-        "-1/4",
-        "1.5/2",
-        "1e-3",
-        "fc",
-        3,
-        True,
-        None,
-    ],
-)
-def test_what_is_no_such_number_is_left_alone(value):
-    assert parse_number(value) is value
+        parse_yaml(text)

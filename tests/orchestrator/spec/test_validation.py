@@ -1,10 +1,11 @@
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from orchestrator.spec.validation import dotted_names, suggest, validate
+from orchestrator.spec.validation import dotted_names, parse_number, suggest, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,16 @@ def test_numbers_in_quotes_are_numbers():
     assert (model.engine.power, model.engine.gears) == (1e-3, 3)
 
 
+def test_numbers_are_also_written_as_in_the_paper():
+    model, problems = validate(
+        Car, GOOD | engine(power="√2/2", gears="6/2", ratios=["1/4"]) | {"name": "1/4"}
+    )
+
+    assert problems == []
+    assert model.engine == Engine(kind="petrol", power=2**0.5 / 2, gears=3, ratios=(0.25,))
+    assert model.name == "1/4"
+
+
 @pytest.mark.parametrize(
     ("changes", "path", "text"),
     [
@@ -83,6 +94,12 @@ def test_numbers_in_quotes_are_numbers():
         (engine(gears=True), "engine.gears", "must be a whole number, got True"),
         (engine(gears=[1]), "engine.gears", "must be a whole number, got [1]"),
         (engine(gears=float("inf")), "engine.gears", "must be a finite number, got inf"),
+        (engine(gears="1/2"), "engine.gears", "must be a whole number, got 0.5"),
+        (
+            engine(gears="1_000_000_000_000_000_000"),
+            "engine.gears",
+            "must be a whole number below 2**63, got '1_000_000_000_000_000_000'",
+        ),
         (engine(power="fast"), "engine.power", "must be a number, got 'fast'"),
         (engine(power=False), "engine.power", "must be a number, got False"),
         (engine(power=-1), "engine.power", "must be positive, got -1.0"),
@@ -160,7 +177,7 @@ def test_a_wrong_list_item_does_not_hide_the_checks_behind_it():
     }
 
 
-def test_the_model_beside_problems_has_harmless_values_in_their_place():
+def test_the_model_beside_problems_has_valid_values_in_their_place():
     model, problems = validate(Car, GOOD | engine(kind="steam", gears="many"))
 
     assert len(problems) == 2
@@ -174,7 +191,7 @@ def test_the_data_given_stays_as_it_was():
     assert data == GOOD | engine(kind="steam") | {"unknown": 1}
 
 
-def test_without_a_harmless_value_there_is_no_model():
+def test_without_a_valid_replacement_there_is_no_model():
     class Picky(BaseModel):
         items: Annotated[list[int], Field(min_length=1)]
 
@@ -209,3 +226,45 @@ def test_dotted_names_are_the_leaves():
         "body.extras",
         "price",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("√2", math.sqrt(2)),
+        ("√2/16", math.sqrt(2) / 16),
+        ("√2/4", math.sqrt(2) / 4),
+        ("4√2", 4 * math.sqrt(2)),
+        ("16√2", 16 * math.sqrt(2)),
+        ("3√2/4", 3 * math.sqrt(2) / 4),
+        (" 4 √2 ", 4 * math.sqrt(2)),
+        ("√12", math.sqrt(12)),
+        ("1/64", 1 / 64),
+        ("1/4", 1 / 4),
+        ("12", 12.0),
+    ],
+)
+def test_numbers_are_written_as_in_the_paper(text, value):
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "/4",
+        "√",
+        "1/0",
+        "1/00",
+        "√2/0",
+        "2√",
+        "√2/√2",
+        "-1/4",
+        "1.5/2",
+        "1e-3",
+        "fc",
+    ],
+)
+def test_other_text_is_no_number(text):
+    assert parse_number(text) is None

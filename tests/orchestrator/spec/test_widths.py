@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from orchestrator.spec.checks import written
+from orchestrator.spec.widths import format_fraction
 
 MAXMIN = "MaxMin pairs channels, every width must be even, not"
 CHANGE = '[{runs: "1", set: {batch_size: 20, model: {size: 8}}}]'
@@ -32,7 +32,7 @@ def few(outputs, classes):
         ),
     ],
 )
-def test_a_network_that_cannot_be_is_a_mistake_with_its_line(problems_in, old, new, problem):
+def test_an_impossible_network_is_a_mistake_with_its_line(problems_in, old, new, problem):
     found = problems_in((old, new), (CHANGE, "[]"))
 
     assert len(found) == 1
@@ -45,7 +45,7 @@ def test_a_width_of_a_profile_has_the_profiles_line(problems_in):
     ]
 
 
-def test_misfits_are_told_with_all_other_mistakes(problems_in):
+def test_wrong_widths_are_reported_with_all_other_mistakes(problems_in):
     found = problems_in(
         ("epochs: 4", "epochs: x"),
         ("{name: digits}", "{name: digits, augmnt: true}"),
@@ -58,13 +58,13 @@ def test_misfits_are_told_with_all_other_mistakes(problems_in):
 
 
 @pytest.mark.parametrize("wrong", ["kind: cnv, size: 3", "kind: conv, size: 3, width: x"])
-def test_a_wrong_model_is_not_called_a_misfit_too(problems_in, wrong):
+def test_a_wrong_model_is_one_mistake(problems_in, wrong):
     (problem,) = problems_in(("kind: conv", wrong), (CHANGE, "[]"))
 
     assert "MaxMin" not in problem
 
 
-def test_without_a_dataset_nothing_is_said_about_widths(problems_in):
+def test_without_a_dataset_widths_are_not_checked(problems_in):
     (problem,) = problems_in(("digits", "digit"), ("conv}", "conv, size: 3}"), (CHANGE, "[]"))
 
     assert problem.startswith("x.yaml:4: runs 0, 1: data.name: ")
@@ -92,13 +92,13 @@ def test_values_that_fit_are_those_of_all_runs_that_share_the_place(spec_file, p
         (["model.width=1/64", "model.kind=fc", "data.name=cifar100"], "model.width", "width: got"),
     ],
 )
-def test_the_override_that_made_it_wrong_is_named(problems_of_set, overrides, place, field):
+def test_the_override_at_fault_is_named(problems_of_set, overrides, place, field):
     assert problems_of_set(*overrides)[0].partition(": run")[0] == f"--set {place}"
     assert f"model.{field}" in problems_of_set(*overrides)[0]
 
 
 @pytest.mark.parametrize("override", ["model.kind=std", "data.name=cifar100"])
-def test_an_override_that_spoils_a_width_of_the_file_is_named(spec_file, override):
+def test_an_override_that_makes_a_width_of_the_file_wrong_is_named(spec_file, override):
     """
     64 outputs are enough for 10 classes; 1/64 of AOL-STD's 32 channels is none.
     """
@@ -120,5 +120,5 @@ def test_an_override_that_spoils_a_width_of_the_file_is_named(spec_file, overrid
         (Fraction(2**20), "1048576"),
     ],
 )
-def test_values_are_written_as_the_file_takes_them(value, text):
-    assert written(value) == text
+def test_values_are_formatted_as_the_file_accepts_them(value, text):
+    assert format_fraction(value) == text
