@@ -1,1 +1,1 @@
-"""What `make bench` runs: the engine against a plain port of the paper's formula."""
+"""Benchmarks: the layers against a plain port of the paper's formula, the GPU, the store."""

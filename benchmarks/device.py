@@ -1,4 +1,4 @@
-"""A GPU between two measurements, the first of which may have failed."""
+"""Resetting a GPU between two measurements, after a failed one too."""
 
 import gc
 from contextlib import AbstractContextManager, suppress
@@ -8,16 +8,13 @@ import torch
 
 
 def own_stream() -> AbstractContextManager[Any]:
-    """Whatever happens in the block, the stream is the same after it.
-
-    A recording that fails leaves its own as the current one.
-    """
+    """Restore the current stream after the block; a failed graph recording does not."""
     return torch.cuda.stream(torch.cuda.current_stream() if torch.cuda.is_available() else None)
 
 
 def free(device: torch.device) -> None:
-    """Give back the memory that nothing needs; a recording and its step hold each other."""
+    """Free unused memory; a recorded graph and its step refer to each other."""
     gc.collect()
     if device.type == "cuda":
-        with suppress(RuntimeError):  # after a recording that failed torch 2.11 refuses
+        with suppress(RuntimeError):  # of torch 2.11 after a failed recording
             torch.cuda.empty_cache()

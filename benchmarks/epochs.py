@@ -1,9 +1,9 @@
-"""What an epoch takes, all in all: `python -m benchmarks.epochs`. Needs torch alone.
+"""The total time of an epoch: `python -m benchmarks.epochs`. Needs only torch.
 
-Trains a few epochs of each network as `python -m aol` does, on random images of the real number:
-with augmentation, evaluations, metrics on the disk, saved states and the certified end. A run's
-seconds per epoch follow from its own settings and are printed as `campaign.py --rates` takes them,
-by run ID for a plan and by network otherwise.
+Trains a few epochs of each network like `python -m aol`, on as many random images: with
+augmentation, evaluations, metrics on the disk, saved states and the final certificate. The seconds
+per epoch of a run follow from its settings. They are printed in the format of `campaign.py
+--rates`, by run ID for a plan and by network otherwise.
 """
 
 import argparse
@@ -25,25 +25,25 @@ from aol.cli.train import chosen
 from aol.config import DataConfig, Precision, TrainConfig
 from aol.data.datasets import Images
 from aol.training.run_folder import Outcome, Run, RunFolder
-from benchmarks.contestants import config_of
 from benchmarks.device import free, own_stream
-from benchmarks.ways import MODELS, narrowed
+from benchmarks.implementations import train_config
+from benchmarks.variants import MODELS, scale_width
 
 EPOCHS = 8
-WARM = 2  # epochs: the first step and the first evaluation choose, allocate, record
-LEAST_EPOCHS = WARM + 4  # two plain ones, one with an evaluation, and the last
+WARM_UP_EPOCHS = 2  # the first step and evaluation choose kernels, allocate and record
+MIN_EPOCHS = WARM_UP_EPOCHS + 4  # two without evaluation, one with it, and the last one
 EVAL_EVERY = 2
 SAVE_EVERY_S = 60.0  # of `python -m aol`
 PAPER_EVAL_EVERY = 10  # of the profile "paper"
 
-BothParts = tuple[Images, Images]
+TrainAndTest = tuple[Images, Images]
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of an epoch's training, and of what comes on top of some of them.
+    """The seconds to train an epoch, to evaluate once, and to save once.
 
-    `end` is what the last epoch and its certificate take beyond that.
+    `end` is the additional time of the last epoch, with the certificate.
     """
 
     epoch: float
@@ -52,7 +52,7 @@ class Times:
     end: float
 
     def rate(self, config: TrainConfig) -> float:
-        """A run's seconds per epoch, everything shared out among its epochs."""
+        """Return a run's seconds per epoch, with everything else divided among its epochs."""
         trained = self.epoch + self.evaluation / config.eval_every
         return trained * (1 + self.saving / SAVE_EVERY_S) + self.end / config.epochs
 
@@ -63,21 +63,18 @@ class Times:
         )
 
 
-def measured(
+def measure(
     config: TrainConfig,
-    images: BothParts,
+    images: TrainAndTest,
     device: torch.device,
     epochs: int,
     *,
     record: bool = True,
 ) -> Times:
-    """Train a run of so few epochs to its end, and look at the clock.
-
-    Raises: RuntimeError if it diverges.
-    """
-    steady = replace(config.optimizer, drops=())  # a step is recorded anew for another rate
+    """Measure the times of a run with a few epochs. Raises: RuntimeError if it diverges."""
+    steady = replace(config.optimizer, drops=())  # another rate would record the step again
     config = replace(config, epochs=epochs, eval_every=EVAL_EVERY, optimizer=steady)
-    told: list[float] = []  # when each epoch was over and on the disk
+    epoch_ends: list[float] = []  # including the write to the disk
     with tempfile.TemporaryDirectory() as temporary:
         folder = RunFolder(Path(temporary))
         outcome = folder.train(
@@ -88,51 +85,53 @@ def measured(
             record=record,
             must_stop=lambda next_s: False,
             save_every_s=0.0,
-            say=lambda text: told.append(time.monotonic()),
+            say=lambda text: epoch_ends.append(time.monotonic()),
         )
         ended = time.monotonic()
         lines = folder.metrics_file.read_text(encoding="utf-8").splitlines()
     if outcome == Outcome.DIVERGED:
-        raise RuntimeError("training diverged: there is nothing to measure")
+        raise RuntimeError("training diverged, so there is nothing to measure")
     seconds = [json.loads(line)["values"]["seconds"] for line in lines]
-    return _times(config, seconds, told, ended)
+    return _times(config, seconds, epoch_ends, ended)
 
 
-def _times(config: TrainConfig, seconds: list[float], told: list[float], ended: float) -> Times:
-    warm = range(WARM, config.epochs - 1)
+def _times(
+    config: TrainConfig, seconds: list[float], epoch_ends: list[float], ended: float
+) -> Times:
+    warm = range(WARM_UP_EPOCHS, config.epochs - 1)
     plain = median(seconds[epoch] for epoch in warm if not config.evaluates(epoch))
     tested = median(seconds[epoch] for epoch in warm if config.evaluates(epoch))
-    saving = median(told[epoch] - told[epoch - 1] - seconds[epoch] for epoch in warm)
-    end = seconds[-1] - plain + ended - told[-1] - saving
+    saving = median(epoch_ends[epoch] - epoch_ends[epoch - 1] - seconds[epoch] for epoch in warm)
+    end = seconds[-1] - plain + ended - epoch_ends[-1] - saving
     return Times(plain, max(tested - plain, 0), max(saving, 0), max(end, 0))
 
 
-def random_images(config: TrainConfig, limit: int | None, device: torch.device) -> BothParts:
-    """Images and labels of a run's number, at most `limit` to train on and a fifth to test."""
+def random_images(config: TrainConfig, limit: int | None, device: torch.device) -> TrainAndTest:
+    """Return random images in a run's numbers, at most `limit` and a fifth of it for testing."""
     counts = config.data.train_images, config.data.test_images
     if limit:
         counts = min(counts[0], limit), min(counts[1], max(limit // 5, 1))
     noise = torch.Generator().manual_seed(0)
 
-    def some(count: int) -> Images:
+    def draw(count: int) -> Images:
         pixels = torch.randint(256, (count, 32, 32, 3), generator=noise, dtype=torch.uint8)
         labels = torch.randint(config.data.classes, (count,), generator=noise)
         return Images(pixels.permute(0, 3, 1, 2).to(device), labels.to(device))
 
-    return some(counts[0]), some(counts[1])
+    return draw(counts[0]), draw(counts[1])
 
 
-def wanted(options: argparse.Namespace) -> dict[str, TrainConfig]:
-    """What to measure: the plan's runs by ID, or the networks with the paper's settings by name.
+def select_runs(options: argparse.Namespace) -> dict[str, TrainConfig]:
+    """Return the plan's runs by ID, or the networks with the paper's settings by name.
 
-    Raises: OSError, KeyError, TypeError, ValueError for a plan that is none.
+    Raises: OSError, KeyError, TypeError, ValueError for an invalid plan.
     """
     if options.plan:
         return {str(run.id): run.config for run in chosen(options.plan, None)}
     augmented = DataConfig(name="cifar10")
     return {
         name: replace(
-            config_of(MODELS[name], options.batch, options.precision),
+            train_config(MODELS[name], options.batch, options.precision),
             data=augmented,
             eval_every=PAPER_EVAL_EVERY,
         )
@@ -140,51 +139,51 @@ def wanted(options: argparse.Namespace) -> dict[str, TrainConfig]:
     }
 
 
-def alike(config: TrainConfig) -> TrainConfig:
-    """What runs share whose epochs take the same time: seed, loss and schedule do not matter."""
+def timing_key(config: TrainConfig) -> TrainConfig:
+    """Return the settings on which the times depend: not seed, loss and schedule."""
     data = replace(config.data, name="cifar10") if config.data.name == "cifar100" else config.data
     loss = replace(config.loss, offset=1.0, temperature=1.0)
     return replace(config, data=data, loss=loss, seed=0, epochs=1, eval_every=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, keep; 1 if a network could not be trained, 2 for a mistake in the input."""
+    """Measure the runs; return 1 if a network could not be trained, 2 if the input is invalid."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.networks) - set(MODELS)):
         parser.error(f"unknown: {', '.join(unknown)}; the networks are {', '.join(MODELS)}")
-    if options.epochs < LEAST_EPOCHS:
-        parser.error(f"--epochs: at least {LEAST_EPOCHS}, got {options.epochs}")
+    if options.epochs < MIN_EPOCHS:
+        parser.error(f"--epochs: at least {MIN_EPOCHS}, got {options.epochs}")
     try:
-        runs = wanted(options)
+        runs = select_runs(options)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        print(f"{options.plan}: {error!r}: is it what `plan --json` printed?", file=sys.stderr)
+        print(f"{options.plan}: {error!r}; pass the output of `plan --json`", file=sys.stderr)
         return 2
-    runs = {name: _narrowed(config, options.width) for name, config in runs.items()}
+    runs = {name: _scale_width(config, options.width) for name, config in runs.items()}
     found: dict[TrainConfig, Times | None] = {}
     rates: dict[str, float] = {}
     for name, config in runs.items():
-        key = alike(config)
+        key = timing_key(config)
         if key not in found:
-            found[key] = _measured_or_none(name, config, options)
+            found[key] = _measure_or_none(name, config, options)
         if times := found[key]:
             rates[name] = round(times.rate(config), 4)
-        _keep(options.rates, rates)
+        _write_rates(options.rates, rates)
     print(json.dumps(rates))
     return int(None in found.values())
 
 
-def _narrowed(config: TrainConfig, width: float) -> TrainConfig:
-    return config if width == 1 else replace(config, model=narrowed(config.model, width))
+def _scale_width(config: TrainConfig, width: float) -> TrainConfig:
+    return config if width == 1 else replace(config, model=scale_width(config.model, width))
 
 
-def _measured_or_none(name: str, config: TrainConfig, options: argparse.Namespace) -> Times | None:
-    """What it took, None if it failed: the others are worth their time all the same."""
+def _measure_or_none(name: str, config: TrainConfig, options: argparse.Namespace) -> Times | None:
+    """Return the times, or None after an error, so that the other runs are still measured."""
     device = torch.device(options.device)
     try:
         images = random_images(config, options.images, device)
         with own_stream():
-            times = measured(config, images, device, options.epochs, record=not options.eager)
+            times = measure(config, images, device, options.epochs, record=not options.eager)
     except Exception:
         print(f"{name}:", file=sys.stderr)
         traceback.print_exc()
@@ -195,8 +194,8 @@ def _measured_or_none(name: str, config: TrainConfig, options: argparse.Namespac
     return times
 
 
-def _keep(file: Path | None, rates: dict[str, float]) -> None:
-    """At once: the call may be ended at any time."""
+def _write_rates(file: Path | None, rates: dict[str, float]) -> None:
+    """Write the rates after each run, because the program may be stopped at any time."""
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as part:
@@ -207,13 +206,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.epochs", description=__doc__)
     add = parser.add_argument
     add("networks", nargs="*", metavar="NETWORK", help=", ".join(MODELS))
-    add("--plan", type=Path, metavar="FILE", help="the runs of a plan.json instead")
-    add("--rates", type=Path, metavar="FILE", help="write the rates there, too")
+    add("--plan", type=Path, metavar="FILE", help="measure the runs of a plan.json")
+    add("--rates", type=Path, metavar="FILE", help="write the rates to a file as well")
     add("--device", choices=("cuda", "cpu"), default="cuda")
-    add("--eager", action="store_true", help="no graphs: where recording fails for good")
+    add("--eager", action="store_true", help="without graphs, where recording always fails")
     add("--precision", choices=get_args(Precision), default="tf32")
     add("--batch", type=int, default=250)
-    add("--epochs", type=int, default=EPOCHS, help="to measure (default: %(default)s)")
+    add("--epochs", type=int, default=EPOCHS, help="epochs to train (default: %(default)s)")
     add("--width", type=float, default=1.0, help="narrower networks, to try the program")
     add("--images", type=int, help="fewer images, to try the program")
     return parser

@@ -1,8 +1,7 @@
-"""Peak memory of training steps in a process of their own.
+"""Peak memory of training steps in a separate process, on Linux.
 
-`python -m benchmarks.memory ours std 50` prints it in MB.
-
-Linux only: a child's `ru_maxrss` begins with its parent's, the kernel's VmHWM does not.
+`python -m benchmarks.memory ours std 50` prints it in MB. It is the kernel's VmHWM, because
+`ru_maxrss` of a child process includes that of its parent.
 """
 
 import subprocess
@@ -13,31 +12,35 @@ from typing import Literal, get_args
 from aol.config import Kind, ModelConfig
 
 STEPS = 3  # the first allocates momentum and gradients
-Who = Literal["plain", "ours"]
+Implementation = Literal["plain", "ours"]
 
 
-def peak_mb(who: Who, kind: Kind, batch: int) -> float:
-    """Peak resident memory of the steps above what the process had after its imports."""
-    command = [sys.executable, "-m", "benchmarks.memory", who, kind, str(batch)]
+def peak_mb(implementation: Implementation, kind: Kind, batch: int) -> float:
+    """Return the peak resident memory of the steps, without that of the imports."""
+    command = [sys.executable, "-m", "benchmarks.memory", implementation, kind, str(batch)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
     """Print the peak, in MB."""
-    from benchmarks import contestants
+    from benchmarks import implementations
 
-    who, kind, batch = sys.argv[1:]
+    implementation, kind, batch = sys.argv[1:]
     kinds: dict[str, Kind] = {name: name for name in get_args(Kind)}
-    before = _high_water_kib()
-    config = contestants.config_of(ModelConfig(kind=kinds[kind]), int(batch))
-    make = contestants.plain_training if who == "plain" else contestants.our_training
-    run = make(config, contestants.initial(config.model))
+    before = _peak_kib()
+    config = implementations.train_config(ModelConfig(kind=kinds[kind]), int(batch))
+    make = (
+        implementations.plain_training
+        if implementation == "plain"
+        else implementations.our_training
+    )
+    run = make(config, implementations.initial_model(config.model))
     for _ in range(STEPS):
         run()
-    print((_high_water_kib() - before) / 1000)
+    print((_peak_kib() - before) / 1000)
 
 
-def _high_water_kib() -> int:
+def _peak_kib() -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (line,) = (line for line in lines if line.startswith("VmHWM:"))
     return int(line.split()[1])

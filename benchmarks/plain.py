@@ -1,7 +1,7 @@
-"""A plain port of the authors' layers to PyTorch: the baseline of the measurements.
+"""A plain port of the authors' layers to PyTorch: the baseline of the benchmarks.
 
-The formulas as the paper has them, with autograd for every gradient: the Gram kernel is one
-convolution of the kernel with itself, rescaled at every forward pass. Nothing is slowed down.
+It has the paper's formulas and uses autograd for every gradient. The Gram kernel is a convolution
+of the kernel with itself, computed in every forward pass.
 Shapes as in `aol.layers.modules`.
 """
 
@@ -15,7 +15,7 @@ EPS = 1e-6
 
 
 def rescale_conv(kernel: Tensor) -> Tensor:
-    """The rescaled kernel. Shapes: (O, I, K, L) -> (O, I, K, L)."""
+    """Return the rescaled kernel. Shapes: (O, I, K, L) -> (O, I, K, L)."""
     by_input = kernel.transpose(0, 1)
     gram = F.conv2d(by_input, by_input, padding=(kernel.shape[2] - 1, kernel.shape[3] - 1))
     scale = (gram.abs().sum((1, 2, 3)) + EPS).rsqrt()
@@ -23,7 +23,7 @@ def rescale_conv(kernel: Tensor) -> Tensor:
 
 
 def rescale_dense(matrix: Tensor) -> Tensor:
-    """The rescaled matrix. Shapes: (O, I) -> (O, I)."""
+    """Return the rescaled matrix. Shapes: (O, I) -> (O, I)."""
     return matrix * ((matrix.T @ matrix).abs().sum(1) + EPS).rsqrt()
 
 
@@ -35,7 +35,7 @@ class Conv2d(nn.Module):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def rescaled(self) -> Tensor:
-        """The weight the layer applies."""
+        """Return the weight that the layer applies."""
         return rescale_conv(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Linear(Conv2d):
     """A rescaled dense layer."""
 
     def rescaled(self) -> Tensor:
-        """The weight the layer applies."""
+        """Return the weight that the layer applies."""
         return rescale_dense(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Linear(Conv2d):
 
 
 class MaxMin(nn.Module):
-    """Neighbouring channels as (larger, smaller)."""
+    """Sorts neighbouring channels into (larger, smaller)."""
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = x[:, ::2], x[:, 1::2]
@@ -62,9 +62,9 @@ class MaxMin(nn.Module):
 
 
 def plain_copy(model: nn.Sequential) -> nn.Sequential:
-    """The same network from plain layers, with its own copies of the weights, contiguous.
+    """Return the same network of plain layers, with contiguous copies of the weights.
 
-    Pooling, flattening and cutting channels only move values; those layers are shared.
+    Layers without weights, such as pooling, are shared.
     """
     copies: list[nn.Module] = []
     for layer in model:

@@ -1,11 +1,10 @@
-"""What the first steps of training should come to, in float64: computed here or brought along.
+"""The expected first training steps in float64: computed here, or read from a file.
 
-A float64 step on a CPU takes minutes that a lent GPU should not wait for, and the weights that it
-changes are hundreds of megabytes. So a reference is made elsewhere and keeps sketches: a tensor's
-entries with fixed random signs, folded into `FOLDED` sums. Sketches are linear, and whatever the
-tensor, the square of its sketch's norm is its own on average, with a deviation of about 6 % where
-its entries are of one size and of none where one stands out. So the distance of two sketches is
-that of their tensors, wherever they differ.
+A float64 step on a CPU takes minutes, and the weights that it changes are hundreds of megabytes. A
+reference is therefore computed in advance and stored as sketches. A sketch multiplies the entries
+of a tensor by fixed random signs and sums them into `SKETCH_SIZE` numbers. It is linear, and the
+square of its norm is on average that of the tensor, with a deviation of about 6 % for entries of
+similar size. The distance of two sketches is therefore that of their tensors.
 """
 
 import hashlib
@@ -21,129 +20,137 @@ from torch import Tensor, nn
 
 from aol.atomic import atomic_path
 from aol.config import ModelConfig, TrainConfig
-from benchmarks.contestants import Training, config_of, images_of, plain_training
+from benchmarks.implementations import Training, plain_training, random_batch, train_config
 
-FOLDED = 509  # a prime number: rows and columns do not fold onto one another
-CHECKED_STEPS = 2  # the second has momentum
-CHECKED_BATCH = 8  # float64 on the CPU is slow
-SAME_START = 1e-5  # an orthogonal start differs in the last digits from processor to processor
+SKETCH_SIZE = 509  # prime, so that no row or column is summed into a single number
+CHECK_STEPS = 2  # the second one uses momentum
+CHECK_BATCH = 8  # float64 on the CPU is slow
+SAME_WEIGHTS = 1e-5  # orthogonal initial weights differ by rounding between processors
+INVALID_CONTENT = (AttributeError, KeyError, TypeError, ValueError)  # of a file with other data
 MULTIPLIERS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of SplitMix64
 
 
 class ReferenceFileError(Exception):
-    """A file that is no reference: where, and what to do."""
+    """Raised when a file of references cannot be read."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
-class Course:
-    """What some steps came to: how the weights changed, in sketches, and each step's losses.
+class Trajectory:
+    """The result of some steps: sketches of the changes of the weights, and each step's loss.
 
-    Shapes: (tensors, FOLDED) float64, (steps,) float64, both on the CPU.
+    Shapes: (tensors, SKETCH_SIZE) float64, (steps,) float64, both on the CPU.
     """
 
     change: Tensor
     losses: Tensor
 
-    def distance(self, expected: "Course") -> float:
-        """How far the change is from the expected one, relative to it, in L2."""
+    def distance(self, expected: "Trajectory") -> float:
+        """Return the relative L2 distance to the expected changes."""
         return _distance(self.change, expected.change)
 
-    def loss_distance(self, expected: "Course") -> float:
-        """The same for the losses, the worst step's."""
+    def loss_distance(self, expected: "Trajectory") -> float:
+        """Return the largest relative difference of a loss."""
         return float(((self.losses - expected.losses).abs() / expected.losses).max())
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The course that a network should take, and from where: settings, images, weights."""
+    """The expected trajectory of a network, with its settings, images and first weights."""
 
     settings: str
     images: str
     start: Tensor
     torch: str
-    course: Course
+    trajectory: Trajectory
 
-    def misfit(self, config: TrainConfig, model: nn.Module) -> str | None:
-        """Why it says nothing of this training, None if it does."""
+    def mismatch(self, config: TrainConfig, model: nn.Module) -> str | None:
+        """Return why this is not the reference of a training, or None if it is."""
         if self.settings != _settings(config):
-            return f"is of other settings ({self.settings}, not {_settings(config)})"
+            return f"has other settings ({self.settings}, not {_settings(config)})"
         if self.images != _images(config):
-            return f"is of other images: torch {self.torch} drew other random numbers"
-        far = _distance(_sketches(model.parameters()), self.start)
-        if not far <= SAME_START:
-            return f"starts from other weights ({far:.0e} away): it is of torch {self.torch}"
+            return f"has other images: torch {self.torch} drew other random numbers"
+        distance = _distance(_sketches(model.parameters()), self.start)
+        if not distance <= SAME_WEIGHTS:
+            return (
+                f"has other first weights (distance {distance:.0e}): it is from torch {self.torch}"
+            )
         return None
 
 
-def course_of(training: Training, model: nn.Module, steps: int = CHECKED_STEPS) -> Course:
-    """Take some steps from `model`'s weights, and note where they led."""
+def run_steps(training: Training, model: nn.Module, steps: int = CHECK_STEPS) -> Trajectory:
+    """Take some steps from the weights of `model`; return their trajectory."""
     losses = torch.stack([training().clone() for _ in range(steps)])
     pairs = zip(training.model.parameters(), model.parameters(), strict=True)
     changes = (after.detach().double() - before.detach().to(after) for after, before in pairs)
-    return Course(_sketches(changes), losses.double().cpu())
+    return Trajectory(_sketches(changes), losses.double().cpu())
 
 
-def checked(model: ModelConfig) -> TrainConfig:
-    """The settings of the checks."""
-    return config_of(model, CHECKED_BATCH)
+def check_config(model: ModelConfig) -> TrainConfig:
+    """Return the settings of the checks."""
+    return train_config(model, CHECK_BATCH)
 
 
-def make(config: TrainConfig, model: nn.Sequential) -> Reference:
-    """The reference of a network, by the plain port in float64 on this machine's CPU."""
-    course = course_of(plain_training(config, model, dtype=torch.float64), model)
+def make_reference(config: TrainConfig, model: nn.Sequential) -> Reference:
+    """Compute the reference of a network with the plain port in float64 on the CPU."""
+    trajectory = run_steps(plain_training(config, model, dtype=torch.float64), model)
     start = _sketches(model.parameters())
-    return Reference(_settings(config), _images(config), start, str(torch.__version__), course)
+    return Reference(_settings(config), _images(config), start, str(torch.__version__), trajectory)
 
 
-def keep(file: Path, references: dict[str, Reference]) -> None:
-    """Write references by network, aside and then renamed; sketches in float32."""
+def save_references(file: Path, references: dict[str, Reference]) -> None:
+    """Write references by network to a file atomically, with sketches in float32."""
     with atomic_path(file) as part:
-        torch.save({name: _plain(reference) for name, reference in references.items()}, part)
+        torch.save({name: _to_plain(reference) for name, reference in references.items()}, part)
 
 
-def read(file: Path) -> dict[str, Reference]:
-    """The references in a file, by network. Raises: ReferenceFileError."""
+def load_references(file: Path) -> dict[str, Reference]:
+    """Return the references in a file by network. Raises: ReferenceFileError."""
     try:
         found = torch.load(file, weights_only=True)
-        return {name: _reference(plain) for name, plain in found.items()}
+        return {name: _from_plain(plain) for name, plain in found.items()}
     except OSError as error:
         raise ReferenceFileError(f"{file}: cannot be read: {error.strerror}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, *_WRONG) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, *INVALID_CONTENT) as error:
         raise ReferenceFileError(
-            f"{file}: is damaged or no reference: make it with --make-reference"
+            f"{file}: is damaged or has no references; create it with --make-reference"
         ) from error
 
 
-_WRONG = (AttributeError, KeyError, TypeError, ValueError)  # readable, and something else
+def sketch(tensor: Tensor) -> Tensor:
+    """Return a tensor's sketch, on its device. Shapes: (...) -> (SKETCH_SIZE,) float64."""
+    entries = tensor.detach().double().flatten()
+    signed = entries * _signs(len(entries), entries.device)
+    padded = nn.functional.pad(signed, (0, -len(signed) % SKETCH_SIZE))
+    return padded.view(-1, SKETCH_SIZE).sum(0)
 
 
-def _plain(reference: Reference) -> dict[str, Any]:
-    course = reference.course
+def _to_plain(reference: Reference) -> dict[str, Any]:
+    trajectory = reference.trajectory
     return {
         "settings": reference.settings,
         "images": reference.images,
         "torch": reference.torch,
         "start": reference.start.float(),
-        "change": course.change.float(),
-        "losses": course.losses,
+        "change": trajectory.change.float(),
+        "losses": trajectory.losses,
     }
 
 
-def _reference(plain: dict[str, Any]) -> Reference:
-    course = Course(plain["change"].double(), plain["losses"])
+def _from_plain(plain: dict[str, Any]) -> Reference:
+    trajectory = Trajectory(plain["change"].double(), plain["losses"])
     kept = {name: plain[name] for name in ("settings", "images", "torch")}
-    return Reference(**kept, start=plain["start"].double(), course=course)
+    return Reference(**kept, start=plain["start"].double(), trajectory=trajectory)
 
 
 def _settings(config: TrainConfig) -> str:
-    """Precision is none of them: every way is compared with float64."""
-    return f"{replace(config, precision='float32').digest()} for {CHECKED_STEPS} steps"
+    """Return the settings without the precision: every variant is compared with float64."""
+    return f"{replace(config, precision='float32').digest()} for {CHECK_STEPS} steps"
 
 
 def _images(config: TrainConfig) -> str:
-    images = images_of(config.batch_size)
+    images = random_batch(config.batch_size)
     digest = hashlib.sha256(images.pixels.numpy().tobytes() + images.labels.numpy().tobytes())
     return digest.hexdigest()
 
@@ -152,17 +159,9 @@ def _sketches(tensors: Iterable[Tensor]) -> Tensor:
     return torch.stack([sketch(tensor).cpu() for tensor in tensors])
 
 
-def sketch(tensor: Tensor) -> Tensor:
-    """A tensor's sketch, on its device. Shapes: (...) -> (FOLDED,) float64."""
-    entries = tensor.detach().double().flatten()
-    signed = entries * _signs(len(entries), entries.device)
-    padded = nn.functional.pad(signed, (0, -len(signed) % FOLDED))
-    return padded.view(-1, FOLDED).sum(0)
-
-
 @cache
 def _signs(count: int, device: torch.device) -> Tensor:
-    """Random signs, the same on every device and with every version of torch: hashed positions."""
+    """Return random signs, hashed from positions to be equal on every device and torch version."""
     first, second, third = (number - 2**64 * (number >> 63) for number in MULTIPLIERS)
     mixed = torch.arange(1, count + 1, device=device) * first
     mixed = (mixed ^ (mixed >> 30)) * second

@@ -1,4 +1,4 @@
-"""How long a training step takes at least on this device: its arithmetic, or its memory."""
+"""A lower bound of a training step's time, from a device's arithmetic and memory rates."""
 
 import time
 from collections.abc import Callable
@@ -17,9 +17,7 @@ COPIED_BYTES = 2**31
 ROUNDS = 10
 WEIGHT_BYTES = 4  # master weights are float32 in every precision
 OUTPUT_BYTES: dict[Precision, int] = {"float32": 4, "tf32": 4, "bf16": 2}
-WEIGHT_PASSES = (
-    8  # read forward and backward; gradient written, read; weight, momentum read, written
-)
+WEIGHT_PASSES = 8  # forward, backward; gradient written, read; weight, momentum read, written
 OUTPUT_PASSES = 4  # of a layer's output and its gradient, each written and read
 
 
@@ -31,7 +29,7 @@ class Roofline:
     bytes_per_s: float
 
     def step_seconds(self, model: ModelConfig, batch: int, precision: Precision) -> float:
-        """What a training step takes if nothing but its products or its memory takes time."""
+        """Return the time of a step's products or of its memory accesses, whichever is longer."""
         layers = layers_of(model)
         applying = 3 * batch * sum(layer.flop for layer in layers)
         rescaling = sum(layer.rescale_flop for layer in layers)  # never in bf16
@@ -45,7 +43,7 @@ class Roofline:
 
 
 def measure(device: torch.device, size: int = MATRIX, copied_bytes: int = COPIED_BYTES) -> Roofline:
-    """The rates of one large product in each precision, and of one large copy."""
+    """Measure a large matrix product in each precision, and a large copy."""
     left, right = (torch.randn(size, size, device=device) for _ in range(2))
     flop = 2 * size**3
     seconds: dict[Precision, float] = {}
@@ -63,7 +61,7 @@ def measure(device: torch.device, size: int = MATRIX, copied_bytes: int = COPIED
 
 
 def seconds_of(run: Callable[[], Any], device: torch.device, rounds: int = ROUNDS) -> float:
-    """The mean time of a call once it is warm."""
+    """Return the mean time of a call, after one call to warm up."""
     run()
     wait(device)
     started = time.perf_counter()
@@ -74,6 +72,6 @@ def seconds_of(run: Callable[[], Any], device: torch.device, rounds: int = ROUND
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was told."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

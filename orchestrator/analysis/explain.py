@@ -129,7 +129,7 @@ def _origin(
     replicate = specs[run.run_id].replicate_number(run.seed)
     value = store.final([run.key]).get(run.key, {}).get(column.metric)
     margins = load_margins(store, run) if value is not None else None
-    diff = store.diff(run.key)
+    diff = store.git_diff(run.key)
     return Origin(
         run,
         replicate,

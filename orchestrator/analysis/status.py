@@ -51,12 +51,12 @@ class RunStatus:
 def run_statuses(store: Store, profile: str | None, *, most: int | None = None) -> list[RunStatus]:
     """Every run of the store, or of one profile, as it stands; or the `most` that matter first."""
     if most is not None:
-        runs = store.runs(store.foremost(most, profile))
+        runs = store.runs(store.keys_by_priority(most, profile))
     else:
         runs = store.runs(profiles=None if profile is None else [profile])
     keys = [run.key for run in runs if run.epoch]
-    values = store.latest(keys)
-    speeds = store.latest(keys, epochs=RECENT, names=SPEEDS)
+    values = store.latest_metrics(keys)
+    speeds = store.latest_metrics(keys, epochs=RECENT, names=SPEEDS)
     return [
         _status(run, values.get(run.key, {}).get(run.epoch, {}), speeds.get(run.key, {}))
         for run in runs

@@ -121,7 +121,7 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
 def note_cells(experiment: Experiment, store: Store) -> None:
     """Put the published numbers beside the results, for the store's view `v_cells`."""
     runs = {run.id: run for run in experiment.runs}
-    store.note_cells(
+    store.replace_cells(
         experiment.profile,
         (
             {

@@ -71,7 +71,7 @@ def _overview(store: Store, profile: str | None) -> Group:
         table.add_row(*map(escape, _cells(item)))
     if len(found) < MOST:
         return Group(table)
-    counts = store.counts(profile)
+    counts = store.count_by_status(profile)
     if len(found) == sum(counts.values()):
         return Group(table)
     return Group(table, Text(_others(len(found), counts)))

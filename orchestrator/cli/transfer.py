@@ -54,13 +54,13 @@ def merge(
         ours.recover()
         outcomes = take_all(theirs, ours, replace=replace)
         for outcome in outcomes:
-            if outcome.fate is not MergeResult.REFUSED:
+            if outcome.result is not MergeResult.REJECTED:
                 typer.echo(outcome)
-        typer.echo(f"{summarize_merge(outcomes)} of {pluralize(len(outcomes), 'run')} there")
-        shared = [outcome.run.key for outcome in outcomes if outcome.fate.here]
+        typer.echo(summarize_merge(outcomes))
+        shared = [outcome.run.key for outcome in outcomes if outcome.result.in_store]
         if complaint := publish_imported(ours, file, place, shared):
             typer.echo(complaint, err=True)
-    if refused := [str(outcome) for outcome in outcomes if outcome.fate is MergeResult.REFUSED]:
+    if refused := [str(outcome) for outcome in outcomes if outcome.result is MergeResult.REJECTED]:
         raise RecordError("\n".join(refused))
 
 
@@ -165,10 +165,11 @@ def sync(
 ) -> None:
     """Bring MLflow up to what the store holds; a lost MLflow database is made anew."""
     from orchestrator.spec.loader import SpecFile
-    from orchestrator.tracking.publish import publish_all, tracker_of
+    from orchestrator.tracking import tracker_for
+    from orchestrator.tracking.publish import publish_all
 
     opened, file = open_store(spec, results, store), SpecFile(spec)
-    tracker = tracker_of(file)
+    tracker = tracker_for(file.path, file.file.name)
     typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
     sent = tracker.send(opened)
     publish_all(tracker, opened, file, results or spec.parent / "results")

@@ -1,4 +1,4 @@
-"""The images that an experiment needs, fetched and checked once before any run starts."""
+"""The datasets of an experiment, fetched and checked before any run starts."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ def data_root(experiment: Experiment) -> Path:
 
 
 def chosen_root(experiment: Experiment) -> Path | None:
-    """Return the file's `data_root`; None if `$AOL_DATA` overrides it or each machine decides."""
+    """Return the file's `data_root`; None if `$AOL_DATA` overrides it or it is not set."""
     if os.environ.get("AOL_DATA") or experiment.data_root is None:
         return None
     return (experiment.path.parent / experiment.data_root.expanduser()).absolute()
@@ -26,9 +26,9 @@ def prepare_all(
     datasets: Iterable[str],
     progress: Callable[[str, float], None] = lambda stage, share: None,
 ) -> None:
-    """Fetch, check and keep these datasets.
+    """Fetch, check and store these datasets.
 
-    Raises: DataError with every dataset that no source has.
+    Raises: DataError with every dataset that no source provides.
     """
     root = data_root(experiment)
     problems = []

@@ -1,4 +1,4 @@
-"""The channel from an invocation to whoever watches it: messages, the plan, progress."""
+"""The interface that receives the messages, the plan and the progress of an invocation."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,23 +10,23 @@ from orchestrator.scheduling.events import Event, Recorder
 
 
 class Observer(Protocol):
-    """Receives the progress of one invocation. The command line has one that prints."""
+    """Receives the progress of one invocation; that of the command line prints it."""
 
     def message(self, text: str, *, important: bool = False) -> None:
-        """Take a message for people; an important one is shown even if they want quiet."""
+        """Receive a message; an important one is shown even with `--quiet`."""
 
     def planned(self, plan: Sequence[PlannedRun], profile: str, store: str) -> None:
-        """Take the plan of a profile before its runs start, and the location of the store."""
+        """Receive the plan of a profile before its runs start, and the location of the store."""
 
     def progress(self, stage: str, share: float) -> None:
-        """Take how much of a stage of fetching images is done, from 0 to 1."""
+        """Receive the completed share of a stage of fetching images, from 0 to 1."""
 
     def watch(
         self, work: Mapping[str, float], log_folder: Path
     ) -> AbstractContextManager[Recorder]:
         """Return a recorder of the events while runs train.
 
-        `work` is what is left to do of each run, by key, in any unit.
+        `work` is the remaining work of each run, by key, in any unit.
         """
 
 

@@ -1,4 +1,4 @@
-"""Writes what happens to runs into the store."""
+"""Recording the events of runs in the store."""
 
 import time
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, S
 from orchestrator.scheduling.storage import parent_location
 from orchestrator.store import Checkpoint, Status, Store
 
-BEAT_S = 5.0
+HEARTBEAT_S = 5.0
 
 
 class StoreRecorder:
-    """Keeps the store true to the events; deletes checkpoints that newer ones replace."""
+    """Writes events to the store and deletes checkpoints that are no longer kept."""
 
     def __init__(
         self,
@@ -20,36 +20,36 @@ class StoreRecorder:
         provenances: dict[str, Provenance],
         discard: Callable[[str], None],
     ) -> None:
-        """`provenances` by dataset; `discard` removes a folder of checkpoints."""
+        """`provenances` are by dataset; `discard` deletes a folder of checkpoints."""
         self.store, self.provenances, self.discard = store, provenances, discard
-        self._beaten = 0.0
+        self._last_heartbeat = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Write the event; repeating one is harmless."""
+        """Write the event; this is idempotent."""
         match event:
             case Started(run):
                 self.store.start(run, self.provenances[run.train.data.name])
             case Placed(run, host, device, epoch):
-                self.store.place(run.key, host, device, epoch)
+                self.store.set_placement(run.key, host, device, epoch)
             case EpochDone(run, epoch, values):
                 for stale in self.store.record(run.key, epoch, values):
-                    self.discard(stale.path)  # not its folder, which may be the one in use
+                    self.discard(stale.path)  # but not its folder, which may be in use
             case Saved(run, checkpoint):
-                self._drop(run.key, self.store.saved(run.key, checkpoint))
+                self._discard_checkpoints(run.key, self.store.add_checkpoint(run.key, checkpoint))
             case Finished(run, status, error, margins, certificate):
                 self.store.finish(
                     run.key, status, error=error, margins=margins, certificate=certificate
                 )
                 if status in (Status.DONE, Status.UNSOUND):
-                    self._drop(run.key, self.store.keep_checkpoints(run.key, 1))
-            case Tick() if time.monotonic() - self._beaten > BEAT_S:
-                self._beaten = time.monotonic()
-                self.store.beat()
+                    self._discard_checkpoints(run.key, self.store.keep_checkpoints(run.key, 1))
+            case Tick() if time.monotonic() - self._last_heartbeat > HEARTBEAT_S:
+                self._last_heartbeat = time.monotonic()
+                self.store.heartbeat()
 
-    def _drop(self, key: str, checkpoints: list[Checkpoint]) -> None:
-        """Discard checkpoints, and with its last one an earlier invocation's whole folder.
+    def _discard_checkpoints(self, key: str, checkpoints: list[Checkpoint]) -> None:
+        """Discard checkpoints, and the folder of an earlier invocation with its last checkpoint.
 
-        A driver killed while it saved leaves a checkpoint there that nobody noted.
+        A driver killed while it saved leaves a checkpoint there that is not in the store.
         """
         kept = {
             parent_location(item.path) for run in self.store.runs([key]) for item in run.checkpoints

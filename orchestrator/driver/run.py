@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from orchestrator.tracking import TrackingRecorder
 
 MLFLOW_PATIENCE_S = 60.0
-STOPS = (signal.SIGINT, signal.SIGTERM)
-NOTED = b"Stopping once Ray has started; interrupt again to stop at once.\n"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DEFERRED = b"Stopping once Ray has started; interrupt again to stop at once.\n"
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The result of one invocation: every run as the store has it now, and the tables' file.
+    """The result of one invocation: its runs as stored afterwards, and the file of the tables.
 
-    `signal` is the signal that stopped it, or None. `problem` is what kept MLflow from being
-    complete, or None.
+    `signal` is the signal that stopped it, or None. `problem` is the reason why MLflow is
+    incomplete, or None.
     """
 
     plan: tuple[PlannedRun, ...]
@@ -47,15 +47,15 @@ class RunOutcome:
 
     @property
     def done(self) -> bool:
-        """Whether every run is finished and sound."""
+        """Return whether every run is finished and sound."""
         return all(run.status is Status.DONE for run in self.runs)
 
 
 def run(experiment: Experiment, *, observer: Observer | None = None, **options: Any) -> RunOutcome:
-    """Train every run of the experiment that the store does not hold, then write the tables.
+    """Train every run of the experiment that is not done in the store, then write the tables.
 
-    `options` are the fields of `RunOptions` but for `spec`, `profile` and `settings`, which the
-    experiment has: `only`, `seeds`, `jobs`, `address`, `results`, `store`, `storage`, `retries`,
+    `options` are the fields of `RunOptions` except `spec`, `profile` and `settings`, which belong
+    to the experiment: `only`, `seeds`, `jobs`, `address`, `results`, `store`, `storage`, `retries`,
     `fail_fast`, `rerun`. Results go to `results/` beside the experiment's file by default.
 
     Raises: OrchestratorError.
@@ -66,7 +66,7 @@ def run(experiment: Experiment, *, observer: Observer | None = None, **options: 
 
 
 def run_session(session: Session) -> RunOutcome:
-    """Train what the store does not hold, write the tables. Raises: OrchestratorError."""
+    """Run a session: plan, train, write the tables. Raises: OrchestratorError."""
     session.log_to_file()
     store = Store(session.store_location, exclusive=True)
     session.stack.callback(store.close)
@@ -74,20 +74,23 @@ def run_session(session: Session) -> RunOutcome:
     plan = session.plan(store)
     session.observer.planned(plan, session.experiment.profile, session.store_location)
     todo = [item for item in plan if item.todo]
-    requests = _prepared(session, store, plan, todo) if todo else {}
-    behind = _behind(store, plan)
-    tracking = _tracking(session, store, behind) if todo or behind else None
-    stopped = _trained(session, store, todo, requests, tracking) if tracking and todo else None
+    requests = _prepare(session, store, plan, todo) if todo else {}
+    outdated = _outdated_in_mlflow(store, plan)
+    tracking = _start_tracking(session, store, outdated) if todo or outdated else None
+    stopped = None
+    if tracking and todo:
+        stopped = _catch_signals(partial(_train, session, store, todo, requests, tracking))
+    if stopped is not None:
+        store.recover()
     note_cells(session.whole, store)
-    tables = write_report(
-        make_report(session.whole, store), session.results, "md"
-    )  # MLflow may be slow
-    problem = _finish(session, store, tracking) if tracking else None
+    report = make_report(session.whole, store)
+    tables = write_report(report, session.results, "md")  # before MLflow, which may be slow
+    problem = _finish_tracking(session, store, tracking) if tracking else None
     runs = store.runs([item.run.key for item in plan])
     return RunOutcome(tuple(plan), tuple(runs), tables, stopped, problem)
 
 
-def _prepared(
+def _prepare(
     session: Session, store: Store, plan: Sequence[PlannedRun], todo: Sequence[PlannedRun]
 ) -> dict[str, resources.ResourceRequest]:
     """Check what the plan needs and queue its runs; return each run's resources by key."""
@@ -98,67 +101,57 @@ def _prepared(
     check_storage(session.storage)
     datasets = {item.run.train.data.name for item in todo}
     prepare_all(session.experiment, datasets, session.observer.progress)
-    _forget(session, store, todo)
+    _delete_runs(session, store, todo)
     store.queue(item.run for item in todo)
     return requests
 
 
-def _behind(store: Store, plan: Sequence[PlannedRun]) -> list[str]:
-    """Return the keys of runs that MLflow lacks something of."""
+def _outdated_in_mlflow(store: Store, plan: Sequence[PlannedRun]) -> list[str]:
+    """Return the keys of runs that are not up to date in MLflow."""
     runs = store.runs([item.run.key for item in plan])
     return [run.key for run in runs if run.started_at and run.mlflow_status != run.status]
 
 
-def _tracking(session: Session, store: Store, behind: Sequence[str]) -> "TrackingRecorder":
-    from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
+def _start_tracking(session: Session, store: Store, outdated: Sequence[str]) -> "TrackingRecorder":
+    from orchestrator.tracking import TrackingRecorder, tracker_for
 
-    folder = session.options.spec.parent
-    tracker = Tracker(tracking_uri(folder), session.whole.name, folder / "mlruns")
-    if behind:
-        lacking = pluralize(len(behind), "run")
-        session.observer.message(f"Sending {lacking} that MLflow lacks to {tracker.uri}")
-    return TrackingRecorder(tracker, store, behind=behind)
+    tracker = tracker_for(session.options.spec, session.whole.name)
+    if outdated:
+        runs = pluralize(len(outdated), "run")
+        session.observer.message(f"Sending {runs} that MLflow lacks to {tracker.uri}")
+    return TrackingRecorder(tracker, store, outdated=outdated)
 
 
-def _finish(session: Session, store: Store, tracking: "TrackingRecorder") -> str | None:
-    """Send MLflow what it lacks, the tables and the figures; return what went wrong."""
+def _finish_tracking(session: Session, store: Store, tracking: "TrackingRecorder") -> str | None:
+    """Send the rest, the tables and the figures to MLflow; return what went wrong."""
     from orchestrator.tracking.publish import publish
 
     last = partial(publish, tracking.tracker, store, session.whole)
     return tracking.close(MLFLOW_PATIENCE_S, last)
 
 
-def _forget(session: Session, store: Store, todo: Sequence[PlannedRun]) -> None:
-    """Delete the records and checkpoints of the runs to train anew."""
+def _delete_runs(session: Session, store: Store, todo: Sequence[PlannedRun]) -> None:
+    """Delete the records and checkpoints of the runs to train from the start."""
     from orchestrator.scheduling.storage import delete_folder
 
     ids = session.rerun()
     for stored in store.runs({item.run.key for item in todo if item.run.id in ids}):
-        ours = [checkpoint.path for checkpoint in stored.checkpoints if checkpoint.ours]
-        for folder in {parent_location(path) for path in ours}:
+        paths = [checkpoint.path for checkpoint in stored.checkpoints if checkpoint.managed]
+        for folder in {parent_location(path) for path in paths}:
             delete_folder(folder)
-        store.forget(stored.key)
+        store.delete_run(stored.key)
 
 
-def _trained(
-    session: Session,
-    store: Store,
-    todo: Sequence[PlannedRun],
-    requests: Mapping[str, resources.ResourceRequest],
-    tracking: "TrackingRecorder",
-) -> int | None:
-    """Train the runs; return the signal that stopped it, also one from before Tune started."""
+def _catch_signals(train: Callable[[], int | None]) -> int | None:
+    """Train; return the signal that stopped it, even before Tune handles signals."""
     try:
-        stopped = _train(session, store, todo, requests, tracking)
+        return train()
     except KeyboardInterrupt:
-        stopped = signal.SIGINT
+        return signal.SIGINT
     except SystemExit as exit_:
-        if exit_.code not in (SIGTERM_EXIT, signal.SIGTERM):  # the latter is Ray's own
+        if exit_.code not in (SIGTERM_EXIT, signal.SIGTERM):  # the latter is Ray's
             raise
-        stopped = signal.SIGTERM
-    if stopped is not None:
-        store.recover()
-    return stopped
+        return signal.SIGTERM
 
 
 def _train(
@@ -179,7 +172,7 @@ def _train(
     options = session.options
     work = _work(todo)
     datasets = sorted({item.run.train.data.name for item in todo})
-    keeper = StoreRecorder(store, {name: provenance(name) for name in datasets}, delete_folder)
+    recorder = StoreRecorder(store, {name: provenance(name) for name in datasets}, delete_folder)
     jobs = [
         Job(item.run, requests[item.run.key], item.checkpoints)
         for item in sorted(todo, key=lambda item: -work[item.run.key])
@@ -194,19 +187,19 @@ def _train(
         fail_fast=options.fail_fast,
         warn=partial(session.observer.message, important=True),
     )
-    with deferred_signals() as noted, ExitStack() as stack:
+    with deferred_signals() as deferred, ExitStack() as stack:
         session.observer.message(f"Starting Ray ({session.cluster}) ...")
         if options.address == LOCAL:
             stack.enter_context(connect(LOCAL, session.cluster))
         prepare_machines(datasets, scheduling.data_root, scheduling.storage)
-        if noted:
-            return noted[0]
-        with session.observer.watch(work, session.logs) as screen:
-            return run_jobs(jobs, [keeper, tracking, screen], scheduling)
+        if deferred:
+            return deferred[0]
+        with session.observer.watch(work, session.logs) as console:
+            return run_jobs(jobs, [recorder, tracking, console], scheduling)
 
 
 def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
-    """Return the floating-point operations left of each run, by key."""
+    """Return the floating-point operations that each run still needs, by key."""
     return {
         item.run.key: resources.cost(item.run).flop * (1 - item.epoch / item.run.train.epochs)
         for item in todo
@@ -215,25 +208,25 @@ def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
 
 @contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """Note the first SIGINT or SIGTERM inside the block in the list; let the second one act.
+    """Defer the first SIGINT or SIGTERM inside the block; the list has its number.
 
-    Ray can hang for ever if its start is interrupted.
+    The second one acts immediately. Ray can hang if its start is interrupted.
     """
-    noted: list[int] = []
-    before = {number: signal.getsignal(number) for number in STOPS}
+    deferred: list[int] = []
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-        os.write(2, NOTED)  # print may be interrupted in the middle of itself
+    def defer(number: int, frame: FrameType | None) -> None:
+        deferred.append(number)
+        os.write(2, DEFERRED)  # print may be interrupted in the middle of itself
         restore()
 
-    for number in STOPS:
-        signal.signal(number, note)
+    for number in STOP_SIGNALS:
+        signal.signal(number, defer)
     try:
-        yield noted
+        yield deferred
     finally:
         restore()

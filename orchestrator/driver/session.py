@@ -1,4 +1,4 @@
-"""One invocation of `run` or `plan`: its options, its experiment, its cluster, its places."""
+"""One invocation of `run` or `plan`: its options, experiment, cluster and folders."""
 
 import logging
 import sys
@@ -23,7 +23,7 @@ from orchestrator.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options of `run` that are not about the console."""
+    """The options of `run`, except those of the console."""
 
     spec: Path
     profile: str | None = None
@@ -41,10 +41,10 @@ class RunOptions:
 
 
 class Session:
-    """The options with what they are about; open between `__enter__` and `__exit__`.
+    """An invocation with everything that its options refer to; use it in a `with` block.
 
-    `whole` is the experiment with all its runs, whose tables are written; `experiment` has the runs
-    and replicates that were asked for.
+    `whole` is the experiment with all its runs, whose tables are written; `experiment` has only the
+    selected runs and replicates.
     """
 
     whole: Experiment
@@ -57,14 +57,14 @@ class Session:
         observer: Observer | None = None,
         experiment: Experiment | None = None,
     ) -> None:
-        """Take the experiment as it is, or else read the file that the options name."""
+        """Use the given experiment, or read the file in the options."""
         self.options = options
         self.observer = observer or SilentObserver()
         self.results = Path(options.results or options.spec.parent / "results").absolute()
         self.logs = self.results / "logs"
         self.store_location = options.store or str(self.results / "store.db")
         self.storage = absolute_location(options.storage or str(self.results / "ray"))
-        self.stack = ExitStack()  # what is open until the session ends
+        self.stack = ExitStack()  # closed when the session ends
         self._given = experiment
 
     def __enter__(self) -> "Session":
@@ -94,7 +94,7 @@ class Session:
         return plan(self.experiment, store, self.rerun())
 
     def rerun(self) -> tuple[int, ...]:
-        """Return the IDs of the runs to train anew. Raises: SpecError."""
+        """Return the IDs of the runs to train from the start. Raises: SpecError."""
         if not self.options.rerun:
             return ()
         ids = parse_ids_option("--rerun", self.options.rerun)
@@ -113,12 +113,12 @@ class Session:
         costs = resources.costs(todo)
         if not is_uri(self.storage):
             resources.check_disk(costs.values(), Path(self.storage))
-        return {run.key: asked for run, asked in zip(todo, requests, strict=True)}
+        return {run.key: request for run, request in zip(todo, requests, strict=True)}
 
     def log_to_file(self) -> None:
         """Send the log messages and warnings of all libraries to `driver.log`.
 
-        Raises: ResourceError if the folder of the results cannot be used.
+        Raises: ResourceError if the results folder is not writable.
         """
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
@@ -141,15 +141,15 @@ class Session:
         return self.stack.enter_context(connect(self.options.address, resources.local_cluster()))
 
     def _default_profile(self, file: SpecFile) -> str:
-        """Return the profile for this cluster, with a message if it is not that for GPUs."""
+        """Return the profile for this cluster; send a message if it is not the one for GPUs."""
         chosen = file.default_profile(has_gpu=self.cluster.gpus > 0)
-        wanted = file.default_profile(has_gpu=True)
-        if chosen != wanted:
-            flop = sum(resources.cost(run).flop for run in file.experiment(wanted).runs)
+        recommended = file.default_profile(has_gpu=True)
+        if chosen != recommended:
+            flop = sum(resources.cost(run).flop for run in file.experiment(recommended).runs)
             length = format_duration(resources.cpu_seconds(flop, self.cluster), rough=True)
             self.observer.message(
-                f"No GPU found: the profile `{wanted}` would take about {length} on "
+                f"No GPU found: the profile `{recommended}` would take about {length} on "
                 f"{pluralize(self.cluster.cpus, 'CPU')} (a rough estimate). Using `{chosen}`; pass "
-                f"--profile {wanted} to run it anyway."
+                f"--profile {recommended} to run it anyway."
             )
         return chosen

@@ -150,7 +150,7 @@ def _epoch_hours(run: RunSpec, pace: float | None, prices: Prices) -> float:
 def gpu_paces(store: Store) -> dict[tuple[object, ...], float]:
     """Seconds of an epoch as timed on GPUs lately, by what it depends on (`_kind`)."""
     runs = {run.key: run for run in store.runs() if _on_gpu(run)}
-    timed = store.latest(runs, epochs=TIMED_EPOCHS, names=["seconds"])
+    timed = store.latest_metrics(runs, epochs=TIMED_EPOCHS, names=["seconds"])
 
     def recorded_at(key: str) -> str:
         return store.recorded_at(key, after=max(timed[key]) - 1)[max(timed[key])]

@@ -1,7 +1,8 @@
-"""Run training jobs on a cluster with Ray Tune. Only this package imports Ray.
+"""Training runs on a cluster with Ray Tune. Only this package imports Ray.
 
 A **job** is a run with the resources it occupies and the checkpoints it can continue from. A
-**trial** is Ray's word for a job in training. An **event** is a frozen value that says what
-happened to a run; a **recorder** is a function of one event. `worker`, `events` and `storage` can
-be imported without importing Ray.
+**trial** is a job in training, in Ray Tune's terms. An **event** is a frozen value that describes a
+change of a run; a **recorder** is a callable that takes an event. The **control actor** passes
+stop requests and checkpoints from the driver to the **workers**, the processes that train.
+`worker`, `events` and `storage` can be imported without importing Ray.
 """

@@ -1,4 +1,4 @@
-"""Tune's callbacks as events for the recorders; runs on the driver."""
+"""Converting Tune's callbacks to events for the recorders, in the driver."""
 
 import logging
 import os
@@ -34,47 +34,47 @@ STOPPING = b"Stopping: each run saves after its current epoch. Interrupt again t
 
 
 class TrialEvents(tune.Callback):
-    """Turns Tune's callbacks into events. A recorder's failure is logged and stops nothing."""
+    """Sends events to the recorders. A failing recorder is logged and does not stop training."""
 
     def __init__(
         self,
         runs: Sequence[RunSpec],
         recorders: Sequence[Recorder],
         *,
-        board: ControlActor,
+        control: ControlActor,
         storage: str,
         fail_fast: bool = False,
         warn: Callable[[str], None] = logger.warning,
     ) -> None:
         self.runs = {run.key: run for run in runs}
-        self.recorders, self.board, self.storage = list(recorders), board, storage
+        self.recorders, self.control, self.storage = list(recorders), control, storage
         self.fail_fast, self.warn = fail_fast, warn
         self.unfinished = dict(self.runs)
         self.active: dict[str, RunSpec] = {}
         self.stopping = False
         self.signal: int | None = None
-        self.failing: set[str] = set()
-        self._told_to_stop = False
+        self.failed_recorders: set[str] = set()
+        self._stop_requested = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune writes its callbacks to a file that is never read again."""
+        """Return nothing: Tune pickles its callbacks to a file that is never read again."""
         return {}
 
-    def tell(self, event: Event) -> None:
-        """Hand an event to every recorder."""
+    def emit(self, event: Event) -> None:
+        """Send an event to every recorder."""
         for recorder in self.recorders:
             try:
                 recorder(event)
             except Exception:
                 name = type(recorder).__name__
                 logger.exception("%s failed on %s", name, type(event).__name__)
-                if name not in self.failing:
-                    self.failing.add(name)
-                    self.warn(f"{name} fails, see driver.log in the logs")
+                if name not in self.failed_recorders:
+                    self.failed_recorders.add(name)
+                    self.warn(f"{name} failed; see driver.log in the logs folder")
 
     @contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Inside the block the first SIGINT or SIGTERM saves and stops, the second just stops."""
+    def handle_signals(self) -> Iterator[None]:
+        """Save and stop at the first SIGINT or SIGTERM in the block, stop at once at the second."""
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has its own handler
         for number in before:
@@ -86,14 +86,14 @@ class TrialEvents(tune.Callback):
                 signal.signal(number, handler)
 
     def close(self) -> None:
-        """Say that runs without an end were interrupted; take the board down."""
+        """Report runs without an end as interrupted; stop the control actor."""
         for run in list(self.unfinished.values()):
             self._finish(Finished(run, Status.INTERRUPTED))
-        self.board.close()
+        self.control.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own way to stop without waiting
+            os.kill(os.getpid(), signal.SIGUSR1)  # makes Tune stop without waiting
             return
         self.signal, self.stopping = number, True
         os.write(2, STOPPING)  # print may be interrupted in the middle of itself
@@ -101,30 +101,30 @@ class TrialEvents(tune.Callback):
     def _finish(self, event: Finished) -> None:
         self.active.pop(event.run.key, None)
         if self.unfinished.pop(event.run.key, None):
-            self.tell(event)
+            self.emit(event)
 
-    # Tune's hooks
+    # Callbacks of Tune
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """Tune is ready: the first worker will look for the board."""
-        self.board.open()
+        """Start the control actor before the first worker."""
+        self.control.start()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """A trial got its resources."""
+        """Emit that a trial got its resources."""
         run = self.runs[trial_key(trial)]
         self.active[run.key] = run
-        self.tell(Started(run))
+        self.emit(Started(run))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
-        """A worker reported."""
+        """Emit the event for a worker's result."""
         run = self.runs[trial_key(trial)]
         match result.get("kind"):
             case "placed":
-                self.tell(Placed(run, result["host"], result["device"], result["epoch"]))
+                self.emit(Placed(run, result["host"], result["device"], result["epoch"]))
             case "epoch":
-                self.tell(EpochDone(run, result["epoch"], result["values"]))
+                self.emit(EpochDone(run, result["epoch"], result["values"]))
             case "done":
                 self._finish(finished_event(run, result))
             case "failed" | "diverged" | "unsound":
@@ -139,19 +139,19 @@ class TrialEvents(tune.Callback):
         checkpoint: tune.Checkpoint,
         **_: Any,
     ) -> None:
-        """A checkpoint is in the storage."""
+        """Emit that a checkpoint is in the storage."""
         try:
             epoch = int(checkpoint.get_metadata()["epoch"])
-            place = location(checkpoint, self.storage)
+            path = checkpoint_location(checkpoint, self.storage)
         except Exception:
-            logger.exception("checkpoint %s cannot be read back", checkpoint)
+            logger.exception("checkpoint %s cannot be read", checkpoint)
             return
         run = self.runs[trial_key(trial)]
-        self.board.saved(run.key, place)
-        self.tell(Saved(run, Checkpoint(epoch, place)))
+        self.control.add_checkpoint(run.key, path)
+        self.emit(Saved(run, Checkpoint(epoch, path)))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """A worker was lost more often than it may be."""
+        """Emit that a run failed because its worker was lost too often."""
         cause = trial.get_error()
         text = f"{type(cause).__name__}: {cause}" if cause else "its worker was lost"
         run = self.runs[trial_key(trial)]
@@ -159,21 +159,21 @@ class TrialEvents(tune.Callback):
         self.stopping = self.stopping or self.fail_fast
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
-        """Called about ten times a second."""
-        self.tell(Tick(tuple(self.active.values())))
-        if self.stopping and not self._told_to_stop:
-            self._told_to_stop = True
-            self.board.stop_all()
+        """Emit a tick and handle stop requests, about ten times a second."""
+        self.emit(Tick(tuple(self.active.values())))
+        if self.stopping and not self._stop_requested:
+            self._stop_requested = True
+            self.control.request_stop()
         if self.stopping and not any(trial.status == Trial.RUNNING for trial in trials):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def location(checkpoint: tune.Checkpoint, storage: str) -> str:
-    """Where in the storage a checkpoint lies, so that it can be opened again by this alone."""
+def checkpoint_location(checkpoint: tune.Checkpoint, storage: str) -> str:
+    """Return the path or URI by which a later invocation can open a checkpoint."""
     root = tune.Checkpoint(storage).path
     return join_location(storage, str(PurePosixPath(checkpoint.path).relative_to(root)))
 
 
 def trial_key(trial: Trial) -> str:
-    """The key of the run that a trial trains."""
+    """Return the key of the run that a trial trains."""
     return str(trial.config["job"]["key"])

@@ -1,4 +1,4 @@
-"""The cluster: one of our own, or one that runs already; whether its machines are ready."""
+"""Connecting to a cluster, local or existing, and preparing its machines."""
 
 import logging
 import shutil
@@ -18,44 +18,74 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.environment import LOCAL
 from orchestrator.errors import ResourceError
 from orchestrator.planning.resources import Cluster, Node
-from orchestrator.scheduling.storage import _marker, open_location
+from orchestrator.scheduling.storage import open_location, probe_file
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "aol"
-CLIENT = "ray://"
-CONNECT_S = 5.0
-TEMPORARY = "aol-ray-"
-LONGEST_TEMPORARY = 20  # characters: the paths of Ray's sockets lie below and end at 107
-SHORT_TEMPORARY = "/tmp"  # noqa: S108 - our folder in it is made with a name of its own
+CLIENT_SCHEME = "ray://"
+CONNECT_TIMEOUT_S = 5.0
+TEMPORARY_PREFIX = "aol-ray-"
+TEMPORARY_LENGTH = 20  # characters; longer ones leave too few for the paths of Ray's sockets
+SHORT_TEMPORARY = "/tmp"  # noqa: S108 - contains a folder with a unique name
 LOCK = "driver.lock"
-OBJECT_STORE_BYTES = 100 * 2**20  # no tensors travel through it
-SHIPPED = ("aol", "orchestrator")  # packages that nodes of a cluster get from the driver
+OBJECT_STORE_BYTES = 100 * 2**20  # no tensors are stored in it
+SHIPPED_PACKAGES = ("aol", "orchestrator")  # sent from the driver to the nodes of a cluster
+INIT_OPTIONS: dict[str, Any] = {
+    "log_to_driver": False,
+    "configure_logging": False,
+    "namespace": NAMESPACE,
+}
 
 
 @contextmanager
 def connect(address: str, local: Cluster) -> Iterator[Cluster]:
-    """A Ray cluster: one of our own on this machine, or the one at `address`.
+    """Connect to a new Ray cluster on this machine, or to the one at `address`.
 
-    Raises: ResourceError if it cannot be reached.
+    Raises: ResourceError if that fails.
     """
     ray_logger = logging.getLogger("ray")
-    ray_logger.handlers.clear()  # what Ray says goes where everything goes: to the log file
+    ray_logger.handlers.clear()  # Ray's messages go to the log file like all others
     ray_logger.propagate = True
-    connected = _own(local) if address == LOCAL else _joined(address)
-    terminated = signal.getsignal(signal.SIGTERM)
+    connected = _local_cluster(local) if address == LOCAL else _existing_cluster(address)
+    handler = signal.getsignal(signal.SIGTERM)
     with connected:
-        signal.signal(signal.SIGTERM, terminated)  # Ray has put its own there
+        signal.signal(signal.SIGTERM, handler)  # Ray has replaced it
         yield Cluster(
             tuple(
                 Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-                for node in _alive()
+                for node in _training_nodes()
             )
         )
 
 
+def prepare_machines(datasets: Sequence[str], data_root: Path | None, storage: str) -> None:
+    """Prepare the datasets on every other machine, and check its access to the storage.
+
+    Raises: ResourceError with a line per problem.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in _training_nodes() if node["NodeID"] != here]
+    if not others:
+        return
+    with probe_file(storage) as probe:
+        answers = [
+            _prepare.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(list(datasets), data_root, storage, probe)
+            for node in others
+        ]
+        problems = [
+            f"machine {node['NodeManagerHostname']}: {problem}"
+            for node, answer in zip(others, answers, strict=True)
+            for problem in _get_problems(answer)
+        ]
+    if problems:
+        raise ResourceError("\n".join(problems))
+
+
 @contextmanager
-def _own(local: Cluster) -> Iterator[None]:
+def _local_cluster(local: Cluster) -> Iterator[None]:
     with _temporary_folder() as folder:
         try:
             ray.init(
@@ -66,10 +96,10 @@ def _own(local: Cluster) -> Iterator[None]:
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",  # see also `environment.prepare_ray`
                 _temp_dir=str(folder),
-                **_quietly(),
+                **INIT_OPTIONS,
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise ResourceError(f"Ray does not start on this machine: {error}") from error
+            raise ResourceError(f"Ray cannot start on this machine: {error}") from error
         try:
             yield
         finally:
@@ -77,17 +107,17 @@ def _own(local: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[None]:
-    if address.startswith(CLIENT):
+def _existing_cluster(address: str) -> Iterator[None]:
+    if address.startswith(CLIENT_SCHEME):
         raise ResourceError(
-            f"--address {address}: Ray Tune does not work through {CLIENT}; type `run` on a "
-            "machine of the cluster, with --address auto"
+            f"--address {address}: Ray Tune does not work through {CLIENT_SCHEME}; run the command "
+            "on a machine of the cluster, with --address auto"
         )
     project = Path(__file__).parents[2]
-    shipped = [str(project / package) for package in SHIPPED]
+    shipped = [str(project / package) for package in SHIPPED_PACKAGES]
     try:
         _check_reachable(address)
-        ray.init(address=address, runtime_env={"py_modules": shipped}, **_quietly())
+        ray.init(address=address, runtime_env={"py_modules": shipped}, **INIT_OPTIONS)
     except (OSError, RuntimeError, ValueError) as error:
         raise ResourceError(f"no Ray cluster at {address}: {error}") from error
     try:
@@ -96,33 +126,29 @@ def _joined(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _quietly() -> dict[str, Any]:
-    return {"log_to_driver": False, "configure_logging": False, "namespace": NAMESPACE}
-
-
 def _check_reachable(address: str) -> None:
-    """Ray tries an address for minutes before it gives up. Raises: OSError, ValueError."""
+    """Raise OSError or ValueError at once; Ray itself tries an address for minutes."""
     host, colon, port = address.rpartition(":")
     if colon:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """A folder for Ray that is gone afterwards; those of killed drivers go first.
+    """Create a temporary folder for Ray, and delete those of killed drivers.
 
-    A driver holds a lock in its own. Process IDs would not tell: containers share folders and
-    not process IDs.
+    A running driver holds a lock in its folder. Process IDs would not work, because containers may
+    share the folder but not the process IDs.
     """
     usual = tempfile.gettempdir()
-    outer = usual if len(usual) <= LONGEST_TEMPORARY else SHORT_TEMPORARY
-    for abandoned in Path(outer).glob(f"{TEMPORARY}*/{LOCK}"):
+    outer = usual if len(usual) <= TEMPORARY_LENGTH else SHORT_TEMPORARY
+    for abandoned in Path(outer).glob(f"{TEMPORARY_PREFIX}*/{LOCK}"):
         try:
             with FileLock(abandoned, timeout=0):
                 shutil.rmtree(abandoned.parent, ignore_errors=True)
         except (Timeout, OSError):
-            continue  # in use, or someone else's
-    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=outer))
+            continue  # in use, or of another user
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=outer))
     with FileLock(folder / LOCK):
         try:
             yield folder
@@ -130,37 +156,12 @@ def _temporary_folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive() -> list[dict[str, Any]]:
-    """The machines that can train."""
+def _training_nodes() -> list[dict[str, Any]]:
+    """Return the nodes that are alive and have a CPU."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def prepare_machines(datasets: Sequence[str], data_root: Path | None, storage: str) -> None:
-    """Have every other machine of the cluster prepare its images and look into the storage.
-
-    Raises: ResourceError with a line per machine that cannot.
-    """
-    here = ray.get_runtime_context().get_node_id()
-    others = [node for node in _alive() if node["NodeID"] != here]
-    if not others:
-        return
-    with _marker(storage) as marker:
-        asked = [
-            _prepare.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(list(datasets), data_root, storage, marker)
-            for node in others
-        ]
-        problems = [
-            f"machine {node['NodeManagerHostname']}: {problem}"
-            for node, answer in zip(others, asked, strict=True)
-            for problem in _answer(answer)
-        ]
-    if problems:
-        raise ResourceError("\n".join(problems))
-
-
-def _answer(reference: Any) -> list[str]:
+def _get_problems(reference: Any) -> list[str]:
     try:
         problems: list[str] = ray.get(reference)
     except ray.exceptions.RayError as error:
@@ -172,27 +173,27 @@ def _answer(reference: Any) -> list[str]:
 
 
 @ray.remote(num_cpus=0)
-def _prepare(datasets: list[str], data_root: Path | None, storage: str, marker: str) -> list[str]:
-    return problems_here(datasets, data_root, storage, marker)
+def _prepare(datasets: list[str], data_root: Path | None, storage: str, probe: str) -> list[str]:
+    return check_machine(datasets, data_root, storage, probe)
 
 
-def problems_here(
-    datasets: Sequence[str], data_root: Path | None, storage: str, marker: str
+def check_machine(
+    datasets: Sequence[str], data_root: Path | None, storage: str, probe: str
 ) -> list[str]:
-    """What keeps this machine from training: images it cannot get, a storage it does not see."""
+    """Prepare the datasets; return what keeps this machine from training."""
     from aol.data.datasets import default_root, prepare
     from aol.errors import DataError
 
     problems = []
     try:
         system, _ = open_location(storage)
-        reason = "" if system.get_file_info(marker).type == FileType.File else "another folder"
+        reason = "" if system.get_file_info(probe).type == FileType.File else "another folder"
     except (OSError, ValueError) as error:
         reason = str(error)
     if reason:
         problems.append(
-            f"does not see the driver's storage at {storage} ({reason}); name a shared folder or "
-            "a URI with --storage"
+            f"cannot access the driver's storage at {storage} ({reason}); pass a shared "
+            "folder or a URI with --storage"
         )
     for name in datasets:
         try:

@@ -1,4 +1,4 @@
-"""What happens to runs, as values; a recorder is anything that is called with them."""
+"""The events of runs, as plain values, and the protocol of their recorders."""
 
 import base64
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Placed:
-    """A run's worker is up and said where it trains; `epoch` are done already."""
+    """A run's worker is ready to train; `epoch` epochs are completed already."""
 
     run: RunSpec
     host: str
@@ -28,7 +28,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """A run finished its `epoch`-th epoch."""
+    """A run completed an epoch."""
 
     run: RunSpec
     epoch: int
@@ -37,7 +37,7 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class Saved:
-    """A run's state is safe in a checkpoint."""
+    """A run's state was saved in a checkpoint."""
 
     run: RunSpec
     checkpoint: Checkpoint
@@ -45,20 +45,18 @@ class Saved:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run ended, well or not; it may never have started."""
+    """A run ended, successfully or not; it may never have started."""
 
     run: RunSpec
     status: Status
     error: str | None = None
     margins: bytes | None = None  # little-endian float32
-    certificate: Mapping[str, Any] | None = (
-        None  # `aol.certification.certificate.LipschitzCertificate` and its arithmetic
-    )
+    certificate: Mapping[str, Any] | None = None  # of `aol.certification`, with its arithmetic
 
 
 @dataclass(frozen=True)
 class Tick:
-    """Time passed; these runs are in training."""
+    """Sent about ten times a second, with the runs in training."""
 
     active: tuple[RunSpec, ...]
 
@@ -66,8 +64,15 @@ class Tick:
 Event = Started | Placed | EpochDone | Saved | Finished | Tick
 
 
+class Recorder(Protocol):
+    """Receives events: for the store, for MLflow, for the console."""
+
+    def __call__(self, event: Event) -> None:
+        """Record an event."""
+
+
 def finished_event(run: RunSpec, result: Mapping[str, Any]) -> Finished:
-    """What a worker's last report says of its run; the report's kind is the status."""
+    """Return the event for the last result of a worker, whose kind is the status."""
     margins = result.get("margins")
     return Finished(
         run,
@@ -76,10 +81,3 @@ def finished_event(run: RunSpec, result: Mapping[str, Any]) -> Finished:
         margins=None if margins is None else base64.b64decode(margins),
         certificate=result.get("certificate"),
     )
-
-
-class Recorder(Protocol):
-    """Anything that wants to hear about runs: the store, MLflow, the console, a test's list."""
-
-    def __call__(self, event: Event) -> None:
-        """Take note of an event."""

@@ -1,4 +1,4 @@
-"""Locations in a storage: paths of a shared folder, or URIs with their host and query."""
+"""Locations in the storage of checkpoints: paths of a shared folder, or URIs."""
 
 import logging
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ logger = logging.getLogger(__name__)
 
 
 def is_uri(location: str) -> bool:
-    """Whether it is a URI and not a path."""
+    """Return whether the location is a URI and not a path."""
     return "://" in location
 
 
 def absolute_location(storage: str) -> str:
-    """The storage as it can be opened from any folder."""
+    """Return the storage as a URI or absolute path."""
     return storage if is_uri(storage) else str(Path(storage).expanduser().absolute())
 
 
 def join_location(location: str, relative: str) -> str:
-    """What lies at the relative path below; a URI keeps its host and query (S3's endpoint)."""
+    """Return the location of a relative path; a URI keeps its host and query (S3's endpoint)."""
     if not is_uri(location):
         return str(PurePosixPath(location) / relative)
     parts = urlsplit(location)
@@ -32,7 +32,7 @@ def join_location(location: str, relative: str) -> str:
 
 
 def parent_location(location: str) -> str:
-    """The folder around it."""
+    """Return the location of the enclosing folder."""
     if not is_uri(location):
         return str(PurePosixPath(location).parent)
     parts = urlsplit(location)
@@ -40,23 +40,24 @@ def parent_location(location: str) -> str:
 
 
 def check_storage(storage: str) -> None:
-    """Write into the storage and remove it again. Raises: ResourceError if that cannot be."""
-    with _marker(storage):
+    """Raise ResourceError if no file can be written to the storage."""
+    with probe_file(storage):
         pass
 
 
 @contextmanager
-def _marker(storage: str) -> Iterator[str]:
-    """The path of a new file in the storage. Raises: ResourceError."""
+def probe_file(storage: str) -> Iterator[str]:
+    """Create a file in the storage for the length of the block; yield its path.
+
+    Raises: ResourceError.
+    """
     try:
         system, root = open_location(storage)
         name = f"{root}/.seen-{uuid4().hex}"
         system.create_dir(root, recursive=True)
         system.open_output_stream(name).close()
     except (OSError, ValueError) as error:
-        raise ResourceError(
-            f"--storage {storage}: nothing can be written there: {error}"
-        ) from error
+        raise ResourceError(f"--storage {storage}: is not writable: {error}") from error
     try:
         yield name
     finally:
@@ -64,26 +65,25 @@ def _marker(storage: str) -> Iterator[str]:
 
 
 def open_location(location: str) -> tuple[Any, str]:
-    """The file system of a path or URI, and the path in it. Raises: OSError, ValueError."""
+    """Return the file system of a location, and the path in it. Raises: OSError, ValueError."""
     from pyarrow.fs import FileSystem
 
-    place = location if is_uri(location) else absolute_location(location)
-    system, path = FileSystem.from_uri(place)
+    system, path = FileSystem.from_uri(absolute_location(location))
     return system, path
 
 
-def open_checkpoint(place: str) -> AbstractContextManager[str]:
-    """A checkpoint's folder on this machine, from a path or URI. Raises anything, as Ray does."""
+def open_checkpoint(location: str) -> AbstractContextManager[str]:
+    """Provide a checkpoint as a local folder inside a block. Ray may raise any exception."""
     from ray import tune
 
-    folder: AbstractContextManager[str] = tune.Checkpoint(place).as_directory()
+    folder: AbstractContextManager[str] = tune.Checkpoint(location).as_directory()
     return folder
 
 
 def delete_folder(folder: str) -> None:
-    """Remove a folder of the storage, a path or URI; one that is gone already is fine."""
+    """Delete a folder of the storage; log an error, as if it is deleted already."""
     try:
         system, path = open_location(folder)
         system.delete_dir(path)
     except (OSError, ValueError) as error:
-        logger.info("%s is not removed: %s", folder, error)
+        logger.info("%s is not deleted: %s", folder, error)

@@ -1,4 +1,4 @@
-"""Runs as trials of Ray Tune: one fresh Tuner over the jobs of an invocation."""
+"""Training jobs as trials of Ray Tune, with a new Tuner for each invocation."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One run for Ray: what it trains, occupies and continues from."""
+    """A run with the resources it occupies and the checkpoints it can continue from."""
 
     run: RunSpec
     request: ResourceRequest
@@ -36,46 +36,46 @@ class Job:
 
 @dataclass(frozen=True)
 class SchedulingOptions:
-    """How an invocation trains its jobs."""
+    """The options for all jobs of an invocation."""
 
     storage: str  # a path or URI for checkpoints
-    data_root: Path | None  # None: each machine's own default
+    data_root: Path | None  # None: the default of each machine
     log_folder: Path
     checkpoint_seconds: float
-    jobs: int | None = None  # at most so many at once
-    retries: int = 3  # per run, when its worker is lost
+    jobs: int | None = None  # the maximum in parallel
+    retries: int = 3  # per run, after the loss of its worker
     fail_fast: bool = False
-    warn: Callable[[str], None] = logger.warning  # shows a line to the user
+    warn: Callable[[str], None] = logger.warning  # shows a message to the user
 
 
 def run_jobs(
     jobs: Sequence[Job], recorders: Sequence[Recorder], options: SchedulingOptions
 ) -> int | None:
-    """Train the jobs in their order on the connected cluster, telling the recorders.
+    """Train the jobs in their order on the connected cluster, and send events to the recorders.
 
-    Returns the signal that stopped it, or None. What became of each run is in the events.
+    Returns the signal that stopped it, or None. The events have the result of each run.
 
-    Raises: SchedulingError if Ray gave up before every run came to an end.
+    Raises: SchedulingError if Ray stopped before every run ended.
     """
-    board = ControlActor({job.run.key: [item.path for item in job.checkpoints] for job in jobs})
+    control = ControlActor({job.run.key: [item.path for item in job.checkpoints] for job in jobs})
     events = TrialEvents(
         [job.run for job in jobs],
         recorders,
-        board=board,
+        control=control,
         storage=options.storage,
         fail_fast=options.fail_fast,
         warn=options.warn,
     )
     options.log_folder.mkdir(parents=True, exist_ok=True)
     try:
-        tuner = _tuner(jobs, options, events, board.name)
+        tuner = _tuner(jobs, options, events, control.name)
     except (OSError, ValueError) as error:
         raise SchedulingError(f"--storage {options.storage}: cannot be used: {error}") from error
-    log = options.log_folder / "ray.log"  # Ray prints its errors from a thread of its own
-    with log.open("a") as file, redirect_stdout(file), events.stoppable():
+    log = options.log_folder / "ray.log"  # Ray prints errors from another thread
+    with log.open("a") as file, redirect_stdout(file), events.handle_signals():
         try:
             tuner.fit()
-        except Exception as error:  # Ray raises anything, also if its own files cannot be written
+        except Exception as error:  # Ray may raise any exception
             logger.exception("Ray Tune stopped")
             if events.unfinished:
                 raise SchedulingError(f"Ray Tune stopped: {error}; see {log.parent}/") from error
@@ -85,11 +85,13 @@ def run_jobs(
 
 
 def _tuner(
-    jobs: Sequence[Job], options: SchedulingOptions, events: TrialEvents, board: str
+    jobs: Sequence[Job], options: SchedulingOptions, events: TrialEvents, control: str
 ) -> tune.Tuner:
     return tune.Tuner(
         tune.with_resources(train_trial, _resources),
-        param_space={"job": tune.grid_search([_payload(job, options, board) for job in jobs])},
+        param_space={
+            "job": tune.grid_search([_trial_config(job, options, control) for job in jobs])
+        },
         tune_config=tune.TuneConfig(
             num_samples=1,
             max_concurrent_trials=options.jobs,
@@ -113,8 +115,8 @@ def _resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([bundle])
 
 
-def _payload(job: Job, options: SchedulingOptions, board: str) -> dict[str, Any]:
-    """A job as plain values: Tune copies and prints them."""
+def _trial_config(job: Job, options: SchedulingOptions, control: str) -> dict[str, Any]:
+    """Return a job as plain values, which Tune copies and prints."""
     return {
         "key": job.run.key,
         "id": job.run.id,
@@ -125,28 +127,29 @@ def _payload(job: Job, options: SchedulingOptions, board: str) -> dict[str, Any]
         "data_root": str(options.data_root) if options.data_root else None,
         "log": str(options.log_folder / f"{job.run.key}.log"),
         "checkpoint_seconds": options.checkpoint_seconds,
-        "board": board,
+        "control": control,
     }
 
 
-# On a worker
+# In a worker
 
 
 def train_trial(config: dict[str, Any]) -> None:
     """Train one run in a Ray worker."""
     job = config["job"]
-    board = ControlReader(job["board"])
-    train_run(job, report=_report, stopping=board.stopping, states=_states(job, board))
+    control = ControlReader(job["control"])
+    states = _saved_states(job, control)
+    train_run(job, report=_report, stopping=control.stop_requested, states=states)
 
 
-def _states(job: Mapping[str, Any], board: ControlReader) -> list[OpenState]:
-    """What the run can continue from; Ray's newest of this invocation if the board is gone."""
-    places = board.checkpoints(job["key"])
-    if places is not None:
-        return [partial(open_checkpoint, place) for place in places]
-    if newest := tune.get_checkpoint():
+def _saved_states(job: Mapping[str, Any], control: ControlReader) -> list[OpenState]:
+    """Return the states to continue from, or Ray's newest one if the control actor is gone."""
+    locations = control.checkpoints(job["key"])
+    if locations is None and (newest := tune.get_checkpoint()):
         return [newest.as_directory]
-    return [partial(open_checkpoint, place) for place in job["checkpoints"]]
+    if locations is None:
+        locations = job["checkpoints"]
+    return [partial(open_checkpoint, location) for location in locations]
 
 
 def _report(result: dict[str, Any], state: Path | None = None) -> None:

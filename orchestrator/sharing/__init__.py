@@ -1,5 +1,7 @@
-"""Results in and out: run folders, merged stores, bundles, exported networks.
+"""Import and export of results: run folders, merged stores, bundles, exported networks.
 
-A **bundle** is one zip of a profile's results that `verify` checks from the margins alone. A **run
-folder** is what `python -m aol` writes on a machine without the orchestrator.
+A **bundle** is a zip with the results of a profile, which `verify` checks without anything else.
+A **run folder** is the output of `python -m aol`, which trains without the orchestrator. A **run
+record** is the status, metrics and margins of a run; of two records of one run, the more complete
+one wins, unless they are in **conflict**.
 """

@@ -1,4 +1,4 @@
-"""Puts a profile's results into one file that anybody can check."""
+"""Writing the results of a profile as one file that can be verified anywhere."""
 
 import platform
 import sys
@@ -17,7 +17,7 @@ from orchestrator.reporting.html import write_page
 from orchestrator.reporting.render import render, write_text
 from orchestrator.sharing.archive import Manifest, list_entries, make_manifest, pack_bundle
 from orchestrator.spec.experiment import Experiment
-from orchestrator.store import Store, StoredRun, copy_run, seal, snapshot
+from orchestrator.store import Store, StoredRun, close_as_single_file, copy_run, snapshot
 
 YAML, LOCK, STORE = "experiments.yaml", "requirements.lock", "store.db"
 MARGINS, REPORT, ENVIRONMENT = "margins", "report", "environment.json"
@@ -27,21 +27,20 @@ PROJECT = Path(__file__).parents[2]
 def write_bundle(
     experiment: Experiment, store: Store, target: Path, *, at: str, force: bool = False
 ) -> Manifest:
-    """Write the bundle of a profile, as of now, aside and then renamed; `at` is noted in it.
+    """Write the bundle of a profile atomically; the time `at` is stored in its manifest.
 
-    Raises: BundleError if there is something already, or nothing to bundle; OutputError,
-    StoreError.
+    Raises: BundleError if `target` exists or the profile has no runs; OutputError, StoreError.
     """
     if target.exists() and not force:
-        raise BundleError(f"{target}: is there already; --force replaces it")
+        raise BundleError(f"{target}: exists already; pass --force to replace it")
     try:
         with (
             TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder,
             snapshot(store.url) as source,
         ):
-            contents, aside = Path(folder) / "contents", Path(folder) / "bundle.zip"
+            contents, file = Path(folder) / "contents", Path(folder) / "bundle.zip"
             contents.mkdir()
-            _fill(contents, experiment, source)
+            _write_contents(contents, experiment, source)
             manifest = make_manifest(
                 target,
                 experiment=experiment.name,
@@ -52,23 +51,26 @@ def write_bundle(
                 created_at=at,
                 files=list_entries(contents),
             )
-            pack_bundle(contents, manifest, aside)
-            aside.replace(target)
+            pack_bundle(contents, manifest, file)
+            file.replace(target)
     except (OSError, OutputError) as error:
         cause = error.__cause__ if isinstance(error, OutputError) else error
         reason = getattr(cause, "strerror", None) or cause
         raise OutputError(
-            f"{target}: cannot be written: {reason}; choose a place with room where you may write"
+            f"{target}: cannot be written: {reason}; choose a writable folder with enough space"
         ) from error
     return manifest
 
 
-def _fill(folder: Path, experiment: Experiment, source: Store) -> None:
-    """Everything but the manifest. Raises: BundleError, OSError, OutputError, StoreError."""
+def _write_contents(folder: Path, experiment: Experiment, source: Store) -> None:
+    """Write every file except the manifest.
+
+    Raises: BundleError, OSError, OutputError, StoreError.
+    """
     runs = [run for found in runs_of(experiment, source).values() for run in found]
     if not runs:
         raise BundleError(
-            f"the store has no run of the profile `{experiment.profile}`; `status` shows all"
+            f"the store has no run of the profile `{experiment.profile}`; `status` lists the others"
         )
     with closing(Store(folder / STORE)) as copied:
         for run in runs:
@@ -76,7 +78,7 @@ def _fill(folder: Path, experiment: Experiment, source: Store) -> None:
         note_cells(experiment, copied)
         _write_margins(folder / MARGINS, runs, copied)
         _write_report(folder / REPORT, experiment, copied)
-        seal(copied)
+        close_as_single_file(copied)
     (folder / YAML).write_bytes(experiment.path.read_bytes())
     for lock in (experiment.path.parent / LOCK, PROJECT / LOCK):
         if lock.is_file():
@@ -100,7 +102,7 @@ def _write_report(folder: Path, experiment: Experiment, store: Store) -> None:
 
 
 def _environment() -> str:
-    """What this program runs in, as JSON."""
+    """Describe the environment of this program as JSON."""
     source = checkout()
     facts = {
         "python": sys.version,

@@ -65,7 +65,7 @@ def from_store(
 
 def _state(checkpoint: Checkpoint) -> bytes:
     """The saved state of a checkpoint. Raises: CheckpointError."""
-    if not checkpoint.ours:
+    if not checkpoint.managed:
         return read_state(Path(checkpoint.path))
     from orchestrator.scheduling.storage import open_checkpoint
 

@@ -1,4 +1,7 @@
-"""Takes the runs of another store into this one, whole and unchanged."""
+"""Importing runs into a store, from another store or from run folders.
+
+A run is imported as a whole or not at all. The more complete record wins; conflicts are rejected.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,108 +14,75 @@ from orchestrator.formatting import pluralize
 from orchestrator.provenance import Provenance
 from orchestrator.sharing.consistency import (
     CORRUPT_RECORD_ERRORS,
-    History,
     Relation,
+    RunRecord,
+    compare_records,
     find_conflict,
     find_contradictions,
-    history_of,
-    relation,
+    read_record,
 )
 from orchestrator.sharing.run_folder import RunFolderContents, read_run_folder
 from orchestrator.store import Checkpoint, Epoch, Status, Store, StoredRun, copy_run
 
 
 class MergeResult(StrEnum):
-    """What became of a run of the other store."""
+    """The result of importing one run."""
 
-    TAKEN = "taken"
-    KNOWN = "there already"
-    FURTHER = "further here"
-    ALIVE = "left out"
-    REFUSED = "refused"
+    IMPORTED = "imported"
+    UNCHANGED = "unchanged"
+    KEPT = "kept"  # the present record is more complete
+    SKIPPED = "skipped"  # the run is in training
+    REJECTED = "rejected"
 
     @property
-    def here(self) -> bool:
-        """Whether this store has the run now as the other one, or further."""
-        return self in (MergeResult.TAKEN, MergeResult.KNOWN, MergeResult.FURTHER)
+    def in_store(self) -> bool:
+        """Return whether the store now has the incoming record or a more complete one."""
+        return self in (MergeResult.IMPORTED, MergeResult.UNCHANGED, MergeResult.KEPT)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one run, and why."""
+class MergedRun:
+    """The result for one run of the other store, with the reason."""
 
     run: StoredRun
-    fate: MergeResult
-    why: str
+    result: MergeResult
+    reason: str
 
     def __str__(self) -> str:
         run = f"run {self.run.run_id} {self.run.name}, seed {self.run.seed}"
-        return f"{run}: {self.fate}" + (f": {self.why}" if self.why else "")
+        return f"{run}: {self.result}" + (f": {self.reason}" if self.reason else "")
 
 
-def merge_stores(other: Store, store: Store, *, replace: bool = False) -> list[Outcome]:
-    """Take every run that is not here, or not so far; `replace` takes those in conflict, too.
+def merge_stores(other: Store, store: Store, *, replace: bool = False) -> list[MergedRun]:
+    """Import every run of another store; `replace` imports conflicting records as well.
 
-    Each run is taken as a whole, in one transaction. One that is not what its key says is refused
-    in any case. Raises: StoreError, RecordError if the other store's runs cannot be read.
+    A run that contradicts itself is always rejected. Raises: StoreError, RecordError if the other
+    store's runs cannot be read.
     """
     try:
-        theirs = other.runs()
+        incoming = other.runs()
     except CORRUPT_RECORD_ERRORS as error:
-        raise RecordError(f"the other store is damaged: {error!r}; nothing was taken") from error
-    here = {run.key: run for run in store.runs()}
-    outcomes = [_outcome(run, here.get(run.key), other, store, replace=replace) for run in theirs]
-    store.recover()  # a run whose driver is gone there is nobody's here
-    return outcomes
+        raise RecordError(f"the other store is damaged: {error!r}; nothing was imported") from error
+    present = {run.key: run for run in store.runs()}
+    merged = [_merge(run, present.get(run.key), other, store, replace=replace) for run in incoming]
+    store.recover()  # an imported run whose driver is dead is interrupted
+    return merged
 
 
-def summarize_merge(outcomes: Sequence[Outcome]) -> str:
-    """What was merged, in one line."""
-    fates = Counter(outcome.fate for outcome in outcomes)
-    if not fates[MergeResult.TAKEN] and not fates[MergeResult.REFUSED]:
-        return "nothing to take"
-    return ", ".join(f"{count} {fate}" for fate in MergeResult if (count := fates[fate]))
-
-
-def _outcome(
-    there: StoredRun, here: StoredRun | None, other: Store, store: Store, *, replace: bool
-) -> Outcome:
-    """Do what is right with one run."""
-    for run, where in ((here, "here"), (there, "there")):
-        if run and run.alive:
-            return Outcome(there, MergeResult.ALIVE, f"it is in training {where}")
-    if reasons := list(find_contradictions(there)):
-        return Outcome(there, MergeResult.REFUSED, f"{there.key} there: {'; '.join(reasons)}")
-    status = Status.INTERRUPTED if there.status is Status.RUNNING else there.status
-    taken = f"{status}, {pluralize(there.epoch, 'epoch')}"
-    if here:
-        ours, theirs = history_of(here, store), history_of(there, other)
-        which = relation(ours, theirs)
-        if which is Relation.SAME:
-            return Outcome(there, MergeResult.KNOWN, "")
-        if which is Relation.SHORTER:
-            return Outcome(there, MergeResult.FURTHER, f"{ours}, and {theirs} there")
-        if which is Relation.OTHER and not replace:
-            why = f"{there.key} has {find_conflict(ours, theirs)}: {ours} here, {theirs} there"
-            return Outcome(there, MergeResult.REFUSED, f"{why}; --replace takes the other store's")
-        taken += f", in place of {ours}"
-    _take(there, here, other, store)
-    return Outcome(there, MergeResult.TAKEN, taken)
-
-
-def _take(there: StoredRun, here: StoredRun | None, other: Store, store: Store) -> None:
-    """Copy a run; the MLflow run that showed it here goes on to, and has to be told anew."""
-    shown = here.mlflow_run_id if here and here.mlflow_run_id else there.mlflow_run_id
-    copy_run(other, store, there.key, mlflow_run_id=shown, mlflow_status=None)
+def summarize_merge(merged: Sequence[MergedRun]) -> str:
+    """Return one line with the number of runs of each result."""
+    counts = Counter(one.result for one in merged)
+    results = [f"{counts[result]} {result}" for result in MergeResult if counts[result]]
+    return f"{pluralize(len(merged), 'run')} there: {', '.join(results) or 'nothing to import'}"
 
 
 def ingest_folders(
     folders: list[Path], store: Store, *, replace: bool = False
 ) -> tuple[list[tuple[RunFolderContents, bool]], list[str]]:
-    """Take every folder that can be taken.
+    """Import every run folder that can be imported.
 
-    Returns the runs, each with whether the store lacked something of it, and a line for each
-    reason against the other folders.
+    Returns the runs, each with whether it changed the store, and a line per reason why another
+    folder was rejected.
     """
     runs: list[tuple[RunFolderContents, bool]] = []
     problems: list[str] = []
@@ -126,29 +96,67 @@ def ingest_folders(
 
 
 def ingest_run(found: RunFolderContents, store: Store, *, replace: bool = False) -> bool:
-    """Write a run into the store, whole or not at all; False if it has it already, or more of it.
+    """Import a run folder in one transaction; return whether it changed the store.
 
-    Raises: RecordError if the store holds other numbers and they are not to be replaced.
+    Raises: RecordError if the store has a conflicting record, unless `replace`.
     """
-    run = found.run
-    there = History(found.status, {item.epoch: item.values for item in found.epochs}, found.margins)
-    stored = next(iter(store.runs([run.key])), None)
-    here = history_of(stored, store) if stored else None
-    which = relation(here, there)
-    if here and which is Relation.OTHER and not replace:
-        raise RecordError(
-            f"{found.folder}: the store has other numbers of run {run.id} ({run.key}), {here}: "
-            f"{find_conflict(here, there)}; --replace takes the folder's"
+    key = found.run.key
+    result, reason = MergeResult.IMPORTED, ""
+    if stored := store.runs([key]):
+        epochs = {item.epoch: item.values for item in found.epochs}
+        incoming = RunRecord(found.status, epochs, found.margins)
+        result, reason = _decide(stored[0], incoming, store, replace=replace)
+    if result is MergeResult.REJECTED:
+        raise RecordError(f"{found.folder}: {reason}")
+    if result is MergeResult.UNCHANGED:
+        _add_final_state(found, store)
+    if result is MergeResult.IMPORTED:
+        with store.transaction():
+            store.delete_run(key)
+            _write(found, store)
+    return result is MergeResult.IMPORTED
+
+
+def _decide(
+    present: StoredRun, incoming: RunRecord, store: Store, *, replace: bool
+) -> tuple[MergeResult, str]:
+    """Return what to do with an incoming record of a run that the store has, and why."""
+    record = read_record(present, store)
+    relation = compare_records(record, incoming)
+    if relation is Relation.SAME:
+        return MergeResult.UNCHANGED, ""
+    if relation is Relation.SHORTER:
+        return MergeResult.KEPT, f"{record} here, {incoming} there"
+    if relation is Relation.CONFLICT and not replace:
+        return MergeResult.REJECTED, (
+            f"{present.key} has {find_conflict(record, incoming)}: {record} here, {incoming} "
+            "there; pass --replace to import it anyway"
         )
-    if which is Relation.SAME:
-        _note_state(found, store)
-    if which in (Relation.SAME, Relation.SHORTER):
-        return False
-    with store.at_once():
-        if stored:
-            store.forget(run.key)
-        _write(found, store)
-    return True
+    return MergeResult.IMPORTED, f"replaces {record}"
+
+
+def _merge(
+    incoming: StoredRun, present: StoredRun | None, other: Store, store: Store, *, replace: bool
+) -> MergedRun:
+    """Import one run of another store if possible."""
+    for run, where in ((present, "here"), (incoming, "there")):
+        if run and run.alive:
+            return MergedRun(incoming, MergeResult.SKIPPED, f"it is in training {where}")
+    if reasons := list(find_contradictions(incoming)):
+        reason = f"{incoming.key} there: {'; '.join(reasons)}"
+        return MergedRun(incoming, MergeResult.REJECTED, reason)
+    status = Status.INTERRUPTED if incoming.status is Status.RUNNING else incoming.status
+    imported = f"{status}, {pluralize(incoming.epoch, 'epoch')}"
+    if present:
+        record = read_record(incoming, other)
+        result, reason = _decide(present, record, store, replace=replace)
+        if result is not MergeResult.IMPORTED:
+            return MergedRun(incoming, result, reason)
+        imported += f"; {reason}"
+    # The MLflow run of this store continues to show the run, but needs the new record.
+    mlflow_run_id = (present and present.mlflow_run_id) or incoming.mlflow_run_id
+    copy_run(other, store, incoming.key, mlflow_run_id=mlflow_run_id, mlflow_status=None)
+    return MergedRun(incoming, MergeResult.IMPORTED, imported)
 
 
 def _write(found: RunFolderContents, store: Store) -> None:
@@ -160,9 +168,10 @@ def _write(found: RunFolderContents, store: Store) -> None:
         data = f"{parts['train']}-{parts['test']}"
         origin = Provenance(attempt.commit, attempt.packages, data, attempt.diff)
         store.start(run, origin, at=str(attempt.time))
-        store.place(key, attempt.host, attempt.device, attempt.from_epoch)
+        store.set_placement(key, attempt.host, attempt.device, attempt.from_epoch)
         trained = found.epochs[attempt.from_epoch : last]
-        store.record_all(key, [Epoch(item.epoch, item.values, str(item.time)) for item in trained])
+        epochs = [Epoch(item.epoch, item.values, str(item.time)) for item in trained]
+        store.record_epochs(key, epochs)
     store.finish(
         key,
         found.status,
@@ -171,12 +180,12 @@ def _write(found: RunFolderContents, store: Store) -> None:
         certificate=found.end.certificate if found.end else None,
         at=found.last_sign,
     )
-    _note_state(found, store)
+    _add_final_state(found, store)
 
 
-def _note_state(found: RunFolderContents, store: Store) -> None:
-    """Note where a finished run's last state lies, unless the store has one of its own."""
+def _add_final_state(found: RunFolderContents, store: Store) -> None:
+    """Add the folder's final state as a checkpoint unless the store has one of Ray's."""
     (stored,) = store.runs([found.run.key])
-    if found.state and not any(checkpoint.ours for checkpoint in stored.checkpoints):
-        store.saved(stored.key, Checkpoint(stored.epoch, str(found.state.absolute())))
+    if found.state and not any(checkpoint.managed for checkpoint in stored.checkpoints):
+        store.add_checkpoint(stored.key, Checkpoint(stored.epoch, str(found.state.absolute())))
         store.keep_checkpoints(stored.key, 1)

@@ -1,7 +1,7 @@
-"""Checks a bundle with nothing but itself: files, run keys, margins, cells, verdicts, invariants.
+"""Verifying a bundle on its own: files, run keys, margins, cells, verdicts, invariants.
 
-Every cell of the paper's tables is derived anew from the margins alone and compared with what the
-store and the report in the bundle say.
+Every cell of the tables is derived again from the margins alone, and compared with the store and
+the report in the bundle.
 """
 
 import json
@@ -30,29 +30,29 @@ from orchestrator.store import Status, Store, StoredRun, snapshot
 if TYPE_CHECKING:
     from orchestrator.analysis.margins import Margins
 
-FLOAT = 4  # bytes
+FLOAT_BYTES = 4
 TABLES_JSON, TABLES_MARKDOWN = "tables.json", "tables.md"
-RELATIVE, ABSOLUTE = 1e-6, 1e-9  # another machine's arithmetic rounds differently
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-6, 1e-9  # machines round differently
 
 
 @dataclass(frozen=True)
 class CheckedTable:
-    """What was found of one of the paper's tables."""
+    """The result for one of the paper's tables."""
 
     id: str
     title: str
     cells: int
     measured: int
-    confirmed: int  # of the measured: the margins give what the store and the report have
+    confirmed: int  # measured cells that agree with the margins
     verdicts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What is to be said of a bundle. It holds if there are no discrepancies."""
+    """The result of verifying a bundle, which is valid if there are no discrepancies."""
 
     manifest: Manifest
-    note: str  # that of the profile
+    note: str  # of the profile
     tables: tuple[CheckedTable, ...]
     discrepancies: tuple[str, ...]
 
@@ -67,110 +67,17 @@ class BundleContents:
 
     @cached_property
     def runs(self) -> Mapping[int, list[StoredRun]]:
-        """The profile's runs, by ID."""
+        """Return the profile's runs by ID."""
         return runs_of(self.experiment, self.store)
 
     @cached_property
     def margins(self) -> "Mapping[str, Margins]":
-        """The margins that lie beside the store, by their run's key."""
+        """Return the margins stored as files, by the key of their run."""
         return {
             path.stem: read_margins(path.read_bytes())
             for path in sorted((self.folder / MARGINS).glob("*.f32"))
-            if path.stat().st_size and path.stat().st_size % FLOAT == 0
+            if path.stat().st_size and path.stat().st_size % FLOAT_BYTES == 0
         }
-
-
-def verify_bundle(file: Path) -> VerificationResult:
-    """Check a bundle. Raises: BundleError, OutputError."""
-    with unpack_bundle(file) as found:
-        manifest, problems = found.manifest, found.problems
-        try:
-            experiment = SpecFile(found.folder / YAML).experiment(
-                manifest.profile, manifest.settings
-            )
-            with snapshot(found.folder / STORE) as store:
-                return _verified(found, BundleContents(found.folder, experiment, store))
-        except NewerStoreError as error:  # nothing is wrong with it
-            raise BundleError(f"{file}: {str(error).replace(f'{found.folder}/', '')}") from error
-        except (SpecError, StoreError) as error:
-            problems += tuple(str(error).replace(f"{found.folder}/", "").splitlines())
-        except CORRUPT_RECORD_ERRORS as error:  # whatever somebody wrote into the database
-            problems += (f"{STORE}: cannot be evaluated: {type(error).__name__}: {error}",)
-        return VerificationResult(manifest, "", (), problems)
-
-
-def _verified(found: UnpackedBundle, opened: BundleContents) -> VerificationResult:
-    report = make_report(opened.experiment, opened.store)
-    written = read_report(opened.folder / REPORT, report)
-    wrong = {cell: list(_cell_problems(cell, opened, written.values)) for cell in report.cells}
-    return VerificationResult(
-        found.manifest,
-        opened.experiment.note,
-        tuple(_tables(report, wrong)),
-        (
-            *found.problems,
-            *_run_problems(opened),
-            *_margin_problems(opened),
-            *report.violations,
-            *(line for lines in wrong.values() for line in lines),
-            *written.problems,
-        ),
-    )
-
-
-def _run_problems(opened: BundleContents) -> Iterator[str]:
-    """Runs that are not what their names say, or have no place here."""
-    wanted = {run.key for runs in opened.runs.values() for run in runs}
-    for run in opened.store.runs():
-        yield from (f"{run.key}: {problem}" for problem in find_contradictions(run))
-        if run.key not in wanted:
-            yield f"{run.key}: is no run of the profile `{opened.experiment.profile}`"
-
-
-def _margin_problems(opened: BundleContents) -> Iterator[str]:
-    """Margins that are not those of the store."""
-    keys = {run.key for run in opened.store.runs()}
-    for key in sorted(keys | opened.margins.keys()):
-        stored = opened.store.margins(key)
-        beside = opened.margins.get(key)
-        if stored != (None if beside is None else beside.tobytes()):
-            yield f"{MARGINS}/{key}.f32: is not what the store has"
-
-
-def _cell_problems(
-    cell: Cell, opened: BundleContents, written: Mapping[Cell, float]
-) -> Iterator[str]:
-    """What the margins say against a measured cell."""
-    if cell.measured is None:
-        return
-    keys = [run.key for run in opened.runs[cell.run] if run.status is Status.DONE]
-    if missing := [key for key in keys if key not in opened.margins]:
-        yield f"{cell.name}: cannot be derived without the margins of {', '.join(missing)}"
-        return
-    margins = [opened.margins[key] for key in keys]
-    radius = {column.title: column.radius for column in opened.experiment.columns}[cell.column]
-    derived = 100 * fmean(certified_share(one, radius) for one in margins)
-    unsure = 100 * (fmean(tied_share(one, radius) for one in margins) + ROUNDING)
-    said = {"the store": cell.measured}
-    if cell in written:
-        said[f"{REPORT}/tables.json"] = written[cell]
-    for where, value in said.items():
-        if not abs(value - derived) <= unsure:
-            yield f"{cell.name}: the margins give {derived:.4f}, {where} has {value:.4f}"
-
-
-def _tables(report: Report, wrong: Mapping[Cell, list[str]]) -> Iterator[CheckedTable]:
-    for filled in report.tables:
-        cells = [cell for row in filled.cells for cell in row]
-        measured = [cell for cell in cells if cell.measured is not None]
-        yield CheckedTable(
-            filled.table.id,
-            filled.table.title,
-            len(cells),
-            len(measured),
-            sum(not wrong[cell] for cell in measured),
-            dict(Counter(str(report.judged[cell].verdict) for cell in cells)),
-        )
 
 
 @dataclass(frozen=True)
@@ -181,8 +88,101 @@ class WrittenReport:
     problems: tuple[str, ...] = ()
 
 
-def read_report(folder: Path, report: Report) -> WrittenReport:
-    """Compare the written tables in a folder with a report made anew, but not their prose."""
+def verify_bundle(file: Path) -> VerificationResult:
+    """Verify a bundle. Raises: BundleError, OutputError."""
+    with unpack_bundle(file) as found:
+        manifest, problems = found.manifest, found.problems
+        try:
+            experiment = SpecFile(found.folder / YAML).experiment(
+                manifest.profile, manifest.settings
+            )
+            with snapshot(found.folder / STORE) as store:
+                return _verify(found, BundleContents(found.folder, experiment, store))
+        except NewerStoreError as error:  # not a fault of the bundle
+            raise BundleError(f"{file}: {str(error).replace(f'{found.folder}/', '')}") from error
+        except (SpecError, StoreError) as error:
+            problems += tuple(str(error).replace(f"{found.folder}/", "").splitlines())
+        except CORRUPT_RECORD_ERRORS as error:
+            problems += (f"{STORE}: cannot be evaluated: {type(error).__name__}: {error}",)
+        return VerificationResult(manifest, "", (), problems)
+
+
+def _verify(found: UnpackedBundle, bundle: BundleContents) -> VerificationResult:
+    report = make_report(bundle.experiment, bundle.store)
+    written = _read_report(bundle.folder / REPORT, report)
+    problems = {cell: list(_cell_problems(cell, bundle, written.values)) for cell in report.cells}
+    return VerificationResult(
+        found.manifest,
+        bundle.experiment.note,
+        tuple(_tables(report, problems)),
+        (
+            *found.problems,
+            *_run_problems(bundle),
+            *_margin_problems(bundle),
+            *report.violations,
+            *(line for lines in problems.values() for line in lines),
+            *written.problems,
+        ),
+    )
+
+
+def _run_problems(bundle: BundleContents) -> Iterator[str]:
+    """Yield the runs that contradict themselves or do not belong to the profile."""
+    expected = {run.key for runs in bundle.runs.values() for run in runs}
+    for run in bundle.store.runs():
+        yield from (f"{run.key}: {problem}" for problem in find_contradictions(run))
+        if run.key not in expected:
+            yield f"{run.key}: is not a run of the profile `{bundle.experiment.profile}`"
+
+
+def _margin_problems(bundle: BundleContents) -> Iterator[str]:
+    """Yield the margins that differ from those in the store."""
+    keys = {run.key for run in bundle.store.runs()}
+    for key in sorted(keys | bundle.margins.keys()):
+        stored = bundle.store.margins(key)
+        exported = bundle.margins.get(key)
+        if stored != (None if exported is None else exported.tobytes()):
+            yield f"{MARGINS}/{key}.f32: differs from the margins in the store"
+
+
+def _cell_problems(
+    cell: Cell, bundle: BundleContents, written: Mapping[Cell, float]
+) -> Iterator[str]:
+    """Yield the values of a measured cell that differ from those derived from the margins."""
+    if cell.measured is None:
+        return
+    keys = [run.key for run in bundle.runs[cell.run] if run.status is Status.DONE]
+    if missing := [key for key in keys if key not in bundle.margins]:
+        yield f"{cell.name}: cannot be derived without the margins of {', '.join(missing)}"
+        return
+    margins = [bundle.margins[key] for key in keys]
+    radius = {column.title: column.radius for column in bundle.experiment.columns}[cell.column]
+    derived = 100 * fmean(certified_share(one, radius) for one in margins)
+    tolerance = 100 * (fmean(tied_share(one, radius) for one in margins) + ROUNDING)
+    values = {"the store": cell.measured}
+    if cell in written:
+        values[f"{REPORT}/tables.json"] = written[cell]
+    for where, value in values.items():
+        if not abs(value - derived) <= tolerance:
+            yield f"{cell.name}: the margins give {derived:.4f}, {where} has {value:.4f}"
+
+
+def _tables(report: Report, problems: Mapping[Cell, list[str]]) -> Iterator[CheckedTable]:
+    for filled in report.tables:
+        cells = [cell for row in filled.cells for cell in row]
+        measured = [cell for cell in cells if cell.measured is not None]
+        yield CheckedTable(
+            filled.table.id,
+            filled.table.title,
+            len(cells),
+            len(measured),
+            sum(not problems[cell] for cell in measured),
+            dict(Counter(str(report.judged[cell].verdict) for cell in cells)),
+        )
+
+
+def _read_report(folder: Path, report: Report) -> WrittenReport:
+    """Compare the written tables in a folder with a new report, but not their prose."""
     try:
         written = json.loads((folder / TABLES_JSON).read_text(encoding="utf-8"))
         markdown = (folder / TABLES_MARKDOWN).read_text(encoding="utf-8")
@@ -195,14 +195,14 @@ def read_report(folder: Path, report: Report) -> WrittenReport:
         return _unreadable(folder, TABLES_JSON, f"does not have the schema {SCHEMA}")
     fresh, given = as_records(report), written.get("cells")
     if not isinstance(given, list) or _names(given) != _names(fresh):
-        return _unreadable(folder, TABLES_JSON, "its cells are not those of the tables")
+        return _unreadable(folder, TABLES_JSON, "its cells differ from those of the tables")
     place = f"{folder.name}/{TABLES_JSON}"
     problems = [f"{place}: {line}" for line in _differences(written, _facts(report))]
     for cell, record, now in zip(report.cells, given, fresh, strict=True):
         if lines := list(_differences(record, now)):
             problems.append(f"{place}: {cell.name}: {', '.join(lines)}")
     if _table_lines(markdown) != _table_lines(render(report, "md")):
-        problems.append(f"{folder.name}/{TABLES_MARKDOWN}: its tables are not those of the results")
+        problems.append(f"{folder.name}/{TABLES_MARKDOWN}: its tables differ from the results")
     values = zip(report.cells, (record.get("measured") for record in given), strict=True)
     return WrittenReport(
         {cell: value for cell, value in values if _is_number(value)}, tuple(problems)
@@ -229,7 +229,7 @@ def _table_lines(markdown: str) -> list[str]:
 
 
 def _names(records: list[Any]) -> list[tuple[Any, ...]]:
-    """Return which cells these are, as far as they are records of cells."""
+    """Return the names of the cells in these records, which may be malformed."""
     return [
         (one.get("table"), one.get("row"), one.get("column")) if isinstance(one, dict) else ()
         for one in records
@@ -250,4 +250,4 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _close(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)

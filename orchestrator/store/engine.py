@@ -1,4 +1,4 @@
-"""Opens the database of the result store and brings its schema up to date."""
+"""Connections to the database of the result store, its schema version and its lock."""
 
 import os
 import re
@@ -26,27 +26,33 @@ from orchestrator.errors import QueryError, StoreError
 
 REVISION = "0006"  # the newest migration
 BUSY_TIMEOUT_S = 30
-DENIED = ("not authorized", "authorization denied")
-READING = (  # what SQLite does in a query that reads
+DRIVERS = {"postgresql": "postgresql+psycopg"}  # the driver that the optional dependency installs
+ADVISORY_LOCK = 2208_03160  # first key of PostgreSQL's lock; the second is the schema's name
+
+READ_ONLY = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
+READ_ACTIONS = (  # the SQLite actions of a query that only reads
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
     sqlite3.SQLITE_FUNCTION,
     sqlite3.SQLITE_RECURSIVE,
 )
-LOOKING = ("table_info", "table_xinfo", "table_list", "index_list", "index_info")  # pragmas
-READ_ONLY = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
-DRIVERS = {"postgresql": "postgresql+psycopg"}  # the one that the extra installs
-ADVICE = {
+READ_PRAGMAS = ("table_info", "table_xinfo", "table_list", "index_list", "index_info")
+DENIED = ("not authorized", "authorization denied")  # SQLite's messages about other actions
+
+ADVICE = {  # by a part of the database's message
     "No module named 'psycopg'": 'install it: pip install "psycopg[binary]>=3.2"',
-    "database is locked": "another program holds it: end that one, then try again",
-    "disk is full": "free some space, then try again",
-    "readonly database": "it may only be read here: make it and its folder writable",
+    "database is locked": "another program has locked it; stop that program and try again",
+    "disk is full": "free some space and try again",
+    "readonly database": "make the file and its folder writable",
 }
-OTHERWISE = "repair it, or choose another with --store"
+DEFAULT_ADVICE = "repair it, or choose another with --store"
+
+
+# Locations
 
 
 def store_url(location: str | Path | URL) -> URL:
-    """The SQLAlchemy URL of a path or URL. Raises: StoreError."""
+    """Return the SQLAlchemy URL of a path or URL. Raises: StoreError."""
     if isinstance(location, URL):
         return location
     if isinstance(location, Path) or "://" not in location:
@@ -57,22 +63,42 @@ def store_url(location: str | Path | URL) -> URL:
         backend = url.get_backend_name()
     except (ArgumentError, ValueError) as error:
         reason = str(error).replace(location, hidden)
-        raise StoreError(f"--store {hidden}: is no database URL: {reason}") from error
+        raise StoreError(f"--store {hidden}: is not a database URL: {reason}") from error
     if backend not in ("sqlite", "postgresql"):
-        raise StoreError(f"--store {hidden}: {backend} is not offered; use sqlite or postgresql")
+        raise StoreError(f"--store {hidden}: {backend} is not supported; use sqlite or postgresql")
     return url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
 
 
+def sqlite_file(url: URL) -> Path | None:
+    """Return the file of a SQLite database, None for any other database."""
+    in_memory = url.database in (None, "", ":memory:") or "uri" in url.query
+    return None if url.get_backend_name() != "sqlite" or in_memory else Path(url.database or "")
+
+
+def wal_file(file: Path) -> Path:
+    """Return the write-ahead log of a SQLite file."""
+    return file.with_name(f"{file.name}-wal")
+
+
+def exists(location: str | Path) -> bool:
+    """Return whether the file of the store exists; True for a server. Raises: StoreError."""
+    file = sqlite_file(store_url(location))
+    return file is None or file.exists()
+
+
+# Connections
+
+
 def open_engine(url: URL) -> Engine:
-    """Connections to the database; a SQLite file in WAL mode. Raises: StoreError."""
+    """Return an engine for the database; a SQLite file is in WAL mode. Raises: StoreError."""
     file = sqlite_file(url)
     try:
         if url.get_backend_name() != "sqlite":
             return create_engine(url)
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
-        if file and _read_only(file):
-            return create_engine(url, creator=partial(_connect_to_read, file), poolclass=NullPool)
+        if file and _is_read_only(file):
+            return create_engine(url, creator=partial(_connect_read_only, file), poolclass=NullPool)
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
     except (OSError, ModuleNotFoundError, NoSuchModuleError) as error:
         raise StoreError(describe_failure(url, error)) from error
@@ -86,43 +112,41 @@ def open_engine(url: URL) -> Engine:
     return engine
 
 
-def sqlite_file(url: URL) -> Path | None:
-    """The file of a SQLite database, None for any other."""
-    in_memory = url.database in (None, "", ":memory:") or "uri" in url.query
-    return None if url.get_backend_name() != "sqlite" or in_memory else Path(url.database or "")
-
-
-def exists(location: str | Path) -> bool:
-    """Whether there may be a database: a file that is there, or a server. Raises: StoreError."""
-    file = sqlite_file(store_url(location))
-    return file is None or file.exists()
-
-
-def require_writable(url: URL, which: str = "") -> None:
-    """Raises: StoreError, which says `which` database, if it is a file that may only be read."""
+def require_writable(url: URL, detail: str = "") -> None:
+    """Raise StoreError if the database is a read-only file; `detail` is part of the message."""
     file = sqlite_file(url)
-    if file and _read_only(file):
-        raise StoreError(describe_failure(url, OSError(f"readonly database{which}")))
+    if file and _is_read_only(file):
+        raise StoreError(describe_failure(url, OSError(f"readonly database{detail}")))
 
 
-def _read_only(file: Path) -> bool:
+def connect_file(file: Path, options: str) -> sqlite3.Connection:
+    """Connect to a SQLite file with the options of its URI, such as `mode=ro`."""
+    uri = f"file:{quote(str(file))}?{options}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)
+
+
+def _is_read_only(file: Path) -> bool:
     return file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
 
 
-def _connect_to_read(file: Path) -> sqlite3.Connection:
-    """A connection to a file that may only be read.
+def _connect_read_only(file: Path) -> sqlite3.Connection:
+    """Connect to a read-only file.
 
-    WAL mode wants to write beside the database even to read it. Where that is impossible and no
-    log is left over, nobody is writing either: the file is as good as immutable.
+    In WAL mode SQLite writes beside the database even to read it. If it cannot and there is no
+    log, then nobody is writing and the file can be opened as immutable.
     """
-    log = file.with_name(f"{file.name}-wal")
-    logged = log.exists() and log.stat().st_size > 0
-    how = "mode=ro" if logged or os.access(file.parent, os.W_OK) else "immutable=1"
-    return sqlite3.connect(f"file:{quote(str(file))}?{how}", uri=True, timeout=BUSY_TIMEOUT_S)
+    log = wal_file(file)
+    has_log = log.exists() and log.stat().st_size > 0
+    return connect_file(
+        file, "mode=ro" if has_log or os.access(file.parent, os.W_OK) else "immutable=1"
+    )
+
+
+# The schema
 
 
 def revision(engine: Engine) -> str | None:
-    """The newest migration that the schema has had; None if it never had one."""
+    """Return the newest migration applied to the schema; None if there was none."""
     if not inspect(engine).has_table("alembic_version"):
         return None
     with engine.connect() as connection:
@@ -130,24 +154,19 @@ def revision(engine: Engine) -> str | None:
     return None if found is None else str(found)
 
 
-def outdated(engine: Engine) -> bool:
-    """Whether the schema is not that of `REVISION`."""
-    return revision(engine) != REVISION
-
-
 def migrate(engine: Engine) -> None:
-    """Bring the schema to `REVISION`, all of it or nothing.
+    """Upgrade the schema to `REVISION` in one transaction.
 
     Raises: StoreError if the schema is newer than this program.
     """
-    from alembic import command  # takes half a second, and there is seldom anything to do
+    from alembic import command  # takes half a second and is seldom needed
     from alembic.config import Config
     from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":  # Python would commit after each table
+        if engine.dialect.name == "sqlite":  # otherwise Python commits after each table
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         config.attributes["connection"] = connection
         try:
@@ -159,40 +178,88 @@ def migrate(engine: Engine) -> None:
             ) from error
 
 
-def run_query(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """The columns and rows of somebody's SQL: one statement, which may read only.
+# Queries of users
 
-    Raises: QueryError for what the database says against it, DatabaseError.
+
+def run_query(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return the columns and rows of one SQL statement, which may only read.
+
+    Raises: QueryError if the database rejects it, DatabaseError.
     """
     with engine.connect() as connection:
         connection.exec_driver_sql(READ_ONLY[engine.dialect.name])
         driver: Any = connection.connection.driver_connection
         if engine.dialect.name == "sqlite":
-            driver.set_authorizer(_may_read)
+            driver.set_authorizer(_authorize)
         else:
-            driver.prepare_threshold = 0  # a second statement cannot be prepared with the first
+            driver.prepare_threshold = 0  # only a single statement can be prepared
         try:
             found = connection.exec_driver_sql(sql)
             if not found.returns_rows:
                 raise QueryError("the query returns no rows; only reading is allowed")
             return list(found.keys()), [tuple(row) for row in found]
         except DBAPIError as error:
-            said = " ".join(str(error.orig).split())
-            advice = "; only reading is allowed" if said in DENIED else ""
-            raise QueryError(said + advice) from error
+            message = " ".join(str(error.orig).split())
+            advice = "; only reading is allowed" if message in DENIED else ""
+            raise QueryError(message + advice) from error
         finally:
-            connection.invalidate()  # nobody else gets one that only reads
+            connection.invalidate()  # the pool must not reuse a read-only connection
 
 
-def _may_read(action: int, name: str | None, *_: str | None) -> int:
-    """Whether SQLite may do that for somebody: `query_only` lets through more than reading."""
-    looks = action == sqlite3.SQLITE_PRAGMA and name in LOOKING
-    return sqlite3.SQLITE_OK if looks or action in READING else sqlite3.SQLITE_DENY
+def _authorize(action: int, name: str | None, *_: str | None) -> int:
+    """Allow SQLite actions that read; `query_only` alone allows a few others."""
+    reads = action in READ_ACTIONS or (action == sqlite3.SQLITE_PRAGMA and name in READ_PRAGMAS)
+    return sqlite3.SQLITE_OK if reads else sqlite3.SQLITE_DENY
+
+
+# The lock
+
+
+@contextmanager
+def exclusive_lock(engine: Engine, url: URL) -> Iterator[None]:
+    """Hold the database's lock, without waiting for it.
+
+    Raises: StoreError if another process holds it.
+    """
+    file = sqlite_file(url)
+    if file:
+        try:
+            with FileLock(f"{file}.lock", timeout=0):
+                yield
+        except Timeout:
+            raise _locked(url) from None
+    elif engine.dialect.name == "postgresql":
+        with _advisory_lock(engine, url):
+            yield
+    else:
+        yield  # no other process can open a database in memory
+
+
+@contextmanager
+def _advisory_lock(engine: Engine, url: URL) -> Iterator[None]:
+    query = text("SELECT pg_try_advisory_lock(:key, hashtext(current_schema()))")
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.detach()  # the lock is held until this connection closes, so no pool may keep it
+        if not connection.execute(query, {"key": ADVISORY_LOCK}).scalar():
+            raise _locked(url)
+        yield
+
+
+def _locked(url: URL) -> StoreError:
+    place = sqlite_file(url) or url.render_as_string(hide_password=True)
+    return StoreError(
+        f"another `run` is writing to {place}; wait for it (`status` shows it), or choose another "
+        "--store"
+    )
+
+
+# Errors
 
 
 @contextmanager
 def translate_errors(url: URL) -> Iterator[None]:
-    """Turns what a database raises into one line; broken constraints are mistakes of ours."""
+    """Raise StoreError for database errors, but not for broken constraints, which are bugs."""
     try:
         yield
     except IntegrityError:
@@ -202,49 +269,7 @@ def translate_errors(url: URL) -> Iterator[None]:
 
 
 def describe_failure(url: URL, error: Exception) -> str:
-    """One line about a database that cannot be used, with advice; no password in it."""
+    """Return one line with the cause of an error and advice, but without a password."""
     cause = " ".join(str(getattr(error, "orig", None) or error).split())
-    advice = next((text for sign, text in ADVICE.items() if sign in cause), OTHERWISE)
+    advice = next((advice for part, advice in ADVICE.items() if part in cause), DEFAULT_ADVICE)
     return f"the store {url.render_as_string(hide_password=True)} cannot be used: {cause}; {advice}"
-
-
-ADVISORY = 2208_03160  # what the lock is called in PostgreSQL, beside the schema's name
-
-
-@contextmanager
-def sole_writer(engine: Engine, url: URL) -> Iterator[None]:
-    """Nobody else is in this block with the same database.
-
-    Raises: StoreError, at once, if somebody is.
-    """
-    file = sqlite_file(url)
-    if file:
-        try:
-            with FileLock(f"{file}.lock", timeout=0):
-                yield
-        except Timeout:
-            raise _taken(url) from None
-    elif engine.dialect.name == "postgresql":
-        with _advisory_lock(engine, url):
-            yield
-    else:
-        yield  # a database in memory has no second driver
-
-
-@contextmanager
-def _advisory_lock(engine: Engine, url: URL) -> Iterator[None]:
-    query = text("SELECT pg_try_advisory_lock(:name, hashtext(current_schema()))")
-    with engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.detach()  # the lock lives as long as this connection, which no pool may keep
-        if not connection.execute(query, {"name": ADVISORY}).scalar():
-            raise _taken(url)
-        yield
-
-
-def _taken(url: URL) -> StoreError:
-    shown = sqlite_file(url) or url.render_as_string(hide_password=True)
-    return StoreError(
-        f"another `run` is writing to {shown}; wait for it (`status` shows it), or choose another "
-        "--store"
-    )

@@ -1,6 +1,6 @@
-"""The tables of the result store, and what is read from them as plain values.
+"""The tables of the result store, and their conversion to plain values.
 
-Times are ISO 8601, UTC.
+Times are ISO 8601 in UTC.
 """
 
 from typing import Any
@@ -12,11 +12,11 @@ from orchestrator.store.records import Attempt, Checkpoint, Status, StoredRun
 
 
 class Base(DeclarativeBase):
-    """The schema. A change of it needs a migration in `migrations/versions`."""
+    """The schema; every change needs a migration in `migrations/versions`."""
 
 
 class RunRow(Base):
-    """One run: what it trains, how it stands, and where its results came from."""
+    """One run: its settings, its status and the origin of its results."""
 
     __tablename__ = "runs"
 
@@ -32,7 +32,7 @@ class RunRow(Base):
     created_at: Mapped[str]
     started_at: Mapped[str | None]
     finished_at: Mapped[str | None]
-    driver: Mapped[str | None]  # host:process of the one that queued or trains it
+    driver: Mapped[str | None]  # host:process that queued or trains it
     heartbeat_at: Mapped[str | None]
     host: Mapped[str | None]
     device: Mapped[str | None]
@@ -41,14 +41,14 @@ class RunRow(Base):
     packages: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     data_fingerprint: Mapped[str | None]
     mlflow_run_id: Mapped[str | None]
-    mlflow_status: Mapped[str | None]  # what MLflow was told last
-    checkpoints: Mapped[list[Any]] = mapped_column(JSON)  # newest first, {"epoch": , "path": }
+    mlflow_status: Mapped[str | None]  # the status last sent to MLflow
+    checkpoints: Mapped[list[Any]] = mapped_column(JSON)  # epoch and path, newest first
     error: Mapped[str | None]
     certificate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class AttemptRow(Base):
-    """One try of a run by one driver, continued after `from_epoch` epochs."""
+    """One attempt of a driver to train a run, starting after `from_epoch` epochs."""
 
     __tablename__ = "attempts"
 
@@ -62,7 +62,7 @@ class AttemptRow(Base):
 
 
 class EpochRow(Base):
-    """An epoch of which the metrics are there, and since when."""
+    """An epoch whose metrics are recorded, with the time."""
 
     __tablename__ = "epochs"
 
@@ -72,7 +72,7 @@ class EpochRow(Base):
 
 
 class MetricRow(Base):
-    """Tidy metrics: a new metric is a new row, never a migration."""
+    """Tidy metrics: a new metric needs rows, not a migration."""
 
     __tablename__ = "metrics"
 
@@ -88,20 +88,20 @@ class CellRow(Base):
     __tablename__ = "cells"
 
     profile: Mapped[str] = mapped_column(primary_key=True)
-    place: Mapped[int] = mapped_column(primary_key=True)  # in reading order
+    place: Mapped[int] = mapped_column(primary_key=True)  # in the order of the tables
     table_id: Mapped[str]
     row_label: Mapped[str]
     column_title: Mapped[str]
     run_id: Mapped[int]
-    seed: Mapped[int] = mapped_column(BigInteger)  # the file's own; replicates are beyond it
+    seed: Mapped[int] = mapped_column(BigInteger)  # of the experiment's file, without replicates
     digest: Mapped[str]
     metric: Mapped[str]
     published: Mapped[float] = mapped_column(Double)  # percent
-    margin: Mapped[float] = mapped_column(Double)  # within which it counts as reproduced
+    margin: Mapped[float] = mapped_column(Double)  # tolerance within which it counts as reproduced
 
 
 class MarginRow(Base):
-    """The final score margins of a run's test set: little-endian float32, in its order."""
+    """The final score margins of the test images, in order, as little-endian float32."""
 
     __tablename__ = "margins"
 
@@ -110,18 +110,18 @@ class MarginRow(Base):
     values: Mapped[bytes] = mapped_column(LargeBinary)
 
 
-def tables_of_runs() -> list[Table]:
-    """The tables whose rows belong to a run, by its key; what others refer to comes first."""
-    return [table for table in Base.metadata.sorted_tables if "key" in table.columns]
-
-
-RUN_COLUMNS = tuple(  # what a `StoredRun` needs of a row
+RUN_COLUMNS = tuple(  # the columns that `to_stored_run` needs
     column for column in RunRow.__table__.columns if column.name in StoredRun.__annotations__
 )
 
 
-def stored(row: Row[*tuple[Any, ...]]) -> StoredRun:
-    """A run from `RUN_COLUMNS`, with its last epoch and the count of those recorded."""
+def run_tables() -> list[Table]:
+    """Return the tables whose rows belong to a run, each after the tables it refers to."""
+    return [table for table in Base.metadata.sorted_tables if "key" in table.columns]
+
+
+def to_stored_run(row: Row[*tuple[Any, ...]]) -> StoredRun:
+    """Convert a row of `RUN_COLUMNS` with the last epoch and the number of recorded epochs."""
     values = dict(row._mapping)
     values["status"] = Status(row.status)
     values["epoch"] = row.epoch or 0
@@ -129,6 +129,6 @@ def stored(row: Row[*tuple[Any, ...]]) -> StoredRun:
     return StoredRun(**values)
 
 
-def attempt(row: AttemptRow) -> Attempt:
-    """An attempt's row."""
+def to_attempt(row: AttemptRow) -> Attempt:
+    """Convert the row of an attempt."""
     return Attempt(row.from_epoch, row.driver, row.started_at, row.finished_at, row.outcome)

@@ -1,4 +1,4 @@
-"""What is read from the result store."""
+"""Reading from the result store."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,12 +11,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from orchestrator.store.engine import (
+    REVISION,
+    exclusive_lock,
     migrate,
     open_engine,
-    outdated,
     require_writable,
+    revision,
     run_query,
-    sole_writer,
     store_url,
     translate_errors,
 )
@@ -27,44 +28,44 @@ from orchestrator.store.models import (
     MarginRow,
     MetricRow,
     RunRow,
-    attempt,
-    stored,
+    to_attempt,
+    to_stored_run,
 )
 from orchestrator.store.records import OPEN, Attempt, Status, StoredRun
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PORTION = 1000
-LAST_SIGN = func.coalesce(RunRow.heartbeat_at, RunRow.created_at)
-OF_THE_RUN = EpochRow.key == RunRow.key
-LAST = select(func.max(EpochRow.epoch)).where(OF_THE_RUN).correlate(RunRow).scalar_subquery()
-RECORDED = select(func.count()).where(OF_THE_RUN).correlate(RunRow).scalar_subquery()
+KEYS_PER_QUERY = 1000  # fits into one statement of every database
+LAST_SEEN = func.coalesce(RunRow.heartbeat_at, RunRow.created_at)
+SAME_RUN = EpochRow.key == RunRow.key
+LAST_EPOCH = select(func.max(EpochRow.epoch)).where(SAME_RUN).correlate(RunRow).scalar_subquery()
+RECORDED_EPOCHS = select(func.count()).where(SAME_RUN).correlate(RunRow).scalar_subquery()
 
 
 class StoreReader:
-    """The result store at a URL or path, opened; every method may raise StoreError."""
+    """An open result store; every method may raise StoreError."""
 
     def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
-        """Open the database, creating or upgrading it where needed.
+        """Open the database at a path or URL; create or upgrade it if necessary.
 
-        `exclusive` keeps other drivers away until `close`.
+        `exclusive` keeps other drivers out until `close`.
 
-        Raises: StoreError, also if another driver is there.
+        Raises: StoreError, also if another driver uses the store.
         """
         self.url, self.exclusive = store_url(location), exclusive
         if exclusive:
             require_writable(self.url)
         self.engine = open_engine(self.url)
-        with translate_errors(self.url), ExitStack() as held:
-            old = outdated(self.engine)
-            if old:
+        with translate_errors(self.url), ExitStack() as stack:
+            outdated = revision(self.engine) != REVISION
+            if outdated:
                 require_writable(self.url, " with an older schema")
-            if exclusive or old:
-                held.enter_context(sole_writer(self.engine, self.url))
-            if old:
+            if exclusive or outdated:
+                stack.enter_context(exclusive_lock(self.engine, self.url))
+            if outdated:
                 migrate(self.engine)
-            self._held = held.pop_all() if exclusive else ExitStack()
+            self._lock = stack.pop_all() if exclusive else ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -73,8 +74,8 @@ class StoreReader:
         self.close()
 
     def close(self) -> None:
-        """Let other drivers in, and the database go."""
-        self._held.close()
+        """Release the lock and close the connections."""
+        self._lock.close()
         self.engine.dispose()
 
     @contextmanager
@@ -91,8 +92,8 @@ class StoreReader:
         profiles: Iterable[str] | None = None,
         statuses: Iterable[Status] | None = None,
     ) -> list[StoredRun]:
-        """All runs, or those that are among what is given, by run ID and seed."""
-        among = (
+        """Return the runs that meet every given condition, by run ID and seed."""
+        conditions = (
             (RunRow.key, keys),
             (RunRow.run_id, ids),
             (RunRow.digest, digests),
@@ -100,28 +101,28 @@ class StoreReader:
             (RunRow.status, statuses),
         )
         query = (
-            select(*RUN_COLUMNS, LAST.label("epoch"), RECORDED.label("recorded"))
-            .where(*(column.in_(list(wanted)) for column, wanted in among if wanted is not None))
+            select(*RUN_COLUMNS, LAST_EPOCH.label("epoch"), RECORDED_EPOCHS.label("recorded"))
+            .where(*(column.in_(list(given)) for column, given in conditions if given is not None))
             .order_by(RunRow.run_id, RunRow.seed, RunRow.created_at)
         )
         with self._session() as session:
-            return [stored(row) for row in session.execute(query)]
+            return [to_stored_run(row) for row in session.execute(query)]
 
-    def foremost(self, count: int, profile: str | None = None) -> list[str]:
-        """The keys of so many runs: waiting or in training, then broken off, then the newest."""
+    def keys_by_priority(self, limit: int, profile: str | None = None) -> list[str]:
+        """Return at most `limit` keys: of open runs, then unfinished ones, then the newest done."""
         rank = case(
             (RunRow.status.in_(OPEN), 0),
             (RunRow.status == Status.DONE, 2),
             else_=1,
         )
-        query = select(RunRow.key).order_by(rank, LAST_SIGN.desc(), RunRow.key).limit(count)
+        query = select(RunRow.key).order_by(rank, LAST_SEEN.desc(), RunRow.key).limit(limit)
         if profile is not None:
             query = query.where(RunRow.profile == profile)
         with self._session() as session:
             return list(session.scalars(query))
 
-    def counts(self, profile: str | None = None) -> dict[Status, int]:
-        """How many runs there are by their status, of all or of one profile."""
+    def count_by_status(self, profile: str | None = None) -> dict[Status, int]:
+        """Return the number of runs of each status, of all runs or of one profile."""
         query = select(RunRow.status, func.count()).group_by(RunRow.status)
         if profile is not None:
             query = query.where(RunRow.profile == profile)
@@ -129,13 +130,13 @@ class StoreReader:
             return {Status(status): count for status, count in session.execute(query)}
 
     def profiles(self) -> list[str]:
-        """The profiles that there are runs of."""
+        """Return the profiles that have runs."""
         with self._session() as session:
             return sorted(session.scalars(select(RunRow.profile).distinct()))
 
     def newest_profile(self, among: Iterable[str] | None = None) -> str | None:
-        """The profile that was trained last, of all or of these; None if none was."""
-        query = select(RunRow.profile).order_by(LAST_SIGN.desc(), RunRow.run_id, RunRow.seed)
+        """Return the profile that was trained last, of all or of these; None if there is none."""
+        query = select(RunRow.profile).order_by(LAST_SEEN.desc(), RunRow.run_id, RunRow.seed)
         if among is not None:
             query = query.where(RunRow.profile.in_(list(among)))
         with self._session() as session:
@@ -144,7 +145,7 @@ class StoreReader:
     def metrics(
         self, key: str, *, after: int = 0, until: int | None = None
     ) -> dict[int, dict[str, float]]:
-        """A run's metrics by epoch, of the epochs after `after` up to `until`."""
+        """Return a run's metrics by epoch, from after `after` up to and including `until`."""
         query = (
             select(MetricRow.epoch, MetricRow.name, MetricRow.value)
             .where(MetricRow.key == key, MetricRow.epoch > after)
@@ -158,26 +159,26 @@ class StoreReader:
                 epochs.setdefault(epoch, {})[name] = value
         return epochs
 
-    def latest(
+    def latest_metrics(
         self, keys: Iterable[str], *, epochs: int = 1, names: Iterable[str] | None = None
     ) -> dict[str, dict[int, dict[str, float]]]:
-        """The metrics of each run's last epochs, all or those of these names, by key and epoch."""
+        """Return the metrics of each run's last epochs, all or some by name, by key and epoch."""
         query = (
             select(MetricRow.key, MetricRow.epoch, MetricRow.name, MetricRow.value)
             .join(RunRow, RunRow.key == MetricRow.key)
-            .where(MetricRow.epoch > LAST - epochs)
+            .where(MetricRow.epoch > LAST_EPOCH - epochs)
         )
         if names is not None:
             query = query.where(MetricRow.name.in_(list(names)))
         found: dict[str, dict[int, dict[str, float]]] = {}
         with self._session() as session:
-            for some in _portions(keys):
-                for key, epoch, name, value in session.execute(query.where(RunRow.key.in_(some))):
+            for chunk in _chunks(keys):
+                for key, epoch, name, value in session.execute(query.where(RunRow.key.in_(chunk))):
                     found.setdefault(key, {}).setdefault(epoch, {})[name] = value
         return found
 
     def recorded_at(self, key: str, *, after: int = 0) -> dict[int, str]:
-        """When each epoch of a run was recorded, of the epochs after `after`."""
+        """Return the time at which each epoch after `after` was recorded."""
         query = select(EpochRow.epoch, EpochRow.recorded_at).where(
             EpochRow.key == key, EpochRow.epoch > after
         )
@@ -185,7 +186,7 @@ class StoreReader:
             return {row.epoch: row.recorded_at for row in session.execute(query)}
 
     def final(self, keys: Iterable[str]) -> dict[str, dict[str, float]]:
-        """The last epoch's metrics of each finished run among `keys`."""
+        """Return the last epoch's metrics of the finished runs among `keys`, by key."""
         query = (
             select(MetricRow.key, MetricRow.name, MetricRow.value)
             .join(RunRow, RunRow.key == MetricRow.key)
@@ -202,34 +203,34 @@ class StoreReader:
         return found
 
     def attempts(self, key: str) -> list[Attempt]:
-        """Every try of a run, first to last."""
+        """Return every attempt of a run, the first one first."""
         query = select(AttemptRow).where(AttemptRow.key == key).order_by(AttemptRow.id)
         with self._session() as session:
-            return [attempt(row) for row in session.scalars(query)]
+            return [to_attempt(row) for row in session.scalars(query)]
 
-    def diff(self, key: str) -> str | None:
-        """What the source of a run had changed beside its commit, as a patch; None if nothing."""
+    def git_diff(self, key: str) -> str | None:
+        """Return the uncommitted changes of the source that trained a run, None without any."""
         with self._session() as session:
             return session.scalar(select(RunRow.git_diff).where(RunRow.key == key))
 
     def margins(self, key: str) -> bytes | None:
-        """A run's final margins as little-endian float32, or None."""
+        """Return a run's final margins as little-endian float32, or None."""
         with self._session() as session:
             return session.scalar(select(MarginRow.values).where(MarginRow.key == key))
 
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """The columns and rows of somebody's SQL, which may read only.
+        """Return the columns and rows of one SQL statement, which may only read.
 
-        Raises: QueryError for what the database says against it, StoreError.
+        Raises: QueryError if the database rejects it, StoreError.
         """
         with translate_errors(self.url):
             return run_query(self.engine, sql)
 
     def frame(self, profile: str | None = None) -> "pd.DataFrame":
-        """Every metric of every run, or of one profile's, as a tidy frame.
+        """Return every metric of all runs, or of one profile, as a tidy frame.
 
-        A row per run, epoch and metric; columns: key, run_id, name, profile, seed, digest,
-        status, epoch, metric, value.
+        There is one row per run, epoch and metric. The columns are key, run_id, name, profile,
+        seed, digest, status, epoch, metric, value.
         """
         import pandas as pd
 
@@ -246,8 +247,7 @@ class StoreReader:
             return pd.read_sql(query, session.connection())
 
 
-def _portions(keys: Iterable[str]) -> Iterator[list[str]]:
-    """The keys in lists that fit into one statement of every database."""
+def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(keys)
-    while some := list(islice(rest, PORTION)):
-        yield some
+    while chunk := list(islice(rest, KEYS_PER_QUERY)):
+        yield chunk

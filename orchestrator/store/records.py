@@ -1,4 +1,4 @@
-"""Plain values read from the store. Times are ISO 8601, UTC."""
+"""Plain values read from the store. Times are ISO 8601 in UTC."""
 
 import socket
 from collections.abc import Mapping
@@ -9,27 +9,27 @@ from typing import Any
 
 import psutil
 
-LEASE_S = 60.0  # a driver that has not said it is alive for so long is taken for dead
-
 
 class Status(StrEnum):
-    """What is known of a run."""
+    """The state of a run."""
 
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
     DIVERGED = "diverged"
-    UNSOUND = "unsound"  # trained, and its network is not 1-Lipschitz: no number of it is used
+    UNSOUND = "unsound"  # trained, but the network is not 1-Lipschitz: its numbers are not used
     INTERRUPTED = "interrupted"
 
 
-OPEN = (Status.PENDING, Status.RUNNING)  # a driver has it, or had until it was lost
+OPEN = (Status.PENDING, Status.RUNNING)  # a driver trains or queued the run, unless it was lost
+ENDED = (Status.DONE, Status.DIVERGED, Status.UNSOUND)  # no epoch will be trained again
+HEARTBEAT_TIMEOUT_S = 60.0  # a driver without a heartbeat for this long is considered dead
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The metrics of an epoch, and when they were measured."""
+    """The metrics of an epoch and the time at which they were recorded."""
 
     epoch: int
     values: Mapping[str, float]
@@ -38,23 +38,23 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved state: how many epochs it has done and where it lies (a path or a URI)."""
+    """A saved state: the number of completed epochs and its location, a path or URI."""
 
     epoch: int
     path: str
 
     @property
-    def ours(self) -> bool:
-        """Whether it is a folder that Ray wrote for us, and ours to remove.
+    def managed(self) -> bool:
+        """Return whether Ray wrote it, as a folder that may be deleted.
 
-        What `python -m aol` saved is a file in a folder of somebody's own.
+        `python -m aol` saves a single file in a folder that belongs to the user.
         """
         return not self.path.endswith(".pt")
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try of a run; `outcome` and `finished_at` are None while it goes on."""
+    """One attempt to train a run; `finished_at` and `outcome` are None until it ends."""
 
     from_epoch: int
     driver: str
@@ -65,7 +65,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What the store knows of a run."""
+    """The record of a run, without its metrics and margins."""
 
     key: str
     run_id: int
@@ -77,7 +77,7 @@ class StoredRun:
     epochs: int
     status: Status
     epoch: int  # the last one recorded, 0 before the first
-    recorded: int  # how many are recorded: `epoch` if none is missing
+    recorded: int  # number of recorded epochs; equals `epoch` if none is missing
     checkpoints: tuple[Checkpoint, ...]
     created_at: str
     started_at: str | None
@@ -92,20 +92,18 @@ class StoredRun:
     mlflow_run_id: str | None
     mlflow_status: str | None
     error: str | None
-    certificate: (
-        Mapping[str, Any] | None
-    )  # `aol.certification.certificate.LipschitzCertificate` and its arithmetic
+    certificate: Mapping[str, Any] | None  # of `aol.certification`, with its arithmetic
 
     @property
     def alive(self) -> bool:
-        """Whether the driver that queued or trains this run was there until lately."""
+        """Return whether the run is open and its driver is alive."""
         if self.status not in OPEN or not self.heartbeat_at or not self.driver:
             return False
         host, _, process = self.driver.rpartition(":")
         if host == socket.gethostname() and not _process_exists(int(process)):
             return False
-        silent = datetime.now(UTC) - datetime.fromisoformat(self.heartbeat_at)
-        return silent.total_seconds() < LEASE_S
+        age = datetime.now(UTC) - datetime.fromisoformat(self.heartbeat_at)
+        return age.total_seconds() < HEARTBEAT_TIMEOUT_S
 
 
 def _process_exists(process: int) -> bool:

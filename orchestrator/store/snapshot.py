@@ -1,4 +1,4 @@
-"""Reads another store as it is now, and copies whole runs from it, whatever columns they have."""
+"""Reading another store at one moment, and copying whole runs from it."""
 
 import sqlite3
 from collections.abc import Generator, Iterator
@@ -6,7 +6,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote
 
 from sqlalchemy import (
     JSON,
@@ -26,65 +25,66 @@ from sqlalchemy.engine import URL, Engine
 
 from orchestrator.errors import NewerStoreError, StoreError
 from orchestrator.store.engine import (
-    BUSY_TIMEOUT_S,
     REVISION,
+    connect_file,
     describe_failure,
     open_engine,
     revision,
     sqlite_file,
     store_url,
     translate_errors,
+    wal_file,
 )
-from orchestrator.store.models import AttemptRow, RunRow, tables_of_runs
+from orchestrator.store.models import AttemptRow, RunRow, run_tables
 from orchestrator.store.writer import Store
 
-BATCH = 20_000  # rows that are in memory at once
-ATTACHED = "theirs"  # what another SQLite file is called on a connection
+BATCH_ROWS = 20_000  # rows in memory at once
+ATTACHED = "source"  # the schema name of an attached SQLite file
 
 
 @contextmanager
 def snapshot(location: str | Path | URL) -> Iterator[Store]:
-    """A store as it is now, to read from; nothing is written to it or beside it.
+    """Open a store as it is at this moment; nothing is written to it or beside it.
 
-    A SQLite file is copied aside, and its copy gets the newest schema.
+    A SQLite file is copied, and the copy is upgraded to the newest schema.
 
-    Raises: StoreError if there is no store, or one of a newer or (on a server) older version.
+    Raises: StoreError if there is no store, or its version is newer or (on a server) older.
     """
     url = store_url(location)
     file = sqlite_file(url)
     if file is None:
-        yield from _on_server(url)
+        yield from _server_snapshot(url)
         return
     if not file.is_file():
         raise StoreError(f"there is no store at {file}")
     with TemporaryDirectory(prefix="aol-store-", ignore_cleanup_errors=True) as folder:
         copy = Path(folder) / "store.db"
         _copy_file(file, copy)
-        _require_schema(copy, str(file))
+        _check_copy(copy, str(file))
         with closing(Store(copy)) as store:
             yield store
 
 
-def copy_run(source: Store, target: Store, key: str, **columns: str | None) -> None:
-    """Put what `source` has of a run in the place of what `target` has, all of it or nothing.
+def copy_run(source: Store, target: Store, key: str, **overrides: str | None) -> None:
+    """Replace a run in `target` by that of `source`, in one transaction.
 
-    `columns` of the run itself get these values instead. Raises: StoreError.
+    `overrides` are other values for columns of the run. Raises: StoreError.
     """
     file = sqlite_file(source.url) if sqlite_file(target.url) else None
-    with translate_errors(target.url), _connection(target, file) as writing, writing.begin():
-        for table in reversed(tables_of_runs()):
-            writing.execute(delete(table).where(table.c.key == key))
+    with translate_errors(target.url), _connect(target, file) as connection, connection.begin():
+        for table in reversed(run_tables()):
+            connection.execute(delete(table).where(table.c.key == key))
         if file:
-            for table in tables_of_runs():
-                writing.execute(_from_attached(table, key))
+            for table in run_tables():
+                connection.execute(_insert_from_attached(table, key))
         else:
-            _copy_rows(source, writing, key)
-        if columns:
-            writing.execute(update(RunRow).where(RunRow.key == key).values(**columns))
+            _copy_rows(source, connection, key)
+        if overrides:
+            connection.execute(update(RunRow).where(RunRow.key == key).values(**overrides))
 
 
-def seal(store: Store) -> None:
-    """Close a SQLite store for good: one file that is read without writing beside it."""
+def close_as_single_file(store: Store) -> None:
+    """Close a SQLite store without a log or lock beside its file."""
     with translate_errors(store.url), store.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
     store.close()
@@ -92,9 +92,12 @@ def seal(store: Store) -> None:
         file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
 
 
+# Copying a run
+
+
 @contextmanager
-def _connection(target: Store, attached: Path | None) -> Iterator[Connection]:
-    """A connection on which `attached`, if there is one, is the schema `ATTACHED`."""
+def _connect(target: Store, attached: Path | None) -> Iterator[Connection]:
+    """Connect to a store; a given SQLite file is attached as the schema `ATTACHED`."""
     with target.engine.connect() as connection:
         if attached:
             connection.exec_driver_sql(f"ATTACH DATABASE ? AS {ATTACHED}", (str(attached),))
@@ -107,39 +110,39 @@ def _connection(target: Store, attached: Path | None) -> Iterator[Connection]:
                 connection.exec_driver_sql(f"DETACH DATABASE {ATTACHED}")
 
 
-def _from_attached(table: Table, key: str) -> Insert:
-    """The statement that copies a run's rows of a table from one SQLite file into another."""
-    theirs = lightweight(table.name, *(column(name) for name in table.c.keys()), schema=ATTACHED)  # noqa: SIM118
-    names = [one.name for one in _copied(table)]
-    rows = select(*(theirs.c[name] for name in names)).where(theirs.c.key == key)
-    order = (theirs.c[one.name] for one in table.primary_key)
-    return insert(table).from_select(names, rows.order_by(*order))
+def _insert_from_attached(table: Table, key: str) -> Insert:
+    """Return the statement that copies a run's rows of a table from the attached file."""
+    names = [one.name for one in table.columns]
+    source = lightweight(table.name, *map(column, names), schema=ATTACHED)
+    copied = [one.name for one in _copied_columns(table)]
+    rows = select(*(source.c[name] for name in copied)).where(source.c.key == key)
+    order = (source.c[one.name] for one in table.primary_key)
+    return insert(table).from_select(copied, rows.order_by(*order))
 
 
-def _copied(table: Table) -> list[Column[Any]]:
-    """The columns of a table but for the numbers that a database gives to its rows itself."""
+def _copied_columns(table: Table) -> list[Column[Any]]:
+    """Return the columns except an autoincremented ID, which the target assigns itself."""
     return [one for one in table.columns if one is not table.autoincrement_column]
 
 
-def _copy_rows(source: Store, writing: Connection, key: str) -> None:
+def _copy_rows(source: Store, target: Connection, key: str) -> None:
     """Copy a run from any database into any other."""
-    with source.engine.connect() as reading:
-        for table in tables_of_runs():
-            with closing(_batches(source, reading, table, key)) as batches:
+    with source.engine.connect() as connection:
+        for table in run_tables():
+            with closing(_read_batches(source, connection, table, key)) as batches:
                 for rows in batches:
-                    _insert(writing, table, rows)
+                    _insert(target, table, rows)
 
 
-def _batches(
+def _read_batches(
     source: Store, connection: Connection, table: Table, key: str
 ) -> Generator[list[dict[str, Any]]]:
-    """A run's rows of a table."""
-    columns = _copied(table)
+    columns = _copied_columns(table)
     query = select(*columns).where(table.c.key == key).order_by(*table.primary_key)
     names = [one.name for one in columns]
     with (
-        translate_errors(source.url),  # what goes wrong in here is not the target's fault
-        connection.execute(query, execution_options={"yield_per": BATCH}) as found,
+        translate_errors(source.url),  # an error here is not one of the target
+        connection.execute(query, execution_options={"yield_per": BATCH_ROWS}) as found,
     ):
         for rows in found.partitions():
             yield [dict(zip(names, row, strict=True)) for row in rows]
@@ -149,35 +152,37 @@ def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) ->
     if not any(isinstance(one.type, JSON) for one in table.columns):
         connection.execute(insert(table), rows)
         return
-    for row in rows:  # JSON's null is not SQL's; what is left out is SQL's
+    for row in rows:  # SQLAlchemy stores None as JSON's null, an omitted value as SQL's NULL
         given = {name: value for name, value in row.items() if value is not None}
         connection.execute(insert(table), given)
 
 
+# Snapshots
+
+
 def _copy_file(file: Path, copy: Path) -> None:
-    """A consistent copy of a database that may be in use. Raises: StoreError."""
-    log = file.with_name(f"{file.name}-wal")
+    """Make a consistent copy of a SQLite file that may be in use. Raises: StoreError."""
+    log = wal_file(file)
     try:
-        if not log.exists():  # nobody has it open, and opening it would put a log there
+        if not log.exists():  # not in use; opening it normally would create a log
             _back_up(file, copy, "immutable=1")
-        if log.exists():  # or somebody came in the meantime
+        if log.exists():  # in use, perhaps only since a moment ago
             _back_up(file, copy, "mode=ro")
     except (sqlite3.Error, OSError) as error:
         raise StoreError(describe_failure(store_url(file), error)) from error
 
 
-def _back_up(file: Path, copy: Path, how: str) -> None:
-    where = f"file:{quote(str(file))}?{how}"
+def _back_up(file: Path, copy: Path, options: str) -> None:
     copy.unlink(missing_ok=True)
     with (
-        closing(sqlite3.connect(where, uri=True, timeout=BUSY_TIMEOUT_S)) as source,
+        closing(connect_file(file, options)) as source,
         closing(sqlite3.connect(copy)) as target,
     ):
         source.backup(target)
 
 
-def _require_schema(copy: Path, name: str) -> None:
-    """Raises: StoreError about `name` if its copy is no store, or a newer version's."""
+def _check_copy(copy: Path, name: str) -> None:
+    """Raise StoreError with `name` if its copy is damaged, not a store, or a newer store."""
     url = store_url(copy)
     engine = open_engine(url)
     try:
@@ -185,39 +190,39 @@ def _require_schema(copy: Path, name: str) -> None:
             damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if damage != "ok":
                 raise StoreError(f"{name}: is damaged: {' '.join(str(damage).split())}")
-            _refuse_newer(engine, name)
+            _check_revision(engine, name)
     except StoreError as error:
         raise type(error)(str(error).replace(str(copy), name)) from error
     finally:
         engine.dispose()
 
 
-def _refuse_newer(engine: Engine, name: str) -> str:
-    """The schema's revision. Raises: StoreError."""
+def _check_revision(engine: Engine, name: str) -> str:
+    """Return the schema's revision. Raises: StoreError if it is newer or there is none."""
     if not inspect(engine).has_table(AttemptRow.__tablename__):
-        raise StoreError(f"{name}: is no store of this program: it has no table `attempts`")
+        raise StoreError(f"{name}: is not a store of this program: it has no table `attempts`")
     found = revision(engine) or ""
     if found > REVISION:
         raise NewerStoreError(
             f"{name}: was written by a newer version of this program (its schema is {found}, "
-            f"this one knows {REVISION}); update the program"
+            f"the newest supported one is {REVISION}); update the program"
         )
     return found
 
 
-def _on_server(url: URL) -> Iterator[Store]:
-    """The store of a server in transactions that only read."""
+def _server_snapshot(url: URL) -> Iterator[Store]:
+    """Open the store of a server with read-only transactions."""
     name = url.render_as_string(hide_password=True)
     engine = open_engine(url)
     try:
         with translate_errors(url):
-            found = _refuse_newer(engine, name)
+            found = _check_revision(engine, name)
     finally:
         engine.dispose()
     if found != REVISION:
         raise StoreError(
-            f"{name}: has the schema {found or 'of no version'} and this program {REVISION}; it "
-            "is only read here: open it once with this program (`status --store`) to update it"
+            f"{name}: has the schema {found or 'of no version'}, this program needs {REVISION}; "
+            "open it once with this program (`status --store`) to upgrade it"
         )
     with closing(Store(url)) as store:
         store.engine = store.engine.execution_options(

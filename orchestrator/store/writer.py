@@ -1,4 +1,4 @@
-"""What is written into the result store, in the order of a run's life."""
+"""Writing to the result store, in the order of a run's life."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from orchestrator.store.models import (
     MarginRow,
     MetricRow,
     RunRow,
-    tables_of_runs,
+    run_tables,
 )
 from orchestrator.store.reader import StoreReader
 from orchestrator.store.records import OPEN, Checkpoint, Epoch, Status
@@ -34,46 +34,46 @@ CHECKPOINTS_KEPT = 2
 
 
 class Store(StoreReader):
-    """The result store at a URL or path; repeating a write is harmless."""
+    """The result store at a path or URL. Every write is idempotent."""
 
     def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
         super().__init__(location, exclusive=exclusive)
-        self._open = threading.local()  # the session of each thread that is in `at_once`
+        self._local = threading.local()  # has the session of this thread's `transaction`
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """One transaction of all that this thread does inside: all of it is kept, or nothing."""
+    def transaction(self) -> Iterator[None]:
+        """Commit all writes of this thread inside the block together, or none of them."""
         with super()._session() as session:
-            self._open.session = session
+            self._local.session = session
             try:
                 yield
             finally:
-                del self._open.session
+                del self._local.session
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        if session := getattr(self._open, "session", None):
+        if session := getattr(self._local, "session", None):
             yield session
             return
         with super()._session() as session:
             yield session
 
     def queue(self, runs: Iterable[RunSpec]) -> None:
-        """Note runs as pending with this driver; what is known of them stays."""
+        """Add runs as pending; runs that are stored already keep their results."""
         with self._session() as session:
             for run in runs:
                 row = session.get(RunRow, run.key) or _new_row(run)
                 session.add(row)
                 if row.status != Status.DONE:
                     row.status, row.profile, row.name = Status.PENDING, run.profile, run.name
-                    row.driver, row.heartbeat_at = _driver(), _now()
+                    row.driver, row.heartbeat_at = _driver_id(), _now()
 
     def start(self, run: RunSpec, provenance: Provenance, *, at: str | None = None) -> None:
-        """Open an attempt that continues the run's last recorded state; `at` if not now."""
+        """Begin an attempt from the newest checkpoint, now or at the time `at`."""
         with self._session() as session:
             row = session.get_one(RunRow, run.key)
             row.status, row.error, row.finished_at = Status.RUNNING, None, None
-            row.driver, row.heartbeat_at = _driver(), _now()
+            row.driver, row.heartbeat_at = _driver_id(), _now()
             row.started_at = row.started_at or at or _now()
             row.git_commit = provenance.git_commit
             row.git_diff = provenance.git_diff
@@ -84,13 +84,13 @@ class Store(StoreReader):
                 AttemptRow(
                     key=run.key,
                     from_epoch=row.checkpoints[0]["epoch"] if row.checkpoints else 0,
-                    driver=_driver(),
+                    driver=_driver_id(),
                     started_at=at or _now(),
                 )
             )
 
-    def place(self, key: str, host: str, device: str, epoch: int) -> None:
-        """Note where a run trains, and after which epoch it really continues."""
+    def set_placement(self, key: str, host: str, device: str, epoch: int) -> None:
+        """Set the host and device of a run, and the epoch after which its attempt started."""
         with self._session() as session:
             session.execute(
                 update(RunRow).where(RunRow.key == key).values(host=host, device=device)
@@ -102,23 +102,21 @@ class Store(StoreReader):
             )
 
     def record(self, key: str, epoch: int, values: Mapping[str, float]) -> list[Checkpoint]:
-        """Write one epoch in place of it and all later ones: a resumed run trains them again.
+        """Write one epoch and delete all later ones, which a resumed run trains again.
 
-        Returns the checkpoints of those later ones, which are of no use any more.
+        Returns the checkpoints of the deleted epochs.
 
         Raises: ValueError if a value is NaN, which databases store in different ways.
         """
-        return self.record_all(key, [Epoch(epoch, values, _now())])
+        return self.record_epochs(key, [Epoch(epoch, values, _now())])
 
-    def record_all(self, key: str, epochs: Sequence[Epoch]) -> list[Checkpoint]:
-        """Write a run's epochs, which follow each other, as `record` would one by one."""
+    def record_epochs(self, key: str, epochs: Sequence[Epoch]) -> list[Checkpoint]:
+        """Write consecutive epochs with the same result as `record` for each of them."""
         if not epochs:
             return []
         for one in epochs:
-            if unknown := sorted(name for name, value in one.values.items() if math.isnan(value)):
-                raise ValueError(
-                    f"epoch {one.epoch} of {key}: {', '.join(unknown)} is not a number"
-                )
+            if nan := sorted(name for name, value in one.values.items() if math.isnan(value)):
+                raise ValueError(f"epoch {one.epoch} of {key}: {', '.join(nan)} is not a number")
         first = epochs[0].epoch
         with self._session() as session:
             run = session.get_one(RunRow, key)
@@ -126,24 +124,24 @@ class Store(StoreReader):
             for table in (MetricRow, EpochRow):
                 session.execute(delete(table).where(table.key == key, table.epoch >= first))
             stamps = [{"key": key, "epoch": one.epoch, "recorded_at": one.at} for one in epochs]
-            connection = session.connection()  # a session would take its time with each row
+            connection = session.connection()  # much faster than a session for many rows
             connection.execute(insert(MetricRow), list(_metric_rows(key, epochs)))
             connection.execute(insert(EpochRow), stamps)
-            return _keep(run, [item for item in run.checkpoints if item["epoch"] <= first])
+            return _keep_only(run, [item for item in run.checkpoints if item["epoch"] <= first])
 
-    def saved(self, key: str, checkpoint: Checkpoint) -> list[Checkpoint]:
-        """Note a run's new checkpoint; returns those that it makes superfluous."""
+    def add_checkpoint(self, key: str, checkpoint: Checkpoint) -> list[Checkpoint]:
+        """Add a run's newest checkpoint and return those that are no longer kept."""
         with self._session() as session:
             row = session.get_one(RunRow, key)
             others = [item for item in row.checkpoints if item["path"] != checkpoint.path]
             row.checkpoints = [asdict(checkpoint), *others]
-            return _keep(row, row.checkpoints[:CHECKPOINTS_KEPT])
+            return _keep_only(row, row.checkpoints[:CHECKPOINTS_KEPT])
 
     def keep_checkpoints(self, key: str, count: int) -> list[Checkpoint]:
-        """Keep note of a run's newest checkpoints only; returns the others."""
+        """Keep only a run's newest checkpoints and return the others."""
         with self._session() as session:
             row = session.get_one(RunRow, key)
-            return _keep(row, row.checkpoints[:count])
+            return _keep_only(row, row.checkpoints[:count])
 
     def finish(
         self,
@@ -155,7 +153,7 @@ class Store(StoreReader):
         certificate: Mapping[str, Any] | None = None,
         at: str | None = None,
     ) -> None:
-        """Close a run and its attempt, also one that never started; `at` if not now."""
+        """End a run and its attempt, now or at the time `at`; the run need not have started."""
         with self._session() as session:
             row = session.get_one(RunRow, key)
             row.status, row.error = status, error
@@ -166,33 +164,33 @@ class Store(StoreReader):
                 session.merge(MarginRow(key=key, count=len(margins) // 4, values=margins))
             _close_attempts(session, key, status, at)
 
-    def beat(self) -> None:
-        """Say that this driver is alive, for the runs that it trains or still will."""
-        mine = RunRow.driver == _driver()
-        open_ = RunRow.status.in_(OPEN)
+    def heartbeat(self) -> None:
+        """Renew the heartbeat of this driver's open runs."""
+        own = RunRow.driver == _driver_id()
+        is_open = RunRow.status.in_(OPEN)
         with self._session() as session:
-            session.execute(update(RunRow).where(mine, open_).values(heartbeat_at=_now()))
+            session.execute(update(RunRow).where(own, is_open).values(heartbeat_at=_now()))
 
     def recover(self) -> None:
-        """Mark runs whose driver is gone as interrupted.
+        """Mark open runs as interrupted if their driver is dead.
 
-        In an exclusive store these are all: its lock says more than a heartbeat or the number of
-        a process, which a restarted container gives to the next driver.
+        In an exclusive store no other driver can be alive. The lock is more reliable than a
+        heartbeat or a process ID, which a restarted container gives to its next driver.
         """
         for run in self.runs(statuses=OPEN):
             if self.exclusive or not run.alive:
                 self.finish(run.key, Status.INTERRUPTED, error=run.error)
 
-    def forget(self, key: str) -> None:
-        """Delete all that is known of a run."""
+    def delete_run(self, key: str) -> None:
+        """Delete a run with all its records."""
         with self._session() as session:
-            for table in reversed(tables_of_runs()):
+            for table in reversed(run_tables()):
                 session.execute(delete(table).where(table.c.key == key))
 
-    def note_cells(self, profile: str, cells: Iterable[Mapping[str, object]]) -> None:
-        """Put the published cells of a profile, in reading order, in place of those noted before.
+    def replace_cells(self, profile: str, cells: Iterable[Mapping[str, object]]) -> None:
+        """Replace the published cells of a profile by these, in the order of the tables.
 
-        Each has the columns of `CellRow` but for `profile` and `place`.
+        Each cell has the columns of `CellRow` except `profile` and `place`.
         """
         rows = [{"profile": profile, "place": place, **cell} for place, cell in enumerate(cells)]
         with self._session() as session:
@@ -200,12 +198,12 @@ class Store(StoreReader):
             if rows:
                 session.execute(insert(CellRow), rows)
 
-    def link(self, key: str, mlflow_run_id: str | None) -> None:
-        """Note which MLflow run shows this run, before anything is sent to it."""
+    def set_mlflow_run(self, key: str, mlflow_run_id: str | None) -> None:
+        """Set the MLflow run of this run, before anything is sent to it."""
         self._update(key, mlflow_run_id=mlflow_run_id, mlflow_status=None)
 
-    def shown(self, key: str, status: Status) -> None:
-        """Note that MLflow has all of the run up to this status."""
+    def set_mlflow_status(self, key: str, status: Status) -> None:
+        """Set the status up to which MLflow has received the run."""
         self._update(key, mlflow_status=status)
 
     def _update(self, key: str, **values: str | None) -> None:
@@ -235,8 +233,8 @@ def _metric_rows(key: str, epochs: Iterable[Epoch]) -> Iterator[dict[str, object
             yield {"key": key, "epoch": one.epoch, "name": name, "value": value}
 
 
-def _keep(row: RunRow, kept: list[dict[str, object]]) -> list[Checkpoint]:
-    """Note only these of a run's checkpoints; returns the others."""
+def _keep_only(row: RunRow, kept: list[dict[str, object]]) -> list[Checkpoint]:
+    """Drop a run's other checkpoints and return them."""
     dropped = [Checkpoint(**item) for item in row.checkpoints if item not in kept]
     if dropped:
         row.checkpoints = kept
@@ -255,5 +253,5 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _driver() -> str:
+def _driver_id() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"

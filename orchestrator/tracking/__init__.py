@@ -1,12 +1,20 @@
-"""MLflow as a projection of the store. This package alone imports MLflow.
+"""Sending the runs of the store to MLflow. Only this package imports MLflow.
 
-Whatever MLflow shows is read from the store and sent by a thread of its own, so a slow or dead
-server costs training nothing, and everything can be sent again. MLflow cannot take a value back,
-so it gets only epochs that will not be trained again.
+A **tracker** reads runs from the store and sends what MLflow lacks; it can send everything again.
+A **tracking recorder** does so in a thread while runs train, so that training never waits for the
+server. MLflow cannot delete a logged metric, so only **final epochs** are sent: those that will
+not be trained again.
 """
 
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.recorder import TrackingRecorder
-from orchestrator.tracking.tracker import OVERALL_TAG, Tracker, tracking_uri
+from orchestrator.tracking.tracker import OVERALL_TAG, Tracker, tracker_for, tracking_uri
 
-__all__ = ["OVERALL_TAG", "Tracker", "TrackingError", "TrackingRecorder", "tracking_uri"]
+__all__ = [
+    "OVERALL_TAG",
+    "Tracker",
+    "TrackingError",
+    "TrackingRecorder",
+    "tracker_for",
+    "tracking_uri",
+]

@@ -1,21 +1,20 @@
-"""What MLflow shows of a stored run, in MLflow's terms and within its limits."""
+"""Converting a stored run to the params, metrics and tags of an MLflow run."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from aol.config import flatten, from_dict
-from orchestrator.store import Status, Store, StoredRun
+from orchestrator.store import ENDED, Status, Store, StoredRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
 KEY_TAG = "aol.key"
-CREATED_TAG = "aol.created"  # a run that is trained anew is another run in MLflow
-METRICS_PER_CALL, PARAMS_PER_CALL = 900, 100  # MLflow refuses more than 1000 and 100
-PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # longer values are refused, too
-SETTLED = (Status.DONE, Status.DIVERGED, Status.UNSOUND)  # no epoch of such a run is trained again
+CREATED_TAG = "aol.created"  # a run that is trained again from the start is another MLflow run
+METRICS_PER_CALL, PARAMS_PER_CALL = 900, 100  # MLflow accepts at most 1000 and 100
+PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # MLflow rejects longer values
 MLFLOW_STATUS = {
     Status.PENDING: "SCHEDULED",
     Status.RUNNING: "RUNNING",
@@ -27,30 +26,30 @@ MLFLOW_STATUS = {
 }
 
 
-def settled_epochs(store: Store, run: StoredRun) -> dict[int, int]:
-    """The epochs that will not be trained again, with the time of each in milliseconds."""
+def final_epochs(store: Store, run: StoredRun) -> dict[int, int]:
+    """Return the epochs that will not be trained again, each with its time in milliseconds."""
     last = run.epoch
-    if run.status not in SETTLED:
+    if run.status not in ENDED:
         saved = (item.epoch for item in run.checkpoints if item.epoch <= run.epoch)
         last = max(saved, default=0)
     stamps = store.recorded_at(run.key)
-    return {epoch: milliseconds(stamp) for epoch, stamp in stamps.items() if epoch <= last}
+    return {epoch: to_milliseconds(stamp) for epoch, stamp in stamps.items() if epoch <= last}
 
 
-def shown_epochs(client: "MlflowClient", shown: "Run") -> dict[int, int]:
-    """The epochs that MLflow has, with the time of each."""
-    if "epoch" not in shown.data.metrics:
+def logged_epochs(client: "MlflowClient", mlflow_run: "Run") -> dict[int, int]:
+    """Return the epochs logged in MLflow, each with its time in milliseconds."""
+    if "epoch" not in mlflow_run.data.metrics:
         return {}
-    history = client.get_metric_history(shown.info.run_id, "epoch")
+    history = client.get_metric_history(mlflow_run.info.run_id, "epoch")
     return {item.step: item.timestamp for item in history}
 
 
-def batches(
+def metric_batches(
     epochs: Mapping[int, Mapping[str, float]], stamps: Mapping[int, int]
 ) -> Iterator[list["Metric"]]:
-    """The epochs' metrics, as many a call as MLflow takes.
+    """Yield the epochs' metrics in batches that MLflow accepts.
 
-    `epoch` comes last of its epoch: once it is there, the epoch is complete.
+    The metric `epoch` is the last one of each epoch: if it is logged, the epoch is complete.
     """
     from mlflow.entities import Metric
 
@@ -65,50 +64,51 @@ def batches(
         yield batch
 
 
-def send_settings(client: "MlflowClient", shown: "Run", run: StoredRun) -> None:
-    """Bring the run's parameters up to its settings."""
+def log_params(client: "MlflowClient", mlflow_run: "Run", run: StoredRun) -> None:
+    """Log the settings that are not logged as params yet."""
     from mlflow.entities import Param
 
     settings = flatten(from_dict(dict(run.config)))
     params = [
         Param(name, str(value)[:PARAM_LENGTH])
         for name, value in settings.items()
-        if name not in shown.data.params
+        if name not in mlflow_run.data.params
     ]
     for start in range(0, len(params), PARAMS_PER_CALL):
-        client.log_batch(shown.info.run_id, params=params[start : start + PARAMS_PER_CALL])
+        client.log_batch(mlflow_run.info.run_id, params=params[start : start + PARAMS_PER_CALL])
 
 
-def send_state(client: "MlflowClient", shown: "Run", run: StoredRun) -> None:
-    """Bring the run's tags, status and end up to what the store says."""
+def log_status(client: "MlflowClient", mlflow_run: "Run", run: StoredRun) -> None:
+    """Update the tags, the status and the end time to those in the store."""
     from mlflow.entities import RunTag
 
-    run_id, tags = shown.info.run_id, tags_of(run)
-    changed = [RunTag(name, tags[name]) for name in tags if shown.data.tags.get(name) != tags[name]]
+    run_id, tags = mlflow_run.info.run_id, run_tags(run)
+    logged = mlflow_run.data.tags
+    changed = [RunTag(name, tag) for name, tag in tags.items() if logged.get(name) != tag]
     if changed:
         client.log_batch(run_id, tags=changed)
     status = MLFLOW_STATUS[run.status]
-    if shown.info.status == status:
+    if mlflow_run.info.status == status:
         return
     if run.finished_at:
-        client.set_terminated(run_id, status, milliseconds(run.finished_at))
+        client.set_terminated(run_id, status, to_milliseconds(run.finished_at))
     else:
         client.update_run(run_id, status=status)
 
 
 def run_name(run: StoredRun) -> str:
-    """What MLflow calls a run."""
+    """Return the name of the MLflow run."""
     name = f"{run.run_id} {run.name} ({run.config['data']['name']}, seed {run.seed})"
     return name[:NAME_LENGTH]
 
 
-def milliseconds(stamp: str) -> int:
-    """The store's time as MLflow's."""
+def to_milliseconds(stamp: str) -> int:
+    """Convert a time of the store to MLflow's unit."""
     return round(datetime.fromisoformat(stamp).timestamp() * 1000)
 
 
-def tags_of(run: StoredRun) -> dict[str, str]:
-    """What a run is found by, and where its results come from."""
+def run_tags(run: StoredRun) -> dict[str, str]:
+    """Return the tags that identify a run and the origin of its results."""
     tags = {
         KEY_TAG: run.key,
         CREATED_TAG: run.created_at,

@@ -1,4 +1,4 @@
-"""What the store holds, where else people look: MLflow, and the view `v_cells`."""
+"""Publishing tables and figures in MLflow."""
 
 import tempfile
 from collections.abc import Iterable
@@ -12,35 +12,29 @@ from orchestrator.reporting.render import render
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
-from orchestrator.tracking import OVERALL_TAG, Tracker, tracking_uri
-
-
-def tracker_of(file: SpecFile) -> Tracker:
-    """MLflow for the runs of a file: beside it, or where `$MLFLOW_TRACKING_URI` says."""
-    folder = file.path.parent
-    return Tracker(tracking_uri(folder), file.file.name, folder / "mlruns")
+from orchestrator.tracking import OVERALL_TAG, Tracker, tracker_for
 
 
 def publish_imported(
     store: Store, file: SpecFile, results: Path, keys: Iterable[str]
 ) -> str | None:
-    """Show runs that were taken from elsewhere; returns what MLflow had against it, or None.
+    """Send imported runs, tables and figures to MLflow; return what went wrong, or None.
 
     Raises: StoreError.
     """
     for profile in file.profiles:
         note_cells(file.experiment(profile), store)
-    tracker = tracker_of(file)
+    tracker = tracker_for(file.path, file.file.name)
     try:
         tracker.send(store, keys)
         publish_all(tracker, store, file, results)
     except TrackingError as error:
-        return f"{error}\nThe store has everything; `sync` sends it to MLflow."
+        return f"{error}\nThe store is complete; `sync` sends it to MLflow."
     return None
 
 
 def publish(tracker: Tracker, store: Store, experiment: Experiment) -> None:
-    """Attach the tables of one profile as they are now, then its figures.
+    """Attach the current tables of a profile, then its figures.
 
     Raises: TrackingError, StoreError.
     """
@@ -50,10 +44,10 @@ def publish(tracker: Tracker, store: Store, experiment: Experiment) -> None:
 
 
 def publish_all(tracker: Tracker, store: Store, file: SpecFile, results: Path) -> None:
-    """Attach the tables of every profile that the store holds runs of, then their figures.
+    """Attach the tables of every profile that has runs, then their figures.
 
-    Tables of a profile that is not in the file, as with `--set`, are taken as they were written
-    last, if they were. Raises: TrackingError, StoreError.
+    For a profile that is not in the file, as with `--set`, the tables are those last written to
+    `results`. Raises: TrackingError, StoreError.
     """
     profiles = store.profiles()
     reports = [
@@ -64,17 +58,17 @@ def publish_all(tracker: Tracker, store: Store, file: SpecFile, results: Path) -
     for profile in profiles:
         written = results / profile / "tables.md"
         if profile not in file.profiles and written.is_file():
-            tracker.attach(store, profile, written.read_text(encoding="utf-8"))
+            tracker.attach_tables(store, profile, written.read_text(encoding="utf-8"))
     for report in reports:
         _attach_figures(tracker, store, report)
 
 
 def _attach_tables(tracker: Tracker, store: Store, report: Report) -> None:
-    tracker.attach(store, report.experiment.profile, render(report, "md"))
+    tracker.attach_tables(store, report.experiment.profile, render(report, "md"))
 
 
 def _attach_figures(tracker: Tracker, store: Store, report: Report) -> None:
-    """Give each run the figures of its own tables, and each that has the tables the overall one."""
+    """Attach the figures of its own tables to each run, and the overall figure to all runs."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             drawn = draw_figures(report, store, Path(folder))
@@ -89,5 +83,5 @@ def _attach_figures(tracker: Tracker, store: Store, report: Report) -> None:
             tracker.attach_figures(store, {run.key: overall for run in runs}, OVERALL_TAG)
     except (TrackingError, StoreError):
         raise
-    except Exception as error:  # of fonts, numbers, disks: the training went well all the same
+    except Exception as error:  # of fonts, numbers or disks; the runs themselves are fine
         raise TrackingError(f"the figures cannot be drawn: {error}") from error

@@ -1,4 +1,4 @@
-"""Sends runs to MLflow while they train."""
+"""Sending runs to MLflow while they train."""
 
 import logging
 import queue
@@ -13,11 +13,11 @@ from orchestrator.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 60.0  # between two tries of a server that failed
+RETRY_S = 60.0  # after a failure of the server
 
 
 class TrackingRecorder:
-    """Sends runs to MLflow from a thread as they move; failures are noted, not raised."""
+    """Sends runs to MLflow in a thread when they change; logs failures and does not raise them."""
 
     def __init__(
         self,
@@ -25,56 +25,56 @@ class TrackingRecorder:
         store: Store,
         clock: Callable[[], float] = time.monotonic,
         *,
-        behind: Iterable[str] = (),
+        outdated: Iterable[str] = (),
     ) -> None:
-        """`clock` counts seconds: a server that failed is tried again every `RETRY_S`.
+        """`outdated` has the keys of runs to send first, whether they change or not.
 
-        Runs with keys in `behind` are sent first, whether they move or not.
+        `clock` returns seconds; after a failure the server is tried again every `RETRY_S`.
         """
         self.tracker, self.store, self._clock = tracker, store, clock
         self.problem: str | None = None
-        self._last: Callable[[], None] = lambda: None
-        self._moved: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        for key in behind:
-            self._moved.put(key)
+        self._final_task: Callable[[], None] = lambda: None
+        self._changed: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # keys; None at the end
+        for key in outdated:
+            self._changed.put(key)
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
     def __call__(self, event: Event) -> None:
-        """Note that there is something to send of the event's run."""
-        if isinstance(event, Started | Saved | Finished):  # an epoch alone waits for a checkpoint
-            self._moved.put(event.run.key)
+        """Queue the event's run if there is something to send."""
+        if isinstance(event, Started | Saved | Finished):  # an epoch is final with its checkpoint
+            self._changed.put(event.run.key)
 
-    def close(self, timeout_s: float, last: Callable[[], None] = lambda: None) -> str | None:
-        """Send what is left, then do `last`; returns what went wrong, if anything.
+    def close(self, timeout_s: float, final_task: Callable[[], None] = lambda: None) -> str | None:
+        """Send what is left, then call `final_task`; return what went wrong, if anything.
 
-        Takes `timeout_s` at most, and leaves the rest to the thread.
+        After `timeout_s` it returns although the thread is still busy.
         """
-        self._last = last
-        self._moved.put(None)
+        self._final_task = final_task
+        self._changed.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            return f"MLflow at {self.tracker.uri} is slow: not everything is there yet"
+            return f"MLflow at {self.tracker.uri} is slow: it has not received everything yet"
         return self.problem
 
     def _run(self) -> None:
         pending: set[str] = set()
         retry_at = self._clock()
-        open_ = True
-        while open_:
-            key = self._moved.get()
+        closing = False
+        while not closing:
+            key = self._changed.get()
             while key is not None:
                 pending.add(key)
-                if self._moved.empty():
+                if self._changed.empty():
                     break
-                key = self._moved.get()
-            open_ = key is not None
-            if self.problem and open_ and self._clock() < retry_at:
+                key = self._changed.get()
+            closing = key is None
+            if self.problem and not closing and self._clock() < retry_at:
                 continue
             try:
                 self.tracker.send(self.store, pending)
-                if not open_:
-                    self._last()
+                if closing:
+                    self._final_task()
             except (TrackingError, StoreError) as error:
                 self.problem, retry_at = str(error), self._clock() + RETRY_S
                 logger.warning("%s", error)

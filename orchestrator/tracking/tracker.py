@@ -1,4 +1,4 @@
-"""Sends what the store holds to MLflow."""
+"""Sending runs of the store to MLflow, with their tables and figures."""
 
 import hashlib
 import logging
@@ -14,14 +14,14 @@ from orchestrator.tracking.mapping import (
     CREATED_TAG,
     KEY_TAG,
     NAME_LENGTH,
-    batches,
-    milliseconds,
+    final_epochs,
+    log_params,
+    log_status,
+    logged_epochs,
+    metric_batches,
     run_name,
-    send_settings,
-    send_state,
-    settled_epochs,
-    shown_epochs,
-    tags_of,
+    run_tags,
+    to_milliseconds,
 )
 
 if TYPE_CHECKING:
@@ -30,77 +30,72 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TABLES_TAG = "aol.tables"  # a digest of the tables that were attached last
+TABLES_TAG = "aol.tables"  # a digest of the attached tables
 TABLES_FILE = "tables/tables.md"
-FIGURES_TAG = "aol.figures"  # a digest of the run's own figures
-OVERALL_TAG = "aol.figures.overall"  # apart: it changes with every run, and the others need not
+FIGURES_TAG = "aol.figures"  # a digest of the attached figures of the run's own tables
+OVERALL_TAG = "aol.figures.overall"  # separate, because the overall figure changes with every run
 FIGURES_FOLDER = "figures"
 
 
 def tracking_uri(folder: Path) -> str:
-    """`$MLFLOW_TRACKING_URI`, or mlflow.db in the folder, where a plain `mlflow ui` finds it."""
+    """Return `$MLFLOW_TRACKING_URI`, or mlflow.db in the folder, the default of `mlflow ui`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute()}/mlflow.db"
 
 
+def tracker_for(spec: Path, experiment: str) -> "Tracker":
+    """Return a tracker of the experiment in a file; local MLflow data are beside the file."""
+    folder = spec.parent
+    return Tracker(tracking_uri(folder), experiment, folder / "mlruns")
+
+
 class Tracker:
-    """Sends runs of the store to one MLflow experiment."""
+    """Sends runs of the store to one MLflow experiment.
+
+    Every method raises TrackingError if MLflow fails, and StoreError.
+    """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
-        """`artifacts` is where MLflow keeps files if the tracking server leaves it to us."""
+        """`artifacts` is the folder of artifacts if the tracking database is a local file."""
         self.uri, self.experiment, self.artifacts = uri, experiment, artifacts
         self._client: MlflowClient | None = None
         self._experiment_id = ""
 
     def send(self, store: Store, keys: Iterable[str] | None = None) -> int:
-        """Bring MLflow up to what the store holds of these runs, or of all; returns how many.
-
-        Repeating it sends nothing twice. Raises: TrackingError, StoreError.
-        """
-        with self._told():
+        """Send what MLflow lacks of these runs, or of all; return the number of runs."""
+        with self._translate_errors():
             runs = store.runs(keys)
-            client = self._connected()
+            client = self._connect()
             for run in runs:
-                self._send(client, store, run)
+                self._send_run(client, store, run)
         return len(runs)
 
-    def attach(self, store: Store, profile: str, tables: str) -> None:
-        """Make the tables an artifact of each of the profile's runs, in place of earlier ones.
-
-        Raises: TrackingError, StoreError.
-        """
+    def attach_tables(self, store: Store, profile: str, tables: str) -> None:
+        """Attach the tables to each of the profile's runs, in place of earlier ones."""
         digest = hashlib.sha256(tables.encode()).hexdigest()
-        with self._told():
-            client = self._connected()
+        with self._translate_errors():
+            client = self._connect()
             for run in store.runs(profiles=[profile]):
-                if not run.mlflow_run_id:
-                    continue
-                if client.get_run(run.mlflow_run_id).data.tags.get(TABLES_TAG) != digest:
+                if run.mlflow_run_id and _tag(client, run.mlflow_run_id, TABLES_TAG) != digest:
                     client.log_text(run.mlflow_run_id, tables, TABLES_FILE)
                     client.set_tag(run.mlflow_run_id, TABLES_TAG, digest)
 
     def attach_figures(
         self, store: Store, figures: Mapping[str, Sequence[Path]], tag: str = FIGURES_TAG
     ) -> None:
-        """Make files artifacts of runs, by key, in place of earlier ones of these names.
-
-        Those of a run are sent if they are not what its `tag` says. Raises: TrackingError,
-        StoreError.
-        """
-        with self._told():
-            client = self._connected()
-            for run in store.runs(figures):
+        """Attach files to runs, by key, in place of earlier ones; `tag` gets their digest."""
+        with self._translate_errors():
+            client = self._connect()
+            for run in store.runs(key for key in figures if figures[key]):
                 paths = figures[run.key]
-                if not paths or not run.mlflow_run_id:
-                    continue
                 digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-                if client.get_run(run.mlflow_run_id).data.tags.get(tag) != digest:
+                if run.mlflow_run_id and _tag(client, run.mlflow_run_id, tag) != digest:
                     for path in paths:
                         client.log_artifact(run.mlflow_run_id, str(path), FIGURES_FOLDER)
                     client.set_tag(run.mlflow_run_id, tag, digest)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns whatever MLflow raises into one error, after which it is connected anew."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Raise TrackingError for any error of MLflow, and connect again next time."""
         try:
             yield
         except StoreError:
@@ -110,7 +105,7 @@ class Tracker:
             reason = str(error).partition("\n")[0]
             raise TrackingError(f"MLflow at {self.uri}: {reason}") from error
 
-    def _connected(self) -> "MlflowClient":
+    def _connect(self) -> "MlflowClient":
         if self._client is None:
             from mlflow import MlflowClient
 
@@ -126,45 +121,50 @@ class Tracker:
             self._client = client
         return self._client
 
-    def _send(self, client: "MlflowClient", store: Store, run: StoredRun) -> None:
-        shown = self._find(client, run) or self._create(client, run)
-        due = settled_epochs(store, run)
-        there = shown_epochs(client, shown)
-        if there.items() - due.items():  # trained again since: MLflow cannot take it back
-            logger.info("MLflow run %s of %s is outdated", shown.info.run_id, run.key)
-            client.delete_run(shown.info.run_id)
-            shown, there = self._create(client, run), {}
-        run_id = shown.info.run_id
+    def _send_run(self, client: "MlflowClient", store: Store, run: StoredRun) -> None:
+        mlflow_run = self._find(client, run) or self._create(client, run)
+        final = final_epochs(store, run)
+        logged = logged_epochs(client, mlflow_run)
+        if logged.items() - final.items():  # trained again since, and MLflow cannot delete metrics
+            logger.info("MLflow run %s of %s is outdated", mlflow_run.info.run_id, run.key)
+            client.delete_run(mlflow_run.info.run_id)
+            mlflow_run, logged = self._create(client, run), {}
+        run_id = mlflow_run.info.run_id
         if run_id != run.mlflow_run_id:
-            store.link(run.key, run_id)
-        send_settings(client, shown, run)
-        fresh = {epoch: stamp for epoch, stamp in due.items() if epoch not in there}
-        if fresh:
-            values = store.metrics(run.key, after=min(fresh) - 1, until=max(fresh))
-            for metrics in batches({epoch: values[epoch] for epoch in fresh}, fresh):
+            store.set_mlflow_run(run.key, run_id)
+        log_params(client, mlflow_run, run)
+        missing = {epoch: stamp for epoch, stamp in final.items() if epoch not in logged}
+        if missing:
+            values = store.metrics(run.key, after=min(missing) - 1, until=max(missing))
+            for metrics in metric_batches({epoch: values[epoch] for epoch in missing}, missing):
                 client.log_batch(run_id, metrics=metrics)
-        send_state(client, shown, run)
-        store.shown(run.key, run.status)
+        log_status(client, mlflow_run, run)
+        store.set_mlflow_status(run.key, run.status)
 
     def _find(self, client: "MlflowClient", run: StoredRun) -> "Run | None":
-        """The MLflow run of a stored run: the one noted, else the one with its tags."""
+        """Find the MLflow run of a stored run, by its ID in the store or else by its tags."""
         from mlflow.exceptions import MlflowException
 
         if run.mlflow_run_id:
             try:
-                noted = client.get_run(run.mlflow_run_id)
+                found = client.get_run(run.mlflow_run_id)
             except MlflowException:
-                logger.info("MLflow run %s of %s is gone", run.mlflow_run_id, run.key)
+                logger.info("MLflow run %s of %s is missing", run.mlflow_run_id, run.key)
             else:
-                if noted.info.lifecycle_stage == "active":
-                    return noted
-        found = client.search_runs(
+                if found.info.lifecycle_stage == "active":
+                    return found
+        tagged = client.search_runs(
             [self._experiment_id],
             f"tags.`{KEY_TAG}` = '{run.key}' and tags.`{CREATED_TAG}` = '{run.created_at}'",
             max_results=1,
         )
-        return found[0] if found else None
+        return tagged[0] if tagged else None
 
     def _create(self, client: "MlflowClient", run: StoredRun) -> "Run":
-        start = milliseconds(run.started_at or run.created_at)
-        return client.create_run(self._experiment_id, start, tags_of(run), run_name(run))
+        start = to_milliseconds(run.started_at or run.created_at)
+        return client.create_run(self._experiment_id, start, run_tags(run), run_name(run))
+
+
+def _tag(client: "MlflowClient", run_id: str, name: str) -> str | None:
+    tag: str | None = client.get_run(run_id).data.tags.get(name)
+    return tag

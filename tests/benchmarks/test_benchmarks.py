@@ -16,17 +16,16 @@ from aol.config import ModelConfig
 from aol.layers.modules import AOLConv2d, AOLLinear, MaxMin
 from aol.models.architectures import architecture, build_model
 from aol.models.flops import layers_of
-from aol.training import trainer as train
+from aol.training import optimizer
 from aol.training.loss import offset_cross_entropy
 from benchmarks import checks as checking
-from benchmarks import contestants, cpu, gpu, memory, plain, reference, ways
+from benchmarks import cpu, gpu, implementations, machine, memory, plain, reference, variants
 from benchmarks import store as store_bench
 from benchmarks.checks import check
 from benchmarks.device import free
-from benchmarks.machine import machine
-from benchmarks.reference import CHECKED_BATCH, checked, course_of, make, sketch
+from benchmarks.reference import CHECK_BATCH, check_config, make_reference, run_steps, sketch
 from benchmarks.roofline import Roofline
-from benchmarks.ways import EAGER, Subject, Way, recorded_ways_of, start_of
+from benchmarks.variants import EAGER_VARIANTS, Network, Variant, noisy_model, recorded_variants
 from tests.support.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -93,8 +92,8 @@ def test_the_plain_copy_is_the_same_function(kind):
     assert next(model.parameters()).any()
 
 
-def test_the_bench_prints_and_keeps_a_table_with_its_machine(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cpu, "RESULTS", tmp_path)
+def test_the_cpu_benchmark_prints_and_writes_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
     monkeypatch.setattr(cpu, "ROWS", [replace(row, rounds=2) for row in cpu.ROWS])
     cpu.main(["conv16", "dense64", "--keep", "here"])
 
@@ -107,8 +106,8 @@ def test_the_bench_prints_and_keeps_a_table_with_its_machine(tmp_path, monkeypat
     ]
 
 
-def test_the_store_bench_keeps_a_column_per_store_with_the_targets(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(store_bench, "RESULTS", tmp_path)
+def test_the_store_benchmark_has_a_column_per_store_with_targets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
     monkeypatch.setattr(store_bench, "REPEATS", 1)
     monkeypatch.setattr(store_bench, "FOLDERS", 2)
     store_bench.main(["--runs", "70", "72", "--epochs", "2", "--keep", "here"])
@@ -118,22 +117,22 @@ def test_the_store_bench_keeps_a_column_per_store_with_the_targets(tmp_path, mon
         line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")
     ]
     assert page in capsys.readouterr().out
-    assert header == ["what", "70 runs, 1,540 metrics", "72 runs, 1,584 metrics", "target"]
+    assert header == ["measurement", "70 runs, 1,540 metrics", "72 runs, 1,584 metrics", "target"]
     assert {line[0]: line[3] for line in lines if line[3] != "–"} == {
-        "metrics written as `ingest` does": "≥ 50,000",
+        "metrics written by `ingest`": "≥ 50,000",
         "`report`: the paper's tables with their verdicts": "≤ 1,000 ms",
         "`status`": "≤ 300 ms",
-        "metrics that `ingest` read from folders and wrote": "≥ 50,000",
+        "metrics read from folders and written by `ingest`": "≥ 50,000",
     }
     assert len(lines) == 12
 
 
-def test_the_store_bench_reports_whole_tables_of_sound_runs(store):
+def test_the_store_benchmark_has_whole_tables_of_sound_runs(store):
     """
-    What it measures is work: every cell has five seeds, and no invariant is broken.
+    Every cell has five seeds, and no invariant is violated.
     """
-    experiment = store_bench.paper(2)
-    store_bench.build(store, 72, experiment, store_bench.CLOCKS["cpu"])
+    experiment = store_bench.paper_experiment(2)
+    store_bench.fill(store, 72, experiment, store_bench.CLOCKS["cpu"])
     report = store_bench.make_report(experiment, store)
     others = [run for run in store.runs() if run.profile == "other"]
 
@@ -144,32 +143,32 @@ def test_the_store_bench_reports_whole_tables_of_sound_runs(store):
 
 
 @pytest.mark.parametrize("rate", [1e-3, 1.0])
-def test_contestants_take_the_same_steps(rate):
+def test_implementations_take_the_same_steps(rate):
     """
-    From the same weights and images to the same weights, twice: the second with momentum. At the
-    larger rate the decay of the kernels is a thousandth of them, ten times the tolerance.
+    Two steps give the same weights, the second one with momentum. At the larger rate the weight
+    decay is a thousandth of the weights, ten times the tolerance.
     """
-    config = contestants.config_of(ModelConfig(kind="std", width=1 / 16), 4)
+    config = implementations.train_config(ModelConfig(kind="std", width=1 / 16), 4)
     config = replace(config, optimizer=replace(config.optimizer, learning_rate=rate))
-    start = contestants.initial(config.model)
-    theirs, ours = (
-        contestants.plain_training(config, start),
-        contestants.our_training(config, start),
+    start = implementations.initial_model(config.model)
+    port, ours = (
+        implementations.plain_training(config, start),
+        implementations.our_training(config, start),
     )
     before = list(start.parameters())
     for _ in range(2):
-        theirs()
+        port()
         ours()
-        models = (before, theirs.model.parameters(), ours.model.parameters())
+        models = (before, port.model.parameters(), ours.model.parameters())
         for old, left, right in zip(*models, strict=True):
             torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
             assert not torch.equal(old, right)
         before = [parameter.detach().clone() for parameter in ours.model.parameters()]
 
 
-def test_an_evaluation_is_of_four_batches_with_equal_scores(monkeypatch):
+def test_evaluations_have_four_batches_with_equal_scores(monkeypatch):
     """
-    Our layers are rescaled once for all of them, the port's once for each.
+    Our layers are rescaled once for all batches, the port's once for each.
     """
     counts = {"ours": 0, "plain": 0}
 
@@ -183,7 +182,7 @@ def test_an_evaluation_is_of_four_batches_with_equal_scores(monkeypatch):
     for owner, name in ((AOLConv2d, "rescale_conv"), (AOLLinear, "rescale_dense")):
         monkeypatch.setattr(owner, "_rescale", staticmethod(counted("ours", owner._rescale)))
         monkeypatch.setattr(plain, name, counted("plain", getattr(plain, name)))
-    runs = contestants.evaluation(ModelConfig(kind="std", width=1 / 16), 3)
+    runs = implementations.evaluation(ModelConfig(kind="std", width=1 / 16), 3)
     scores = {name: torch.stack(run()) for name, run in runs.items()}
 
     assert scores["ours"].shape == (4, 3, 10)
@@ -192,52 +191,52 @@ def test_an_evaluation_is_of_four_batches_with_equal_scores(monkeypatch):
     assert counts["plain"] == 4 * counts["ours"] > 0
 
 
-def test_both_augmentations_are_of_the_same_number_of_images():
-    images = [run() for run in contestants.augmentation().values()]
+def test_both_augmentations_have_the_same_number_of_images():
+    images = [run() for run in implementations.augmentation().values()]
 
     assert [image.shape for image in images] == [(250, 3, 32, 32)] * 2
 
 
 def row(rounds=3):
-    return cpu.Row("name", "what", dict, 2.5, rounds)
+    return cpu.Row("name", "title", dict, 2.5, rounds)
 
 
-def test_a_line_has_medians_in_milliseconds_and_the_median_of_the_rounds_ratios():
+def test_a_row_has_median_milliseconds_and_the_median_ratio_of_the_rounds():
     seconds = {"plain": [0.006, 0.008, 0.1], "ours": [0.003, 0.002, 0.1]}
 
-    expected = ["what", "8.00", "3.00", "–", "2.00×", "≥ 2.5×"]
-    assert cpu.time_line(row(), seconds) == expected
+    expected = ["title", "8.00", "3.00", "–", "2.00×", "≥ 2.5×"]
+    assert cpu.time_cells(row(), seconds) == expected
     expected[3] = "7.0"
-    assert cpu.time_line(row(), seconds | {"orthogonium": [0.007] * 3}) == expected
+    assert cpu.time_cells(row(), seconds | {"orthogonium": [0.007] * 3}) == expected
 
 
-def test_the_share_is_the_augmentations_of_the_steps_time():
+def test_the_share_of_the_augmentation_is_relative_to_the_step():
     seconds = {
         "augment": {"plain": [9.0], "ours": [0.001, 0.002, 0.003]},
         "step-small": {"plain": [9.0], "ours": [0.1, 0.2, 9.0]},
     }
 
-    assert cpu.share_line(seconds)[2] == "1.0 %"
+    assert cpu.share_cells(seconds)[2] == "1.0 %"
 
 
 def test_a_row_is_measured_round_by_round_without_the_first():
     order, ticks = [], iter(range(100))
     runs = {name: lambda name=name: order.append(name) for name in ("plain", "ours")}
-    found = cpu.measured(replace(row(), make=lambda: runs), lambda: next(ticks))
+    found = cpu.measure(replace(row(), make=lambda: runs), lambda: next(ticks))
 
     assert order == ["plain", "ours"] * 4
     assert found == {"plain": [1] * 3, "ours": [1] * 3}
 
 
-def test_memory_is_our_share_of_the_ports(monkeypatch):
-    monkeypatch.setattr(memory, "peak_mb", lambda who, *_: {"plain": 1000.0, "ours": 700.0}[who])
+def test_the_memory_ratio_is_ours_over_the_ports(monkeypatch):
+    monkeypatch.setattr(memory, "peak_mb", lambda name, *_: {"plain": 1000.0, "ours": 700.0}[name])
 
-    assert cpu.memory_line("std", "std", 50)[1:5] == ["1000 MB", "700 MB", "–", "0.70×"]
+    assert cpu.memory_cells("std", "std", 50)[1:5] == ["1000 MB", "700 MB", "–", "0.70×"]
 
 
-def test_a_processor_is_told_apart_by_its_family_model_and_widest_vectors(tmp_path):
+def test_a_processor_is_described_by_its_family_model_and_widest_vectors(tmp_path):
     """
-    Of the first one; where the system says nothing, the name that Python has.
+    Only the first processor counts; without Linux's file, Python's name is used.
     """
     file = tmp_path / "cpuinfo"
     file.write_text(
@@ -247,10 +246,13 @@ def test_a_processor_is_told_apart_by_its_family_model_and_widest_vectors(tmp_pa
     )
     cores = f"{os.cpu_count()} cores"
 
-    assert machine(file) == f"AMD EPYC (family 25, model 17, AVX-512), {cores}"
+    assert machine.describe_machine(file) == f"AMD EPYC (family 25, model 17, AVX-512), {cores}"
     file.write_text("model name : ARM\nFeatures : asimd\n", encoding="utf-8")
-    assert machine(file) == f"ARM, {cores}"
-    assert machine(tmp_path / "none") == f"{platform.processor() or platform.machine()}, {cores}"
+    assert machine.describe_machine(file) == f"ARM, {cores}"
+    assert (
+        machine.describe_machine(tmp_path / "none")
+        == f"{platform.processor() or platform.machine()}, {cores}"
+    )
 
 
 PEER = """
@@ -269,16 +271,16 @@ PEER = """
 
 
 @pytest.fixture
-def without_peer(monkeypatch):
+def without_orthogonium(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "orthogonium"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "orthogonium", None)
 
 
 @pytest.fixture
-def with_peer(without_peer, tmp_path, monkeypatch):
+def with_orthogonium(without_orthogonium, tmp_path, monkeypatch):
     """
-    A package of the peer's name, whose source warns as the peer's does.
+    A fake orthogonium whose source has the same warning.
     """
     folder = tmp_path / "orthogonium" / "layers" / "conv" / "AOL"
     folder.mkdir(parents=True)
@@ -290,15 +292,15 @@ def with_peer(without_peer, tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_an_installed_peer_is_a_contestant_whatever_its_source_warns_of(with_peer):
-    runs = contestants.rescale((4, 4, 3, 3))
+def test_an_installed_orthogonium_is_compared_despite_its_warnings(with_orthogonium):
+    runs = implementations.rescale((4, 4, 3, 3))
     runs["orthogonium"]()
 
     assert list(runs) == ["plain", "ours", "orthogonium"]
 
 
-def test_without_the_peer_two_contestants_are_left(without_peer):
-    assert list(contestants.rescale((4, 4, 3, 3))) == ["plain", "ours"]
+def test_without_orthogonium_two_implementations_are_compared(without_orthogonium):
+    assert list(implementations.rescale((4, 4, 3, 3))) == ["plain", "ours"]
 
 
 SMALL_BENCH = ["--device", "cpu", "--batch", "10", "--rounds", "2", "--matrix", "64"]
@@ -306,9 +308,9 @@ SMALL_BENCH += ["--copied-bytes", "100000", "--width", "0.125"]
 NARROW_CONV = ModelConfig(kind="conv", width=1 / 8)
 
 
-def test_the_gpu_bench_checks_and_times_every_way_the_device_has(tmp_path, capsys):
+def test_the_gpu_benchmark_checks_and_times_every_variant(tmp_path, capsys):
     """
-    On the CPU: all but the graphs.
+    On the CPU there are no graphs.
     """
     code = gpu.main(["AOL-Small", "AOL-STD", *SMALL_BENCH, "--keep", str(tmp_path / "here.md")])
 
@@ -320,29 +322,29 @@ def test_the_gpu_bench_checks_and_times_every_way_the_device_has(tmp_path, capsy
     assert [row[1] for row in rows] == ["plain float32", "float32", "tf32", "bf16"] * 2
     errors = {row[1]: float(row[2]) for row in rows[:4]}
     assert 0 < errors["float32"] < 1e-2 < errors["bf16"] * 10
-    for row in rows[:4]:  # of the same measurement
+    for row in rows[:4]:  # from the same measurement
         assert 10 * 50_000 / float(row[4].replace(",", "")) == pytest.approx(
             10 * rates["AOL-Small"][row[1]], rel=0.01
         )
 
 
-def test_the_gpu_bench_trains_in_the_arithmetic_of_training(monkeypatch):
+def test_the_gpu_benchmark_uses_the_precision_of_the_variant(monkeypatch):
     allowed = []
-    monkeypatch.setattr(train, "use_tf32", allowed.append)
-    model = start_of(NARROW_CONV)
-    course = make(checked(NARROW_CONV), model).course
-    subject = Subject("AOL-Conv", NARROW_CONV, model, contestants.CPU)
-    for way in EAGER:
-        check(subject, way, course)
+    monkeypatch.setattr(optimizer, "allow_tf32", allowed.append)
+    model = noisy_model(NARROW_CONV)
+    trajectory = make_reference(check_config(NARROW_CONV), model).trajectory
+    network = Network("AOL-Conv", NARROW_CONV, model, implementations.CPU)
+    for variant in EAGER_VARIANTS:
+        check(network, variant, trajectory)
 
     assert allowed == [False, False, True, True]  # plain float32, float32, tf32, bf16
 
 
 def made_wrong(name, wrong):
     """
-    A change of the settings that our training of the benchmark takes, and nothing else does.
+    Return our training with changed settings.
     """
-    right = contestants.our_training
+    right = implementations.our_training
 
     def training(config, *arguments, **keywords):
         part = getattr(config, name)
@@ -362,8 +364,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "wrong"), WRONG[:1], ids=str)
-def test_the_gpu_bench_ends_with_1_where_a_way_is_wrong(monkeypatch, capsys, name, wrong):
-    monkeypatch.setattr(ways, "our_training", made_wrong(name, wrong))
+def test_the_gpu_benchmark_returns_1_if_a_variant_is_wrong(monkeypatch, capsys, name, wrong):
+    monkeypatch.setattr(variants, "our_training", made_wrong(name, wrong))
     code = gpu.main(["AOL-Conv", *SMALL_BENCH])
 
     lines = capsys.readouterr().out.splitlines()
@@ -374,17 +376,17 @@ def test_the_gpu_bench_ends_with_1_where_a_way_is_wrong(monkeypatch, capsys, nam
 
 
 @pytest.fixture
-def with_recorded_ways(monkeypatch):
+def with_recorded_variants(monkeypatch):
     """
-    Those of a GPU, on the CPU: recording fails there, for want of CUDA.
+    The recorded variants on the CPU, where recording fails.
     """
     cuda = torch.device("cuda")
-    monkeypatch.setattr(gpu, "recorded_ways_of", lambda device: recorded_ways_of(cuda))
+    monkeypatch.setattr(gpu, "recorded_variants", lambda device: recorded_variants(cuda))
 
 
-def test_memory_that_torch_does_not_give_back_stops_nothing(monkeypatch):
+def test_an_error_while_memory_is_freed_is_ignored(monkeypatch):
     """
-    As after a recording that failed.
+    As after a failed recording.
     """
     asked = []
 
@@ -394,65 +396,63 @@ def test_memory_that_torch_does_not_give_back_stops_nothing(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "empty_cache", refuse)
     free(torch.device("cuda"))
-    free(contestants.CPU)
+    free(implementations.CPU)
 
     assert asked == [True]
 
 
 def lines_in(page):
     """
-    The cells of AOL-Conv's lines in the table by way.
+    The cells of AOL-Conv's rows by variant.
     """
     lines = [line for line in page.splitlines() if line.startswith("| AOL-Conv")]
     rows = [line.strip("| ").split(" | ") for line in lines]
-    return {way: [cell.strip() for cell in cells] for _, way, *cells in rows}
+    return {variant: [cell.strip() for cell in cells] for _, variant, *cells in rows}
 
 
-def test_a_way_that_fails_its_check_leaves_the_others_their_figures(with_recorded_ways, capsys):
+def test_a_variant_that_fails_its_check_does_not_affect_the_others(with_recorded_variants, capsys):
     code = gpu.main(["AOL-Conv", "AOL-STD", *SMALL_BENCH])
 
     out, err = capsys.readouterr()
     page = out[out.index("# The training step") :]
     found = lines_in(page)
     assert code == 1
-    assert "AOL-Conv, the check, float32, graph:\nTraceback" in err
-    assert "AOL-STD" not in err  # what a failed recording leaves behind would fail it, too
+    assert "AOL-Conv, check, float32, graph:\nTraceback" in err
+    assert "AOL-STD" not in err  # a failed recording may damage the allocator
     assert [line.split(" | ")[1] for line in page.splitlines() if "| AOL-STD" in line] == [
         "plain float32",
-        *ways.PRECISIONS,
+        *variants.PRECISIONS,
     ]
-    for precision in ways.PRECISIONS:
+    for precision in variants.PRECISIONS:
         assert found[f"{precision}, graph"] == ["failed", "failed", "–", "–", "–"]
         assert float(found[precision][1]) > 0
     rates = json.loads(re.search(r"```json\n(.*?)```", out, re.DOTALL)[1])
-    assert list(rates["AOL-Conv"]) == ["plain float32", *ways.PRECISIONS]
+    assert list(rates["AOL-Conv"]) == ["plain float32", *variants.PRECISIONS]
 
 
-def test_eager_leaves_out_the_recorded_ways(with_recorded_ways, capsys):
+def test_eager_leaves_out_the_recorded_variants(with_recorded_variants, capsys):
     assert gpu.main(["AOL-Conv", *SMALL_BENCH, "--eager"]) == 0
-    assert list(lines_in(capsys.readouterr().out)) == ["plain float32", *ways.PRECISIONS]
+    assert list(lines_in(capsys.readouterr().out)) == ["plain float32", *variants.PRECISIONS]
 
 
-def test_a_way_that_fails_at_full_size_keeps_its_error_and_the_others_their_times(
-    monkeypatch, capsys
-):
+def test_a_variant_that_fails_at_full_size_keeps_its_error(monkeypatch, capsys):
     """
-    The port, here; without it no speed is a multiple of its.
+    Here it is the port, without which there is no speedup.
     """
-    right = contestants.plain_training
+    right = implementations.plain_training
 
     def training(config, *arguments, **keywords):
         if config.batch_size == 10:
             raise torch.OutOfMemoryError("no memory")
         return right(config, *arguments, **keywords)
 
-    monkeypatch.setattr(ways, "plain_training", training)
+    monkeypatch.setattr(variants, "plain_training", training)
     code = gpu.main(["AOL-Conv", *SMALL_BENCH])
 
     out, err = capsys.readouterr()
     found = lines_in(out)
     assert code == 1
-    assert "AOL-Conv, warming up, plain float32:\nTraceback" in err
+    assert "AOL-Conv, warm-up, plain float32:\nTraceback" in err
     assert "OutOfMemoryError: no memory" in err
     assert float(found["plain float32"][0]) < 1e-2
     assert found["plain float32"][1:] == ["failed", "–", "–", "–"]
@@ -460,34 +460,29 @@ def test_a_way_that_fails_at_full_size_keeps_its_error_and_the_others_their_time
     assert float(found["tf32"][1]) > 0
 
 
-def test_a_way_that_fails_in_a_round_leaves_the_others_their_times(monkeypatch, capsys):
+def test_a_variant_that_fails_in_a_round_does_not_affect_the_others(monkeypatch, capsys):
     """
-    The second round of bf16, here.
+    Here it is the second round of bf16.
     """
     seconds_of, calls = gpu.roofline.seconds_of, []
 
     def failing(run, device, count=10):
         if run.in_bf16:
             calls.append(count)
-            if len(calls) == 3:  # after what it takes to know how many steps a round has
+            if len(calls) == 3:  # the first call counts the steps of a round
                 raise RuntimeError("no round")
         return seconds_of(run, device, 1)
 
-    right = Way.training
+    right = Variant.training
 
-    def training(way, *arguments):
-        make = right(way, *arguments)
+    def training(variant, *arguments):
+        made = right(variant, *arguments)
+        object.__setattr__(made, "in_bf16", variant.precision == "bf16")
+        return made
 
-        def on(device):
-            made = make(device)
-            object.__setattr__(made, "in_bf16", way.precision == "bf16")
-            return made
-
-        return on
-
-    monkeypatch.setattr(Way, "training", training)
+    monkeypatch.setattr(Variant, "training", training)
     monkeypatch.setattr(
-        gpu.roofline, "measure", lambda *_: Roofline(dict.fromkeys(ways.PRECISIONS, 1e9), 1e9)
+        gpu.roofline, "measure", lambda *_: Roofline(dict.fromkeys(variants.PRECISIONS, 1e9), 1e9)
     )
     monkeypatch.setattr(gpu.roofline, "seconds_of", failing)
     code = gpu.main(["AOL-Conv", *SMALL_BENCH])
@@ -495,12 +490,12 @@ def test_a_way_that_fails_in_a_round_leaves_the_others_their_times(monkeypatch, 
     out, err = capsys.readouterr()
     found = lines_in(out)
     assert code == 1
-    assert "AOL-Conv, a round, bf16:\nTraceback" in err
+    assert "AOL-Conv, round, bf16:\nTraceback" in err
     assert found["bf16"][1:] == ["failed", "–", "–", "–"]
     assert float(found["tf32"][1]) > 0
 
 
-# Which arguments are multiplied with one another, by operation.
+# The arguments that are factors of a product, by operation.
 PRODUCTS = {
     "mm": (0, 1),
     "bmm": (0, 1),
@@ -514,7 +509,7 @@ PRODUCTS = {
 
 class InTF32(TorchDispatchMode):
     """
-    Rounds what every product multiplies to TF32's ten bits, as a GPU does.
+    Rounds the factors of every product to TF32's ten bits, as a GPU does.
     """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -530,26 +525,30 @@ def rounded(tensor):
     return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
 
 
-def test_tf32_and_bf16_are_well_within_their_tolerances(brought):
+def test_tf32_and_bf16_are_well_within_their_tolerances(reference_file):
     """
-    Imitated on a narrow AOL-Conv, in the rescaling too.
+    Emulated on a narrow AOL-Conv, including the rescaling.
     """
-    model, exact = start_of(NARROW_CONV), reference.read(brought)["AOL-Conv"].course
+    model, exact = (
+        noisy_model(NARROW_CONV),
+        reference.load_references(reference_file)["AOL-Conv"].trajectory,
+    )
+    network = Network("AOL-Conv", NARROW_CONV, model, implementations.CPU)
 
     def training(precision):
-        return Way(precision).training(model, NARROW_CONV, CHECKED_BATCH)(contestants.CPU)
+        return Variant(precision).training(network, CHECK_BATCH)
 
-    errors = {"float32": course_of(training("float32"), model).distance(exact)}
+    errors = {"float32": run_steps(training("float32"), model).distance(exact)}
     for precision in ("tf32", "bf16"):
         with InTF32():
-            errors[precision] = course_of(training(precision), model).distance(exact)
+            errors[precision] = run_steps(training(precision), model).distance(exact)
 
     assert errors["float32"] < errors["tf32"] < errors["bf16"]
     for precision, error in errors.items():
         assert error < checking.TOLERANCE[precision] / 2
 
 
-# What is brought along
+# References
 
 
 SKETCHED = torch.Generator().manual_seed(3)
@@ -570,11 +569,11 @@ FIRST_SIGNS = [-1, 1, -1, -1, 1, -1, -1, 1, 1, 1, 1, -1]
 def test_a_sketch_has_its_tensors_norm(tensor):
     found = sketch(tensor)
 
-    assert found.shape == (reference.FOLDED,)
+    assert found.shape == (reference.SKETCH_SIZE,)
     assert float(found.norm() / tensor.double().norm()) == pytest.approx(1, abs=0.15)
 
 
-def test_a_single_entry_counts_in_full_and_sketches_are_linear():
+def test_a_sketch_is_linear_and_keeps_the_size_of_a_single_entry():
     tensor = torch.randn(64, 64, generator=SKETCHED).double()
     other = tensor.clone()
     other[3, 5] += 0.5
@@ -583,8 +582,8 @@ def test_a_single_entry_counts_in_full_and_sketches_are_linear():
     torch.testing.assert_close(sketch(3 * tensor), 3 * sketch(tensor))
 
 
-def test_signs_are_as_often_plus_as_minus_and_the_same_everywhere():
-    signs = reference._signs(1_000_000, contestants.CPU)
+def test_signs_are_balanced_uncorrelated_and_reproducible():
+    signs = reference._signs(1_000_000, implementations.CPU)
 
     assert signs[:12].tolist() == FIRST_SIGNS
     assert abs(signs.double().mean()) < 3e-3
@@ -593,118 +592,120 @@ def test_signs_are_as_often_plus_as_minus_and_the_same_everywhere():
 
 
 @pytest.fixture(scope="module")
-def brought(tmp_path_factory):
+def reference_file(tmp_path_factory):
     """
-    A reference of a narrow AOL-Conv, as the command makes it.
+    A file with the reference of a narrow AOL-Conv.
     """
     file = tmp_path_factory.mktemp("reference") / "folder" / "reference.pt"
     assert gpu.main(["AOL-Conv", "--width", "0.125", "--make-reference", str(file)]) == 0
     return file
 
 
-def test_the_reference_of_the_project_is_of_the_present_code():
+def test_the_projects_reference_fits_the_present_code():
     """
-    Made anew by `python -m benchmarks.gpu --make-reference benchmarks/reference.pt`.
+    `python -m benchmarks.gpu --make-reference benchmarks/reference.pt` creates it.
     """
-    kept = reference.read(gpu.REFERENCE)
-    conv = ways.MODELS["AOL-Conv"]
+    kept = reference.load_references(gpu.REFERENCE)
+    conv = variants.MODELS["AOL-Conv"]
 
-    assert set(kept) == set(ways.MODELS)
-    assert kept["AOL-Conv"].misfit(checked(conv), ways.start_of(conv)) is None
-    for name, model in ways.MODELS.items():
-        assert kept[name].settings == reference._settings(checked(model)), name
+    assert set(kept) == set(variants.MODELS)
+    assert kept["AOL-Conv"].mismatch(check_config(conv), variants.noisy_model(conv)) is None
+    for name, model in variants.MODELS.items():
+        assert kept[name].settings == reference._settings(check_config(model)), name
 
 
-def test_a_reference_takes_the_place_of_float64_steps(brought, monkeypatch, capsys):
+def test_a_reference_replaces_float64_steps(reference_file, monkeypatch, capsys):
     """
-    With the same verdict, and without a float64 step.
+    The result is the same, without a float64 step.
     """
-    monkeypatch.setattr(checking, "make", None)
-    code = gpu.main(["AOL-Conv", *SMALL_BENCH, "--reference", str(brought)])
+    monkeypatch.setattr(checking, "make_reference", None)
+    code = gpu.main(["AOL-Conv", *SMALL_BENCH, "--reference", str(reference_file)])
 
     assert code == 0
-    assert "computed here" not in capsys.readouterr().out
-    assert brought.stat().st_size < 500_000
+    assert "computing it again" not in capsys.readouterr().out
+    assert reference_file.stat().st_size < 500_000
 
 
 @pytest.mark.parametrize(("name", "wrong"), WRONG, ids=str)
-def test_a_reference_finds_a_wrong_way(brought, monkeypatch, name, wrong):
-    monkeypatch.setattr(ways, "our_training", made_wrong(name, wrong))
-    monkeypatch.setattr(checking, "make", None)
-    course = reference.read(brought)["AOL-Conv"].course
-    subject = Subject("AOL-Conv", NARROW_CONV, start_of(NARROW_CONV), contestants.CPU)
-    port, ours = (check(subject, way, course) for way in EAGER if way.precision == "float32")
+def test_a_reference_finds_a_wrong_variant(reference_file, monkeypatch, name, wrong):
+    monkeypatch.setattr(variants, "our_training", made_wrong(name, wrong))
+    monkeypatch.setattr(checking, "make_reference", None)
+    trajectory = reference.load_references(reference_file)["AOL-Conv"].trajectory
+    network = Network("AOL-Conv", NARROW_CONV, noisy_model(NARROW_CONV), implementations.CPU)
+    port, ours = (
+        check(network, way, trajectory) for way in EAGER_VARIANTS if way.precision == "float32"
+    )
 
-    assert port.wrong is None
-    assert ours.wrong
+    assert port.failure is None
+    assert ours.failure
 
 
-def test_a_reference_is_as_far_from_a_course_as_the_whole_tensors_are(brought):
+def test_the_distance_of_sketches_is_that_of_the_tensors(reference_file):
     """
-    In sketches as in all the weights, up to the sketches' deviation.
+    Up to the deviation of the sketches.
     """
-    model = start_of(NARROW_CONV)
-    settings = checked(NARROW_CONV)
-    right = contestants.plain_training(settings, model, dtype=torch.float64)
-    wrong = contestants.our_training(
+    model = noisy_model(NARROW_CONV)
+    settings = check_config(NARROW_CONV)
+    right = implementations.plain_training(settings, model, dtype=torch.float64)
+    wrong = implementations.our_training(
         replace(settings, optimizer=replace(settings.optimizer, momentum=0.8)), model
     )
-    course = reference.course_of(wrong, model)
-    reference.course_of(right, model)
+    trajectory = reference.run_steps(wrong, model)
+    reference.run_steps(right, model)
     runs = (run.model.parameters() for run in (right, wrong))
     pairs = list(zip(*runs, model.parameters(), strict=True))
     apart = sum((a - b).detach().double().square().sum() for a, b, _ in pairs)
     moved = sum((a - start).detach().double().square().sum() for a, _, start in pairs)
 
-    expected = reference.read(brought)["AOL-Conv"].course
-    assert course.distance(expected) == pytest.approx(float((apart / moved).sqrt()), rel=0.1)
+    expected = reference.load_references(reference_file)["AOL-Conv"].trajectory
+    assert trajectory.distance(expected) == pytest.approx(float((apart / moved).sqrt()), rel=0.1)
 
 
-def test_a_reference_in_the_file_is_not_made_again_and_others_are_added(brought, tmp_path, capsys):
+def test_missing_references_are_added_to_a_file(reference_file, tmp_path, capsys):
     file = tmp_path / "reference.pt"
-    file.write_bytes(brought.read_bytes())
+    file.write_bytes(reference_file.read_bytes())
     arguments = ["AOL-Conv", "AOL-STD", "--width", "0.125", "--make-reference", str(file)]
     code = gpu.main(arguments)
 
     assert code == 0
-    assert capsys.readouterr().out.startswith("AOL-Conv: there already\nAOL-STD: made in ")
-    assert list(reference.read(file)) == ["AOL-Conv", "AOL-STD"]
+    assert capsys.readouterr().out.startswith("AOL-Conv: exists already\nAOL-STD: computed in ")
+    assert list(reference.load_references(file)) == ["AOL-Conv", "AOL-STD"]
 
 
-def test_a_reference_of_something_else_is_told_and_computed_here(brought, monkeypatch, capsys):
+def test_a_mismatching_reference_is_reported_and_replaced(reference_file, monkeypatch, capsys):
     """
-    Other settings, other images, other first weights; the last digits of these may differ.
+    It may have other settings, images or first weights, except for rounding.
     """
-    found = reference.read(brought)["AOL-Conv"]
-    settings, model = checked(NARROW_CONV), start_of(NARROW_CONV)
-    nearly, far = start_of(NARROW_CONV), contestants.initial(NARROW_CONV)
+    found = reference.load_references(reference_file)["AOL-Conv"]
+    settings, model = check_config(NARROW_CONV), noisy_model(NARROW_CONV)
+    nearly, far = noisy_model(NARROW_CONV), implementations.initial_model(NARROW_CONV)
     with torch.no_grad():
         for weight in nearly.parameters():
             weight.mul_(1 + 1e-7)
     misfits = [
-        found.misfit(settings, nearly),
-        found.misfit(settings, far),
-        replace(found, images="others").misfit(settings, model),
-        found.misfit(checked(ModelConfig(kind="std", width=1 / 8)), model),
+        found.mismatch(settings, nearly),
+        found.mismatch(settings, far),
+        replace(found, images="others").mismatch(settings, model),
+        found.mismatch(check_config(ModelConfig(kind="std", width=1 / 8)), model),
     ]
-    monkeypatch.setattr(checking, "make", lambda config, model: found)
-    subject = Subject("AOL-Conv", NARROW_CONV, far, contestants.CPU)
-    course = checking.expected_of(subject, {"AOL-Conv": found})
+    monkeypatch.setattr(checking, "make_reference", lambda config, model: found)
+    network = Network("AOL-Conv", NARROW_CONV, far, implementations.CPU)
+    trajectory = checking.expected_trajectory(network, {"AOL-Conv": found})
 
     assert misfits[0] is None
-    for misfit, words in zip(
-        misfits[1:], ["from other weights", "other images", "of other settings"], strict=True
+    for mismatch, words in zip(
+        misfits[1:], ["other first weights", "other images", "other settings"], strict=True
     ):
-        assert words in misfit
-    assert course is found.course
-    assert "AOL-Conv: the reference starts from other weights" in capsys.readouterr().out
+        assert words in mismatch
+    assert trajectory is found.trajectory
+    assert "AOL-Conv: the reference has other first weights" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other", "gone"])
-def test_a_file_that_is_no_reference_is_one_line_with_exit_2(brought, tmp_path, capsys, damage):
+def test_an_invalid_reference_file_is_a_one_line_error(reference_file, tmp_path, capsys, damage):
     file = tmp_path / "reference.pt"
     if damage == "cut":
-        file.write_bytes(brought.read_bytes()[:-2000])
+        file.write_bytes(reference_file.read_bytes()[:-2000])
     elif damage == "text":
         file.write_text("no reference")
     elif damage == "other":
@@ -717,7 +718,7 @@ def test_a_file_that_is_no_reference_is_one_line_with_exit_2(brought, tmp_path, 
     assert err.startswith(f"{file}: ")
 
 
-def test_an_unknown_network_is_named(capsys):
+def test_an_unknown_network_is_reported(capsys):
     with pytest.raises(SystemExit, match="2"):
         gpu.main(["AOL-Tiny"])
     assert "unknown: AOL-Tiny; the networks are AOL-Small" in capsys.readouterr().err
@@ -743,7 +744,7 @@ def test_the_roofline_is_the_longer_of_products_and_memory():
 
 
 @pytest.mark.slow
-def test_peak_memory_is_that_of_a_process_of_its_own():
+def test_peak_memory_is_measured_in_a_separate_process():
     """
     AOL-Conv's weights, momentum and gradients alone are 180 MB; the test's own memory is not in it.
     """

@@ -9,7 +9,7 @@ import torch
 from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aol.training.run_folder import RunFolder
 from benchmarks import epochs
-from benchmarks.epochs import Times, alike, measured, random_images
+from benchmarks.epochs import Times, measure, random_images, timing_key
 from tests.support.shell import PROJECT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +28,7 @@ SMALL = ["--device", "cpu", "--images", "80", "--epochs", "6"]
 @pytest.fixture
 def plan(tmp_path):
     """
-    Writes a plan of runs with these settings by ID.
+    Write a plan of runs with these settings by ID.
     """
 
     def write(**configs):
@@ -53,7 +53,7 @@ def plan(tmp_path):
 @pytest.fixture
 def trained(monkeypatch):
     """
-    The settings that were trained, and with which options.
+    The trained settings with the options of their training.
     """
     seen, train = [], RunFolder.train
 
@@ -65,9 +65,9 @@ def trained(monkeypatch):
     return seen
 
 
-def test_the_networks_rates_are_printed_and_kept_as_the_campaign_takes_them(tmp_path, capsys):
+def test_rates_are_printed_and_written_in_the_format_of_the_campaign(tmp_path, capsys):
     """
-    It is asked itself: at a thousand times the rate nothing fits into its minutes.
+    The campaign itself reads them: with a billion epochs no run fits into its minutes.
     """
     file = tmp_path / "folder" / "rates.json"
     code = epochs.main(["AOL-Conv", *SMALL, "--width", "0.125", "--rates", str(file)])
@@ -95,7 +95,7 @@ def test_the_networks_rates_are_printed_and_kept_as_the_campaign_takes_them(tmp_
 
 def test_runs_of_a_plan_that_take_the_same_time_are_measured_once(plan, trained, capsys):
     """
-    Other seeds, losses and schedules take as long; other precisions do not.
+    Seeds, losses and schedules do not change the time; the precision does.
     """
     short = replace(CONFIG, epochs=10, eval_every=1, seed=7)
     other_loss = replace(CONFIG, loss=LossConfig(offset=1.0, temperature=2.0))
@@ -111,17 +111,17 @@ def test_runs_of_a_plan_that_take_the_same_time_are_measured_once(plan, trained,
 
 
 @pytest.mark.parametrize(("options", "recorded"), [((), True), (("--eager",), False)])
-def test_steps_are_recorded_unless_asked_otherwise(trained, options, recorded):
+def test_steps_are_recorded_unless_eager(trained, options, recorded):
     assert epochs.main(["AOL-Conv", *SMALL, "--width", "0.125", *options]) == 0
     assert [kept["record"] for _, kept in trained] == [recorded]
 
 
-def test_what_is_measured_trains_as_a_run_does(trained):
+def test_a_measurement_trains_like_a_run(trained):
     """
-    Augmented, evaluated, saved after every epoch, at one learning rate, to the certified end.
+    It augments, evaluates, saves after every epoch and certifies, with a constant learning rate.
     """
     images = random_images(CONFIG, 80, CPU)
-    times = measured(CONFIG, images, CPU, 6)
+    times = measure(CONFIG, images, CPU, 6)
     ((config, options),) = trained
 
     assert config.data.augment
@@ -131,7 +131,7 @@ def test_what_is_measured_trains_as_a_run_does(trained):
     assert min(times.epoch, times.saving, times.end) > 0
 
 
-def test_images_are_as_many_as_the_runs_and_of_its_classes():
+def test_random_images_have_the_number_and_classes_of_the_run():
     config = replace(CONFIG, data=DataConfig(name="cifar100", train_limit=300))
     train, test = random_images(config, None, CPU)
     few, fewer = random_images(config, 80, CPU)
@@ -143,7 +143,7 @@ def test_images_are_as_many_as_the_runs_and_of_its_classes():
     assert train.pixels.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_rate_shares_out_what_is_not_in_every_epoch():
+def test_a_rate_divides_occasional_times_among_the_epochs():
     times = Times(epoch=1.0, evaluation=0.5, saving=6.0, end=100.0)
 
     assert times.rate(CONFIG) == pytest.approx((1 + 0.05) * 1.1 + 0.1)
@@ -152,14 +152,14 @@ def test_a_rate_shares_out_what_is_not_in_every_epoch():
 
 def test_times_are_medians_of_warm_epochs():
     """
-    Eight epochs from 0, every second one evaluated: the first two are left out, the last is apart.
+    Of eight epochs the first two are left out and the last one is separate.
     """
     config = replace(CONFIG, epochs=8, eval_every=2)
     seconds = [9.0, 9.0, 1.0, 1.5, 1.1, 1.6, 0.9, 4.0]
-    told = [10.0]
+    epoch_ends = [10.0]
     for took in seconds[1:]:
-        told.append(told[-1] + took + 0.25)
-    found = epochs._times(config, seconds, told, told[-1] + 2.25)
+        epoch_ends.append(epoch_ends[-1] + took + 0.25)
+    found = epochs._times(config, seconds, epoch_ends, epoch_ends[-1] + 2.25)
 
     assert found.epoch == 1.0
     assert found.evaluation == pytest.approx(0.55)
@@ -167,14 +167,14 @@ def test_times_are_medians_of_warm_epochs():
     assert found.end == pytest.approx(3.0 + 2.0)
 
 
-def test_what_differs_only_in_the_images_classes_takes_the_same_time():
+def test_datasets_with_equal_images_share_their_times():
     hundred = replace(CONFIG, data=DataConfig(name="cifar100"))
     fewer = replace(CONFIG, data=DataConfig(name="cifar10", train_limit=100))
 
-    assert alike(hundred) == alike(CONFIG) != alike(fewer)
+    assert timing_key(hundred) == timing_key(CONFIG) != timing_key(fewer)
 
 
-def test_a_network_that_cannot_be_trained_leaves_the_others_their_rates(plan, tmp_path, capsys):
+def test_a_network_that_diverges_does_not_affect_the_others(plan, tmp_path, capsys):
     diverges = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e30))
     kept = tmp_path / "rates.json"
     file = plan(**{"0": diverges, "11": CONFIG})
@@ -182,11 +182,11 @@ def test_a_network_that_cannot_be_trained_leaves_the_others_their_rates(plan, tm
 
     assert code == 1
     assert list(json.loads(kept.read_text())) == ["11"]
-    assert "training diverged: there is nothing to measure" in capsys.readouterr().err
+    assert "training diverged, so there is nothing to measure" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, "no plan", "[{}]"])
-def test_a_plan_that_is_none_is_one_line(tmp_path, capsys, content):
+def test_an_invalid_plan_is_a_one_line_error(tmp_path, capsys, content):
     file = tmp_path / "plan.json"
     if content is not None:
         file.write_text(content)
@@ -195,7 +195,7 @@ def test_a_plan_that_is_none_is_one_line(tmp_path, capsys, content):
     err = capsys.readouterr().err
     assert code == 2
     assert err.startswith(f"{file}: ")
-    assert err.endswith("is it what `plan --json` printed?\n")
+    assert err.endswith("pass the output of `plan --json`\n")
     assert err.count("\n") == 1
 
 
@@ -206,7 +206,7 @@ def test_a_plan_that_is_none_is_one_line(tmp_path, capsys, content):
         (["--epochs", "5"], "--epochs: at least 6, got 5"),
     ],
 )
-def test_mistakes_in_the_options_are_named(arguments, message, capsys):
+def test_invalid_options_are_reported(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         epochs.main(arguments)
     assert message in capsys.readouterr().err

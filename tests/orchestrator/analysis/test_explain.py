@@ -99,7 +99,7 @@ def test_a_cell_leads_to_each_of_its_runs_and_the_commands_that_make_them_again(
 ):
     run = experiment.runs[0]
     finish(store, run, 0.0)
-    store.saved(run.key, Checkpoint(3, "/c/3"))
+    store.add_checkpoint(run.key, Checkpoint(3, "/c/3"))
     finish(store, replicate(run, 2), 0.5)
     (found,) = asked("One/row 0/accuracy")
     first, second = found.origins
@@ -158,7 +158,7 @@ def test_damaged_margins_are_one_line(asked, experiment, store):
 
 def test_the_text_says_what_a_value_rests_on(asked, experiment, store):
     finish(store, experiment.runs[0], 0.0)
-    store.place(experiment.runs[0].key, "box", "CPU, 2 threads", 0)
+    store.set_placement(experiment.runs[0].key, "box", "CPU, 2 threads", 0)
     text = explained_text(experiment, asked("One/row 0/accuracy"))
 
     for said in (

@@ -28,7 +28,7 @@ def start(store, run, *, epochs=0, seconds=2.0):
     """
     store.queue([run])
     store.start(run, ORIGIN)
-    store.place(run.key, "host", "CPU, 2 threads", 0)
+    store.set_placement(run.key, "host", "CPU, 2 threads", 0)
     for epoch in range(1, epochs + 1):
         values = {"train_loss": 1 / epoch, "accuracy": 0.5, "cra_36": 0.25}
         store.record(run.key, epoch, values | {"seconds": seconds, "images_per_s": 100.0})

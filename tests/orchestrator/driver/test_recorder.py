@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from orchestrator.driver.recorder import BEAT_S, StoreRecorder
+from orchestrator.driver.recorder import HEARTBEAT_S, StoreRecorder
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.store import Checkpoint, Status, Store
@@ -40,12 +40,12 @@ def only(store):
     return found
 
 
-def tell_saved(recorder, run, *paths):
+def send_saved(recorder, run, *paths):
     for epoch, path in enumerate(paths, start=1):
         recorder(Saved(run, Checkpoint(epoch, path)))
 
 
-def test_events_become_rows(recorder, store, run):
+def test_events_are_written_to_the_store(recorder, store, run):
     recorder(Started(run))
     recorder(Placed(run, "host", "CPU", 0))
     recorder(EpochDone(run, 1, {"train_loss": 0.5}))
@@ -99,19 +99,19 @@ def test_a_run_that_never_started_can_fail(recorder, store, run):
 
 
 def test_the_third_checkpoint_discards_the_first(recorder, run, discarded):
-    tell_saved(recorder, run, "/s/a/1", "/s/a/2")
+    send_saved(recorder, run, "/s/a/1", "/s/a/2")
     two = list(discarded)
-    tell_saved(recorder, run, "/s/a/1", "/s/a/2", "/s/a/3", "/s/a/4")
+    send_saved(recorder, run, "/s/a/1", "/s/a/2", "/s/a/3", "/s/a/4")
 
     assert two == []
     assert discarded == ["/s/a/1", "/s/a/2"]
 
 
-def test_the_last_checkpoint_of_an_earlier_session_takes_its_folder_along(recorder, run, discarded):
+def test_an_earlier_folder_is_discarded_with_its_last_checkpoint(recorder, run, discarded):
     """
-    A driver killed while it saved left a checkpoint there that nobody noted.
+    A driver killed while it saved leaves a checkpoint there that is not in the store.
     """
-    tell_saved(recorder, run, "/s/old/7/1", "/s/old/7/2", "/s/new/7/1")
+    send_saved(recorder, run, "/s/old/7/1", "/s/old/7/2", "/s/new/7/1")
     one_left = list(discarded)
     recorder(Saved(run, Checkpoint(4, "/s/new/7/2")))
 
@@ -121,23 +121,23 @@ def test_the_last_checkpoint_of_an_earlier_session_takes_its_folder_along(record
 
 def test_checkpoints_of_epochs_trained_again_are_discarded(recorder, run, discarded):
     """
-    Their folder stays: it may be the one in use.
+    Their folder is kept, because it may be in use.
     """
-    tell_saved(recorder, run, "/s/a/1", "/s/a/2")
+    send_saved(recorder, run, "/s/a/1", "/s/a/2")
     recorder(EpochDone(run, 1, {"train_loss": 0.5}))
 
     assert discarded == ["/s/a/2"]
 
 
 def test_checkpoints_may_be_uris(recorder, run, discarded):
-    tell_saved(recorder, run, "s3://b/old/1", "s3://b/new/1", "s3://b/new/2", "s3://b/new/3")
+    send_saved(recorder, run, "s3://b/old/1", "s3://b/new/1", "s3://b/new/2", "s3://b/new/3")
 
     assert discarded == ["s3://b/old", "s3://b/new/1"]
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.UNSOUND])
 def test_a_finished_run_keeps_one_checkpoint(recorder, store, run, discarded, status):
-    tell_saved(recorder, run, "/s/a/1", "/s/a/2")
+    send_saved(recorder, run, "/s/a/1", "/s/a/2")
     recorder(Finished(run, status))
 
     assert discarded == ["/s/a/1"]
@@ -147,9 +147,9 @@ def test_a_finished_run_keeps_one_checkpoint(recorder, store, run, discarded, st
 @pytest.mark.parametrize("status", [Status.FAILED, Status.INTERRUPTED, Status.DIVERGED])
 def test_an_unfinished_run_keeps_two_checkpoints(recorder, store, run, discarded, status):
     """
-    The newest may turn out damaged when it is to be continued.
+    The newest one may turn out to be damaged when the run is continued.
     """
-    tell_saved(recorder, run, "/s/a/1", "/s/a/2")
+    send_saved(recorder, run, "/s/a/1", "/s/a/2")
     recorder(Finished(run, status))
 
     assert discarded == []
@@ -158,19 +158,19 @@ def test_an_unfinished_run_keeps_two_checkpoints(recorder, store, run, discarded
 
 class CountingStore:
     """
-    Counts the beats that reach it.
+    A store that counts its heartbeats.
     """
 
     def __init__(self):
-        self.beats = []
+        self.heartbeats = []
 
-    def beat(self):
-        self.beats.append(True)
+    def heartbeat(self):
+        self.heartbeats.append(True)
 
 
-def test_ticks_beat_at_once_and_then_every_few_seconds(run, make_run, monkeypatch):
+def test_ticks_renew_the_heartbeat_every_few_seconds(run, make_run, monkeypatch):
     """
-    Ray ticks ten times a second; a write each time would keep the disk busy.
+    Ten ticks a second would keep the disk busy.
     """
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -180,22 +180,22 @@ def test_ticks_beat_at_once_and_then_every_few_seconds(run, make_run, monkeypatc
         recorder(Tick((run, make_run(8))))
         clock[0] += 0.1
 
-    assert BEAT_S == 5
-    assert len(store.beats) == 2
+    assert HEARTBEAT_S == 5
+    assert len(store.heartbeats) == 2
 
 
-def test_a_tick_without_active_runs_beats_too():
+def test_a_tick_without_active_runs_renews_the_heartbeat():
     """
-    Runs that wait for a cluster's resources have a driver all the same.
+    Pending runs have a driver, too.
     """
     store = CountingStore()
     recorder = StoreRecorder(store, ORIGINS, print)
     recorder(Tick(()))
 
-    assert len(store.beats) == 1
+    assert len(store.heartbeats) == 1
 
 
-def test_a_tick_keeps_a_real_run_alive(recorder, store, run):
+def test_a_tick_renews_the_heartbeat_of_a_stored_run(recorder, store, run):
     recorder(Started(run))
     before = only(store).heartbeat_at
     time.sleep(0.002)

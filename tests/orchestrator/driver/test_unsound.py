@@ -1,5 +1,5 @@
 """
-A rescaling that is wrong, from the worker to the exit code: no number of it reaches a table.
+The results of a wrong rescaling are excluded, from the worker to the exit code.
 """
 
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ def output_stays(path):
 
 def train(run, store, data_root, folder):
     """
-    One run from its first epoch to its end in the store, without Ray.
+    Train a run from its first epoch to its end, without Ray.
     """
     recorder = StoreRecorder(store, {"digits": Provenance("abc", {}, "d")}, discard=print)
     store.queue([run])
@@ -60,7 +60,7 @@ def train(run, store, data_root, folder):
 @pytest.fixture
 def trained(tmp_path, data_root, monkeypatch):
     """
-    The tiny experiment in a store: run 0 as it should be, run 11 rescaled 1% too large.
+    The tiny experiment in a store: run 0 is sound, in run 11 the weights are 1% too large.
     """
     monkeypatch.setattr("orchestrator.scheduling.worker.output_to", output_stays)
     (tmp_path / "experiments.yaml").write_text(SHORT, encoding="utf-8")
@@ -75,7 +75,7 @@ def trained(tmp_path, data_root, monkeypatch):
     store.engine.dispose()
 
 
-def test_a_rescaling_that_is_wrong_never_reaches_a_table(trained, capsys):
+def test_results_of_a_wrong_rescaling_are_in_no_table(trained, capsys):
     experiment, store = trained
     sound, unsound = store.runs()
     first, second = fill_tables(experiment, store)[0].cells
@@ -96,8 +96,8 @@ def test_a_rescaling_that_is_wrong_never_reaches_a_table(trained, capsys):
 
     with Session(RunOptions(spec=experiment.path, profile="demo"), ConsoleObserver()) as session:
         assert report_outcome(run_session(session), session) == ExitCode.UNFINISHED
-    said = capsys.readouterr().err
-    assert "Nothing to do: 1 run is done, 1 unsound" in said
-    assert "Unsound, not in the tables: run 11, layer 1 (AOLConv2d): its bound is 1.0" in said
+    printed = capsys.readouterr().err
+    assert "Nothing to do: 1 run is done, 1 unsound" in printed
+    assert "Unsound, not in the tables: run 11, layer 1 (AOLConv2d): its bound is 1.0" in printed
     table = (experiment.path.parent / "results/demo/tables.md").read_text(encoding="utf-8")
     assert "Run 11 with seed 11 is left out, unsound: layer 1 (AOLConv2d): its bound" in table

@@ -141,7 +141,7 @@ def test_a_run_in_training_takes_what_is_left_of_it(needs, experiment, store):
     store.start(run, ORIGIN)
     for epoch in (1, 2):
         store.record(run.key, epoch, {"accuracy": 0.5})
-    store.saved(run.key, Checkpoint(2, "/c/2"))
+    store.add_checkpoint(run.key, Checkpoint(2, "/c/2"))
     first, second = needs().runs
 
     assert {judged.verdict for judged in first.cells} == {Verdict.PARTIAL}
@@ -171,7 +171,7 @@ def test_hours_are_those_of_epochs_that_a_gpu_took_lately(needs, experiment, sto
     ]:
         store.queue([run])
         store.start(run, ORIGIN)
-        store.place(run.key, "box", device, 0)
+        store.set_placement(run.key, "box", device, 0)
         for epoch, taken in enumerate(seconds, start=1):
             store.record(run.key, epoch, {"seconds": taken})
     found = needs()
@@ -181,7 +181,7 @@ def test_hours_are_those_of_epochs_that_a_gpu_took_lately(needs, experiment, sto
     assert found.runs[0].hours() == pytest.approx(3 * 36 / 3600)
 
     for device in ("CPU, 2 threads", "cpu"):
-        store.place(timed.key, "box", device, 0)
+        store.set_placement(timed.key, "box", device, 0)
         assert not needs().timed
 
 
@@ -194,9 +194,9 @@ def test_of_runs_of_a_kind_the_newest_epochs_are_taken(store, make_run, newest):
     for place, run in enumerate(runs):
         store.queue([run])
         store.start(run, ORIGIN)
-        store.place(run.key, "box", "NVIDIA H200", 0)
+        store.set_placement(run.key, "box", "NVIDIA H200", 0)
         at = f"202{6 if place == newest else 5}-01-01T00:00:00.000+00:00"
-        store.record_all(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
+        store.record_epochs(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
 
     assert list(gpu_paces(store).values()) == [10.0 + newest]
 

@@ -22,19 +22,19 @@ S3 = "s3://key:secret@bucket/runs?scheme=http&endpoint_override=127.0.0.1:9000/x
         (S3, S3.replace("/runs?", "/runs/a/b?")),
     ],
 )
-def test_what_lies_below_a_place_is_a_place_of_the_same_kind(storage, inside):
+def test_joined_locations_are_of_the_same_kind(storage, inside):
     assert join_location(storage, "a/b") == inside
     assert parent_location(inside) == join_location(storage, "a")
 
 
-def test_a_place_in_s3_opens_with_its_endpoint():
+def test_a_joined_location_in_s3_keeps_its_endpoint():
     system, path = FileSystem.from_uri(join_location(S3.replace("/x&", "&"), "a/b"))
 
     assert system.type_name == "s3"
     assert path == "bucket/runs/a/b"
 
 
-def test_a_path_is_made_absolute_and_a_uri_stays(tmp_path, monkeypatch):
+def test_a_path_is_made_absolute_and_a_uri_is_unchanged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
 

@@ -299,7 +299,7 @@ def test_discarding_what_is_gone_already_is_fine(tmp_path):
 
 @pytest.mark.parametrize("storage", ["nonsense://x", "/dev/null/ray", "s3:///"])
 def test_a_storage_nothing_can_be_written_to_is_found_at_once(storage):
-    with pytest.raises(ResourceError, match=f"--storage {storage}: nothing can be written there"):
+    with pytest.raises(ResourceError, match=f"--storage {storage}: is not writable"):
         storage_module.check_storage(storage)
 
 
@@ -334,7 +334,7 @@ def test_an_address_that_cannot_work_is_refused_at_once(address, message):
 
 def test_folders_of_killed_drivers_are_removed_and_those_in_use_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(machines, "LONGEST_TEMPORARY", 1000)
+    monkeypatch.setattr(machines, "TEMPORARY_LENGTH", 1000)
     with machines._temporary_folder() as mine:
         abandoned = tmp_path / "aol-ray-abandoned"
         abandoned.mkdir()
@@ -358,16 +358,16 @@ def test_a_machine_says_what_keeps_it_from_training(tmp_path):
     """
     It sees another folder where the driver has its storage, and it has no images.
     """
-    problems = machines.problems_here(
+    problems = machines.check_machine(
         ["cifar100"], tmp_path / "no-images", str(tmp_path), str(tmp_path / ".seen-1")
     )
 
     assert len(problems) == 2
-    assert "does not see the driver's storage" in problems[0]
+    assert "cannot access the driver's storage" in problems[0]
     assert "no source has cifar100" in problems[1]
 
 
 def test_a_machine_with_images_and_storage_has_no_problem(tmp_path, data_root):
     (tmp_path / ".seen-1").touch()
 
-    assert machines.problems_here(["digits"], data_root, str(tmp_path), f"{tmp_path}/.seen-1") == []
+    assert machines.check_machine(["digits"], data_root, str(tmp_path), f"{tmp_path}/.seen-1") == []

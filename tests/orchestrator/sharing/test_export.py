@@ -28,7 +28,7 @@ from aol.export.checkpoint import load_network_from_folder
 from aol.export.formats import FILES, read_model
 from aol.layers.modules import rescaled_once
 from orchestrator.analysis.report import make_report
-from orchestrator.driver.run import _forget
+from orchestrator.driver.run import _delete_runs
 from orchestrator.errors import OutputError, RecordError, RequestError, SpecError
 from orchestrator.planning.plan import as_rows, make_plan
 from orchestrator.sharing.export import (
@@ -288,7 +288,7 @@ def known(store, folder):
     place.mkdir(parents=True)
     shutil.copy(folder / "state-3.pt", place / "state.pt")
     (run,) = store.runs()
-    store.saved(run.key, Checkpoint(3, str(place)))
+    store.add_checkpoint(run.key, Checkpoint(3, str(place)))
     store.keep_checkpoints(run.key, 1)
     return store
 
@@ -313,14 +313,14 @@ def test_a_run_of_the_store_is_its_newest_checkpoint(known, experiment, finished
 
 def test_a_checkpoint_may_be_a_uri(known, experiment, finished):
     (run,) = known.runs()
-    known.saved(run.key, Checkpoint(3, f"file://{run.checkpoints[0].path}"))
+    known.add_checkpoint(run.key, Checkpoint(3, f"file://{run.checkpoints[0].path}"))
 
     assert same_weights(from_store(experiment, known, 0), finished)
 
 
 def test_a_uri_that_cannot_be_opened_is_said(known, experiment):
     (run,) = known.runs()
-    known.saved(run.key, Checkpoint(3, "nothing://there/checkpoint"))
+    known.add_checkpoint(run.key, Checkpoint(3, "nothing://there/checkpoint"))
 
     with pytest.raises(CheckpointError, match="nothing://there/checkpoint: cannot be opened: "):
         from_store(experiment, known, 0)
@@ -482,7 +482,7 @@ def test_training_anew_leaves_the_folder_alone(store, folder, experiment):
     ingest_run(read_folder(folder), store)
     files = sorted(folder.iterdir())
     again = SimpleNamespace(rerun=lambda: {0})
-    _forget(again, store, make_plan(experiment, store.runs(), rerun=[0]))
+    _delete_runs(again, store, make_plan(experiment, store.runs(), rerun=[0]))
 
     assert store.runs() == []
     assert sorted(folder.iterdir()) == files
@@ -490,7 +490,7 @@ def test_training_anew_leaves_the_folder_alone(store, folder, experiment):
 
 def test_training_anew_removes_our_own_checkpoints(known, experiment):
     state = state_of(known)
-    _forget(SimpleNamespace(rerun=lambda: {0}), known, make_plan(experiment, [], rerun=[0]))
+    _delete_runs(SimpleNamespace(rerun=lambda: {0}), known, make_plan(experiment, [], rerun=[0]))
 
     assert not state.exists()
 

@@ -111,7 +111,7 @@ def test_other_numbers_of_a_run_are_a_conflict_until_they_replace(out, store):
     file.write_text(file.read_text().replace('"train_loss": ', '"train_loss": 1', 1))
     other = read_run_folder(of_run(out, 0))
 
-    with pytest.raises(RecordError, match="the store has other numbers of run 0"):
+    with pytest.raises(RecordError, match="has different metrics in epoch 1: "):
         ingest_run(other, store)
     assert ingest_run(other, store, replace=True)
     assert store.metrics(found.run.key)[1] == other.epochs[0].values

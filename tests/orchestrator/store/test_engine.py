@@ -56,7 +56,7 @@ def only(store):
 
 def unusable(location, **options):
     """
-    What the store says about a location it cannot use, which must be one line.
+    Return the one-line error for a location that cannot be used.
     """
     with pytest.raises(StoreError) as caught:
         Store(location, **options)
@@ -65,10 +65,10 @@ def unusable(location, **options):
     return message
 
 
-# Where it lies
+# Locations
 
 
-def test_a_path_a_text_and_a_url_name_the_same_store(path, store, running, monkeypatch):
+def test_a_path_a_string_and_a_url_open_the_same_store(path, store, running, monkeypatch):
     monkeypatch.chdir(path.parent)
     others = [Store(str(path)), Store(f"sqlite:///{path}"), Store("store.db")]
 
@@ -77,7 +77,7 @@ def test_a_path_a_text_and_a_url_name_the_same_store(path, store, running, monke
         other.close()
 
 
-def test_sqlite_writes_ahead_and_checks_foreign_keys(store):
+def test_sqlite_uses_wal_mode_and_checks_foreign_keys(store):
     with store.engine.connect() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
@@ -86,20 +86,20 @@ def test_sqlite_writes_ahead_and_checks_foreign_keys(store):
 @pytest.mark.parametrize(
     ("url", "part"),
     [
-        ("mysql://u:secret@h/db", "mysql is not offered; use sqlite or postgresql"),
-        ("nosuch://u:secret@h/db", "nosuch is not offered; use sqlite or postgresql"),
+        ("mysql://u:secret@h/db", "mysql is not supported; use sqlite or postgresql"),
+        ("nosuch://u:secret@h/db", "nosuch is not supported; use sqlite or postgresql"),
         ("postgresql+foo://u:secret@h/db", "cannot be used"),
         ("sqlite+foo:///x.db", "cannot be used"),
         ("://", "Could not parse"),
     ],
 )
-def test_another_kind_of_url_is_refused(url, part):
+def test_unsupported_urls_are_rejected(url, part):
     assert part in unusable(url)
 
 
 class WithoutPsycopg:
     """
-    Python's finder of modules in an environment that lacks one.
+    A module finder that does not find psycopg.
     """
 
     def find_spec(self, name, path=None, target=None):
@@ -107,7 +107,7 @@ class WithoutPsycopg:
             raise ModuleNotFoundError("No module named 'psycopg'", name=name)
 
 
-def test_postgresql_without_its_driver_says_what_to_install(monkeypatch):
+def test_a_missing_postgresql_driver_is_reported_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [WithoutPsycopg(), *sys.meta_path])
     monkeypatch.delitem(sys.modules, "psycopg", raising=False)
 
@@ -118,14 +118,14 @@ def test_postgresql_without_its_driver_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.skipif(not POSTGRESQL, reason="AOL_TEST_POSTGRESQL names no database")
-def test_a_postgresql_server_that_is_not_there_is_one_line():
+def test_an_unreachable_postgresql_server_is_a_one_line_error():
     message = unusable("postgresql://u:secret@127.0.0.1:9/db")
 
     assert "onnection refused" in message
     assert "secret" not in message
 
 
-def test_a_url_with_a_port_that_is_no_number_is_refused():
+def test_a_url_with_an_invalid_port_is_rejected():
     unusable("postgresql://u:secret@h:port/db")
 
 
@@ -141,12 +141,12 @@ def test_no_password_is_printed(url):
     assert "secret" not in unusable(url)
 
 
-# Its schema
+# The schema
 
 
-def test_an_up_to_date_database_is_not_migrated_again(path, store):
+def test_an_up_to_date_database_does_not_import_alembic(path, store):
     """
-    Alembic costs half a second that `status` need not pay.
+    Alembic takes half a second to import, which would delay `status`.
     """
     script = """
         import sys
@@ -171,7 +171,7 @@ def test_an_empty_file_becomes_a_store(path):
 @pytest.fixture
 def first_version(path):
     """
-    A database as the first version of the schema left it: a run of two epochs, interrupted.
+    A database with the first schema and a run that was interrupted after two epochs.
     """
     path.parent.mkdir()
     migrate(path, command.upgrade, "0001")
@@ -193,7 +193,7 @@ def first_version(path):
     return path
 
 
-def test_a_database_of_an_older_version_is_upgraded_with_all_it_holds(first_version):
+def test_an_older_database_is_upgraded_with_its_rows(first_version):
     store = Store(first_version)
     found = only(store)
     times = store.recorded_at("7-a")
@@ -206,7 +206,7 @@ def test_a_database_of_an_older_version_is_upgraded_with_all_it_holds(first_vers
     assert times == {1: "2026-01-01T01:01:00.000+00:00", 2: "2026-01-01T01:01:30.500+00:00"}
 
 
-def test_an_upgrade_that_fails_leaves_the_database_as_it_was(first_version):
+def test_a_failed_upgrade_leaves_the_database_unchanged(first_version):
     with sqlite3.connect(first_version) as connection:
         connection.execute("ALTER TABLE runs ADD COLUMN heartbeat_at")  # in the upgrade's way
     connection.close()
@@ -221,7 +221,7 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(first_version):
     assert "driver" not in columns
 
 
-def test_an_upgrade_can_be_taken_back(first_version):
+def test_an_upgrade_can_be_reverted(first_version):
     Store(first_version).close()
     migrate(first_version, command.downgrade, "0001")
     with sqlite3.connect(first_version) as connection:
@@ -235,7 +235,7 @@ def test_an_upgrade_can_be_taken_back(first_version):
     assert (found.driver, found.epoch) == ("new:2", 2)
 
 
-def test_a_database_of_a_newer_version_is_refused_with_advice(path, store):
+def test_a_newer_database_is_rejected_with_advice(path, store):
     with store.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     message = unusable(path)
@@ -245,7 +245,7 @@ def test_a_database_of_a_newer_version_is_refused_with_advice(path, store):
     assert "update the program or choose another --store" in message
 
 
-def test_a_database_of_another_program_is_refused(tmp_path):
+def test_a_database_of_another_program_is_rejected(tmp_path):
     path = tmp_path / "other.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE runs (a)")
@@ -254,10 +254,10 @@ def test_a_database_of_another_program_is_refused(tmp_path):
     assert "table runs already exists" in unusable(path)
 
 
-# What can be wrong with the file
+# Faulty files
 
 
-def test_a_file_that_is_no_database_is_refused_and_stays_as_it_is(tmp_path):
+def test_a_file_that_is_not_a_database_is_rejected_and_unchanged(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("no database at all\n" * 100)
     message = unusable(path)
@@ -270,9 +270,9 @@ def test_a_file_that_is_no_database_is_refused_and_stays_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9])
-def test_a_truncated_database_is_refused(path, run, share):
+def test_a_truncated_database_is_rejected(path, run, share):
     """
-    Wherever it was cut, within a page or between two.
+    The file may end within a page or between two.
     """
     store = Store(path)
     store.queue([run])
@@ -292,25 +292,25 @@ def test_a_truncated_database_is_refused(path, run, share):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_one_line_error(tmp_path):
     (tmp_path / "file").touch()
 
     assert "cannot be used" in unusable(tmp_path / "file" / "store.db")
 
 
-def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path):
+def test_a_folder_in_place_of_the_file_is_a_one_line_error(tmp_path):
     assert "unable to open database file" in unusable(tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_device_is_one_line():
+def test_a_full_device_is_a_one_line_error():
     assert "database or disk is full; free some space" in unusable("/dev/full")
 
 
 @pytest.fixture
 def open_folder():
     """
-    A folder that every user of the machine reaches, unlike pytest's own.
+    A folder that every user can access, unlike those of pytest.
     """
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
@@ -322,7 +322,7 @@ def open_folder():
 @pytest.fixture
 def kept(open_folder, run):
     """
-    A store with a finished run of one epoch that nobody has open.
+    A closed store with a finished run of one epoch.
     """
     store = Store(open_folder / "store.db")
     store.queue([run])
@@ -335,13 +335,13 @@ def kept(open_folder, run):
 
 def as_nobody(body, *arguments):
     """
-    The output of a script run by a user to whom file permissions apply, unlike to root.
+    Return the output of a script run by a user without root's permissions.
     """
     script = "\n".join(
         [
             "import os, sys",
             "from orchestrator.store import Store, StoreError",
-            'Store("sqlite://").close()  # imports what nobody may not be allowed to',
+            'Store("sqlite://").close()  # import modules before the change of user',
             f"os.getuid() or os.setuid({NOBODY})",
             "try:",
             f"    {body}",
@@ -349,7 +349,7 @@ def as_nobody(body, *arguments):
             "    print(error.exit_code, error)",
         ]
     )
-    no_coverage = {"COVERAGE_PROCESS_CONFIG": ""}  # nobody may not write it
+    no_coverage = {"COVERAGE_PROCESS_CONFIG": ""}  # that user cannot write it
     output, error = spawn(script, *arguments, **no_coverage).communicate(timeout=60)
     assert error == ""
     return output.rstrip("\n")
@@ -360,7 +360,7 @@ DRIVE = "Store(sys.argv[1], exclusive=True)"
 
 
 @pytest.mark.parametrize(("file", "folder"), [(0o444, 0o555), (0o444, 0o777), (0o666, 0o555)])
-def test_a_store_that_may_only_be_read_is_read(kept, file, folder):
+def test_a_read_only_store_can_be_read(kept, file, folder):
     kept.chmod(file)
     kept.parent.chmod(folder)
 
@@ -368,24 +368,24 @@ def test_a_store_that_may_only_be_read_is_read(kept, file, folder):
 
 
 @pytest.mark.parametrize(("file", "folder"), [(0o444, 0o777), (0o666, 0o555)])
-def test_a_store_that_may_only_be_read_is_not_written(kept, file, folder):
+def test_a_read_only_store_is_not_written(kept, file, folder):
     kept.chmod(file)
     kept.parent.chmod(folder)
     before = kept.read_bytes()
     to_drive = as_nobody(DRIVE, kept)
-    to_write = as_nobody('Store(sys.argv[1]).link("a", "b")', kept)
+    to_write = as_nobody('Store(sys.argv[1]).set_mlflow_run("a", "b")', kept)
 
     assert to_drive == (
         f"1 the store sqlite:///{kept} cannot be used: readonly database; "
-        "it may only be read here: make it and its folder writable"
+        "make the file and its folder writable"
     )
-    assert "it may only be read here: make it and its folder writable" in to_write
+    assert "make the file and its folder writable" in to_write
     assert kept.read_bytes() == before
 
 
-def test_what_another_user_writes_right_now_is_read_too(kept, run):
+def test_a_read_only_store_is_read_while_another_user_writes(kept, run):
     """
-    The newest epochs are still in the log beside the file.
+    The newest epochs are only in the log beside the file.
     """
     writer = Store(kept)
     writer.record(run.key, 2, VALUES)
@@ -396,24 +396,24 @@ def test_what_another_user_writes_right_now_is_read_too(kept, run):
     assert output == "2"
 
 
-def test_an_older_store_that_may_only_be_read_says_so(first_version, open_folder):
+def test_a_read_only_store_with_an_older_schema_is_rejected(first_version, open_folder):
     path = Path(shutil.copy(first_version, open_folder))
     path.chmod(0o444)
     open_folder.chmod(0o555)
 
     assert as_nobody(READ, path) == (
         f"1 the store sqlite:///{path} cannot be used: readonly database with an older schema; "
-        "it may only be read here: make it and its folder writable"
+        "make the file and its folder writable"
     )
 
 
-def test_a_folder_in_which_no_store_can_be_made_is_one_line(open_folder):
+def test_a_read_only_folder_without_a_store_is_a_one_line_error(open_folder):
     open_folder.chmod(0o555)
 
     assert "unable to open database file" in as_nobody(READ, open_folder / "store.db")
 
 
-def test_a_store_that_another_program_holds_is_told_in_one_line(path, store, running, monkeypatch):
+def test_a_locked_store_is_a_one_line_error(path, store, running, monkeypatch):
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
     waiting = Store(path)
     holder = sqlite3.connect(path, isolation_level=None)
@@ -427,7 +427,7 @@ def test_a_store_that_another_program_holds_is_told_in_one_line(path, store, run
 
     assert str(caught.value) == (
         f"the store sqlite:///{path} cannot be used: database is locked; "
-        "another program holds it: end that one, then try again"
+        "another program has locked it; stop that program and try again"
     )
     assert only(store).epoch == 1
 
@@ -470,7 +470,7 @@ def test_a_full_disk_fails_the_write_and_loses_nothing(small_disk, run):
     assert checked == ("ok",)
 
 
-def test_a_disk_that_fills_up_fails_the_write_and_keeps_what_was_there(store, running):
+def test_a_write_that_fills_the_disk_keeps_the_earlier_rows(store, running):
     store.record(running.key, 1, VALUES)
     raw = store.engine.raw_connection()
     pages = raw.execute("PRAGMA page_count").fetchone()[0]
@@ -490,7 +490,7 @@ READS = {
     "runs by status": lambda store, key: store.runs(statuses=[Status.RUNNING]),
     "final": lambda store, key: store.final([key]),
     "metrics": lambda store, key: store.metrics(key, after=1),
-    "latest": lambda store, key: store.latest([key], epochs=5, names=["seconds"]),
+    "latest": lambda store, key: store.latest_metrics([key], epochs=5, names=["seconds"]),
     "recorded_at": lambda store, key: store.recorded_at(key),
     "margins": lambda store, key: store.margins(key),
     "view by key": lambda store, key: store.query(f"SELECT * FROM v_final WHERE key = '{key}'"),
@@ -501,9 +501,9 @@ READS = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_what_is_read_of_one_run_is_found_by_index(store, running, read):
+def test_reading_one_run_uses_an_index(store, running, read):
     """
-    However many others there are: no table is scanned.
+    No table is scanned, so that many other runs do not slow it down.
     """
     statements = []
     event.listen(
@@ -520,12 +520,12 @@ def test_what_is_read_of_one_run_is_found_by_index(store, running, read):
     assert [step for step in steps if step.startswith(tables)] == []
 
 
-# Who uses it at the same time
+# Concurrency
 
 
-def test_readers_and_a_writer_do_not_wait_for_each_other(path, store, make_run):
+def test_readers_and_a_writer_do_not_block_each_other(path, store, make_run):
     """
-    Two processes read all the while one writes: nobody meets a lock.
+    Two processes read while one writes.
     """
     script = """
         import sys, time
@@ -556,9 +556,9 @@ def test_readers_and_a_writer_do_not_wait_for_each_other(path, store, make_run):
     assert ends == [("50\n", "")] * 2
 
 
-def test_a_second_writer_waits_its_turn(store, running, path):
+def test_a_second_writer_waits_for_the_first(store, running, path):
     """
-    `sync` links runs to MLflow while the driver writes.
+    `sync` writes IDs of MLflow runs while the driver writes epochs.
     """
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")

@@ -10,7 +10,7 @@ DRIVER = """
     import sys, time
     from orchestrator.store import Store
     store = Store(sys.argv[1], exclusive=True)
-    print("has it", flush=True)
+    print("opened", flush=True)
     time.sleep(60)
 """
 
@@ -27,16 +27,16 @@ def location(request, tmp_path):
 @pytest.fixture
 def driver(location):
     """
-    Another process that drives the store.
+    Another process that has the store open as its driver.
     """
     process = spawn(DRIVER, location)
-    assert process.stdout.readline() == "has it\n", process.stderr.read()
+    assert process.stdout.readline() == "opened\n", process.stderr.read()
     yield process
     process.kill()
     process.communicate()
 
 
-def refused(location):
+def rejected(location):
     with pytest.raises(StoreError, match="another `run` is writing to ") as caught:
         Store(location, exclusive=True)
     message = str(caught.value)
@@ -44,8 +44,8 @@ def refused(location):
     return message
 
 
-def test_a_second_driver_is_refused_and_a_reader_is_not(driver, location):
-    message = refused(location)
+def test_a_second_driver_is_rejected_and_a_reader_is_not(driver, location):
+    message = rejected(location)
     reader = Store(location)
     runs = reader.runs()
     reader.close()
@@ -54,29 +54,29 @@ def test_a_second_driver_is_refused_and_a_reader_is_not(driver, location):
     assert runs == []
 
 
-def test_a_killed_driver_lets_the_next_one_in(driver, location):
-    refused(location)
+def test_the_lock_of_a_killed_driver_is_released(driver, location):
+    rejected(location)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     store = Store(location, exclusive=True)
-    refused(location)
+    rejected(location)
     store.close()
 
 
-def test_a_driver_that_closes_lets_the_next_one_in(location):
+def test_closing_releases_the_lock(location):
     Store(location, exclusive=True).close()
     Store(location, exclusive=True).close()
 
 
-def test_the_lock_comes_before_the_schema(tmp_path):
+def test_the_lock_is_taken_before_the_schema_is_upgraded(tmp_path):
     """
-    A second driver of a newer version changes nothing under the feet of the first.
+    A second driver of a newer version must not change the schema while the first one runs.
     """
     first = Store(tmp_path / "store.db", exclusive=True)
     with first.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE margins")
         connection.exec_driver_sql("DROP TABLE alembic_version")
-    refused(tmp_path / "store.db")
+    rejected(tmp_path / "store.db")
     with first.engine.begin() as connection:
         tables = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
     first.close()
@@ -85,7 +85,7 @@ def test_the_lock_comes_before_the_schema(tmp_path):
     assert "alembic_version" not in tables
 
 
-def test_a_driver_that_could_not_open_the_store_leaves_no_lock(tmp_path):
+def test_a_failure_to_open_the_store_releases_the_lock(tmp_path):
     (tmp_path / "store.db").write_text("no database at all\n" * 100)
     for _ in range(2):
         with pytest.raises(StoreError, match="file is not a database"):

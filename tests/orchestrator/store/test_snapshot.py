@@ -6,8 +6,8 @@ from alembic import command
 from sqlalchemy import insert, select, text
 
 from orchestrator.errors import StoreError
-from orchestrator.store import Checkpoint, Status, Store, copy_run, seal, snapshot
-from orchestrator.store.models import Base, EpochRow, MetricRow, tables_of_runs
+from orchestrator.store import Checkpoint, Status, Store, close_as_single_file, copy_run, snapshot
+from orchestrator.store.models import Base, EpochRow, MetricRow, run_tables
 from tests.support.stores import BACKENDS, ORIGIN, POSTGRESQL, empty_schema, migrate
 
 ON_A_SERVER = pytest.mark.skipif(not POSTGRESQL, reason="AOL_TEST_POSTGRESQL is not set")
@@ -16,7 +16,7 @@ ON_A_SERVER = pytest.mark.skipif(not POSTGRESQL, reason="AOL_TEST_POSTGRESQL is 
 @pytest.fixture(params=BACKENDS)
 def theirs(request, tmp_path):
     """
-    Where another store may be, on every database that is offered.
+    A location for another store, on every supported database.
     """
     if request.param == "sqlite":
         yield str(tmp_path / "theirs" / "store.db")
@@ -28,7 +28,7 @@ def theirs(request, tmp_path):
 @pytest.fixture(params=["in a file", "in memory"])
 def ours(request, tmp_path):
     """
-    A store to copy into: by the database itself, or row by row as between different databases.
+    A target store: SQLite copies between files, Python between any databases.
     """
     opened = Store(tmp_path / "ours.db" if request.param == "in a file" else "sqlite://")
     yield opened
@@ -44,20 +44,20 @@ def fill(location, *runs, epochs=3):
         store.queue([run])
         for attempt, last in enumerate((1, epochs)):
             store.start(run, ORIGIN)
-            store.place(run.key, "host", "cpu", attempt)
+            store.set_placement(run.key, "host", "cpu", attempt)
             for epoch in range(attempt + 1, last + 1):
                 store.record(run.key, epoch, {"accuracy": run.id + epoch / 3, "seconds": 1e-300})
-            store.saved(run.key, Checkpoint(last, f"/ray/{run.key}/{last}"))
+            store.add_checkpoint(run.key, Checkpoint(last, f"/ray/{run.key}/{last}"))
         store.finish(run.key, Status.DONE, margins=b"\x00\x01\xff\x7f", certificate={"a": [1]})
-        store.link(run.key, "there")
-        store.shown(run.key, Status.DONE)
+        store.set_mlflow_run(run.key, "there")
+        store.set_mlflow_status(run.key, Status.DONE)
     store.close()
     return location
 
 
 def rows(store, key):
     """
-    All that a store has of a run, by table, but for the numbers of its rows.
+    Return the rows of a run by table, without autoincremented IDs.
     """
     with store.engine.connect() as connection:
         return {
@@ -69,15 +69,15 @@ def rows(store, key):
                     .order_by(*table.primary_key)
                 )
             ]
-            for table in tables_of_runs()
+            for table in run_tables()
         }
 
 
-def test_every_column_of_every_table_of_a_run_arrives(theirs, ours, make_run):
+def test_every_column_of_every_table_of_a_run_is_copied(theirs, ours, make_run):
     first, second, mine = make_run(1), make_run(2), make_run(3)
     fill(theirs, first, second)
     ours.queue([mine])
-    ours.start(mine, ORIGIN)  # an attempt of the same number
+    ours.start(mine, ORIGIN)  # an attempt with the same ID
     with snapshot(theirs) as other:
         for run in (first, second):
             copy_run(other, ours, run.key)
@@ -95,15 +95,15 @@ def test_every_column_of_every_table_of_a_run_arrives(theirs, ours, make_run):
 
 def test_the_tables_that_belong_to_a_run_are_found_by_their_key():
     """
-    A new one needs no change of what copies and forgets runs.
+    Copying and deleting runs need no change when a table is added.
     """
-    names = [table.name for table in tables_of_runs()]
+    names = [table.name for table in run_tables()]
 
     assert names[0] == "runs"
     assert set(Base.metadata.tables) - set(names) == {"cells"}
 
 
-def test_what_is_unknown_stays_unknown_and_is_no_text(theirs, ours, make_run):
+def test_null_stays_null_in_a_copy(theirs, ours, make_run):
     """
     SQL's NULL and JSON's null are both None in Python.
     """
@@ -119,7 +119,7 @@ def test_what_is_unknown_stays_unknown_and_is_no_text(theirs, ours, make_run):
     assert count == 1
 
 
-def test_a_copy_takes_the_place_of_what_was_there(theirs, ours, make_run):
+def test_a_copy_replaces_the_present_run(theirs, ours, make_run):
     run = make_run(1)
     fill(theirs, run)
     ours.queue([run])
@@ -137,7 +137,7 @@ def test_a_copy_takes_the_place_of_what_was_there(theirs, ours, make_run):
 
 
 @ON_A_SERVER
-def test_runs_are_copied_into_a_server_too(tmp_path, make_run):
+def test_runs_can_be_copied_to_a_server(tmp_path, make_run):
     run = make_run(1)
     with empty_schema() as url, snapshot(fill(tmp_path / "there.db", run)) as other:
         store = Store(url)
@@ -148,9 +148,9 @@ def test_runs_are_copied_into_a_server_too(tmp_path, make_run):
         store.close()
 
 
-def test_a_copy_that_fails_leaves_what_was_there(theirs, store, make_run):
+def test_a_failed_copy_leaves_the_present_run_unchanged(theirs, store, make_run):
     """
-    The database fills up in the middle of it.
+    The disk is full in the middle of the copy.
     """
     run = make_run(1)
     fill(theirs, run, epochs=2000)
@@ -169,7 +169,7 @@ def test_a_copy_that_fails_leaves_what_was_there(theirs, store, make_run):
     assert rows(store, run.key) == before
 
 
-def test_two_hundred_thousand_metrics_take_a_second(tmp_path, store, make_run):
+def test_two_hundred_thousand_metrics_are_copied_in_seconds(tmp_path, store, make_run):
     run = make_run(1)
     other = Store(fill(tmp_path / "there.db", run))
     values = [{"key": run.key, "name": f"m{number}", "value": 0.1} for number in range(10)]
@@ -188,14 +188,14 @@ def test_two_hundred_thousand_metrics_take_a_second(tmp_path, store, make_run):
     assert len(store.metrics(run.key)) == 20_003
 
 
-# What is only read
+# Snapshots
 
 
 def surroundings(path):
     return {item.name: item.read_bytes() for item in path.parent.iterdir()}
 
 
-def test_a_store_that_nobody_has_open_is_read_without_a_trace(tmp_path, make_run):
+def test_a_store_that_is_not_open_is_read_without_a_trace(tmp_path, make_run):
     path = fill(tmp_path / "there" / "store.db", make_run(1))
     before = surroundings(path)
     with snapshot(path) as other:
@@ -204,9 +204,9 @@ def test_a_store_that_nobody_has_open_is_read_without_a_trace(tmp_path, make_run
     assert surroundings(path) == before
 
 
-def test_a_store_that_is_being_written_is_read_as_it_is_now(tmp_path, make_run):
+def test_a_snapshot_of_a_store_in_use_does_not_see_later_writes(tmp_path, make_run):
     """
-    Its newest epochs are in the log beside the file; what comes later is not seen.
+    Its newest epochs are in the log beside the file.
     """
     run = make_run(1, epochs=9)
     writer = Store(tmp_path / "there.db")
@@ -221,7 +221,7 @@ def test_a_store_that_is_being_written_is_read_as_it_is_now(tmp_path, make_run):
     assert seen == [1]
 
 
-def test_a_log_that_a_killed_driver_left_is_read_and_stays(tmp_path, make_run):
+def test_the_log_of_a_killed_driver_is_read_and_kept(tmp_path, make_run):
     run = make_run(1)
     living = fill(tmp_path / "living.db", run)
     writer = Store(living)
@@ -241,7 +241,7 @@ def test_a_log_that_a_killed_driver_left_is_read_and_stays(tmp_path, make_run):
     assert {name: after[name] for name in before} == before
 
 
-def test_an_older_store_is_read_in_a_copy_of_the_newest_schema(tmp_path, make_run):
+def test_an_older_store_is_upgraded_in_the_copy_only(tmp_path, make_run):
     path = fill(tmp_path / "there" / "store.db", make_run(1))
     migrate(path, command.downgrade, "0004")
     before = path.read_bytes()
@@ -252,7 +252,7 @@ def test_an_older_store_is_read_in_a_copy_of_the_newest_schema(tmp_path, make_ru
     assert path.read_bytes() == before
 
 
-def refusal(location):
+def rejection(location):
     with pytest.raises(StoreError) as caught, snapshot(location):
         pass
     assert "\n" not in str(caught.value)
@@ -260,72 +260,72 @@ def refusal(location):
     return str(caught.value)
 
 
-def test_a_newer_store_is_refused(tmp_path, make_run):
+def test_a_newer_store_is_rejected(tmp_path, make_run):
     path = fill(tmp_path / "there.db", make_run(1))
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
 
-    assert refusal(path).startswith(f"{path}: was written by a newer version of this program")
+    assert rejection(path).startswith(f"{path}: was written by a newer version of this program")
 
 
-def test_what_is_no_store_is_refused(tmp_path):
+def test_files_that_are_not_stores_are_rejected(tmp_path):
     text_file, other_database = tmp_path / "a.db", tmp_path / "b.db"
     text_file.write_text("no database, but longer than the header of one would be " * 20)
     with sqlite3.connect(other_database) as connection:
         connection.execute("CREATE TABLE runs (x)")
     connection.close()
 
-    assert refusal(tmp_path / "none.db") == f"there is no store at {tmp_path / 'none.db'}"
-    assert f"{text_file} cannot be used: file is not a database" in refusal(text_file)
-    assert refusal(other_database).startswith(f"{other_database}: is no store of this program")
+    assert rejection(tmp_path / "none.db") == f"there is no store at {tmp_path / 'none.db'}"
+    assert f"{text_file} cannot be used: file is not a database" in rejection(text_file)
+    assert rejection(other_database).startswith(f"{other_database}: is not a store of this program")
 
 
-def test_a_store_damaged_in_the_middle_is_refused(tmp_path, make_run):
+def test_a_damaged_store_is_rejected(tmp_path, make_run):
     path = fill(tmp_path / "there.db", make_run(1), epochs=2000)
     content = path.read_bytes()
     tables = bytearray(content)
-    tables[100:4096] = bytes(3996)  # the first page: what tables there are
+    tables[100:4096] = bytes(3996)  # the first page has the list of tables
     path.write_bytes(tables)
-    without_tables = refusal(path)
+    without_tables = rejection(path)
     rows = bytearray(content)
     rows[-4096 * 20 : -4096 * 10] = b"\xff" * (4096 * 10)
     path.write_bytes(rows)
-    without_rows = refusal(path)
+    without_rows = rejection(path)
 
     assert f"{path} cannot be used: database disk image is malformed" in without_tables
     assert without_rows.startswith(f"{path}: is damaged: ")
 
 
 @ON_A_SERVER
-def test_a_store_on_a_server_is_only_read():
+def test_a_snapshot_of_a_server_is_read_only():
     with empty_schema() as url:
         Store(url).close()
         with (
             snapshot(url) as other,
             pytest.raises(StoreError, match="read-only transaction"),
         ):
-            other.link("a", "b")
+            other.set_mlflow_run("a", "b")
 
 
 @ON_A_SERVER
-def test_an_older_store_on_a_server_is_not_brought_up_to_date(make_run):
+def test_an_older_store_on_a_server_is_not_upgraded(make_run):
     with empty_schema() as url:
         store = Store(url)
         with store.engine.begin() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '0005'"))
-        found = refusal(url)
+        found = rejection(url)
         store.close()
 
-    assert "has the schema 0005 and this program" in found
+    assert "has the schema 0005, this program needs" in found
     assert "`status --store`" in found
 
 
-def test_a_sealed_store_is_one_file_that_can_be_read_in_place(tmp_path, make_run):
+def test_a_store_closed_as_a_single_file_can_be_read_in_place(tmp_path, make_run):
     path = tmp_path / "sealed" / "store.db"
     store = Store(fill(path, make_run(1)))
     store.runs()
-    seal(store)
+    close_as_single_file(store)
 
     assert [item.name for item in path.parent.iterdir()] == ["store.db"]
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)

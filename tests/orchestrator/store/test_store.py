@@ -16,7 +16,7 @@ from sqlalchemy.exc import NoResultFound
 from orchestrator.errors import QueryError
 from orchestrator.store import Checkpoint, Epoch, Status, Store
 from orchestrator.store.models import Base
-from orchestrator.store.records import LEASE_S
+from orchestrator.store.records import HEARTBEAT_TIMEOUT_S
 from tests.support.stores import BACKENDS, ORIGIN, empty_schema, spawn
 
 VALUES = {"train_loss": 0.5, "accuracy": 0.25}
@@ -25,7 +25,7 @@ VALUES = {"train_loss": 0.5, "accuracy": 0.25}
 @pytest.fixture(params=BACKENDS)
 def location(request, tmp_path):
     """
-    Where a store may be made, on every database that is offered.
+    A location for a store, on every supported database.
     """
     if request.param == "sqlite":
         yield str(tmp_path / "results" / "store.db")
@@ -75,10 +75,10 @@ def attempts(store):
         return [tuple(row) for row in rows]
 
 
-# The life of a run
+# The course of a run
 
 
-def test_a_queued_run_is_pending_with_all_that_is_known_of_it(store, run):
+def test_a_queued_run_is_pending_with_its_settings(store, run):
     store.queue([run])
     found = only(store)
 
@@ -91,14 +91,14 @@ def test_a_queued_run_is_pending_with_all_that_is_known_of_it(store, run):
     assert found.alive
 
 
-def test_a_whole_life(store, run):
+def test_a_run_from_the_queue_to_its_end(store, run):
     store.queue([run])
     store.start(run, ORIGIN)
-    store.place(run.key, "host", "CPU, 2 threads", 0)
+    store.set_placement(run.key, "host", "CPU, 2 threads", 0)
     started = only(store)
     for epoch in (1, 2, 3):
         store.record(run.key, epoch, {"train_loss": 1 / epoch})
-        store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+        store.add_checkpoint(run.key, Checkpoint(epoch, f"/c/{epoch}"))
     trained = only(store)
     store.finish(run.key, Status.DONE, margins=struct.pack("<2f", 0.5, -0.25))
     done = only(store)
@@ -145,9 +145,9 @@ def test_a_failed_run_keeps_its_error_until_it_starts_again(store, running):
     assert again.started_at == failed.started_at
 
 
-def test_every_attempt_is_kept_with_where_it_began_and_how_it_ended(store, running):
+def test_every_attempt_is_kept_with_its_first_epoch_and_outcome(store, running):
     store.record(running.key, 1, VALUES)
-    store.saved(running.key, Checkpoint(1, "/c/1"))
+    store.add_checkpoint(running.key, Checkpoint(1, "/c/1"))
     store.finish(running.key, Status.FAILED)
     store.start(running, ORIGIN)
     store.start(running, ORIGIN)  # its worker was lost
@@ -156,14 +156,14 @@ def test_every_attempt_is_kept_with_where_it_began_and_how_it_ended(store, runni
     assert attempts(store) == [(0, "failed"), (1, "interrupted"), (1, "done")]
 
 
-def test_an_attempt_says_where_it_really_began(store, running):
+def test_an_attempt_has_the_epoch_from_which_its_worker_continued(store, running):
     """
-    Its worker could not read the newest checkpoint.
+    Here the worker could not read the newest checkpoint.
     """
     store.record(running.key, 1, VALUES)
-    store.saved(running.key, Checkpoint(1, "/c/1"))
+    store.add_checkpoint(running.key, Checkpoint(1, "/c/1"))
     store.start(running, ORIGIN)
-    store.place(running.key, "host", "CPU", 0)
+    store.set_placement(running.key, "host", "CPU", 0)
 
     assert attempts(store) == [(0, "interrupted"), (0, None)]
 
@@ -179,7 +179,7 @@ def test_a_run_that_never_started_can_be_finished(store, run):
     assert only(store).error == "its worker was lost"
 
 
-def test_queueing_again_keeps_what_is_known(store, running):
+def test_queueing_again_keeps_the_results(store, running):
     store.record(running.key, 1, VALUES)
     store.finish(running.key, Status.INTERRUPTED)
     renamed = running.model_copy(update={"name": "New name", "profile": "other"})
@@ -197,7 +197,7 @@ def test_queueing_leaves_a_finished_run_finished(store, running):
     assert only(store).status is Status.DONE
 
 
-def test_runs_come_by_id_and_seed(store, make_run):
+def test_runs_are_ordered_by_id_and_seed(store, make_run):
     runs = [make_run(2), make_run(1, seed=1001), make_run(1), make_run(10)]
     store.queue(runs)
 
@@ -211,13 +211,13 @@ def test_runs_come_by_id_and_seed(store, make_run):
     assert store.runs([]) == []
 
 
-def test_runs_are_found_by_what_is_asked_for(store, make_run):
+def test_runs_are_filtered_by_the_given_conditions(store, make_run):
     runs = [make_run(1), make_run(1, epochs=9), make_run(2, profile="paper"), make_run(3)]
     store.queue(runs)
     store.finish(runs[3].key, Status.FAILED)
 
-    def found(**asked):
-        return [run.key for run in store.runs(**asked)]
+    def found(**conditions):
+        return [run.key for run in store.runs(**conditions)]
 
     assert found(ids=[1, 3]) == [runs[0].key, runs[1].key, runs[3].key]
     assert found(ids=[1], digests=[runs[1].train.digest()]) == [runs[1].key]
@@ -226,7 +226,7 @@ def test_runs_are_found_by_what_is_asked_for(store, make_run):
     assert found(keys=[runs[0].key], ids=[2]) == found(ids=[]) == []
 
 
-def test_the_foremost_wait_or_train_then_those_that_broke_off_then_the_newest(store, make_run):
+def test_priority_is_open_runs_then_unfinished_ones_then_the_newest(store, make_run):
     old, new, failed, waiting = runs = [make_run(number) for number in range(4)]
     store.queue(runs)
     with store.engine.begin() as connection:
@@ -235,12 +235,12 @@ def test_the_foremost_wait_or_train_then_those_that_broke_off_then_the_newest(st
         store.finish(run.key, status)
     store.queue([make_run(9, profile="paper")])
 
-    assert store.foremost(9, "demo") == [run.key for run in (waiting, failed, new, old)]
-    assert store.foremost(2, "demo") == [waiting.key, failed.key]
-    assert store.foremost(9, "paper") == [make_run(9).key]
-    assert len(store.foremost(9)) == 5
-    assert store.counts("demo") == {Status.PENDING: 1, Status.FAILED: 1, Status.DONE: 2}
-    assert store.counts()[Status.PENDING] == 2
+    assert store.keys_by_priority(9, "demo") == [run.key for run in (waiting, failed, new, old)]
+    assert store.keys_by_priority(2, "demo") == [waiting.key, failed.key]
+    assert store.keys_by_priority(9, "paper") == [make_run(9).key]
+    assert len(store.keys_by_priority(9)) == 5
+    assert store.count_by_status("demo") == {Status.PENDING: 1, Status.FAILED: 1, Status.DONE: 2}
+    assert store.count_by_status()[Status.PENDING] == 2
 
 
 def test_the_profile_that_was_trained_last_is_the_newest(store, make_run):
@@ -256,14 +256,14 @@ def test_the_profile_that_was_trained_last_is_the_newest(store, make_run):
     assert store.newest_profile(["other"]) is None
 
 
-def test_what_happens_to_one_run_leaves_the_others_alone(store, make_run):
+def test_writes_to_one_run_leave_the_others_unchanged(store, make_run):
     first, second = make_run(1), make_run(2)
     store.queue([first, second])
     for run in (first, second):
         store.start(run, ORIGIN)
         store.record(run.key, 1, VALUES)
     store.finish(first.key, Status.FAILED, error="x")
-    store.forget(first.key)
+    store.delete_run(first.key)
 
     assert only(store).run_id == 2
     assert (only(store).status, only(store).epoch) == (Status.RUNNING, 1)
@@ -273,9 +273,9 @@ def test_what_happens_to_one_run_leaves_the_others_alone(store, make_run):
 # Metrics
 
 
-def test_recording_an_epoch_again_replaces_it_and_drops_the_later_ones(store, running):
+def test_recording_an_epoch_again_replaces_it_and_deletes_the_later_ones(store, running):
     """
-    A resumed run trains them again; half of one try and half of another would be neither.
+    A resumed run trains them again; epochs of two attempts must not be mixed.
     """
     store.record(running.key, 1, {"train_loss": 1.0, "accuracy": 0.1})
     store.record(running.key, 2, {"train_loss": 2.0, "accuracy": 0.2})
@@ -289,7 +289,7 @@ def test_recording_an_epoch_again_replaces_it_and_drops_the_later_ones(store, ru
     assert (only(store).epoch, only(store).recorded) == (2, 2)
 
 
-def test_each_epoch_says_when_it_was_recorded(store, running):
+def test_each_epoch_has_the_time_of_its_recording(store, running):
     store.record(running.key, 1, VALUES)
     store.record(running.key, 2, VALUES)
     first = store.recorded_at(running.key)
@@ -312,11 +312,11 @@ def test_metrics_after_an_epoch_are_the_later_ones(store, running):
     assert store.metrics("nothing") == {}
 
 
-def test_the_latest_metrics_are_those_of_each_runs_own_last_epochs(store, make_run, monkeypatch):
+def test_latest_metrics_are_those_of_each_runs_last_epochs(store, make_run, monkeypatch):
     """
-    However many keys: they are asked for in portions.
+    Many keys are queried in chunks.
     """
-    monkeypatch.setattr("orchestrator.store.reader.PORTION", 2)
+    monkeypatch.setattr("orchestrator.store.reader.KEYS_PER_QUERY", 2)
     short, long, queued = runs = [make_run(number) for number in range(3)]
     store.queue(runs)
     for run, epochs in ((short, 1), (long, 4)):
@@ -324,47 +324,47 @@ def test_the_latest_metrics_are_those_of_each_runs_own_last_epochs(store, make_r
             store.record(run.key, epoch, {"loss": float(epoch), "seconds": 2.0})
     keys = [run.key for run in runs]
 
-    assert store.latest(keys) == {
+    assert store.latest_metrics(keys) == {
         short.key: {1: {"loss": 1.0, "seconds": 2.0}},
         long.key: {4: {"loss": 4.0, "seconds": 2.0}},
     }
-    assert store.latest([long.key, queued.key], epochs=2, names=["loss"]) == {
+    assert store.latest_metrics([long.key, queued.key], epochs=2, names=["loss"]) == {
         long.key: {3: {"loss": 3.0}, 4: {"loss": 4.0}}
     }
-    assert store.latest([]) == {}
+    assert store.latest_metrics([]) == {}
 
 
-def test_epochs_written_together_are_as_those_written_one_by_one(store, make_run):
+def test_epochs_recorded_together_equal_epochs_recorded_one_by_one(store, make_run):
     runs = one_by_one, together = make_run(1), make_run(2)
     stamp = "2026-01-01T00:00:00.000+00:00"
     store.queue(runs)
     for run in runs:
         for epoch in (1, 2, 3):
             store.record(run.key, epoch, VALUES)
-            store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+            store.add_checkpoint(run.key, Checkpoint(epoch, f"/c/{epoch}"))
     epochs = [Epoch(epoch, {"train_loss": epoch / 7}, stamp) for epoch in (2, 3)]
     stale = [store.record(one_by_one.key, one.epoch, one.values) for one in epochs]
 
-    assert store.record_all(together.key, epochs) == stale[0] == [Checkpoint(3, "/c/3")]
-    assert store.record_all(together.key, []) == stale[1] == []
+    assert store.record_epochs(together.key, epochs) == stale[0] == [Checkpoint(3, "/c/3")]
+    assert store.record_epochs(together.key, []) == stale[1] == []
     assert store.metrics(together.key) == store.metrics(one_by_one.key)
     assert store.recorded_at(together.key, after=1) == {2: stamp, 3: stamp}
 
 
-def test_nan_in_one_epoch_refuses_all_that_are_written_with_it(store, running):
+def test_nan_in_one_epoch_rejects_all_epochs_of_the_call(store, running):
     epochs = [Epoch(1, VALUES, "t"), Epoch(2, {"train_loss": math.nan}, "t")]
     with pytest.raises(ValueError, match=f"epoch 2 of {running.key}: train_loss is not a number"):
-        store.record_all(running.key, epochs)
+        store.record_epochs(running.key, epochs)
 
     assert store.metrics(running.key) == {}
 
 
-def test_what_is_done_at_once_is_kept_whole_or_not_at_all(store, running, make_run):
+def test_a_transaction_is_committed_whole_or_not_at_all(store, running, make_run):
     other = make_run(8)
 
     def write(then=lambda: None):
-        with store.at_once():
-            store.forget(running.key)
+        with store.transaction():
+            store.delete_run(running.key)
             store.queue([other])
             store.record(other.key, 1, VALUES)
             seen = store.metrics(other.key)
@@ -380,8 +380,8 @@ def test_what_is_done_at_once_is_kept_whole_or_not_at_all(store, running, make_r
     assert [(run.key, run.epoch) for run in store.runs()] == [(other.key, 1)]
 
 
-def test_what_is_done_at_once_is_not_seen_by_other_threads_before_it_ends(store, running):
-    with ThreadPoolExecutor(1) as thread, store.at_once():
+def test_a_transaction_is_invisible_to_other_threads_until_it_ends(store, running):
+    with ThreadPoolExecutor(1) as thread, store.transaction():
         store.finish(running.key, Status.DONE)
         before = thread.submit(store.runs).result()
     (after,) = store.runs()
@@ -396,7 +396,7 @@ def test_a_missing_epoch_shows_in_the_number_recorded(store, running):
     assert (only(store).epoch, only(store).recorded) == (4, 3)
 
 
-def test_numbers_come_back_bit_for_bit(store, running):
+def test_numbers_are_stored_exactly(store, running):
     values = {"a": 0.1 + 0.2, "b": 5e-324, "c": 1.7976931348623157e308}
     store.record(running.key, 1, values)
 
@@ -405,21 +405,21 @@ def test_numbers_come_back_bit_for_bit(store, running):
     }
 
 
-def test_nan_is_refused_and_nothing_of_its_epoch_is_kept(store, running):
+def test_nan_is_rejected_with_its_whole_epoch(store, running):
     with pytest.raises(ValueError, match=f"epoch 1 of {running.key}: accuracy is not a number"):
         store.record(running.key, 1, {"train_loss": 0.5, "accuracy": math.nan})
 
     assert store.metrics(running.key) == {}
 
 
-def test_metrics_of_an_unknown_run_are_refused(store):
+def test_metrics_of_an_unknown_run_are_rejected(store):
     with pytest.raises(NoResultFound):
         store.record("nothing", 1, VALUES)
 
 
 def test_final_is_the_last_epoch_of_finished_runs_only(store, make_run):
     """
-    The best epoch was the second; the paper prints the last.
+    The second epoch was the best, but the paper uses the last one.
     """
     done, running, failed, other = (make_run(number) for number in range(4))
     store.queue([done, running, failed, other])
@@ -438,7 +438,7 @@ def test_final_is_the_last_epoch_of_finished_runs_only(store, make_run):
     assert store.final([]) == {}
 
 
-def test_a_certificate_comes_back_and_stays(store, running):
+def test_a_certificate_is_stored_and_kept(store, running):
     certificate = {"arithmetic": "float64", "layers": [{"upper": 0.1 + 0.2}], "violations": []}
     before = only(store).certificate
     store.finish(running.key, Status.DONE, certificate=certificate)
@@ -456,7 +456,7 @@ def test_an_unsound_run_has_no_final_metrics(store, running):
     assert only(store).error == "layer 1"
 
 
-def test_margins_come_back_as_they_were_and_the_last_ones_win(store, running):
+def test_margins_are_stored_exactly_and_replaced_by_later_ones(store, running):
     values = [0.1, -2.5, 3e38, 0.0]
     store.finish(running.key, Status.DONE, margins=struct.pack("<1f", 9.0))
     store.finish(running.key, Status.DONE, margins=struct.pack("<4f", *values))
@@ -467,7 +467,7 @@ def test_margins_come_back_as_they_were_and_the_last_ones_win(store, running):
         assert connection.execute(text("SELECT count FROM margins")).scalar() == 4
 
 
-def test_frame_is_a_row_per_run_epoch_and_metric(store, running):
+def test_frame_has_a_row_per_run_epoch_and_metric(store, running):
     store.record(running.key, 1, {"train_loss": 0.5, "accuracy": 0.125})
     store.record(running.key, 2, {"train_loss": 0.25})
     frame = store.frame()
@@ -510,16 +510,18 @@ def test_frame_of_an_empty_store_has_its_columns_too(store):
 # Checkpoints
 
 
-def test_two_checkpoints_are_kept_and_the_superfluous_returned(store, running):
-    dropped = [store.saved(running.key, Checkpoint(epoch, f"/c/{epoch}")) for epoch in range(1, 5)]
+def test_two_checkpoints_are_kept_and_the_others_returned(store, running):
+    dropped = [
+        store.add_checkpoint(running.key, Checkpoint(epoch, f"/c/{epoch}")) for epoch in range(1, 5)
+    ]
 
     assert dropped == [[], [], [Checkpoint(1, "/c/1")], [Checkpoint(2, "/c/2")]]
     assert [item.epoch for item in only(store).checkpoints] == [4, 3]
 
 
-def test_a_checkpoint_noted_twice_is_one(store, running):
-    store.saved(running.key, Checkpoint(1, "/c/1"))
-    dropped = store.saved(running.key, Checkpoint(1, "/c/1"))
+def test_a_checkpoint_added_twice_is_stored_once(store, running):
+    store.add_checkpoint(running.key, Checkpoint(1, "/c/1"))
+    dropped = store.add_checkpoint(running.key, Checkpoint(1, "/c/1"))
 
     assert dropped == []
     assert only(store).checkpoints == (Checkpoint(1, "/c/1"),)
@@ -527,34 +529,34 @@ def test_a_checkpoint_noted_twice_is_one(store, running):
 
 def test_keeping_fewer_checkpoints_returns_the_older(store, running):
     for epoch in (1, 2):
-        store.saved(running.key, Checkpoint(epoch, f"/c/{epoch}"))
+        store.add_checkpoint(running.key, Checkpoint(epoch, f"/c/{epoch}"))
 
     assert store.keep_checkpoints(running.key, 1) == [Checkpoint(1, "/c/1")]
     assert store.keep_checkpoints(running.key, 1) == []
     assert only(store).checkpoints == (Checkpoint(2, "/c/2"),)
 
 
-def test_recording_an_earlier_epoch_gives_up_the_checkpoints_after_it(store, running):
+def test_recording_an_earlier_epoch_drops_the_later_checkpoints(store, running):
     """
-    The worker could not read them and trains those epochs again.
+    The worker could not read those checkpoints and trains their epochs again.
     """
     for epoch in (1, 2, 3):
         store.record(running.key, epoch, VALUES)
-    store.saved(running.key, Checkpoint(1, "/c/1"))
-    store.saved(running.key, Checkpoint(3, "/c/3"))
-    given_up = store.record(running.key, 2, VALUES)
+    store.add_checkpoint(running.key, Checkpoint(1, "/c/1"))
+    store.add_checkpoint(running.key, Checkpoint(3, "/c/3"))
+    dropped = store.record(running.key, 2, VALUES)
 
-    assert given_up == [Checkpoint(3, "/c/3")]
+    assert dropped == [Checkpoint(3, "/c/3")]
     assert only(store).checkpoints == (Checkpoint(1, "/c/1"),)
 
 
-def test_a_link_to_mlflow_is_kept(store, running):
-    store.link(running.key, "m1")
+def test_the_mlflow_run_is_stored(store, running):
+    store.set_mlflow_run(running.key, "m1")
 
     assert only(store).mlflow_run_id == "m1"
 
 
-# Somebody's SQL
+# SQL queries
 
 
 def test_a_query_finds_the_last_epoch_of_finished_runs(store, running):
@@ -579,9 +581,9 @@ CELL = {
 }
 
 
-def test_a_query_finds_what_was_measured_for_each_published_cell(store, run):
+def test_the_view_of_cells_has_the_measured_value_of_each_published_cell(store, run):
     """
-    Replicates train with the seed + 1000 k; other seeds and settings are other experiments.
+    Replicates have the seed + 1000 k; runs with other seeds or settings do not count.
     """
     mine = {"run_id": run.id, "seed": run.train.seed, "digest": run.train.digest()}
     values = {0: 0.6, 2000: 0.7, 1: 0.9}
@@ -591,7 +593,7 @@ def test_a_query_finds_what_was_measured_for_each_published_cell(store, run):
         store.start(one, ORIGIN)
         store.record(one.key, one.train.epochs, {"accuracy": value})
         store.finish(one.key, Status.DONE)
-    store.note_cells("demo", [CELL | mine, CELL | mine | {"digest": "other"}])
+    store.replace_cells("demo", [CELL | mine, CELL | mine | {"digest": "other"}])
     _, rows = store.query("SELECT place, seeds, measured, lowest, highest, difference FROM v_cells")
 
     assert sorted(rows) == [
@@ -600,11 +602,11 @@ def test_a_query_finds_what_was_measured_for_each_published_cell(store, run):
     ]
 
 
-def test_noting_the_cells_of_a_profile_again_replaces_those_alone(store):
+def test_replacing_the_cells_of_a_profile_keeps_those_of_others(store):
     mine = {"run_id": 0, "seed": 0, "digest": "d"}
-    store.note_cells("demo", [CELL | mine] * 3)
-    store.note_cells("paper", [CELL | mine] * 2)
-    store.note_cells("demo", [CELL | mine])
+    store.replace_cells("demo", [CELL | mine] * 3)
+    store.replace_cells("paper", [CELL | mine] * 2)
+    store.replace_cells("demo", [CELL | mine])
 
     assert store.query("SELECT profile, count(*) FROM cells GROUP BY 1 ORDER BY 1")[1] == [
         ("demo", 1),
@@ -622,7 +624,7 @@ def test_noting_the_cells_of_a_profile_again_replaces_those_alone(store):
         "nonsense",
     ],
 )
-def test_a_query_that_writes_or_is_wrong_changes_nothing_and_is_one_line(store, running, sql):
+def test_a_query_that_writes_or_is_invalid_is_a_one_line_error(store, running, sql):
     store.record(running.key, 1, {"accuracy": 0.5})
 
     with pytest.raises(QueryError) as caught:
@@ -642,9 +644,9 @@ def test_a_query_that_writes_or_is_wrong_changes_nothing_and_is_one_line(store, 
         "CREATE TEMP TABLE t (x)",
     ],
 )
-def test_a_query_leaves_the_file_and_its_folder_as_they_were(tmp_path, monkeypatch, sql):
+def test_a_query_cannot_change_the_file_or_its_folder(tmp_path, monkeypatch, sql):
     """
-    SQLite lets these through in a connection that may only be asked.
+    SQLite allows these statements on a `query_only` connection.
     """
     monkeypatch.chdir(tmp_path)
     store = Store(tmp_path / "store.db")
@@ -660,18 +662,18 @@ def test_a_query_leaves_the_file_and_its_folder_as_they_were(tmp_path, monkeypat
     assert "digest" in {name for _, name, *_ in columns}
 
 
-# Drivers that live and die
+# Live and dead drivers
 
 
-def test_a_live_drivers_runs_are_left_alone(store, running):
+def test_recover_leaves_the_runs_of_a_live_driver_unchanged(store, running):
     store.recover()
 
     assert only(store).status is Status.RUNNING
 
 
-def test_a_killed_drivers_runs_are_interrupted_at_once(location, store, run):
+def test_recover_interrupts_the_runs_of_a_killed_driver_immediately(location, store, run):
     """
-    A real driver starts the run, says so and is killed; its heartbeat is fresh.
+    A driver in another process is killed while its heartbeat is recent.
     """
     script = """
         import pickle, sys, time
@@ -700,9 +702,9 @@ def test_a_killed_drivers_runs_are_interrupted_at_once(location, store, run):
     assert attempts(store) == [(0, "interrupted")]
 
 
-def test_who_has_the_store_to_itself_takes_every_open_run_for_abandoned(location, make_run):
+def test_recover_interrupts_every_open_run_of_an_exclusive_store(location, make_run):
     """
-    As after a container's restart: the same host and process number, and a fresh heartbeat.
+    As after a restart of a container: same host and process ID, and a recent heartbeat.
     """
     trained, queued = make_run(0), make_run(1)
     earlier = Store(location)
@@ -716,10 +718,10 @@ def test_who_has_the_store_to_itself_takes_every_open_run_for_abandoned(location
     alone.close()
 
 
-def test_a_driver_on_another_machine_lives_as_long_as_its_heartbeat_is_fresh(store, running):
-    set_heartbeat(store, age_s=LEASE_S - 10, driver="elsewhere:1")
+def test_a_driver_on_another_machine_is_alive_while_its_heartbeat_is_recent(store, running):
+    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S - 10, driver="elsewhere:1")
     fresh = only(store).alive
-    set_heartbeat(store, age_s=LEASE_S + 10)
+    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 10)
 
     assert fresh
     silent = only(store).alive
@@ -729,34 +731,34 @@ def test_a_driver_on_another_machine_lives_as_long_as_its_heartbeat_is_fresh(sto
     assert only(store).status is Status.INTERRUPTED
 
 
-def test_a_process_that_took_the_dead_drivers_number_is_not_taken_for_it(store, running):
+def test_a_reused_process_id_does_not_keep_a_dead_driver_alive(store, running):
     """
-    Process 1 exists on every machine; only its silence tells.
+    Process 1 exists on every machine, so only the age of the heartbeat counts.
     """
     set_heartbeat(store, age_s=0, driver=f"{socket.gethostname()}:1")
     fresh = only(store).alive
-    set_heartbeat(store, age_s=LEASE_S + 1)
+    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 1)
 
     assert fresh
     assert not only(store).alive
 
 
-def test_a_beat_renews_the_lease_of_this_drivers_open_runs_only(store, make_run):
+def test_a_heartbeat_renews_this_drivers_open_runs_only(store, make_run):
     trained, queued, ended, others = (make_run(number) for number in range(4))
     store.queue([trained, queued, ended, others])
     for run in (trained, ended, others):
         store.start(run, ORIGIN)
     store.finish(ended.key, Status.FAILED)
-    set_heartbeat(store, age_s=LEASE_S + 1)
+    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 1)
     with store.engine.begin() as connection:
         connection.execute(text("UPDATE runs SET driver = 'elsewhere:1' WHERE run_id = 3"))
-    store.beat()
+    store.heartbeat()
 
     assert [found.alive for found in store.runs()] == [True, True, False, False]
 
 
-def test_recording_an_epoch_is_a_sign_of_life(store, running):
-    set_heartbeat(store, age_s=LEASE_S + 1)
+def test_recording_an_epoch_renews_the_heartbeat(store, running):
+    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 1)
     before = only(store).alive
     store.record(running.key, 1, VALUES)
 
@@ -764,18 +766,18 @@ def test_recording_an_epoch_is_a_sign_of_life(store, running):
     assert only(store).alive
 
 
-def test_runs_that_a_dead_driver_only_queued_are_interrupted(store, run):
+def test_recover_interrupts_queued_runs_of_a_dead_driver(store, run):
     store.queue([run])
     store.recover()
     waiting = only(store).status
-    set_heartbeat(store, age_s=LEASE_S + 1)
+    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 1)
     store.recover()
 
     assert waiting is Status.PENDING
     assert only(store).status is Status.INTERRUPTED
 
 
-def test_recovering_keeps_what_ended_as_it_is(store, make_run):
+def test_recover_leaves_ended_runs_unchanged(store, make_run):
     ends = [Status.DONE, Status.FAILED, Status.DIVERGED, Status.INTERRUPTED]
     runs = [make_run(number) for number in range(4)]
     store.queue(runs)
@@ -788,10 +790,10 @@ def test_recovering_keeps_what_ended_as_it_is(store, make_run):
     assert {found.error for found in store.runs()} == {"why"}
 
 
-def test_a_forgotten_run_leaves_nothing(store, running):
+def test_a_deleted_run_leaves_no_rows(store, running):
     store.record(running.key, 1, VALUES)
     store.finish(running.key, Status.DONE, margins=b"\0\0\0\0")
-    store.forget(running.key)
+    store.delete_run(running.key)
 
     with store.engine.connect() as connection:
         counts = [
@@ -799,10 +801,10 @@ def test_a_forgotten_run_leaves_nothing(store, running):
             for table in Base.metadata.tables
         ]
     assert set(counts) == {0}
-    store.forget(running.key)
+    store.delete_run(running.key)
 
 
-def test_the_migrations_make_exactly_the_orms_schema(store):
+def test_the_migrations_create_the_schema_of_the_models(store):
     with store.engine.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), Base.metadata)
 

@@ -30,7 +30,7 @@ DEAD = "http://127.0.0.1:9"
 @pytest.fixture(scope="module")
 def empty_mlflow(tmp_path_factory):
     """
-    A new MLflow database: making one takes seconds, copying it none.
+    A new MLflow database: creating one takes seconds, copying it does not.
     """
     from mlflow import MlflowClient
 
@@ -47,7 +47,7 @@ def empty_mlflow(tmp_path_factory):
 @pytest.fixture
 def new_tracker(empty_mlflow, tmp_path):
     """
-    Makes trackers of one experiment, each with an MLflow database of its own.
+    Creates trackers of one experiment, each with its own MLflow database.
     """
     made = []
 
@@ -83,16 +83,16 @@ def run(make_run, store):
 def start(store, run):
     store.queue([run])
     store.start(run, ORIGIN)
-    store.place(run.key, "host", "CPU", 0)
+    store.set_placement(run.key, "host", "CPU", 0)
 
 
 def record(store, run, *epochs, plus=0):
     """
-    Record epochs, each with a checkpoint: only what a checkpoint covers is sent.
+    Record epochs, each with a checkpoint, because only final epochs are sent.
     """
     for epoch in epochs:
         store.record(run.key, epoch, {"train_loss": 1 / epoch, "accuracy": epoch / 10 + plus})
-        store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+        store.add_checkpoint(run.key, Checkpoint(epoch, f"/c/{epoch}"))
 
 
 def client_of(tracker):
@@ -101,9 +101,9 @@ def client_of(tracker):
     return MlflowClient(tracker.uri)
 
 
-def shown(tracker):
+def mlflow_runs(tracker):
     """
-    Every run that MLflow shows.
+    All runs in MLflow.
     """
     client = client_of(tracker)
     experiments = [one.experiment_id for one in client.search_experiments()]
@@ -121,15 +121,15 @@ def test_one_experiment_with_one_run_per_run(tracker, store, run, make_run):
 
     assert sent == 2
     assert sorted(experiments) == ["Default", "tiny"]
-    assert {one.info.run_name for one in shown(tracker)} == {
+    assert {one.info.run_name for one in mlflow_runs(tracker)} == {
         "7 AOL-Small (digits, seed 7)",
         "8 AOL-Small (digits, seed 8)",
     }
 
 
-def test_a_run_shows_its_settings_and_its_origin(tracker, store, run):
+def test_a_run_has_its_settings_as_params_and_its_origin_as_tags(tracker, store, run):
     tracker.send(store)
-    (found,) = shown(tracker)
+    (found,) = mlflow_runs(tracker)
     expected = {
         "aol.key": run.key,
         "run_id": "7",
@@ -155,28 +155,28 @@ def test_metrics_are_sent_per_epoch_and_never_twice(tracker, store, run):
     tracker.send(store)
     record(store, run, 3)
     tracker.send(store, [run.key])
-    (found,) = shown(tracker)
+    (found,) = mlflow_runs(tracker)
 
     assert history(tracker, found.info.run_id, "accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert history(tracker, found.info.run_id, "epoch") == [(1, 1), (2, 2), (3, 3)]
     assert set(found.data.metrics) == {"train_loss", "accuracy", "epoch"}
 
 
-def test_another_process_sends_what_is_new_only(tracker, store, run):
+def test_another_process_sends_only_new_epochs(tracker, store, run):
     record(store, run, 1, 2)
     tracker.send(store)
     record(store, run, 3)
     Tracker(tracker.uri, "tiny", tracker.artifacts).send(store)
-    (found,) = shown(tracker)
+    (found,) = mlflow_runs(tracker)
 
     assert history(tracker, found.info.run_id, "accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
 
 
 def accuracies(tracker, run):
     """
-    Every accuracy that MLflow has of a run, by epoch, the values of one epoch in a list.
+    All accuracies of a run in MLflow, in a list per epoch.
     """
-    (found,) = [one for one in shown(tracker) if one.data.tags["aol.key"] == run.key]
+    (found,) = [one for one in mlflow_runs(tracker) if one.data.tags["aol.key"] == run.key]
     values = {}
     for epoch, value in history(tracker, found.info.run_id, "accuracy"):
         values.setdefault(epoch, []).append(value)
@@ -185,7 +185,7 @@ def accuracies(tracker, run):
 
 def test_epochs_that_may_be_trained_again_are_not_sent_yet(tracker, store, run):
     """
-    Those after the newest checkpoint: MLflow cannot take a value back.
+    Epochs after the newest checkpoint are not final, and MLflow cannot delete metrics.
     """
     record(store, run, 1, 2)
     store.record(run.key, 3, {"accuracy": 0.3})
@@ -201,9 +201,9 @@ def test_epochs_that_may_be_trained_again_are_not_sent_yet(tracker, store, run):
     assert accuracies(tracker, run) == {1: [0.1], 2: [0.2], 3: [0.3]}
 
 
-def test_a_retry_with_other_values_shows_each_epoch_once_with_the_new_one(tracker, store, run):
+def test_a_retry_with_other_values_logs_each_epoch_once(tracker, store, run):
     """
-    A GPU does not repeat itself bit by bit: epochs 3 and 4 differ the second time.
+    Training on a GPU is not deterministic: epochs 3 and 4 differ the second time.
     """
     record(store, run, 1, 2)
     for epoch in (3, 4):
@@ -221,25 +221,25 @@ def test_a_retry_with_other_values_shows_each_epoch_once_with_the_new_one(tracke
 
 def test_a_retry_from_before_a_lost_checkpoint_replaces_mlflows_run(tracker, store, run):
     """
-    Its newest checkpoint could not be read, and MLflow has epochs that are trained again.
+    The newest checkpoint could not be read, so epochs that are in MLflow are trained again.
     """
     record(store, run, 1, 2, 3)
     tracker.send(store)
-    (before,) = shown(tracker)
+    (before,) = mlflow_runs(tracker)
     store.start(run, ORIGIN)
     record(store, run, 2, plus=0.5)
     tracker.send(store)
     early = accuracies(tracker, run)
     record(store, run, 3, 4, plus=0.5)
     tracker.send(store)
-    (after,) = shown(tracker)
+    (after,) = mlflow_runs(tracker)
 
     assert early == {1: [0.1], 2: [0.7]}
     assert accuracies(tracker, run) == {1: [0.1], 2: [0.7], 3: [0.8], 4: [0.9]}
     assert after.info.run_id == store.runs()[0].mlflow_run_id != before.info.run_id
 
 
-def test_a_retry_is_noticed_also_when_mlflow_was_away_meanwhile(tracker, store, run):
+def test_a_retry_is_detected_even_if_nothing_was_sent_meanwhile(tracker, store, run):
     record(store, run, 1, 2)
     tracker.send(store)
     record(store, run, 1, 2, plus=0.5)
@@ -249,15 +249,15 @@ def test_a_retry_is_noticed_also_when_mlflow_was_away_meanwhile(tracker, store, 
     assert accuracies(tracker, run) == {1: [0.6], 2: [0.7]}
 
 
-def test_a_call_that_was_cut_off_is_completed(tracker, store, run, monkeypatch):
+def test_an_interrupted_call_is_completed_later(tracker, store, run, monkeypatch):
     """
-    The first part of a long run arrives, then the connection breaks.
+    The connection breaks after the first batch of a long run.
     """
     for epoch in range(1, 12):
         record(store, run, epoch)
         store.record(run.key, epoch, dict.fromkeys(map(str, range(100)), float(epoch)))
-        store.saved(run.key, Checkpoint(epoch, f"/c/{epoch}"))
-    client = tracker._connected()
+        store.add_checkpoint(run.key, Checkpoint(epoch, f"/c/{epoch}"))
+    client = tracker._connect()
     log_batch, calls = client.log_batch, []
 
     def breaking(run_id, metrics=(), params=(), tags=()):
@@ -270,7 +270,7 @@ def test_a_call_that_was_cut_off_is_completed(tracker, store, run, monkeypatch):
     with pytest.raises(TrackingError, match="broken pipe"):
         tracker.send(store)
     tracker.send(store)
-    (found,) = shown(tracker)
+    (found,) = mlflow_runs(tracker)
 
     assert found.info.run_id == store.runs()[0].mlflow_run_id
     for name in ("0", "99", "epoch"):
@@ -280,7 +280,7 @@ def test_a_call_that_was_cut_off_is_completed(tracker, store, run, monkeypatch):
 
 def test_times_are_those_of_the_store(tracker, store, run):
     """
-    Also after a loss of MLflow's database: its time axis shows when things happened.
+    MLflow's time axis is right even after the loss of its database.
     """
     record(store, run, 1, 2)
     store.finish(run.key, Status.DONE)
@@ -293,7 +293,7 @@ def test_times_are_those_of_the_store(tracker, store, run):
         connection.execute(text("UPDATE runs SET started_at = '2026-01-01T00:00:00+00:00'"))
         connection.execute(text("UPDATE runs SET finished_at = '2026-01-01T03:00:00+00:00'"))
     tracker.send(store)
-    (found,) = shown(tracker)
+    (found,) = mlflow_runs(tracker)
     metrics = client_of(tracker).get_metric_history(found.info.run_id, "accuracy")
     midnight = 1_767_225_600_000
     hour = 3_600_000
@@ -302,13 +302,13 @@ def test_times_are_those_of_the_store(tracker, store, run):
     assert (found.info.start_time, found.info.end_time) == (midnight, midnight + 3 * hour)
 
 
-def test_a_run_trained_again_from_the_start_shows_its_new_numbers(tracker, store, run):
+def test_a_run_trained_again_from_the_start_has_its_new_metrics(tracker, store, run):
     """
-    As after --rerun: the store forgot the run, MLflow did not.
+    As after --rerun: the run was deleted in the store, but not in MLflow.
     """
     record(store, run, 1, 2)
     tracker.send(store)
-    store.forget(run.key)
+    store.delete_run(run.key)
     start(store, run)
     record(store, run, 1, plus=0.6)
     tracker.send(store)
@@ -317,20 +317,20 @@ def test_a_run_trained_again_from_the_start_shows_its_new_numbers(tracker, store
     assert history(tracker, run_id, "accuracy") == [(1, 0.7)]
 
 
-def test_more_metrics_than_one_call_takes_all_arrive(tracker, store, run):
+def test_more_metrics_than_fit_into_one_call_are_all_sent(tracker, store, run):
     names = [f"metric_{number:03}" for number in range(100)]
     for epoch in range(1, 12):
         store.record(run.key, epoch, dict.fromkeys(names, float(epoch)))
     store.finish(run.key, Status.DONE)
     tracker.send(store)
-    (found,) = shown(tracker)
+    (found,) = mlflow_runs(tracker)
 
     assert len(names) * 11 > METRICS_PER_CALL
     assert found.data.metrics == dict.fromkeys([*names, "epoch"], 11.0)
     assert len(history(tracker, found.info.run_id, "metric_050")) == 11
 
 
-def test_states_have_mlflows_names(tracker, store, make_run):
+def test_statuses_are_converted_to_those_of_mlflow(tracker, store, make_run):
     runs = {status: make_run(number) for number, status in enumerate(Status)}
     for run in runs.values():
         start(store, run)
@@ -339,7 +339,7 @@ def test_states_have_mlflows_names(tracker, store, make_run):
         store.finish(run.key, status)
     tracker.send(store)
 
-    assert {one.data.tags["status"]: one.info.status for one in shown(tracker)} == {
+    assert {one.data.tags["status"]: one.info.status for one in mlflow_runs(tracker)} == {
         "pending": "SCHEDULED",
         "running": "RUNNING",
         "done": "FINISHED",
@@ -350,21 +350,21 @@ def test_states_have_mlflows_names(tracker, store, make_run):
     }
 
 
-def test_an_unsound_run_says_so_in_a_tag_beside_its_arithmetic(tracker, store, run):
+def test_an_unsound_run_has_tags_with_the_reason_and_the_arithmetic(tracker, store, run):
     store.finish(run.key, Status.UNSOUND, error="layer 1", certificate={"arithmetic": "float64"})
     tracker.send(store)
-    (found,) = shown(tracker)
+    (found,) = mlflow_runs(tracker)
 
     assert found.info.status == "FAILED"
     assert found.data.tags["unsound"] == "layer 1"
     assert found.data.tags["certified_in"] == "float64"
 
 
-def test_the_error_of_another_failure_is_no_unsoundness(tracker, store, run):
+def test_another_failure_has_no_unsound_tag(tracker, store, run):
     store.finish(run.key, Status.FAILED, error="no memory")
     tracker.send(store)
 
-    assert not {"unsound", "certified_in"} & set(shown(tracker)[0].data.tags)
+    assert not {"unsound", "certified_in"} & set(mlflow_runs(tracker)[0].data.tags)
 
 
 def test_a_resumed_run_is_running_again(tracker, store, run):
@@ -373,35 +373,35 @@ def test_a_resumed_run_is_running_again(tracker, store, run):
     store.start(run, ORIGIN)
     tracker.send(store)
 
-    assert [one.info.status for one in shown(tracker)] == ["RUNNING"]
+    assert [one.info.status for one in mlflow_runs(tracker)] == ["RUNNING"]
 
 
 def test_a_run_whose_mlflow_id_was_lost_is_found_by_its_tag(tracker, store, run):
     """
-    The driver was killed between making MLflow's run and noting it.
+    The driver was killed after it created the MLflow run and before it stored the ID.
     """
     record(store, run, 1)
     tracker.send(store)
-    (before,) = shown(tracker)
-    store.link(run.key, None)
+    (before,) = mlflow_runs(tracker)
+    store.set_mlflow_run(run.key, None)
     tracker.send(store)
-    (after,) = shown(tracker)
+    (after,) = mlflow_runs(tracker)
 
     assert after.info.run_id == before.info.run_id == store.runs()[0].mlflow_run_id
     assert history(tracker, after.info.run_id, "accuracy") == [(1, 0.1)]
 
 
-def test_runs_0_and_22_are_not_taken_for_each_other(tracker, store, make_run):
+def test_runs_with_equal_settings_are_separate_mlflow_runs(tracker, store, make_run):
     for number in (0, 22):
         start(store, make_run(number, seed=0))
     tracker.send(store)
 
-    assert len(shown(tracker)) == 2
+    assert len(mlflow_runs(tracker)) == 2
 
 
-def test_a_lost_mlflow_database_is_made_anew(new_tracker, store, run):
+def test_a_lost_mlflow_database_is_rebuilt(new_tracker, store, run):
     """
-    The store still names runs of the database that is gone.
+    The store still has the IDs of runs in the lost database.
     """
     record(store, run, 1, 2)
     store.finish(run.key, Status.DONE)
@@ -409,7 +409,7 @@ def test_a_lost_mlflow_database_is_made_anew(new_tracker, store, run):
     before = store.runs()[0].mlflow_run_id
     rebuilt = new_tracker()
     rebuilt.send(store)
-    (found,) = shown(rebuilt)
+    (found,) = mlflow_runs(rebuilt)
 
     assert found.info.run_id == store.runs()[0].mlflow_run_id != before
     assert history(rebuilt, found.info.run_id, "accuracy") == [(1, 0.1), (2, 0.2)]
@@ -417,13 +417,13 @@ def test_a_lost_mlflow_database_is_made_anew(new_tracker, store, run):
     assert found.data.params["model.kind"] == "patchwise"
 
 
-def test_a_run_deleted_in_mlflow_is_made_anew(tracker, store, run):
+def test_a_run_deleted_in_mlflow_is_created_again(tracker, store, run):
     record(store, run, 1)
     tracker.send(store)
-    (before,) = shown(tracker)
+    (before,) = mlflow_runs(tracker)
     client_of(tracker).delete_run(before.info.run_id)
     tracker.send(store)
-    (after,) = shown(tracker)
+    (after,) = mlflow_runs(tracker)
 
     assert after.info.run_id != before.info.run_id
     assert history(tracker, after.info.run_id, "accuracy") == [(1, 0.1)]
@@ -435,12 +435,12 @@ def test_a_run_deleted_in_mlflow_is_made_anew(tracker, store, run):
 @pytest.fixture
 def published(tracker):
     """
-    The tables that MLflow shows, by run ID of the experiment.
+    The tables in MLflow, by run ID of the experiment.
     """
 
     def read():
         found = {}
-        for one in shown(tracker):
+        for one in mlflow_runs(tracker):
             if client_of(tracker).list_artifacts(one.info.run_id, "tables"):
                 path = client_of(tracker).download_artifacts(one.info.run_id, "tables/tables.md")
                 found[one.data.tags["run_id"]] = Path(path).read_text(encoding="utf-8")
@@ -455,7 +455,7 @@ def test_tables_are_artifacts_of_every_run_of_their_profile(
     start(store, make_run(8))
     start(store, make_run(9, profile="paper"))
     tracker.send(store)
-    tracker.attach(store, "demo", "| a |")
+    tracker.attach_tables(store, "demo", "| a |")
 
     assert published() == {"7": "| a |", "8": "| a |"}
 
@@ -464,15 +464,15 @@ def test_tables_replace_earlier_ones_and_unchanged_ones_are_not_sent(
     tracker, store, run, make_run, published, monkeypatch
 ):
     tracker.send(store)
-    tracker.attach(store, "demo", "| a |")
+    tracker.attach_tables(store, "demo", "| a |")
     start(store, make_run(8))
     tracker.send(store)
-    client, sent = tracker._connected(), []
+    client, sent = tracker._connect(), []
     log_text = client.log_text
     monkeypatch.setattr(client, "log_text", lambda *given: sent.append(given) or log_text(*given))
-    tracker.attach(store, "demo", "| a |")
+    tracker.attach_tables(store, "demo", "| a |")
     to_the_new_one = len(sent)
-    tracker.attach(store, "demo", "| b |")
+    tracker.attach_tables(store, "demo", "| b |")
 
     assert to_the_new_one == 1
     assert len(sent) == 3
@@ -483,7 +483,7 @@ def test_tables_of_every_profile_that_has_runs_are_published(
     tracker, store, make_run, published, tmp_path
 ):
     """
-    Those of `--set` cannot be made from the file: they are taken as they were written.
+    The tables of `--set` cannot be made from the file, so the written ones are sent.
     """
     (tmp_path / "experiments.yaml").write_text(TINY, encoding="utf-8")
     file = SpecFile(tmp_path / "experiments.yaml")
@@ -501,8 +501,8 @@ def test_tables_of_every_profile_that_has_runs_are_published(
     assert found["2"] == "with --set"
 
 
-def test_a_run_that_mlflow_does_not_know_gets_no_tables(tracker, store, run):
-    tracker.attach(store, "demo", "| a |")
+def test_a_run_that_is_not_in_mlflow_gets_no_tables(tracker, store, run):
+    tracker.attach_tables(store, "demo", "| a |")
 
     assert not tracker.artifacts.exists()
 
@@ -512,7 +512,7 @@ def test_tables_that_cannot_be_attached_are_a_tracking_error(tracker, store, run
     tracker.artifacts.write_text("a file where the folder should be")
 
     with pytest.raises(TrackingError, match=f"MLflow at {tracker.uri}: "):
-        tracker.attach(store, "demo", "| a |")
+        tracker.attach_tables(store, "demo", "| a |")
 
 
 # The figures
@@ -520,21 +520,21 @@ def test_tables_that_cannot_be_attached_are_a_tracking_error(tracker, store, run
 
 def figures_of(tracker):
     """
-    The names of the figures that MLflow shows, by run ID of the experiment.
+    The names of the figures in MLflow, by run ID of the experiment.
     """
     return {
         one.data.tags["run_id"]: [
             Path(file.path).name
             for file in client_of(tracker).list_artifacts(one.info.run_id, "figures")
         ]
-        for one in shown(tracker)
+        for one in mlflow_runs(tracker)
     }
 
 
 @pytest.fixture
 def finished(reported, store, tracker):
     """
-    Two finished runs that MLflow shows; one of them is in one table only.
+    Two finished runs in MLflow; one of them is in one table only.
     """
     one, ablation = reported.tables
     alone = one.model_copy(update={"rows": one.rows[:1]})
@@ -548,7 +548,7 @@ def in_both_formats(*names):
     return sorted(f"{name}.{form}" for name in names for form in ("png", "svg"))
 
 
-def test_a_run_shows_the_figures_of_its_own_tables(tracker, store, finished, published):
+def test_a_run_has_the_figures_of_its_own_tables(tracker, store, finished, published):
     publish(tracker, store, finished)
 
     ablation = ["curves-ablation", "trade-off-ablation", "training-ablation", "paper-against-ours"]
@@ -559,9 +559,9 @@ def test_a_run_shows_the_figures_of_its_own_tables(tracker, store, finished, pub
     }
 
 
-def test_the_overall_figure_is_where_the_tables_are(tracker, store, finished, published, make_run):
+def test_the_overall_figure_is_sent_like_the_tables(tracker, store, finished, published, make_run):
     """
-    A run of the profile whose settings are no longer those of the file has both.
+    This includes a run of the profile with settings that are no longer in the file.
     """
     start(store, make_run(8))
     tracker.send(store)
@@ -571,9 +571,9 @@ def test_the_overall_figure_is_where_the_tables_are(tracker, store, finished, pu
     assert figures_of(tracker)["8"] == in_both_formats("paper-against-ours")
 
 
-def test_figures_are_sent_again_only_when_they_changed(tracker, store, finished, monkeypatch):
+def test_figures_are_sent_again_only_if_they_changed(tracker, store, finished, monkeypatch):
     publish(tracker, store, finished)
-    client, sent = tracker._connected(), []
+    client, sent = tracker._connect(), []
     log_artifact = client.log_artifact
     monkeypatch.setattr(
         client, "log_artifact", lambda *given: sent.append(given) or log_artifact(*given)
@@ -590,7 +590,7 @@ def test_figures_are_sent_again_only_when_they_changed(tracker, store, finished,
     assert len(figures_of(tracker)["0"]) == 2 * (5 + 1)
 
 
-def test_a_run_whose_own_figures_are_as_before_gets_the_overall_one_alone(
+def test_a_run_with_unchanged_figures_gets_only_the_overall_figure(
     tracker, store, reported, finished, monkeypatch
 ):
     rows = reported.tables[0].rows
@@ -600,7 +600,7 @@ def test_a_run_whose_own_figures_are_as_before_gets_the_overall_one_alone(
     experiment = replace(finished, tables=apart)
     publish(tracker, store, experiment)
     finish(store, experiment.replicates([1]).runs[0], 0.5)
-    client, sent = tracker._connected(), []
+    client, sent = tracker._connect(), []
     monkeypatch.setattr(client, "log_artifact", lambda *given: sent.append(given))
     publish(tracker, store, experiment)
     (other,) = [run.mlflow_run_id for run in store.runs() if run.run_id == 22]
@@ -612,16 +612,16 @@ def test_a_run_whose_own_figures_are_as_before_gets_the_overall_one_alone(
     assert {"curves-of-0.png", "training-of-0.svg"} <= {name for to, name in names if to != other}
 
 
-def test_figures_that_cannot_be_drawn_are_said_and_the_tables_go(
+def test_an_error_in_the_figures_is_reported_and_the_tables_are_sent(
     tracker, store, finished, published
 ):
     """
-    The title of a table is no formula that matplotlib understands.
+    The title of a table is an invalid formula for matplotlib.
     """
     one, other = finished.tables
     odd = replace(finished, tables=(one.model_copy(update={"title": r"$\odd$"}), other))
-    tell = TrackingRecorder(tracker, store)
-    problem = tell.close(60, partial(publish, tracker, store, odd))
+    recorder = TrackingRecorder(tracker, store)
+    problem = recorder.close(60, partial(publish, tracker, store, odd))
 
     assert problem.startswith("the figures cannot be drawn: ")
     assert published().keys() == {"0", "22"}
@@ -630,9 +630,7 @@ def test_figures_that_cannot_be_drawn_are_said_and_the_tables_go(
 # MLflow's limits
 
 
-def test_long_names_and_settings_are_cut_instead_of_refused(
-    new_tracker, store, make_run, monkeypatch
-):
+def test_long_names_and_settings_are_truncated(new_tracker, store, make_run, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")
     tracker = new_tracker()
     tracker.experiment = "e" * 1000
@@ -641,15 +639,15 @@ def test_long_names_and_settings_are_cut_instead_of_refused(
     start(store, run)
     tracker.send(store)
     tracker.send(store)
-    (found,) = shown(tracker)
+    (found,) = mlflow_runs(tracker)
 
     assert found.info.run_name == ("1 " + "n" * 9000)[:250]
     assert found.data.tags["model"] == "n" * 8000
     assert found.data.params["optimizer.drops"] == str(drops)[:PARAM_LENGTH]
 
 
-def test_settings_missing_after_a_broken_start_are_sent_later(tracker, store, run, monkeypatch):
-    client = tracker._connected()
+def test_params_missing_after_a_failure_are_sent_later(tracker, store, run, monkeypatch):
+    client = tracker._connect()
 
     def broken(*_, **__):
         raise ConnectionError("broken pipe")
@@ -658,12 +656,12 @@ def test_settings_missing_after_a_broken_start_are_sent_later(tracker, store, ru
     with pytest.raises(TrackingError, match="broken pipe"):
         tracker.send(store)
     tracker.send(store)
-    (found,) = shown(tracker)
+    (found,) = mlflow_runs(tracker)
 
     assert found.data.params["model.kind"] == "patchwise"
 
 
-def test_a_store_that_fails_is_named_not_mlflow(tracker, store, run):
+def test_an_error_of_the_store_is_not_reported_as_one_of_mlflow(tracker, store, run):
     with store.engine.begin() as connection:
         connection.execute(text("ALTER TABLE epochs RENAME TO lost"))
 
@@ -671,7 +669,7 @@ def test_a_store_that_fails_is_named_not_mlflow(tracker, store, run):
         tracker.send(store)
 
 
-def test_the_server_of_the_environment_comes_first(tmp_path, monkeypatch):
+def test_the_environment_variable_overrides_the_default_uri(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     own = tracking_uri(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
@@ -693,33 +691,33 @@ def dead_server(monkeypatch, tmp_path):
     return Tracker(DEAD, "tiny", tmp_path / "mlruns")
 
 
-def test_a_dead_server_is_one_tracking_error(dead_server, store, run):
+def test_an_unreachable_server_is_a_tracking_error(dead_server, store, run):
     with pytest.raises(TrackingError, match=f"^MLflow at {DEAD}: "):
         dead_server.send(store)
 
 
-def test_a_dead_server_never_raises_and_is_told_at_the_end(dead_server, store, run):
-    tell = TrackingRecorder(dead_server, store)
-    tell(Started(run))
-    tell(Finished(run, Status.DONE))
-    problem = tell.close(30)
+def test_an_unreachable_server_is_reported_when_the_recorder_closes(dead_server, store, run):
+    recorder = TrackingRecorder(dead_server, store)
+    recorder(Started(run))
+    recorder(Finished(run, Status.DONE))
+    problem = recorder.close(30)
 
     assert problem.startswith(f"MLflow at {DEAD}: ")
 
 
-def test_a_runs_life_arrives(tracker, store, run):
-    tell = TrackingRecorder(tracker, store)
-    tell(Started(run))
-    tell(Placed(run, "host", "CPU", 0))
+def test_the_events_of_a_run_bring_mlflow_up_to_date(tracker, store, run):
+    recorder = TrackingRecorder(tracker, store)
+    recorder(Started(run))
+    recorder(Placed(run, "host", "CPU", 0))
     for epoch in (1, 2):
         record(store, run, epoch)
-        tell(EpochDone(run, epoch, {}))
-        tell(Saved(run, Checkpoint(epoch, f"/c/{epoch}")))
-    tell(Tick((run,)))
+        recorder(EpochDone(run, epoch, {}))
+        recorder(Saved(run, Checkpoint(epoch, f"/c/{epoch}")))
+    recorder(Tick((run,)))
     store.finish(run.key, Status.DONE)
-    tell(Finished(run, Status.DONE))
-    problem = tell.close(30)
-    (found,) = shown(tracker)
+    recorder(Finished(run, Status.DONE))
+    problem = recorder.close(30)
+    (found,) = mlflow_runs(tracker)
 
     assert problem is None
     assert found.info.status == "FINISHED"
@@ -728,7 +726,7 @@ def test_a_runs_life_arrives(tracker, store, run):
 
 class FakeTracker:
     """
-    A tracker that answers when it is let to, after failing so many times.
+    A tracker that fails a number of times and waits until its gate is open.
     """
 
     uri = "fake"
@@ -749,33 +747,33 @@ class FakeTracker:
         self.sent.append(set(keys))
 
 
-def test_a_slow_server_costs_training_nothing(run):
+def test_a_slow_server_does_not_delay_training(run):
     slow = FakeTracker(open_=False)
-    tell = TrackingRecorder(slow, None)
+    recorder = TrackingRecorder(slow, None)
     started = time.monotonic()
     for _ in range(1000):
-        tell(Started(run))
+        recorder(Started(run))
     took = time.monotonic() - started
     slow.entered.wait(10)
-    late = tell.close(0.05)
+    late = recorder.close(0.05)
     slow.gate.set()
 
     assert took < 1
-    assert late == "MLflow at fake is slow: not everything is there yet"
-    assert tell.close(10) is None
+    assert late == "MLflow at fake is slow: it has not received everything yet"
+    assert recorder.close(10) is None
 
 
-def test_what_moved_meanwhile_is_sent_in_one_go(run, make_run):
+def test_runs_that_changed_during_a_call_are_sent_in_the_next_one(run, make_run):
     other = make_run(8)
     tracker = FakeTracker(open_=False)
-    tell = TrackingRecorder(tracker, None)
-    tell(Started(run))
+    recorder = TrackingRecorder(tracker, None)
+    recorder(Started(run))
     assert tracker.entered.wait(10)
     for _ in range(100):
-        tell(Finished(run, Status.FAILED))
-        tell(Started(other))
+        recorder(Finished(run, Status.FAILED))
+        recorder(Started(other))
     tracker.gate.set()
-    problem = tell.close(10)
+    problem = recorder.close(10)
 
     assert problem is None
     assert tracker.sent[0] == {run.key}
@@ -785,7 +783,7 @@ def test_what_moved_meanwhile_is_sent_in_one_go(run, make_run):
 
 class Clock:
     """
-    Seconds that pass when they are told to.
+    A clock that the test moves.
     """
 
     def __init__(self):
@@ -800,80 +798,80 @@ def wait_until(true):
         time.sleep(0.001)
 
 
-def test_a_server_that_failed_is_tried_again_after_a_minute_and_gets_everything(run, make_run):
+def test_a_failed_server_is_tried_again_after_a_minute_with_all_runs(run, make_run):
     """
-    And not before: each try may cost a timeout.
+    It is not tried earlier, because each try may take as long as the timeout.
     """
     early, late = make_run(8), make_run(9)
     tracker, clock = FakeTracker(failures=1), Clock()
-    tell = TrackingRecorder(tracker, None, clock)
-    tell(Started(run))
-    wait_until(lambda: tell.problem)
+    recorder = TrackingRecorder(tracker, None, clock)
+    recorder(Started(run))
+    wait_until(lambda: recorder.problem)
     clock.now += RETRY_S - 1
-    tell(Started(early))
-    wait_until(tell._moved.empty)
+    recorder(Started(early))
+    wait_until(recorder._changed.empty)
     in_between = tracker.tries
     clock.now += 1
-    tell(Started(late))
+    recorder(Started(late))
     wait_until(lambda: tracker.sent)
-    problem = tell.problem
-    tell.close(10)
+    problem = recorder.problem
+    recorder.close(10)
 
     assert in_between == 1
     assert problem is None
     assert tracker.sent[0] == {run.key, early.key, late.key}
 
 
-def test_a_server_that_is_back_at_the_end_gets_everything(run):
+def test_a_recovered_server_gets_everything_at_the_end(run):
     tracker = FakeTracker(failures=1)
-    tell = TrackingRecorder(tracker, None, Clock())
-    tell(Started(run))
-    wait_until(lambda: tell.problem)
-    problem = tell.close(10)
+    recorder = TrackingRecorder(tracker, None, Clock())
+    recorder(Started(run))
+    wait_until(lambda: recorder.problem)
+    problem = recorder.close(10)
 
     assert problem is None
     assert tracker.sent == [{run.key}]
 
 
-def test_the_last_task_comes_after_everything_is_sent(run):
+def test_the_final_task_runs_after_everything_is_sent(run):
     tracker = FakeTracker()
-    tell = TrackingRecorder(tracker, None)
-    tell(Started(run))
+    recorder = TrackingRecorder(tracker, None)
+    recorder(Started(run))
     sent = []
-    problem = tell.close(10, lambda: sent.extend(tracker.sent))
+    problem = recorder.close(10, lambda: sent.extend(tracker.sent))
 
     assert problem is None
     assert {run.key} in sent
 
 
-def test_a_last_task_that_hangs_is_not_waited_for(run):
+def test_closing_does_not_wait_for_a_final_task_that_hangs(run):
     gate = threading.Event()
-    tell = TrackingRecorder(FakeTracker(), None)
+    recorder = TrackingRecorder(FakeTracker(), None)
     started = time.monotonic()
-    problem = tell.close(0.05, lambda: gate.wait(30))
+    problem = recorder.close(0.05, lambda: gate.wait(30))
     took = time.monotonic() - started
     gate.set()
 
     assert took < 5
-    assert problem == "MLflow at fake is slow: not everything is there yet"
+    assert problem == "MLflow at fake is slow: it has not received everything yet"
 
 
-def test_a_last_task_that_fails_is_the_problem(run):
+def test_the_error_of_the_final_task_is_returned(run):
     def fail():
         raise TrackingError("MLflow at fake: refuses")
 
     assert TrackingRecorder(FakeTracker(), None).close(10, fail) == "MLflow at fake: refuses"
 
 
-def test_what_is_behind_is_sent_though_nothing_moves(run):
+def test_outdated_runs_are_sent_without_an_event(run):
     tracker = FakeTracker()
-    tell = TrackingRecorder(tracker, None, behind=[run.key])
-    tell.close(10)
+    recorder = TrackingRecorder(tracker, None, outdated=[run.key])
+    recorder.close(10)
 
     assert tracker.sent[0] == {run.key}
 
 
-def test_the_store_knows_what_mlflow_was_told(tracker, store, run):
+def test_the_status_sent_to_mlflow_is_stored(tracker, store, run):
     before = store.runs()[0].mlflow_status
     tracker.send(store)
     running = store.runs()[0].mlflow_status
@@ -883,37 +881,37 @@ def test_the_store_knows_what_mlflow_was_told(tracker, store, run):
     assert (before, running, store.runs()[0].mlflow_status) == (None, "running", "done")
 
 
-def test_an_epoch_waits_for_its_checkpoint(run):
+def test_an_epoch_is_not_sent_before_its_checkpoint(run):
     tracker = FakeTracker()
-    tell = TrackingRecorder(tracker, None)
-    tell(EpochDone(run, 1, {}))
-    wait_until(tell._moved.empty)
+    recorder = TrackingRecorder(tracker, None)
+    recorder(EpochDone(run, 1, {}))
+    wait_until(recorder._changed.empty)
     before = list(tracker.sent)
-    tell(Saved(run, Checkpoint(1, "/c/1")))
+    recorder(Saved(run, Checkpoint(1, "/c/1")))
     wait_until(lambda: tracker.sent)
-    tell.close(10)
+    recorder.close(10)
 
     assert before == []
     assert tracker.sent[0] == {run.key}
 
 
-def test_ticks_and_places_send_nothing(run):
+def test_ticks_and_placements_send_nothing(run):
     tracker = FakeTracker()
-    tell = TrackingRecorder(tracker, None)
-    tell(Tick((run,)))
-    tell(Placed(run, "host", "CPU", 0))
-    tell.close(10)
+    recorder = TrackingRecorder(tracker, None)
+    recorder(Tick((run,)))
+    recorder(Placed(run, "host", "CPU", 0))
+    recorder.close(10)
 
     assert all(sent == set() for sent in tracker.sent)
 
 
-def test_a_store_that_cannot_be_read_is_told_at_the_end_like_a_dead_server(tracker, store, run):
+def test_an_unreadable_store_is_reported_when_the_recorder_closes(tracker, store, run):
     """
-    The thread must not die of it in silence: MLflow is behind.
+    The thread must report the error, because MLflow is incomplete.
     """
     with store.engine.begin() as connection:
         connection.execute(text("ALTER TABLE epochs RENAME TO lost"))
-    tell = TrackingRecorder(tracker, store)
-    tell(Started(run))
+    recorder = TrackingRecorder(tracker, store)
+    recorder(Started(run))
 
-    assert tell.close(10) is not None
+    assert recorder.close(10) is not None

@@ -1,4 +1,4 @@
-"""When each epoch was recorded; the driver and its heartbeat belong to the run."""
+"""Record the time of each epoch; move driver and heartbeat from attempts to runs."""
 
 from datetime import datetime, timedelta
 
@@ -20,7 +20,7 @@ SECONDS = """
 
 
 def upgrade() -> None:
-    """Make `epochs`, move the heartbeat, fill both from what is there."""
+    """Create `epochs` and move the heartbeat; fill both from the existing rows."""
     epochs = op.create_table(
         "epochs",
         sa.Column("key", sa.String(), sa.ForeignKey("runs.key"), primary_key=True),
@@ -41,7 +41,7 @@ def upgrade() -> None:
 
 
 def _epochs(connection: sa.Connection, key: str, start: datetime) -> list[dict[str, object]]:
-    """The run's epochs one after the other from its start, for want of their real times."""
+    """Return a run's epochs with times estimated from its start; the real ones are unknown."""
     rows: list[dict[str, object]] = []
     for epoch, seconds in connection.execute(sa.text(SECONDS), {"key": key}):
         start += timedelta(seconds=seconds or 0.0)
@@ -51,7 +51,7 @@ def _epochs(connection: sa.Connection, key: str, start: datetime) -> list[dict[s
 
 
 def downgrade() -> None:
-    """Move the heartbeat back; the times of epochs are lost."""
+    """Move the heartbeat back and drop the times of epochs."""
     op.add_column("attempts", sa.Column("heartbeat_at", sa.String(), server_default=""))
     op.execute(
         "UPDATE attempts SET heartbeat_at = "

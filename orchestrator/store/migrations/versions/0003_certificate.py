@@ -1,4 +1,4 @@
-"""The certificate of a run: what its soundness gate proved and found."""
+"""Add the Lipschitz certificate of a run."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add the column; runs trained before have none."""
+    """Add the column; earlier runs have no certificate."""
     op.add_column("runs", sa.Column("certificate", sa.JSON()))
 
 

@@ -1,4 +1,4 @@
-"""What MLflow was told last of a run's status."""
+"""Add the status of a run that was last sent to MLflow."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the column; what MLflow shows of earlier runs is looked up again."""
+    """Add the column; earlier runs are sent to MLflow again."""
     op.add_column("runs", sa.Column("mlflow_status", sa.String()))
 
 

@@ -1,4 +1,4 @@
-"""A view for people with nothing but SQL: the last epoch of every finished run."""
+"""Add a view of the last epoch of every finished run."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Make the view."""
+    """Create the view."""
     op.execute(
         """
         CREATE VIEW v_final AS

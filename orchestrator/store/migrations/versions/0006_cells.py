@@ -1,4 +1,4 @@
-"""The published cells with a view of what was measured for them; a patch beside the commit."""
+"""Add the published cells, a view of their measured values, and uncommitted changes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Make table and view, add the column; the next `run` fills in the cells."""
+    """Create the table and the view and add the column; the next `run` fills in the cells."""
     op.add_column("runs", sa.Column("git_diff", sa.String()))
     op.create_table(
         "cells",
@@ -50,7 +50,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop all three."""
+    """Drop the view, the table and the column."""
     op.execute("DROP VIEW v_cells")
     op.drop_table("cells")
     op.drop_column("runs", "git_diff")  # in place: a view stands on the table

@@ -1,4 +1,4 @@
-"""Finished runs that nobody trained, as the result store would have them: `benchmarks.store`."""
+"""Synthetic finished runs for the benchmark of the store."""
 
 import json
 from collections.abc import Iterator
@@ -20,40 +20,40 @@ from orchestrator.spec.schema import RADII
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments.yaml"
 SEEDS = 5  # replicates of each run of the paper
-STAMP = datetime(2026, 1, 1, tzinfo=UTC)
+TIME = datetime(2026, 1, 1, tzinfo=UTC)
 PACKAGES = {"torch": "2.13.0", "numpy": "2.4.0", "ray": "2.60.0", "mlflow": "3.17.0"}
 
 
-def paper(epochs: int) -> Experiment:
-    """The paper's profile with so many epochs a run."""
+def paper_experiment(epochs: int) -> Experiment:
+    """Return the paper's profile with another number of epochs."""
     experiment = SpecFile(EXPERIMENTS).experiment("paper", [f"epochs={epochs}"])
     runs = tuple(run.model_copy(update={"profile": "paper"}) for run in experiment.runs)
     return replace(experiment, profile="paper", runs=runs)
 
 
-def made_runs(count: int, experiment: Experiment) -> Iterator[RunFolderContents]:
-    """So many finished runs: the paper's with replicates last, before them the same IDs' others."""
+def synthetic_runs(count: int, experiment: Experiment) -> Iterator[RunFolderContents]:
+    """Yield finished runs: first some with other settings, then the paper's with replicates."""
     papers = experiment.replicates(range(SEEDS)).runs
     for number in range(count - len(papers)):
-        yield trained(other(papers[number % len(papers)], number), number, images=0)
+        yield finish(vary(papers[number % len(papers)], number), number, images=0)
     for number, run in enumerate(papers):
-        yield trained(run, number, images=run.train.data.test_images)
+        yield finish(run, number, images=run.train.data.test_images)
 
 
-def other(run: RunSpec, number: int) -> RunSpec:
-    """The run with settings that no other has, in a profile of its own."""
+def vary(run: RunSpec, number: int) -> RunSpec:
+    """Return the run with unique settings, in another profile."""
     optimizer = replace(run.train.optimizer, l2=1 + 1e-6 * number)
     changed = {"train": replace(run.train, optimizer=optimizer), "profile": "other"}
     return run.model_copy(update=changed)
 
 
-def trained(run: RunSpec, number: int, *, images: int) -> RunFolderContents:
-    """The run as if it had been trained; without images it has no margins."""
+def finish(run: RunSpec, number: int, *, images: int) -> RunFolderContents:
+    """Return the run with random results; without images it has no margins."""
     random = np.random.default_rng(number)
     margins = random.normal(0.5, 1.0, images or 100).astype("<f4")
     accuracies = {str(name): certified_share(margins, radius) for name, radius in RADII.items()}
     epochs = [
-        Epoch(epoch=epoch, time=STAMP, values=_values(accuracies, loss))
+        Epoch(epoch=epoch, time=TIME, values=_values(accuracies, loss))
         for epoch, loss in enumerate(random.random(run.train.epochs).tolist(), start=1)
     ]
     return RunFolderContents(
@@ -62,7 +62,7 @@ def trained(run: RunSpec, number: int, *, images: int) -> RunFolderContents:
         (
             Attempt(
                 from_epoch=0,
-                time=STAMP,
+                time=TIME,
                 host="host",
                 device="GPU",
                 commit="0" * 40,
@@ -71,27 +71,27 @@ def trained(run: RunSpec, number: int, *, images: int) -> RunFolderContents:
             ),
         ),
         tuple(epochs),
-        End(outcome="done", time=STAMP, error=None, certificate=certificate(run)),
+        End(outcome="done", time=TIME, error=None, certificate=certificate(run)),
         margins.tobytes() if images else None,
     )
 
 
 def certificate(run: RunSpec) -> dict[str, Any]:
-    """What is stored of a sound network of the run's size."""
+    """Return the certificate of a sound network of the run's size."""
     names = (f"layer {number}" for number in range(len(layers_of(run.train.model))))
     layers = tuple(LayerBound(name, 1.0, 0.9) for name in names)
-    gate = LipschitzCertificate(layers, ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
-    return {"arithmetic": "float64", **gate.as_dict()}
+    sound = LipschitzCertificate(layers, ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
+    return {"arithmetic": "float64", **sound.as_dict()}
 
 
 def _values(accuracies: dict[str, float], loss: float) -> dict[str, float]:
-    """The eleven metrics of an epoch."""
+    """Return the eleven metrics of an epoch."""
     timed = {"learning_rate": 0.001, "images_per_s": 5000.0, "seconds": 10 + loss}
     return accuracies | timed | {"train_loss": loss, "train_accuracy": 0.5, "test_loss": 1 + loss}
 
 
 def write_folder(found: RunFolderContents, folder: Path) -> Path:
-    """The run as `python -m aol` would have left it; returns its folder."""
+    """Write the run folder that `python -m aol` would have written, and return it."""
     run, place = found.run, folder / found.run.key
     place.mkdir(parents=True)
     described = {"key": run.key, "id": run.id, "name": run.name, "profile": run.profile}

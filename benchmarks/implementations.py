@@ -1,4 +1,4 @@
-"""What is compared: by name, functions without arguments that do the same work."""
+"""The implementations to compare: by name, functions without arguments that do the same work."""
 
 import warnings
 from collections.abc import Callable
@@ -20,41 +20,40 @@ from aol.training.optimizer import make_optimizer
 from aol.training.step import Replay, TrainingStep, scaled
 from benchmarks import plain
 
-Contestants = dict[str, Callable[[], Any]]
+Implementations = dict[str, Callable[[], Any]]
 CPU = torch.device("cpu")
-EVALUATED = 4  # batches of one evaluation
+EVALUATION_BATCHES = 4
 
 
-def rescale(shape: tuple[int, ...]) -> Contestants:
-    """Rescaling and its gradient, each in the memory layout that suits it."""
+def rescale(shape: tuple[int, ...]) -> Implementations:
+    """Return rescalings with their gradient, each with its preferred memory layout."""
     kernel, upstream = torch.randn(shape) / shape[1], torch.randn(shape)
     if len(shape) == 2:
-        plain_way, our_way = plain.rescale_dense, rescale_dense
         return {
-            "plain": _both_passes(plain_way, kernel, upstream),
-            "ours": _both_passes(our_way, kernel, upstream),
+            "plain": _both_passes(plain.rescale_dense, kernel, upstream),
+            "ours": _both_passes(rescale_dense, kernel, upstream),
         }
     ours = [part.contiguous(memory_format=torch.channels_last) for part in (kernel, upstream)]
     runs = {
         "plain": _both_passes(plain.rescale_conv, kernel, upstream),
         "ours": _both_passes(rescale_conv, *ours),
     }
-    if (reparametrizer := _peer()) is not None:
-        peer = reparametrizer(min(shape[:2]), groups=1, niter=1)
-        runs["orthogonium"] = _both_passes(peer, kernel, upstream)
+    if (reparametrizer := _orthogonium()) is not None:
+        rescaling = reparametrizer(min(shape[:2]), groups=1, niter=1)
+        runs["orthogonium"] = _both_passes(rescaling, kernel, upstream)
     return runs
 
 
-def _peer() -> Callable[..., Callable[[Tensor], Tensor]] | None:
-    """The rescaling of orthogonium, where someone has installed it."""
+def _orthogonium() -> Callable[..., Callable[[Tensor], Tensor]] | None:
+    """Return the rescaling of orthogonium if it is installed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a SyntaxWarning of its source is not ours to mend
+        warnings.simplefilter("ignore")  # its source has a SyntaxWarning
         try:
             from orthogonium.layers.conv.AOL.aol import MultiStepAOLReparametrizer
         except ImportError:
             return None
-    made: Callable[..., Callable[[Tensor], Tensor]] = MultiStepAOLReparametrizer
-    return made
+    reparametrizer: Callable[..., Callable[[Tensor], Tensor]] = MultiStepAOLReparametrizer
+    return reparametrizer
 
 
 def _both_passes(
@@ -67,8 +66,8 @@ def _both_passes(
     return run
 
 
-def config_of(model: ModelConfig, batch: int, precision: Precision = "float32") -> TrainConfig:
-    """The paper's settings for one network, without augmentation."""
+def train_config(model: ModelConfig, batch: int, precision: Precision = "float32") -> TrainConfig:
+    """Return the paper's settings for a network, without augmentation."""
     return TrainConfig(
         model=model,
         data=DataConfig(name="cifar10", augment=False),
@@ -78,8 +77,8 @@ def config_of(model: ModelConfig, batch: int, precision: Precision = "float32") 
     )
 
 
-def images_of(batch: int) -> Images:
-    """Random pixels and labels, the same for every contestant."""
+def random_batch(batch: int) -> Images:
+    """Return random images and labels, the same for every implementation."""
     noise = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (batch, 3, 32, 32), generator=noise, dtype=torch.uint8)
     return Images(pixels, torch.randint(10, (batch,), generator=noise))
@@ -87,22 +86,22 @@ def images_of(batch: int) -> Images:
 
 @dataclass(frozen=True)
 class Training:
-    """A step on one batch, to be called without arguments, and the network that it trains."""
+    """A training step on a fixed batch, and the network that it trains."""
 
     model: nn.Sequential
     step: Callable[[], Tensor]
 
     def __call__(self) -> Tensor:
-        """The sum of the batch's losses, valid until the next call."""
+        """Take a step; return the sum of the losses, valid until the next call."""
         return self.step()
 
 
 def our_training(
     config: TrainConfig, model: nn.Sequential, device: torch.device = CPU, *, recorded: bool = False
 ) -> Training:
-    """Our training step on one batch; `recorded` as a CUDA graph."""
+    """Return our training step on one batch, as a CUDA graph if `recorded`."""
     model = deepcopy(model).to(device)
-    images = images_of(config.batch_size)
+    images = random_batch(config.batch_size)
     noise = torch.Generator(device)
     step = TrainingStep(
         config,
@@ -122,7 +121,7 @@ def plain_training(
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
 ) -> Training:
-    """The same step as a straightforward port takes it, with torch's default SGD."""
+    """Return the training step of the plain port, with torch's default SGD."""
     network = plain.plain_copy(model).to(device, dtype)
     groups: list[dict[str, Any]] = [
         {"params": [weight for weight in network.parameters() if weight.ndim > 1]},
@@ -135,7 +134,7 @@ def plain_training(
         momentum=config.optimizer.momentum,
         nesterov=config.optimizer.nesterov,
     )
-    images, loss = images_of(config.batch_size), config.loss
+    images, loss = random_batch(config.batch_size), config.loss
     inputs, labels = images.pixels.to(device, dtype) / 255, images.labels.to(device)
 
     def run() -> Tensor:
@@ -150,38 +149,38 @@ def plain_training(
     return Training(network, run)
 
 
-def initial(config: ModelConfig) -> nn.Sequential:
-    """The network as training begins with it."""
+def initial_model(config: ModelConfig) -> nn.Sequential:
+    """Return the network with its initial weights."""
     return build_model(config, 10, torch.Generator().manual_seed(0))
 
 
-def step(model_config: ModelConfig, batch: int) -> Contestants:
-    """A whole training step."""
-    config = config_of(model_config, batch)
-    model = initial(model_config)
+def step(model_config: ModelConfig, batch: int) -> Implementations:
+    """Return whole training steps."""
+    config = train_config(model_config, batch)
+    model = initial_model(model_config)
     return {"plain": plain_training(config, model), "ours": our_training(config, model)}
 
 
-def evaluation(model_config: ModelConfig, batch: int) -> Contestants:
-    """Scores of a few batches; the plain port rescales for each of them."""
-    ours = initial(model_config)
-    theirs = plain.plain_copy(ours)
-    pixels = images_of(batch).pixels
+def evaluation(model_config: ModelConfig, batch: int) -> Implementations:
+    """Return evaluations of a few batches; only the plain port rescales for each of them."""
+    ours = initial_model(model_config)
+    port = plain.plain_copy(ours)
+    pixels = random_batch(batch).pixels
 
     @torch.no_grad()
-    def kept() -> list[Tensor]:
+    def rescale_once() -> list[Tensor]:
         with rescaled_once(ours):
-            return [ours(scaled(pixels)) for _ in range(EVALUATED)]
+            return [ours(scaled(pixels)) for _ in range(EVALUATION_BATCHES)]
 
     @torch.no_grad()
-    def rescaled_again() -> list[Tensor]:
-        return [theirs(pixels.float() / 255) for _ in range(EVALUATED)]
+    def rescale_each_time() -> list[Tensor]:
+        return [port(pixels.float() / 255) for _ in range(EVALUATION_BATCHES)]
 
-    return {"plain": rescaled_again, "ours": kept}
+    return {"plain": rescale_each_time, "ours": rescale_once}
 
 
-def augmentation() -> Contestants:
-    """The paper's augmentation, and torchvision's nearest to it for each image by itself."""
+def augmentation() -> Implementations:
+    """Return the paper's augmentation and a similar one of torchvision, image by image."""
     from torchvision.transforms import v2
 
     bilinear = v2.InterpolationMode.BILINEAR
