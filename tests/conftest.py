@@ -1,4 +1,6 @@
+import logging
 import os
+import sqlite3
 import textwrap
 
 import hypothesis
@@ -6,6 +8,7 @@ import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.spec.loader import SpecFile
+from tests.support.figures import sketched
 from tests.support.specs import GOOD
 from tests.support.trained import train_once
 
@@ -116,6 +119,32 @@ def make_run():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory):
+    """
+    A new MLflow database: creating one takes seconds, copying it does not.
+    """
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def sketched_figures():
+    """
+    Figures are files of the right names that take no time to draw.
+    """
+    with sketched():
+        yield
 
 
 @pytest.fixture

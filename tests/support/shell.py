@@ -107,9 +107,13 @@ class Shell:
 @contextmanager
 def _as_a_process(folder, environment, arguments):
     """
-    Set what a process has for itself, and put everything back that a command changes.
+    Set what a process has for itself; afterwards put everything back, and close the stores that
+    the end of a process would close.
     """
+    from orchestrator.store import Store
+
     before = dict(os.environ), Path.cwd(), sys.argv
+    opened, initialize = [], Store.__init__
     terminate = signal.getsignal(signal.SIGTERM)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -117,9 +121,18 @@ def _as_a_process(folder, environment, arguments):
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = ["orchestrator", *arguments]
+
+    def noted(store, *given, **options):
+        initialize(store, *given, **options)
+        opened.append(store)
+
+    Store.__init__ = noted
     try:
         yield
     finally:
+        Store.__init__ = initialize
+        for store in opened:
+            store.close()
         signal.signal(signal.SIGTERM, terminate)
         root.handlers[:] = handlers
         root.setLevel(level)
