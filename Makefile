@@ -33,6 +33,7 @@ test-lowest: | python $(UV) ## run the tests with the lowest versions that pypro
 	@$(UV) pip compile --quiet --resolution lowest-direct --python $(LOWEST)/bin/python \
 		--extra dev pyproject.toml -o $(LOWEST)/requirements.txt
 	@$(UV) pip sync --quiet --compile-bytecode --python $(LOWEST)/bin/python $(LOWEST)/requirements.txt
+	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
 	@$(LOWEST)/bin/python -m pytest -q $(PARALLEL)
 
 check: $(READY) ## format, lint, types, tests with coverage
