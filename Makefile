@@ -3,28 +3,40 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 # an installed uv, or one in a small environment of its own: nothing outside is touched
 UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/uv/bin/uv)
 
 # a module's tests stay together, for its fixtures; long ones go first: see tests/conftest.py
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check docs bench lock clean
+.PHONY: help run test test-slow test-all test-lowest check docs bench lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## train the demo: fourteen runs in about two minutes, then the paper's tables
 	@$(BIN)/python -m orchestrator run experiments.yaml --profile demo
 
-test: $(READY) ## run the tests
+test: $(READY) ## run the tests, in about five minutes on two cores
 	@$(BIN)/python -m pytest -q $(PARALLEL)
 
-test-slow: $(READY) ## run the tests that take minutes each: the largest networks against the authors'
-	@$(BIN)/python -m pytest -q -m slow
+test-slow: $(READY) ## run the tests that `make test` leaves out: they take minutes each
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m slow
 
-check: $(READY) ## format, lint, types, tests with coverage: what CI runs
+test-all: test test-slow ## run both
+
+test-lowest: | python $(UV) ## run the tests with the lowest versions that pyproject.toml allows
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(LOWEST)
+	@$(UV) pip compile --quiet --resolution lowest-direct --python $(LOWEST)/bin/python \
+		--extra dev pyproject.toml -o $(LOWEST)/requirements.txt
+	@$(UV) pip sync --quiet --compile-bytecode --python $(LOWEST)/bin/python $(LOWEST)/requirements.txt
+	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
+	@$(LOWEST)/bin/python -m pytest -q $(PARALLEL)
+
+check: $(READY) ## format, lint, types, tests with coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -40,8 +52,8 @@ lock: | $(UV) ## write requirements.lock anew from pyproject.toml
 	$(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
 		--custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
 
-clean: ## remove the environment, not the results
-	rm -rf $(VENV)
+clean: ## remove the environments, not the results
+	rm -rf $(VENV) $(LOWEST)
 
 .PHONY: python
 python:

@@ -1,13 +1,16 @@
+import logging
 import os
+import sqlite3
 import textwrap
-from pathlib import Path
 
 import hypothesis
 import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.spec.loader import SpecFile
+from tests.support.figures import sketched
 from tests.support.specs import GOOD
+from tests.support.trained import train_once
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -64,11 +67,30 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def data_root(tmp_path_factory):
+def shared_folder(tmp_path_factory):
+    """
+    A folder that the parallel processes of one call of pytest share.
+    """
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def data_root(shared_folder):
     """
     A data root of its own: the digits are built there once, CIFAR is never there.
     """
-    return Path(tmp_path_factory.mktemp("data"))
+    folder = shared_folder / "data"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(shared_folder, data_root):
+    """
+    The tiny experiment, trained by `run`: to look at, and to copy.
+    """
+    return train_once(shared_folder / "trained", data_root)
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +119,32 @@ def make_run():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory):
+    """
+    A new MLflow database: creating one takes seconds, copying it does not.
+    """
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def sketched_figures():
+    """
+    Figures are files of the right names that take no time to draw.
+    """
+    with sketched():
+        yield
 
 
 @pytest.fixture

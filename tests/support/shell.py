@@ -1,5 +1,7 @@
-"""Runs the command line as a user does: in a folder of its own, in a process of its own."""
+"""Run the command line in a folder of its own: in this process, or in one of its own."""
 
+import io
+import logging
 import os
 import re
 import signal
@@ -7,7 +9,11 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from orchestrator.__main__ import main
 
 PROJECT = Path(__file__).parents[2]
 TINY = """
@@ -63,7 +69,32 @@ class Shell:
             start_new_session=True,
         )
 
-    def __call__(self, *arguments, timeout=300):
+    def __call__(self, *arguments):
+        """
+        Run a command that starts no Ray in this process, where everything is imported already.
+        """
+        arguments = [*map(str, arguments)]
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        code = 0
+        with (
+            _as_a_process(self.folder, self.environment, arguments),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as exit_:
+                code = exit_.code or 0
+            except Exception:
+                traceback.print_exc()
+                code = 1
+        out, err = (stream.buffer.getvalue().decode() for stream in (out, err))
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    def process(self, *arguments, timeout=300):
+        """
+        Run a command to its end in a process of its own, as training needs.
+        """
         process = self.start(*arguments)
         try:
             out, err = process.communicate(timeout=timeout)
@@ -71,6 +102,45 @@ class Shell:
             os.killpg(process.pid, signal.SIGKILL)
             raise
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@contextmanager
+def _as_a_process(folder, environment, arguments):
+    """
+    Set what a process has for itself; afterwards put everything back, and close the stores that
+    the end of a process would close.
+    """
+    from orchestrator.store import Store
+
+    before = dict(os.environ), Path.cwd(), sys.argv
+    opened, initialize = [], Store.__init__
+    terminate = signal.getsignal(signal.SIGTERM)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["orchestrator", *arguments]
+
+    def noted(store, *given, **options):
+        initialize(store, *given, **options)
+        opened.append(store)
+
+    Store.__init__ = noted
+    try:
+        yield
+    finally:
+        Store.__init__ = initialize
+        for store in opened:
+            store.close()
+        signal.signal(signal.SIGTERM, terminate)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.captureWarnings(False)
+        os.environ.clear()
+        os.environ.update(before[0])
+        os.chdir(before[1])
+        sys.argv = before[2]
 
 
 def wait_for(process, pattern, timeout=120):

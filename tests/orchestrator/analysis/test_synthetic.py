@@ -14,7 +14,7 @@ from orchestrator.analysis.verdicts import Verdict
 from orchestrator.reporting.render import render
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import RADII
-from orchestrator.store import Status
+from orchestrator.store import Status, Store
 from tests.support.reports import certificate
 from tests.support.shell import PROJECT
 from tests.support.stores import ORIGIN
@@ -38,13 +38,10 @@ def margins_of(percents):
     return margins
 
 
-@pytest.fixture
-def experiment():
-    return SpecFile(PROJECT / "experiments.yaml").experiment("paper")
-
-
-@pytest.fixture
-def report(experiment, store):
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    experiment = SpecFile(PROJECT / "experiments.yaml").experiment("paper")
+    store = Store(tmp_path_factory.mktemp("synthetic") / "store.db")
     published = {row.run: row.published for table in experiment.tables for row in table.rows}
     for seed, offset in zip(SEEDS, OFFSETS, strict=True):
         for run in experiment.replicates([seed]).runs:
@@ -65,7 +62,9 @@ def report(experiment, store):
                 margins=margins.tobytes(),
                 certificate=certificate(run),
             )
-    return make_report(experiment, store)
+    made = make_report(experiment, store)
+    store.close()
+    return made
 
 
 def verdicts_of(report, run):

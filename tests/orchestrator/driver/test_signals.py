@@ -11,59 +11,73 @@ import pytest
 
 from tests.support.shell import TINY, Shell, epochs_of, statuses_of, stop, wait_for
 
-LONGER = TINY.replace("epochs: 3", "epochs: 12")
+YAML = TINY.replace("epochs: 3", "epochs: 30")
+YAML = YAML.replace("checkpoint_seconds: 0.2", "checkpoint_seconds: 1000")
+ARGUMENTS = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
+NUMBERS = {"SIGINT": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143)}
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "continued"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)]
+@pytest.fixture(
+    scope="module",
+    params=[("SIGINT", "SIGTERM"), pytest.param(("SIGTERM", "SIGINT"), marks=pytest.mark.slow)],
+    ids="-".join,
 )
-def test_a_signal_saves_and_the_same_command_continues(
-    tmp_path, data_root, number, code, continued
-):
-    yaml = LONGER.replace("checkpoint_seconds: 0.2", "checkpoint_seconds: 1000")
-    shell = Shell(tmp_path, data_root, yaml)
-    arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
-    process = shell.start(*arguments, "--rerun", "11", "--rerun=11")
-    try:
-        wait_for(process, r"epoch \d+/12")
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-    finally:
-        stop(process)
-    assert process.returncode == code, err
-    command = shlex.split(re.search(r"The same command continues: (.*)", err)[1])
-    assert statuses_of(tmp_path) == {11: "interrupted"}
-    (stopped_at,) = [max(epochs) for epochs in epochs_of(tmp_path).values()]
-    assert stopped_at < 12
-
-    plan = shell("plan", "experiments.yaml", "--profile", "demo", "--only", "11")
-    assert f"interrupted after epoch {stopped_at}" in plan.stdout
-
-    if not continued:
-        return
-
-    again = subprocess.run(
-        command, cwd=tmp_path, env=shell.environment, capture_output=True, text=True, check=False
+def stopped(request, tmp_path_factory, data_root):
+    """
+    A run that got one signal while Ray started, another one while it trained, and then continued
+    as it printed.
+    """
+    shell = Shell(tmp_path_factory.mktemp("stopped"), data_root, YAML)
+    (first, first_code), (second, second_code) = (NUMBERS[name] for name in request.param)
+    shell.starting = interrupted(shell, "Starting Ray", first)
+    shell.states = [statuses_of(shell.folder)]
+    shell.training = interrupted(shell, r"epoch \d+/30", second, "--rerun", "11", "--rerun=11")
+    shell.states.append(statuses_of(shell.folder))
+    shell.codes = (first_code, second_code)
+    (shell.stopped_at,) = [max(epochs) for epochs in epochs_of(shell.folder).values()]
+    shell.plan = shell("plan", *ARGUMENTS[1:])
+    command = shlex.split(re.search(r"The same command continues: (.*)", shell.training.stderr)[1])
+    shell.again = subprocess.run(
+        command,
+        cwd=shell.folder,
+        env=shell.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-
-    assert again.returncode == 0, again.stderr
-    assert f"continues after epoch {stopped_at}" in again.stderr
-    (epochs,) = epochs_of(tmp_path).values()
-    assert sorted(epochs) == list(range(1, 13))
+    return shell
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_ray_starts_says_how_to_go_on(tmp_path, data_root, number, code):
-    shell = Shell(tmp_path, data_root)
-    process = shell.start("run", "experiments.yaml", "--profile", "demo", "--only", "11")
+def interrupted(shell, pattern, number, *more):
+    """
+    The finished process that got the signal once it printed the pattern.
+    """
+    process = shell.start(*ARGUMENTS, *more)
     try:
-        wait_for(process, "Starting Ray")
+        wait_for(process, pattern)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     finally:
         stop(process)
+    return subprocess.CompletedProcess(ARGUMENTS, process.returncode, out, err)
 
-    assert process.returncode == code, err
-    assert "The same command continues" in err
-    assert "Traceback" not in err
-    assert statuses_of(tmp_path) == {11: "interrupted"}
+
+def test_a_signal_while_ray_starts_says_how_to_go_on(stopped):
+    assert stopped.starting.returncode == stopped.codes[0], stopped.starting.stderr
+    assert "The same command continues" in stopped.starting.stderr
+    assert "Traceback" not in stopped.starting.stderr
+    assert stopped.states[0] == {11: "interrupted"}
+
+
+def test_a_signal_saves_what_was_trained(stopped):
+    assert stopped.training.returncode == stopped.codes[1], stopped.training.stderr
+    assert stopped.states[1] == {11: "interrupted"}
+    assert stopped.stopped_at < 30
+    assert f"interrupted after epoch {stopped.stopped_at}" in stopped.plan.stdout
+
+
+def test_the_printed_command_continues(stopped):
+    assert stopped.again.returncode == 0, stopped.again.stderr
+    assert f"continues after epoch {stopped.stopped_at}" in stopped.again.stderr
+    (epochs,) = epochs_of(stopped.folder).values()
+    assert sorted(epochs) == list(range(1, 31))

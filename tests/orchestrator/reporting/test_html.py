@@ -24,8 +24,16 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PDFLATEX = shutil.which("pdflatex")
 
 
+@pytest.fixture(scope="module")
+def figures():
+    """
+    Those of `written`, once they were drawn.
+    """
+    return []
+
+
 @pytest.fixture
-def written(reported, store, tmp_path):
+def written(reported, store, tmp_path, figures, tmp_path_factory):
     """
     Return the file of a page with one finished and one failed run.
     """
@@ -35,9 +43,9 @@ def written(reported, store, tmp_path):
     store.finish(second.key, Status.FAILED, error="out of <memory>")
     report = make_report(reported, store)
     file = tmp_path / "report.html"
-    file.write_text(
-        render_page(report, store, draw_figures(report, store, tmp_path)), encoding="utf-8"
-    )
+    if not figures:
+        figures += draw_figures(report, store, tmp_path_factory.mktemp("figures"))
+    file.write_text(render_page(report, store, figures), encoding="utf-8")
     return file
 
 

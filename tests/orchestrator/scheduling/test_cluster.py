@@ -13,7 +13,8 @@ from tests.support.shell import PROJECT, TINY, Shell, epochs_of, statuses_of, st
 class Machines:
     def __init__(self, environment):
         self.process = subprocess.Popen(
-            [sys.executable, PROJECT / "tests" / "machines.py"],
+            [sys.executable, "-m", "tests.support.ray_nodes"],
+            cwd=PROJECT,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -124,41 +124,62 @@ class Broken:
 @pytest.fixture(scope="module")
 def told(cluster, tmp_path_factory, data_root):
     """
-    What a recorder heard of one run beside a broken recorder, and what was logged. The storage is
-    a URI.
+    What a recorder heard of three runs beside a broken recorder, and what was logged: one that
+    diverges, one without images and one that is fine. The storage is a URI.
     """
     folder = tmp_path_factory.mktemp("told")
     (folder / "experiments.yaml").write_text(TINY, encoding="utf-8")
-    run, _ = SpecFile(folder / "experiments.yaml").experiment("demo").runs
+    file = SpecFile(folder / "experiments.yaml")
+    fine, other = file.experiment("demo").runs
+    diverging = file.experiment("demo", ["optimizer.learning_rate=1e30"]).runs[0]
+    broken = replace_data(other)
     storage = (folder / "uri").as_uri()
     heard, log = Heard(), StringIO()
     handler = logging.StreamHandler(log)
     logging.getLogger("orchestrator").addHandler(handler)
     heard.stopped = tuner.run_jobs(
-        [tuner.Job(run, CPU)],
+        [tuner.Job(run, CPU) for run in (diverging, broken, fine)],
         [Broken(), heard],
         tuner.SchedulingOptions(storage, data_root, folder / "logs", checkpoint_seconds=0.01),
     )
     logging.getLogger("orchestrator").removeHandler(handler)
-    heard.storage, heard.log = storage, log.getvalue()
+    heard.storage, heard.log, heard.logs = storage, log.getvalue(), folder / "logs"
+    heard.diverging, heard.broken, heard.fine = diverging, broken, fine
     return heard
 
 
+def replace_data(run):
+    data = replace(run.train.data, name="cifar100")
+    return run.model_copy(update={"train": replace(run.train, data=data)})
+
+
 def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(told):
-    kinds = [type(event) for event in told.events]
-    (end,) = told.of(Finished)
+    kinds = [type(event) for event in told.events if event.run.key == told.fine.key]
+    (end,) = told.of(Finished, told.fine)
 
     assert told.stopped is None
     assert kinds[:2] == [Started, Placed]
     assert kinds[-1] is Finished
     assert kinds.index(EpochDone) < kinds.index(Saved)
-    assert [event.epoch for event in told.of(EpochDone)] == [1, 2, 3]
-    assert told.of(EpochDone)[0].values["accuracy"] <= 1
+    assert [event.epoch for event in told.of(EpochDone, told.fine)] == [1, 2, 3]
+    assert told.of(EpochDone, told.fine)[0].values["accuracy"] <= 1
     assert (end.status, len(end.margins)) == (Status.DONE, 4 * 100)
 
 
+def test_a_diverged_and_a_broken_run_are_told_once_and_others_go_on(told):
+    (diverged,) = told.of(Finished, told.diverging)
+    (failed,) = told.of(Finished, told.broken)
+
+    assert diverged.status is Status.DIVERGED
+    assert "diverged after 0 epochs" in diverged.error
+    assert failed.status is Status.FAILED
+    assert "no source has cifar100" in failed.error
+    assert len(told.of(Started, told.broken)) == 1
+    assert "no source has cifar100" in (told.logs / f"{told.broken.key}.log").read_text()
+
+
 def test_checkpoints_lie_where_the_storage_says(told):
-    last = told.of(Saved)[-1].checkpoint
+    last = told.of(Saved, told.fine)[-1].checkpoint
 
     assert last.epoch == 3
     assert last.path.startswith(told.storage)
@@ -168,62 +189,46 @@ def test_a_recorder_that_raises_stops_nothing_and_is_logged(told):
     assert "Broken failed on EpochDone" in told.log
 
 
-def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, told, runs, options):
+def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, told, options):
     again = Heard()
-    second = next(item.checkpoint for item in told.of(Saved) if item.checkpoint.epoch == 2)
+    saved = told.of(Saved, told.fine)
+    second = next(item.checkpoint for item in saved if item.checkpoint.epoch == 2)
 
-    tuner.run_jobs([tuner.Job(runs()[0], CPU, (second,))], [again], options)
+    tuner.run_jobs([tuner.Job(told.fine, CPU, (second,))], [again], options)
 
     assert [event.epoch for event in again.of(EpochDone)] == [3]
-    assert again.of(Finished)[0].margins == told.of(Finished)[0].margins
+    assert again.of(Finished)[0].margins == told.of(Finished, told.fine)[0].margins
 
 
 def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_whole_checkpoint(
     cluster, runs, options
 ):
     """
-    Its worker dies, and the newest checkpoint of this very invocation turns out damaged.
+    Its worker dies, and the newest checkpoint of this very invocation turns out damaged. Then
+    another worker dies, and with the driver's node goes the actor that has the checkpoints.
     """
+    import ray
+
     heard = Heard()
     run = runs("epochs=6")[0]
 
-    def kill_once(event):
+    def kill_twice(event):
         saved = heard.of(Saved)
         if isinstance(event, Saved) and len(saved) == 3:
             newest = Path(saved[-1].checkpoint.path)
             (newest / "state.pt").write_bytes(b"damaged")
             kill_workers()
-
-    tuner.run_jobs([tuner.Job(run, CPU)], [heard, kill_once], options)
-
-    placed = heard.of(Placed)
-    assert len(placed) == 2
-    assert placed[1].epoch == heard.of(Saved)[1].checkpoint.epoch
-    assert heard.of(Finished)[0].status is Status.DONE
-    assert {event.epoch for event in heard.of(EpochDone)} == set(range(1, 7))
-
-
-def test_a_run_survives_the_loss_of_its_worker_and_of_the_drivers_machine_in_ray(
-    cluster, runs, options
-):
-    """
-    With the driver's node goes the actor that knows the checkpoints.
-    """
-    import ray
-
-    heard = Heard()
-    run = runs("epochs=4")[0]
-
-    def kill_once(event):
-        if isinstance(event, Saved) and len(heard.of(Saved)) == 2:
-            (control,) = [name for name in ray.util.list_named_actors() if "control" in name]
-            ray.kill(ray.get_actor(control))
+        if isinstance(event, Saved) and len(saved) == 5:
+            (name,) = ray.util.list_named_actors()
+            ray.kill(ray.get_actor(name))
             kill_workers()
 
-    tuner.run_jobs([tuner.Job(run, CPU)], [heard, kill_once], options)
+    tuner.run_jobs([tuner.Job(run, CPU)], [heard, kill_twice], options)
 
-    assert [event.epoch for event in heard.of(Placed)] == [0, 2]
+    saved = [event.checkpoint.epoch for event in heard.of(Saved)]
+    assert [event.epoch for event in heard.of(Placed)] == [0, saved[1], saved[4]]
     assert heard.of(Finished)[0].status is Status.DONE
+    assert {event.epoch for event in heard.of(EpochDone)} == set(range(1, 7))
 
 
 def kill_workers():
@@ -255,32 +260,6 @@ def test_a_storage_that_fails_for_good_is_tried_again_and_then_named(
     assert end.status is Status.FAILED
     assert len(heard.of(Started)) == 2
     assert "could not be reported" in (tmp_path / "logs" / f"{run.key}.log").read_text()
-
-
-def test_a_diverged_and_a_broken_run_are_told_once_and_others_go_on(
-    cluster, runs, options, tmp_path
-):
-    diverging = runs("optimizer.learning_rate=1e30")[0]
-    broken = replace_data(runs()[1])
-    fine = runs()[0]
-    heard = Heard()
-
-    jobs = [tuner.Job(run, CPU) for run in (diverging, broken, fine)]
-    tuner.run_jobs(jobs, [heard], options)
-
-    ends = {event.run.key: event for event in heard.of(Finished)}
-    assert ends[diverging.key].status is Status.DIVERGED
-    assert "diverged after 0 epochs" in ends[diverging.key].error
-    assert ends[broken.key].status is Status.FAILED
-    assert "no source has cifar100" in ends[broken.key].error
-    assert ends[fine.key].status is Status.DONE
-    assert len(heard.of(Started, broken)) == 1
-    assert "no source has cifar100" in (tmp_path / "logs" / f"{broken.key}.log").read_text()
-
-
-def replace_data(run):
-    data = replace(run.train.data, name="cifar100")
-    return run.model_copy(update={"train": replace(run.train, data=data)})
 
 
 def test_fail_fast_stops_the_others_as_interrupted(cluster, runs, options):

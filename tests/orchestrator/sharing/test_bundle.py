@@ -23,6 +23,7 @@ from orchestrator.sharing.bundle import write_bundle
 from orchestrator.sharing.verify import verify_bundle
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status, Store, copy_run
+from tests.support.figures import sketched
 from tests.support.reports import finish
 from tests.support.shell import TINY, Shell
 from tests.support.stores import ORIGIN, POSTGRESQL, empty_schema
@@ -43,6 +44,12 @@ def fill(store, experiment):
     store.record(second.key, 1, {"accuracy": 0.5})
     other = SpecFile(experiment.path).experiment("paper").runs[0]
     finish(store, other, 0.2, DIGITS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sketched_figures():
+    with sketched():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ from orchestrator.sharing.run_folder import find_run_folders
 from orchestrator.sharing.run_folder import read_run_folder as read_folder
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Checkpoint, Store
-from tests.support.shell import TINY, Shell
+from tests.support.shell import TINY
 
 FORMATS = tuple(FILES)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -494,15 +494,8 @@ def test_a_run_that_is_not_done_has_no_checkpoint_there(folder, store):
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory, data_root):
-    """
-    A folder in which run 0 was trained.
-    """
-    made = Shell(tmp_path_factory.mktemp("shell"), data_root)
-    made.environment["PYTHONPATH"] = os.pathsep.join([made.environment["PYTHONPATH"], *sys.path])
-    done = made("run", "experiments.yaml", "--only", "0", "--quiet")
-    assert done.returncode == 0, done.stderr
-    return made
+def shell(trained, tmp_path_factory):
+    return trained.copy(tmp_path_factory.mktemp("shell"))
 
 
 def test_the_command_exports_what_was_trained(shell):
@@ -528,7 +521,10 @@ def test_the_command_exports_a_folder_without_a_store(shell, folder, tmp_path):
     ("arguments", "message"),
     [
         (["7"], "export: there is no run 7"),
-        (["11"], "run 11 with seed 11 of the profile `demo` is not finished"),
+        (
+            ["11", "--profile", "paper"],
+            "run 11 with seed 11 of the profile `paper` is not finished",
+        ),
         (["nowhere"], "nowhere: is neither a run ID nor a folder with a run.json"),
         (["0", "--set", "epochs=9"], "run 0 with seed 0 of the profile `custom` is not finished"),
     ],

@@ -268,8 +268,12 @@ def test_a_folder_without_runs_is_said(tmp_path):
         find_run_folders(tmp_path)
 
 
-def test_the_command_fills_store_and_mlflow_and_says_what_it_took(box, out, tmp_path, data_root):
+@pytest.mark.usefixtures("sketched_figures")
+def test_the_command_fills_store_and_mlflow_and_says_what_it_took(
+    box, out, tmp_path, data_root, empty_mlflow
+):
     shell = Shell(tmp_path / "here", data_root, (box / "experiments.yaml").read_text())
+    shutil.copy(empty_mlflow, shell.folder / "mlflow.db")
 
     first, second = shell("ingest", out), shell("ingest", out)
 
@@ -282,8 +286,10 @@ def test_the_command_fills_store_and_mlflow_and_says_what_it_took(box, out, tmp_
     assert count == 2
 
 
-def test_a_damaged_folder_does_not_keep_the_others_out(box, out, tmp_path, data_root):
+@pytest.mark.usefixtures("sketched_figures")
+def test_a_damaged_folder_does_not_keep_the_others_out(box, out, tmp_path, data_root, empty_mlflow):
     shell = Shell(tmp_path / "here", data_root, (box / "experiments.yaml").read_text())
+    shutil.copy(empty_mlflow, shell.folder / "mlflow.db")
     with_a_loss_that_is_no_number(of_run(out, 0))
     done = shell("ingest", out)
 

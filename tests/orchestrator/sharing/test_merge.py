@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -263,10 +264,14 @@ def experiment(tmp_path):
     return SpecFile(tmp_path / "x.yaml").experiment("demo")
 
 
-def test_merge_lists_the_imported_runs_and_sends_them_to_mlflow(tmp_path, other, experiment):
+@pytest.mark.usefixtures("sketched_figures")
+def test_merge_lists_the_imported_runs_and_sends_them_to_mlflow(
+    tmp_path, other, experiment, empty_mlflow
+):
     for run in experiment.runs:
         train(other, run)
     shell = Shell(tmp_path / "here", tmp_path)
+    shutil.copy(empty_mlflow, shell.folder / "mlflow.db")
     before = (tmp_path / "other" / "store.db").read_bytes()
     first, second = shell("merge", "../other/store.db"), shell("merge", "../other/store.db")
     with sqlite3.connect(tmp_path / "here" / "mlflow.db") as mlflow:
@@ -286,8 +291,12 @@ def test_merge_lists_the_imported_runs_and_sends_them_to_mlflow(tmp_path, other,
     assert (tmp_path / "other" / "store.db").read_bytes() == before
 
 
-def test_merge_imports_the_rest_and_exits_with_1_after_a_conflict(tmp_path, other, experiment):
+@pytest.mark.usefixtures("sketched_figures")
+def test_merge_imports_the_rest_and_exits_with_1_after_a_conflict(
+    tmp_path, other, experiment, empty_mlflow
+):
     shell = Shell(tmp_path / "here", tmp_path)
+    shutil.copy(empty_mlflow, shell.folder / "mlflow.db")
     ours = Store(tmp_path / "here" / "results" / "store.db")
     first, second = experiment.runs
     train(ours, first)
@@ -336,13 +345,13 @@ MERGE = """
 
 
 def test_a_killed_merge_is_completed_by_the_next_one(tmp_path, store, other, make_run):
-    for number in range(1, 101):
-        train(other, make_run(number, epochs=20), 20)
+    for number in range(1, 61):
+        train(other, make_run(number, epochs=10), 10)
     path = tmp_path / "here" / "store.db"
     process = spawn(MERGE, tmp_path / "other" / "store.db", path)
     try:
         until = time.monotonic() + 60
-        while count_runs(path) < 20 and time.monotonic() < until:
+        while count_runs(path) < 5 and time.monotonic() < until:
             time.sleep(0.001)
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=30)
@@ -355,8 +364,8 @@ def test_a_killed_merge_is_completed_by_the_next_one(tmp_path, store, other, mak
     merge_stores(other, ours)
 
     assert checked == "ok"
-    assert 20 <= len(halfway) < 100
-    assert all((run.status, run.recorded) == (Status.DONE, 20) for run in halfway)
+    assert 5 <= len(halfway) < 60
+    assert all((run.status, run.recorded) == (Status.DONE, 10) for run in halfway)
     assert ours.runs() == [replace(run, mlflow_status=None) for run in other.runs()]
     ours.close()
 

@@ -1,6 +1,4 @@
-import logging
 import shutil
-import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -25,23 +23,6 @@ from tests.support.shell import TINY
 
 ORIGIN = Provenance("abc", {}, "d-d")
 DEAD = "http://127.0.0.1:9"
-
-
-@pytest.fixture(scope="module")
-def empty_mlflow(tmp_path_factory):
-    """
-    A new MLflow database: creating one takes seconds, copying it does not.
-    """
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
-    return path
 
 
 @pytest.fixture
@@ -559,6 +540,7 @@ def test_a_run_has_the_figures_of_its_own_tables(tracker, store, finished, publi
     }
 
 
+@pytest.mark.usefixtures("sketched_figures")
 def test_the_overall_figure_is_sent_like_the_tables(tracker, store, finished, published, make_run):
     """
     This includes a run of the profile with settings that are no longer in the file.
@@ -571,6 +553,7 @@ def test_the_overall_figure_is_sent_like_the_tables(tracker, store, finished, pu
     assert figures_of(tracker)["8"] == in_both_formats("paper-against-ours")
 
 
+@pytest.mark.usefixtures("sketched_figures")
 def test_figures_are_sent_again_only_if_they_changed(tracker, store, finished, monkeypatch):
     publish(tracker, store, finished)
     client, sent = tracker._connect(), []
@@ -590,6 +573,7 @@ def test_figures_are_sent_again_only_if_they_changed(tracker, store, finished, m
     assert len(figures_of(tracker)["0"]) == 2 * (5 + 1)
 
 
+@pytest.mark.usefixtures("sketched_figures")
 def test_a_run_with_unchanged_figures_gets_only_the_overall_figure(
     tracker, store, reported, finished, monkeypatch
 ):
