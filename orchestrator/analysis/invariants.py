@@ -32,7 +32,7 @@ def find_violations(experiment: Experiment, store: Store) -> list[str]:
 
 
 def certificate_violations(certificate: Mapping[str, Any], model: ModelConfig) -> Iterator[str]:
-    """Yield what contradicts soundness, concluded anew from the measurements in a certificate."""
+    """Yield what contradicts soundness, judged by the measurements in a certificate."""
     try:
         measured = replace(LipschitzCertificate.from_dict(certificate), tolerance=TOLERANCE)
     except ValueError as error:

@@ -404,16 +404,16 @@ def disk(monkeypatch):
     """
     Return a function that sets the free bytes of the disk and returns the folders looked up.
     """
-    asked = []
+    folders = []
     usage = namedtuple("usage", "total used free")
 
     def free(count):
         def disk_usage(folder):
-            asked.append(folder)
+            folders.append(folder)
             return usage(10**12, 0, count)
 
         monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-        return asked
+        return folders
 
     return free
 
@@ -438,10 +438,10 @@ def test_a_full_disk_is_an_error_with_both_sizes(disk, tmp_path):
 
 
 def test_a_missing_folder_is_on_the_disk_of_its_parent(disk, tmp_path):
-    asked = disk(10)
+    folders = disk(10)
     check_disk([], tmp_path / "not" / "yet")
 
-    assert asked == [tmp_path]
+    assert folders == [tmp_path]
 
 
 def test_cpu_flop_per_s_is_between_a_calculator_and_a_supercomputer():
