@@ -23,22 +23,21 @@ hypothesis.settings.load_profile("fixed")
 
 
 LONG = (
-    "scheduling/test_tuner",
-    "cli/test_run",
     "system/test_demo",
-    "system/test_faults",
+    "scheduling/test_tuner",
     "driver/test_signals",
     "scheduling/test_cluster",
-    "sharing/test_bundle",
-    "sharing/test_merge",
-    "sharing/test_export",
-    "models/test_architectures",
+    "cli/test_run",
+    "system/test_faults",
     "benchmarks/test_benchmarks",
-    "reporting/test_html",
-    "analysis/test_verdicts",
+    "models/test_architectures",
+    "sharing/test_export",
     "scheduling/test_worker",
+    "ops/test_rescale",
+    "ops/test_triton_kernels",
+    "training/test_step",
     "tracking/test_tracker",
-    "reporting/test_figures",
+    "training/test_trainer",
 )
 
 
@@ -104,7 +103,7 @@ def make_run():
     def make(run_id=0, *, name="AOL-Small", profile="demo", cpus=None, gpus=None, **train):
         settings = {
             "model": ModelConfig(kind="patchwise", width=0.0625),
-            "data": DataConfig(name="digits", train_limit=200, test_limit=100, augment=False),
+            "data": DataConfig(name="digits", train_limit=100, test_limit=100, augment=False),
             "loss": LossConfig(offset=2**0.5, temperature=0.25),
             "epochs": 3,
             "batch_size": 50,

@@ -132,7 +132,7 @@ def test_a_storage_that_cannot_be_used_is_said_before_anything_is_queued(tmp_pat
     done = Shell(tmp_path, data_root)("run", "experiments.yaml", "--storage", "nonsense://x")
 
     assert done.returncode == 2
-    assert "--storage nonsense://x: nothing can be written there" in done.stderr
+    assert "--storage nonsense://x: is not writable" in done.stderr
     assert statuses_of(tmp_path) == {}
 
 
