@@ -33,7 +33,7 @@ def load_network(config: TrainConfig, state: bytes, where: str) -> TrainedNetwor
                 f"{where}: is of settings {is_of[0]} with seed {is_of[1]}, the run has "
                 f"{config.digest()} with seed {config.seed}"
             )
-        model = architecture(config.model, config.data.classes)
+        model = architecture(config.model, config.data.classes).to_empty(device="cpu")
         model.load_state_dict(found["model"])
         return TrainedNetwork(model.eval().requires_grad_(False), int(found["epoch"]))
     except CheckpointError:
