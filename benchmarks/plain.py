@@ -71,6 +71,7 @@ def plain_copy(model: nn.Sequential) -> nn.Sequential:
         if isinstance(layer, layers.AOLConv2d | layers.AOLLinear):
             kind = Conv2d if isinstance(layer, layers.AOLConv2d) else Linear
             weight = layer.weight.detach().clone(memory_format=torch.contiguous_format)
+            assert layer.bias is not None  # noqa: S101 - the paper's layers have one
             copies.append(kind(weight, layer.bias.detach().clone()))
         else:
             copies.append(MaxMin() if isinstance(layer, layers.MaxMin) else layer)

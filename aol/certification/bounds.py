@@ -1,4 +1,4 @@
-"""The proof from above: bounds of layers' norms, and of what float64 adds to scores.
+"""The proof from above: bounds of layers' norms and of the rounding error of float64 scores.
 
 Whatever the positive numbers q_i, a stride-1, zero-padded convolution with weight W has a norm of
 at most
@@ -12,7 +12,7 @@ Source: arXiv:2208.03160 for the bound; docs/soundness.md has the proof with the
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,39 +21,51 @@ from torch import Tensor
 EPS = torch.finfo(torch.float64).eps  # twice the largest relative error of one operation
 
 
+ITERATIONS = 200  # of power iteration for the numbers q; each costs one product with a vector
+SMALLEST = 1e-12  # of the numbers q, of the largest one
+GAIN = 1e-10  # relative; iteration ends where the bound falls by less
+
+
 @dataclass(frozen=True)
 class Reach:
-    """At some layer of a chain: how large its input can be, and how far float64 may be off (L2)."""
+    """How large the input of a layer can be, and how far float64 may be off there (L2)."""
 
     size: float
     error: float
 
     @classmethod
     def of_images(cls, shape: Sequence[int]) -> "Reach":
-        """What images with pixels in [0, 1] can be; no image is larger than a white one."""
+        """Return the reach of images with pixels in [0, 1]; none is larger than a white one."""
         size = math.sqrt(math.prod(shape))
         return cls(size, EPS * size)
 
-    def after(self, weight: Tensor, bias: Tensor, upper: float, positions: int) -> "Reach":
-        """Behind a layer of norm `upper` at most, whose output has so many positions."""
-        offset = float(bias.detach().norm()) * math.sqrt(positions)
+    def after(self, weight: Tensor, bias: Tensor | None, upper: float, positions: int) -> "Reach":
+        """Return the reach behind a layer of norm `upper` at most, with so many output positions.
+
+        Shapes: weight (O, I, K, L) or (O, I), bias (O,).
+        """
+        offset = 0.0 if bias is None else float(bias.detach().norm()) * math.sqrt(positions)
         rounding = _sum_error(weight, self.size + self.error, offset)
         return Reach(upper * self.size + offset, upper * self.error + rounding)
 
 
-def upper_bound(weight: Tensor, raw: Tensor) -> float:
-    """A proven bound of the L2 norm of a stride-1, zero-padded convolution or a dense layer.
+def upper_bound(weight: Tensor, raw: Tensor | None = None) -> float:
+    """Return a proven bound of the L2 norm of a stride-1, zero-padded convolution or dense layer.
 
     `raw` is the parameter that `weight` was rescaled from. It only makes the bound tight: any
-    other tensor gives a larger one.
+    other tensor gives a larger one. Without it the numbers q are searched for, also for the
+    adjoint, whose norm is the same.
 
     Shapes: both (O, I, K, L), or (O, I).
     """
-    return weighted_bound(weight, divisors(weight, raw))
+    if raw is not None:
+        return weighted_bound(weight, divisors(weight, raw))
+    sides = (weight.detach(), weight.detach().transpose(0, 1))
+    return min(weighted_bound(side, tight_divisors(side)) for side in sides)
 
 
 def divisors(weight: Tensor, raw: Tensor) -> Tensor:
-    """What each input channel of `raw` was divided by to become `weight`, 1 for a dead one.
+    """Return the number that each input channel of `raw` was divided by, 1 for a dead one.
 
     Shapes: (O, I, ...) -> (I,) float64.
     """
@@ -61,29 +73,60 @@ def divisors(weight: Tensor, raw: Tensor) -> Tensor:
     return torch.where((divided > 0) & divided.isfinite(), divided, 1.0)
 
 
+def tight_divisors(weight: Tensor) -> Tensor:
+    """Return numbers q for a tight bound of any weight, by power iteration.
+
+    The bound's square is the largest entry of S q / q, S the channels' sums of |V|. Its least
+    value, for the Perron vector q, is the largest eigenvalue of S (Collatz and Wielandt), and
+    power iteration never raises it.
+
+    Shapes: (O, I, K, L) or (O, I) -> (I,) float64.
+    """
+    grams = _grams(weight)
+    sums = next(grams).abs()
+    for gram in grams:
+        sums += gram.abs()
+    best, least = torch.ones_like(sums[0]), math.inf
+    q = best
+    for _ in range(ITERATIONS):
+        stretched = sums @ q
+        bound = float((stretched / q).max())
+        if not bound < least * (1 - GAIN):
+            break
+        best, least = q, bound
+        q = (stretched / stretched.max()).clamp(min=SMALLEST)
+    return best
+
+
 def weighted_bound(weight: Tensor, q: Tensor) -> float:
-    """The bound with these numbers q; any positive ones give a proof, `divisors` a tight one.
+    """Return the bound with these numbers q: any positive ones prove it, `divisors` tightly.
 
     Shapes: (O, I, K, L) or (O, I), and (I,) float64.
     """
-    taps_KLOI = _with_taps(weight).permute(2, 3, 0, 1)
-    rows, columns, outputs, inputs = taps_KLOI.shape
+    outputs, inputs, rows, columns = _with_taps(weight).shape
     sums = torch.zeros_like(q)
-    for y in range(1 - rows, rows):
-        for x in range(1 - columns, columns):
-            before = taps_KLOI[max(0, -y) : rows - max(0, y), max(0, -x) : columns - max(0, x)]
-            after = taps_KLOI[max(0, y) : rows + min(0, y), max(0, x) : columns + min(0, x)]
-            gram = before.reshape(-1, inputs).T @ after.reshape(-1, inputs)
-            sums += gram.abs() @ q
+    for gram in _grams(weight):
+        sums += gram.abs() @ q
     # In any order, a sum of n products is off by n * EPS times the sum of their sizes at most.
-    sizes_OI = taps_KLOI.abs().sum((0, 1))
+    sizes_OI = _with_taps(weight).abs().sum((2, 3))
     sums += EPS * rows * columns * outputs * (sizes_OI.T @ (sizes_OI @ q))
     additions = 4 * rows * columns * (inputs + outputs)
     return float(((sums / q).max() * (1 + EPS * (additions + 8))).sqrt() * (1 + EPS))
 
 
+def _grams(weight: Tensor) -> Iterator[Tensor]:
+    """Yield V at every displacement of the whole plane. Shapes: each (I, I) float64."""
+    taps_KLOI = _with_taps(weight).permute(2, 3, 0, 1)
+    rows, columns, _, inputs = taps_KLOI.shape
+    for y in range(1 - rows, rows):
+        for x in range(1 - columns, columns):
+            before = taps_KLOI[max(0, -y) : rows - max(0, y), max(0, -x) : columns - max(0, x)]
+            after = taps_KLOI[max(0, y) : rows + min(0, y), max(0, x) : columns + min(0, x)]
+            yield before.reshape(-1, inputs).T @ after.reshape(-1, inputs)
+
+
 def _sum_error(weight: Tensor, reach: float, offset: float) -> float:
-    """How far (L2) a layer's sums of products may be off: inputs up to `reach`, biases `offset`."""
+    """Return how far (L2) a layer's sums of products may be off for inputs up to `reach`."""
     sizes = _with_taps(weight).abs()
     largest = sizes.sum((0, 2, 3)).max() * sizes.sum((1, 2, 3)).max()  # squared norm of |weight|
     return EPS * (weight[0].numel() + 1) * (math.sqrt(largest) * reach + offset)

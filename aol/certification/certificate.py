@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from aol.errors import RadiusError
 
@@ -14,23 +14,72 @@ from aol.errors import RadiusError
 # layers a millionth each costs a radius 3e-5 of its length.
 TOLERANCE = 1e-6
 
+Kind = Literal["aol", "plain", "declared"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
 
 @dataclass(frozen=True)
 class LayerBound:
-    """A layer's place and kind, the proven bound of its norm, and the largest stretch found."""
+    """A layer's place, the bound `upper` of its norm, and the largest stretch found, `lower`.
+
+    The bound of an "aol" layer is proven and has to be 1. That of a "plain" module (`nn.Linear`,
+    `nn.Conv2d`, a pooling) is proven and may be any number. A "declared" one is not proven: it is
+    what the module's own `lipschitz_bound()` returned.
+    """
 
     name: str
     upper: float
     lower: float
+    kind: Kind = "aol"
+
+    @property
+    def declared(self) -> bool:
+        """Return whether the bound rests on the module's own word."""
+        return self.kind == "declared"
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "LayerBound":
+        """Return the bound that `as_dict` stored. Raises: KeyError, TypeError, ValueError."""
+        kind = record.get("kind", "aol")
+        if kind not in KINDS:
+            raise ValueError(f"no kind of layer: {kind!r}")
+        return cls(str(record["name"]), float(record["upper"]), float(record["lower"]), kind)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, without the kind of an AOL layer: stored records have none."""
+        record = asdict(self)
+        if self.kind == "aol":
+            del record["kind"]
+        return record
+
+    def bound_violation(self, tolerance: float) -> str | None:
+        """Return a sentence if the bound is none, or that of an AOL layer above 1 (or NaN)."""
+        limit = 1 + tolerance
+        if self.kind == "aol" and not self.upper <= limit:
+            return f"{self.name}: its bound is {self.upper:.9g}, above {limit:.9g}"
+        if self.kind != "aol" and not self.upper < math.inf:
+            return f"{self.name}: its bound is {self.upper:.9g}, its weights are not finite"
+        return None
+
+    def stretch_violation(self, tolerance: float) -> str | None:
+        """Return a sentence if the stretch found contradicts the bound (or is NaN)."""
+        bound = min(self.upper, 1.0) if self.kind == "aol" else self.upper
+        if self.lower <= bound + tolerance * max(1.0, bound):
+            return None
+        whose = "declared bound" if self.declared else "bound"
+        return (
+            f"{self.name}: stretches an input by {self.lower:.9g}, its {whose} is {self.upper:.9g}"
+        )
 
 
 @dataclass(frozen=True)
 class LipschitzCertificate:
-    """What is known of a network's Lipschitz constant in L2.
+    """Proven and measured facts about a network's Lipschitz constant in L2.
 
     `ratio` is the largest |f(x) - f(y)| / |x - y| found. `score_error` bounds the distance (L2)
     between the scores of an image, pixels in [0, 1], in float64 and in exact arithmetic, for
-    products that are sums of products in any order.
+    products that are sums of products in any order; the rounding inside of modules that declare
+    their bound is not in it.
     """
 
     layers: tuple[LayerBound, ...]
@@ -40,37 +89,37 @@ class LipschitzCertificate:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "LipschitzCertificate":
-        """What `as_dict` gave, but for its conclusions. Raises: ValueError."""
+        """Return the certificate that `as_dict` stored; conclusions are drawn anew.
+
+        Raises: ValueError if the record is not one.
+        """
         try:
-            layers = tuple(
-                LayerBound(str(one["name"]), float(one["upper"]), float(one["lower"]))
-                for one in record["layers"]
-            )
+            layers = tuple(LayerBound.from_dict(one) for one in record["layers"])
             measured = (float(record[name]) for name in ("ratio", "score_error", "tolerance"))
             return cls(layers, *measured)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not what a gate measured: {error!r}") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a certificate: {error!r}") from error
 
     @property
     def upper(self) -> float:
-        """A proven bound of the network: the product of its layers'."""
+        """Return a bound of the network: the product of its layers', 1 for all that have none.
+
+        It is proven if no layer's bound is declared.
+        """
         return math.prod(layer.upper for layer in self.layers)
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """What contradicts the certificates, a sentence each; empty for a sound network."""
-        limit = 1 + self.tolerance  # compared so that NaN is a violation too
-        found = [
-            f"{layer.name}: its bound is {layer.upper:.9g}, above {limit:.9g}"
-            for layer in self.layers
-            if not layer.upper <= limit
-        ]
-        found += [
-            f"{layer.name}: stretches an input by {layer.lower:.9g}, its bound is {layer.upper:.9g}"
-            for layer in self.layers
-            if not layer.lower <= min(layer.upper, 1.0) + self.tolerance
-        ]
-        if not self.ratio <= self.upper + self.tolerance:
+        """Return a sentence for each contradiction to the bounds; none for a sound network.
+
+        An AOL layer violates its promise with a bound above 1, a plain layer with no bound below
+        infinity; each layer, and the network, by a stretch above its bound. Tolerances are
+        relative to bounds above 1.
+        """
+        bounds = (layer.bound_violation(self.tolerance) for layer in self.layers)
+        stretches = (layer.stretch_violation(self.tolerance) for layer in self.layers)
+        found = [line for line in (*bounds, *stretches) if line is not None]
+        if not self.ratio <= self.upper + self.tolerance * max(1.0, self.upper):
             found.append(
                 f"the network stretches a difference by {self.ratio:.9g}, "
                 f"its bound is {self.upper:.9g}"
@@ -78,8 +127,15 @@ class LipschitzCertificate:
         return tuple(found)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "upper": self.upper, "violations": list(self.violations)}
+        """Return plain values, for JSON."""
+        return {
+            "layers": [layer.as_dict() for layer in self.layers],
+            "ratio": self.ratio,
+            "score_error": self.score_error,
+            "tolerance": self.tolerance,
+            "upper": self.upper,
+            "violations": list(self.violations),
+        }
 
 
 RADII: dict[str, float] = {
@@ -91,7 +147,7 @@ RADII: dict[str, float] = {
 
 
 def parse_radius(text: str) -> float:
-    """The radius of `0.5` or `36/255`, in the units of the pixels. Raises: RadiusError."""
+    """Return the radius of `0.5` or `36/255`, in the units of the pixels. Raises: RadiusError."""
     above, slash, below = text.partition("/")
     try:
         value = float(above) / float(below) if slash else float(above)

@@ -1,90 +1,102 @@
-"""The soundness gate: are the layers, and the network, 1-Lipschitz in L2 as they stand?
+"""The Lipschitz certificate: are the layers, and the network, 1-Lipschitz in L2 as they are?
 
-From above, a proof (`aol.certification.bounds`). With q_i what the layer divided input channel i of
-its raw parameter by, its bound is the paper's and below 1.
+From above, a proof (`aol.certification.chain`). With q_i what an AOL layer divided input channel i
+of its raw parameter by, its bound is the paper's and below 1.
 
 From below, a search: power iteration on each layer as it runs, and gradient ascent over pairs of
-inputs of the whole network. What a search finds is real; what it does not find proves nothing.
-
-What it all means is in docs/soundness.md.
+inputs of the whole network. A stretch that a search finds is real; finding none proves nothing.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aol.certification.bounds import Reach, upper_bound
+from aol.certification.bounds import Reach
 from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
-from aol.layers.modules import (
-    AOLConv2d,
-    AOLLinear,
-    ConcatenationPooling,
-    MaxMin,
-    in_float64,
-)
-from aol.layers.plain import FirstChannels, Flatten
+from aol.certification.chain import check_chain, exact_copy, prove_chain
 
 TINY = 1e-300  # keeps 0 / 0 at 0
-NEVER_STRETCH = (MaxMin, ConcatenationPooling, FirstChannels, Flatten)
 DISTANCES = (-2.0, 1.0)  # of the pairs, powers of ten; an image has a norm of some 30
 PAIR_STEP = 1.0  # how far a step moves a pair
 
 
 def certify_network(
-    model: nn.Sequential,
-    shape: tuple[int, ...],
+    network: nn.Module,
+    input_shape: Sequence[int],
     *,
     iterations: int = 30,
     restarts: int = 4,
     steps: int = 20,
     tolerance: float = TOLERANCE,
 ) -> LipschitzCertificate:
-    """What can be proven and found of a chain of layers, as it stands; repeating it is exact.
+    """Return the Lipschitz certificate (L2) of a network as it is; repeating it is exact.
+
+    A network is any nest of `nn.Sequential` of
+
+    - AOL layers, and layers that `aol.parametrize` changed, which have to have a norm of 1;
+    - `nn.Linear` and `nn.Conv2d` with stride 1, one group and zero padding, of any norm;
+    - `MaxMin`, `ConcatenationPooling`, `FirstChannels`, `Flatten`, `nn.Flatten`, `nn.Identity`,
+      `nn.ReLU`, `nn.LeakyReLU`, `nn.Tanh`, `nn.Softplus`, `nn.PixelUnshuffle`, `nn.ZeroPad2d`,
+      `nn.Dropout` in evaluation mode, `nn.AvgPool2d` and `nn.MaxPool2d` without overlaps, none of
+      which stretches a difference;
+    - modules with a method `lipschitz_bound()`, which returns a bound that its author has proven.
+      It is recorded as declared, and looked for contradictions like every other.
+
+    `violations` of the certificate names what contradicts it: an AOL layer with a bound above 1,
+    and any layer or pair of inputs that is stretched beyond a bound. A plain layer's bound above
+    1 is none; it is a factor of `upper`. `score_error` is for inputs in [0, 1].
 
     `iterations` of power iteration per layer, `steps` of ascent from `restarts` pairs: a large
-    network may have fewer. The weights are those `model` applies, in its own precision; all else
-    is in float64.
+    network may have fewer. The weights are those `network` applies, in its own precision; all else
+    is in float64, on the network's device.
 
-    Shapes: `shape` is that of one input, (3, 32, 32) for the paper's networks.
-    Raises: ValueError if a module has no known bound.
+    Shapes: `input_shape` is that of one input, (3, 32, 32) for the paper's networks.
+    Raises: ValueError that names every module without a known bound.
+    Source: arXiv:2208.03160 for the bound of AOL layers and, with other factors, of plain ones.
     """
-    _check_known(model)
-    chain = in_float64(model)
-    generator = torch.Generator().manual_seed(0)
-    reach = Reach.of_images(shape)
-    x = torch.zeros(1, *shape, dtype=torch.float64, device=_device(chain))
+    check_chain(network)
+    exact = exact_copy(network)
+    reach = Reach.of_images(input_shape)
+    layers = prove_chain(exact, input_shape, reach)
+    search = _Search(restarts, steps, _device(exact), torch.Generator().manual_seed(0))
     bounds = []
-    for name, layer in _places(chain):
-        y = _apply(layer, x)
-        if isinstance(layer, AOLConv2d | AOLLinear):
-            upper = upper_bound(layer.rescaled(), layer.weight.detach())
-            lower = largest_stretch(layer, _normal(x.shape, generator, x.device), iterations)
-            bounds.append(LayerBound(f"layer {name} ({type(layer).__name__})", upper, lower))
-            reach = reach.after(layer.rescaled(), layer.bias, upper, y.shape[2:].numel())
-        x = y
-    ratio = _steepest_pair(chain, shape, restarts=restarts, steps=steps, generator=generator)
-    return LipschitzCertificate(tuple(bounds), ratio, reach.error, tolerance)
+    for layer in layers:
+        if layer.kind is not None:
+            lower = largest_stretch(layer.module, search.normal(layer.shape), iterations)
+            if layer.kind == "declared":  # and need not be linear
+                lower = max(lower, _steepest_pair(layer.module, layer.shape[1:], search))
+            bounds.append(LayerBound(layer.name, layer.upper, lower, layer.kind))
+    ratio = _steepest_pair(exact, input_shape, search)
+    score_error = layers[-1].reach.error if layers else reach.error
+    return LipschitzCertificate(tuple(bounds), ratio, score_error, tolerance)
 
 
-def _places(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers with their names in the order of a pass; one that occurs twice is there twice."""
-    modules = model.named_modules(remove_duplicate=False)
-    return [(name, module) for name, module in modules if name and "." not in name]
+@dataclass(frozen=True)
+class _Search:
+    """How many pairs are moved how often, and where their random numbers come from."""
 
+    restarts: int
+    steps: int
+    device: torch.device
+    generator: torch.Generator
 
-def _check_known(model: nn.Sequential) -> None:
-    for name, layer in _places(model):
-        if not isinstance(layer, (AOLConv2d, AOLLinear, *NEVER_STRETCH)):
-            raise ValueError(
-                f"layer {name} is {type(layer).__name__}, which has no known Lipschitz bound: use "
-                "the layers of aol.layers, or prove it 1-Lipschitz and name it in NEVER_STRETCH"
-            )
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        drawn = torch.randn(tuple(shape), generator=self.generator, dtype=torch.float64)
+        return drawn.to(self.device)
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        drawn = torch.rand(tuple(shape), generator=self.generator, dtype=torch.float64)
+        return drawn.to(self.device)
 
 
 def largest_stretch(layer: nn.Module, x: Tensor, iterations: int) -> float:
-    """The largest |A x| / |x| that power iteration finds from `x`, A the layer without its bias.
+    """Return the largest |A x| / |x| that power iteration finds from `x`.
 
-    A lower bound of the norm of A on inputs of this size, with the layer's own padding.
+    A is the layer without its bias, or its difference from its output for zeros: a lower bound of
+    its norm on inputs of this size, with the layer's own padding.
     """
     largest = torch.zeros((), dtype=x.dtype, device=x.device)
     rest = _apply(layer, torch.zeros_like(x))
@@ -96,25 +108,17 @@ def largest_stretch(layer: nn.Module, x: Tensor, iterations: int) -> float:
     return float(largest)
 
 
-def _steepest_pair(
-    chain: nn.Module,
-    shape: tuple[int, ...],
-    *,
-    restarts: int,
-    steps: int,
-    generator: torch.Generator,
-) -> float:
-    """The largest |f(x) - f(y)| / |x - y| that gradient ascent finds.
+def _steepest_pair(chain: nn.Module, shape: Sequence[int], search: _Search) -> float:
+    """Return the largest |f(x) - f(y)| / |x - y| that gradient ascent finds.
 
     The difference takes the gradient's direction at its own length, as power iteration does; the
     pair itself moves along the gradient.
     """
-    device = _device(chain)
-    x = torch.rand((restarts, *shape), generator=generator, dtype=torch.float64).to(device)
-    change = _normal(x.shape, generator, device)
-    length = torch.logspace(*DISTANCES, restarts, dtype=torch.float64, device=device)
-    largest = torch.zeros((), dtype=torch.float64, device=device)
-    for _ in range(steps):
+    x = search.uniform((search.restarts, *shape))
+    change = search.normal(x.shape)
+    length = torch.logspace(*DISTANCES, search.restarts, dtype=torch.float64, device=x.device)
+    largest = torch.zeros((), dtype=torch.float64, device=x.device)
+    for _ in range(search.steps):
         x = x.detach().requires_grad_()
         y = (x + _unit(change) * length.view(-1, *[1] * len(shape))).detach().requires_grad_()
         stretched = (chain(y) - chain(x)).flatten(1).norm(dim=1)
@@ -125,12 +129,8 @@ def _steepest_pair(
     return float(largest)
 
 
-def _normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
-
-
 def _unit(x: Tensor) -> Tensor:
-    """Each row at length 1; zeros stay."""
+    """Return each row at length 1; zeros stay."""
     unit: Tensor = F.normalize(x.detach().flatten(1), eps=TINY).view_as(x)
     return unit
 
@@ -141,5 +141,5 @@ def _apply(layer: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def _device(network: nn.Module) -> torch.device:
+    return next((one.device for one in network.parameters()), torch.device("cpu"))

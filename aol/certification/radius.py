@@ -1,38 +1,37 @@
-"""Certified radii of single images, proven for a plain network with its weights as they are.
+"""Certified radii of single images, proven for a network with its weights as they are.
 
 Rounded weights may exceed norm 1 by some 1e-7 a layer, so the radius is divided by a bound of the
 network's Lipschitz constant, and what float64 may add to the scores is taken off first:
 
     radius = (top score - second score - sqrt(2) * score_error) / (sqrt(2) * lipschitz).
 
-Nothing that a file says of itself is believed: the bound is computed from its weights. See
-docs/soundness.md.
+The bound is computed from the weights of a network; nothing that a file states about it is used.
+See docs/soundness.md.
 """
 
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from aol.certification.bounds import EPS, Reach, weighted_bound
-from aol.layers.plain import ConcatenationPooling, FirstChannels, Flatten, MaxMin
+from aol.certification.bounds import EPS, Reach
+from aol.certification.chain import ProvenLayer, check_chain, exact_copy, prove_chain
 
 BATCH = 250
 DECIMALS = 6  # of a printed radius
 SLACK = 1e-9  # relative, for the roundings of these formulas themselves: thousands of 2**-53
-LARGEST_DIVISOR = 1e100
-NEVER_STRETCH = (MaxMin, ConcatenationPooling, FirstChannels, Flatten)
+SMALLEST = 1e-100  # of a bound that is divided by: a constant network has 0
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What holds for every image with pixels in [0, 1].
+    """Bounds that hold for every image of a known size, in L2.
 
-    `lipschitz` bounds how much the network stretches a difference (L2), 1 at least;
-    `score_error` how far its scores in float64 are from the exact ones (L2).
+    `lipschitz` bounds how much the network stretches a difference, `score_error` how far its
+    scores in float64 are from the exact ones.
     """
 
     lipschitz: float
@@ -41,42 +40,82 @@ class Proof:
 
 @dataclass(frozen=True)
 class Certifier:
-    """A network in float64 with its proof."""
+    """A plain network in float64 with its proof for pixels in [0, 1]."""
 
     network: nn.Sequential
     proof: Proof
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Each image's class, and the radius within which every change of it keeps the class.
+        """Return each image's class, and the radius within which no change of it alters the class.
 
         The radius is 0 where nothing is certified: at a tie, or a gap as small as the rounding.
 
         Shapes: (N, 3, 32, 32) uint8 -> (N,) int64, (N,) float64, on the CPU.
         Raises: ValueError if a score is not finite.
         """
-        device = next(self.network.parameters()).device
-        batches = [
-            self.network(batch.to(device).double() / 255).cpu() for batch in pixels.split(BATCH)
-        ]
-        scores = torch.cat(batches)
-        if not bool(scores.isfinite().all()):
-            raise ValueError("its scores are not finite: the weights are damaged or diverged")
+        scores = _finite_scores(self.network, pixels.double() / 255).cpu()
         return scores.argmax(1), radii(scores, self.proof)
 
 
+@torch.no_grad()
+def certified_radius(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the L2 radius within which no change of each image makes `network` misclassify it.
+
+    In the images' own units, whatever their range: the error of the scores is bounded for images
+    as large as those given. 0 where an image is misclassified or its score tied. The radius is
+    that of the weights that `network` applies, in exact arithmetic; it is computed in float64.
+    Divide pixels as in training, since the radius scales with them. Bounds that modules declare
+    are believed.
+
+    Shapes: (N, ...) of a floating type, (N,) integers -> (N,) float64, on the images' device.
+    Raises: ValueError for a module without a known bound, images or labels of another shape or
+        type, and scores that are not finite.
+    Source: arXiv:2208.03160, the margin over sqrt(2); see the head of this module.
+    """
+    _check_batch(images, labels)
+    check_chain(network)
+    exact, exactly = exact_copy(network), images.detach().double()
+    sizes = exactly.flatten(1).norm(dim=1) * (1 + EPS * (exactly[:1].numel() + 8))
+    largest = Reach(max(sizes.tolist(), default=0.0), 0.0)
+    proof = _conclude(prove_chain(exact, images.shape[1:], largest))
+    scores = _finite_scores(exact, exactly).to(images.device)
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise ValueError(
+            f"certified_radius: the network's output has shape {tuple(scores.shape)}; it has to "
+            "be (images, classes) with two classes or more"
+        )
+    right = scores.argmax(1) == labels.to(images.device)
+    return torch.where(right, radii(scores, proof), 0.0)
+
+
+def _check_batch(images: Tensor, labels: Tensor) -> None:
+    if not images.is_floating_point() or images.ndim < 2:
+        raise ValueError(
+            f"certified_radius: images have a floating type and shape (N, ...), got {images.dtype} "
+            f"{tuple(images.shape)}; convert pixels as for training, e.g. images.float() / 255"
+        )
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool
+    if not whole or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"certified_radius: labels are one integer per image, ({len(images)},), got "
+            f"{labels.dtype} {tuple(labels.shape)}"
+        )
+
+
 def radii(scores: Tensor, proof: Proof) -> Tensor:
-    """The certified radius of each row of float64 scores, rounded down.
+    """Return the certified radius of each row of float64 scores, rounded down.
 
     Shapes: (N, C) -> (N,).
     """
     best = scores.topk(2, dim=1).values
     gap = (best[:, 0] - best[:, 1]) * (1 - SLACK) - math.sqrt(2) * proof.score_error
-    return (gap / (math.sqrt(2) * proof.lipschitz) * (1 - SLACK)).clamp(min=0)
+    price = math.sqrt(2) * max(proof.lipschitz, SMALLEST)
+    return (gap / price * (1 - SLACK)).clamp(min=0)
 
 
 def floor_radius(radius: float) -> float:
-    """A radius with as many decimals as are printed, and never above it."""
+    """Return a radius with as many decimals as are printed, rounded down."""
     steps = 10.0**DECIMALS
     return math.floor(radius * (1 - 4 * EPS) * steps) / steps
 
@@ -84,50 +123,36 @@ def floor_radius(radius: float) -> float:
 def make_certifier(
     network: nn.Sequential, divisors: Sequence[Tensor], device: torch.device
 ) -> Certifier:
-    """The network ready to certify images. Raises: ValueError if a layer has no known bound."""
+    """Return the network ready for images. Raises: ValueError if a layer has no known bound."""
     exact = deepcopy(network).double().eval().requires_grad_(False).to(device)
     return Certifier(exact, prove_bound(exact, divisors))
 
 
 @torch.no_grad()
 def prove_bound(
-    network: nn.Sequential, divisors: Sequence[Tensor], shape: Sequence[int] = (3, 32, 32)
+    network: nn.Module, divisors: Sequence[Tensor], shape: Sequence[int] = (3, 32, 32)
 ) -> Proof:
-    """The proof for a plain float64 network with its weights as they are.
+    """Return the proof for a plain float64 network with its weights as they are.
 
     `divisors` per layer with weights only make it tight, see `aol.certification.bounds`.
 
     Raises: ValueError if a layer has no known bound.
     """
-    reach, lipschitz = Reach.of_images(shape), 1.0
-    rest = list(divisors)
-    x = torch.zeros(1, *shape, dtype=torch.float64, device=next(network.parameters()).device)
-    for name, layer in enumerate(network):  # one that occurs twice counts twice
-        x = layer(x)
-        if isinstance(layer, NEVER_STRETCH):
-            continue
-        weight, bias = _weights(layer)
-        if weight is None or bias is None:
-            raise ValueError(f"layer {name}, {layer}, has no known Lipschitz bound")
-        if not rest or not _fit(rest[0], weight.shape[1]):
-            raise ValueError(f"layer {name}, {layer}, has no positive divisor per input channel")
-        upper = weighted_bound(weight, rest.pop(0).to(x))
-        reach = reach.after(weight, bias, upper, x.shape[2:].numel())
-        lipschitz *= upper
+    proof = _conclude(prove_chain(network, shape, Reach.of_images(shape), divisors))
+    return replace(proof, lipschitz=max(1.0, proof.lipschitz))
+
+
+def _conclude(layers: Sequence[ProvenLayer]) -> Proof:
+    lipschitz = math.prod(layer.upper for layer in layers)
     if not math.isfinite(lipschitz):
         raise ValueError("its weights are not finite")
-    return Proof(max(1.0, lipschitz * (1 + SLACK)), reach.error * (1 + SLACK))
+    return Proof(lipschitz * (1 + SLACK), layers[-1].reach.error * (1 + SLACK))
 
 
-def _fit(divisors: Tensor, inputs: int) -> bool:
-    """Whether they are a number per input channel, none so small or large that it underflows."""
-    inside = (divisors > 1 / LARGEST_DIVISOR) & (divisors < LARGEST_DIVISOR)
-    return divisors.shape == (inputs,) and bool(inside.all())
-
-
-def _weights(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-    """Weight and bias of a dense layer, or of a convolution that the bound is proven for."""
-    if isinstance(layer, nn.Conv2d):
-        proven = (layer.stride, layer.groups, layer.padding_mode) == ((1, 1), 1, "zeros")
-        return (layer.weight, layer.bias) if proven else (None, None)
-    return (layer.weight, layer.bias) if isinstance(layer, nn.Linear) else (None, None)
+def _finite_scores(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the scores of float64 images. Raises: ValueError if one is not finite."""
+    device = next((one.device for one in network.parameters()), images.device)
+    scores = torch.cat([network(batch.to(device)) for batch in images.split(BATCH)])
+    if not bool(scores.isfinite().all()):
+        raise ValueError("its scores are not finite: the weights are damaged or diverged")
+    return scores

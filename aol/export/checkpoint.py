@@ -29,7 +29,7 @@ def load_network(config: TrainConfig, state: bytes, where: str) -> TrainedNetwor
     try:
         found = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
         check_settings(found, config)
-        model = architecture(config.model, config.data.classes)
+        model = architecture(config.model, config.data.classes).to_empty(device="cpu")
         model.load_state_dict(found["model"])
         return TrainedNetwork(model.eval().requires_grad_(False), int(found["epoch"]))
     except CheckpointError as error:

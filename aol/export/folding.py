@@ -1,7 +1,7 @@
 """A trained network in plain torch layers, the rescaling folded into their weights.
 
-What is left is `nn.Conv2d`, `nn.Linear` and the few layers without weights of `aol.layers.plain`,
-so that it can be written to a file and used where this package is not.
+It consists of `nn.Conv2d`, `nn.Linear` and the few layers without weights of `aol.layers.plain`, so
+that it can be written to a file and used where this package is not installed.
 """
 
 from copy import deepcopy
@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from aol.certification import bounds
-from aol.layers import modules as layers
-from aol.layers import plain as network
+from aol.layers import plain
 from aol.layers.modules import AOLConv2d, AOLLinear
 
 
 def fold_network(model: nn.Sequential, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """A network with the scores of `model`: rescaled in float64, then rounded to `dtype`.
+    """Return a plain network with the scores of `model`: rescaled in float64, cast to `dtype`.
 
     Raises: TypeError for a layer that has no plain one.
     """
@@ -27,15 +26,13 @@ def fold_network(model: nn.Sequential, dtype: torch.dtype = torch.float32) -> nn
 
 
 def _plain(layer: nn.Module) -> nn.Module:
-    """The layer of `aol.layers.plain` or of torch that does the same."""
+    """Return the layer of `aol.layers.plain` or of torch that computes the same."""
     match layer:
         case AOLConv2d() | AOLLinear():
             return _folded(layer)
-        case layers.MaxMin():
-            return network.MaxMin()
-        case layers.ConcatenationPooling():
-            return network.ConcatenationPooling(layer.rows, layer.columns)
-        case network.FirstChannels() | network.Flatten():
+        case plain.MaxMin():
+            return plain.MaxMin()
+        case plain.ConcatenationPooling() | plain.FirstChannels() | plain.Flatten():
             return layer
     raise TypeError(f"{type(layer).__name__} has no plain layer; give it one in aol.layers.plain")
 
@@ -43,47 +40,56 @@ def _plain(layer: nn.Module) -> nn.Module:
 def _folded(layer: AOLConv2d | AOLLinear) -> nn.Module:
     weight = layer.rescaled()
     outputs, inputs, *size = weight.shape
-    plain: nn.Conv2d | nn.Linear = nn.Linear(inputs, outputs, device="meta")
+    folded: nn.Conv2d | nn.Linear = nn.Linear(inputs, outputs, bias=False, device="meta")
     if isinstance(layer, AOLConv2d):
         kernel = (size[0], size[1])
-        plain = nn.Conv2d(
+        folded = nn.Conv2d(
             inputs,
             outputs,
             kernel,
             padding=layer.padding,
             dilation=layer.dilation,
+            bias=False,
             device="meta",
         )
-    plain.weight, plain.bias = nn.Parameter(weight.contiguous()), nn.Parameter(layer.bias)
-    return plain
+    folded.weight = nn.Parameter(weight.contiguous())
+    folded.bias = layer.bias
+    return folded
 
 
 def network_divisors(model: nn.Sequential) -> list[Tensor]:
-    """What each layer with weights divides its input channels by: numbers for a tight bound."""
+    """Return the divisors of each AOL layer's input channels: numbers for a tight bound."""
     exact = deepcopy(model).double().requires_grad_(False)
     weighted = [layer for layer in exact if isinstance(layer, AOLConv2d | AOLLinear)]
     return [bounds.divisors(layer.rescaled(), layer.weight) for layer in weighted]
 
 
-def describe_layers(plain: nn.Sequential) -> list[dict[str, Any]]:
-    """The layers of a plain network, as `aol.layers.plain.build` takes them."""
-    return [{"layer": type(layer).__name__, **_arguments(layer)} for layer in plain]
+def describe_layers(network: nn.Sequential) -> list[dict[str, Any]]:
+    """Return the layers of a plain network as `aol.layers.plain.build` takes them."""
+    return [{"layer": type(layer).__name__, **_arguments(layer)} for layer in network]
 
 
 def _arguments(layer: nn.Module) -> dict[str, Any]:
     match layer:
         case nn.Conv2d():
+            padding = layer.padding if isinstance(layer.padding, str) else list(layer.padding)
             return {
                 "in_channels": layer.in_channels,
                 "out_channels": layer.out_channels,
                 "kernel_size": list(layer.kernel_size),
-                "padding": layer.padding,
+                "padding": padding,
                 "dilation": list(layer.dilation),
+                **_without_bias(layer),
             }
         case nn.Linear():
-            return {"in_features": layer.in_features, "out_features": layer.out_features}
-        case network.ConcatenationPooling():
+            size = {"in_features": layer.in_features, "out_features": layer.out_features}
+            return {**size, **_without_bias(layer)}
+        case plain.ConcatenationPooling():
             return {"rows": layer.rows, "columns": layer.columns}
-        case network.FirstChannels():
+        case plain.FirstChannels():
             return {"channels": layer.channels}
     return {}
+
+
+def _without_bias(layer: nn.Conv2d | nn.Linear) -> dict[str, bool]:
+    return {} if layer.bias is not None else {"bias": False}

@@ -1,7 +1,7 @@
 """A trained network in plain torch layers, rebuilt from one safetensors file.
 
-This file imports torch and, to read a file, safetensors, and nothing else: a copy of it lies as
-network.py beside exported weights and is all the code that they need.
+This file imports torch and, to read a file, safetensors, and nothing else: a copy of it is written
+beside exported weights as network.py and is all the code that they need.
 
     network, facts = load("network.safetensors")
     scores = network(pixels / 255)  # RGB pixels from 0 to 255, (N, 3, 32, 32)
@@ -14,24 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FACTS = "aol"  # under which the file's metadata has what is known of the network, as JSON
+FACTS = "aol"  # key of the file's metadata that holds the facts about the network, as JSON
 
 
 class MaxMin(nn.Module):
     """Each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller).
 
-    Shapes: (N, C, ...) -> the same, C even.
+    Shapes: (N, C, ...) or (C,) -> the same, C even.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        pairs = x.unflatten(1, [x.shape[1] // 2, 2])
-        return torch.stack([pairs.amax(2), pairs.amin(2)], 2).flatten(1, 2)
+        channels = min(1, x.dim() - 1)
+        pairs = x.unflatten(channels, [x.shape[channels] // 2, 2])
+        ordered = torch.stack([pairs.amax(channels + 1), pairs.amin(channels + 1)], channels + 1)
+        return ordered.flatten(channels, channels + 1)
 
 
 class ConcatenationPooling(nn.Module):
     """Each patch of pixels as the channels of one pixel, in the order row, column, channel.
 
-    Shapes: (N, C, H, W) -> (N, rows * columns * C, H // rows, W // columns).
+    Rows and columns that fill no patch are dropped. An isometry otherwise.
+    Shapes: (N, C, H, W) -> (N, rows * columns * C, H // rows, W // columns), channels-last.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -41,9 +44,13 @@ class ConcatenationPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2] // self.rows, x.shape[3] // self.columns
         x = x[:, :, : height * self.rows, : width * self.columns]
-        tiles = x.unflatten(2, [height, self.rows]).unflatten(4, [width, self.columns])
-        patches: Tensor = tiles.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
-        return patches
+        tiles = x.permute(0, 2, 3, 1).unflatten(1, [height, self.rows])
+        patches: Tensor = tiles.unflatten(3, [width, self.columns]).transpose(2, 3)
+        return patches.flatten(3).permute(0, 3, 1, 2)
+
+    def extra_repr(self) -> str:
+        """Return the size of a patch."""
+        return f"{self.rows}, {self.columns}"
 
 
 class FirstChannels(nn.Module):
@@ -55,6 +62,10 @@ class FirstChannels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, : self.channels]
+
+    def extra_repr(self) -> str:
+        """Return how many channels are kept."""
+        return str(self.channels)
 
 
 class Flatten(nn.Module):
@@ -75,9 +86,9 @@ LAYERS: dict[str, type[nn.Module]] = {
 
 
 def build(layers: list[dict[str, Any]]) -> nn.Sequential:
-    """The network of a list of layers, each its name in `LAYERS` as "layer" and its arguments.
+    """Return the network of a list of layers: each has its name in `LAYERS` and its arguments.
 
-    Raises: KeyError, TypeError, ValueError if there is no such network.
+    Raises: KeyError, TypeError or ValueError if there is no such network.
     """
     chain = []
     for described in layers:
@@ -87,7 +98,7 @@ def build(layers: list[dict[str, Any]]) -> nn.Sequential:
 
 
 def load(path: str | PathLike[str]) -> tuple[nn.Sequential, dict[str, Any]]:
-    """The network of a safetensors file, and what is known of it."""
+    """Return the network of a safetensors file, and the facts stored with it."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Where the kernels of `aol.ops.triton_kernels` run: on CUDA, if they work there."""
+"""Choose what runs: Triton kernels on CUDA if they work there, plain formulas in `torch.func`."""
 
 import os
 import warnings
@@ -10,13 +10,21 @@ from torch import Tensor
 
 
 def kernels_for(tensor: Tensor) -> ModuleType | None:
-    """The kernels for tensors of this device, None where torch's own operations have to do."""
+    """Return the kernels for tensors of this device, None where torch's operations have to do."""
     return _working_on(tensor.device) if tensor.is_cuda else None
 
 
-@cache  # asked in every step, and to be answered before one is recorded
+def transformed() -> bool:
+    """Return whether a transform of `torch.func` is active: it can trace no hand-written gradient.
+
+    The plain formulas run there, which are differentiable in every mode, in any order.
+    """
+    return torch._C._are_functorch_transforms_active()
+
+
+@cache  # needed in every step, and before one is recorded
 def _working_on(device: torch.device) -> ModuleType | None:
-    """The kernels, or None with a warning: Triton may be missing, or the compiler that it needs."""
+    """Return the kernels, or None with a warning if Triton or the compiler it needs is missing."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # else 3.9 warns of its next default
     try:
         from aol.ops import triton_kernels as kernels
@@ -33,7 +41,7 @@ def _working_on(device: torch.device) -> ModuleType | None:
 
 
 def _try_maxmin(kernels: ModuleType, device: torch.device, dtype: torch.dtype) -> None:
-    """Nothing if both kernels do what torch does, ties and NaN included. Raises: RuntimeError."""
+    """Compare both kernels with torch, ties and NaN included. Raises: RuntimeError."""
     x, upstream = _drawn((2, 3, 700), device, dtype)
     x[0, :2], x[1, 0] = 1.0, torch.nan
     a, b = x[:, ::2], x[:, 1::2]
@@ -46,7 +54,7 @@ def _try_maxmin(kernels: ModuleType, device: torch.device, dtype: torch.dtype) -
 
 
 def _try_signs(kernels: ModuleType, device: torch.device, dtype: torch.dtype, size: int) -> None:
-    """The same of the passes over a Gram kernel. Raises: RuntimeError."""
+    """Compare the passes over a Gram kernel with torch. Raises: RuntimeError."""
     half, pull = _drawn((2, 1, size, size), device, dtype), _drawn((1, size), device, dtype)
     half[0, 0, 0] = 0.0
     signs, sums = kernels.signs_and_sums(half)
@@ -67,4 +75,4 @@ def _paired(a: Tensor, b: Tensor) -> Tensor:
 
 def _compare(name: str, found: Tensor, expected: Tensor) -> None:
     if not torch.allclose(found, expected, rtol=1e-5, equal_nan=True):
-        raise RuntimeError(f"the kernel {name} computes something else on this device")
+        raise RuntimeError(f"the kernel {name} computes other values than torch on this device")

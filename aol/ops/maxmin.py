@@ -1,4 +1,4 @@
-"""MaxMin and its gradient: in few of torch's operations, or in one kernel each way on a GPU."""
+"""MaxMin and its gradient: few of torch's operations, or one kernel each way on a GPU."""
 
 from typing import Any
 
@@ -6,21 +6,34 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from aol.ops.dispatch import kernels_for
+from aol.ops.dispatch import kernels_for, transformed
 
 
 def maxmin(x: Tensor) -> Tensor:
-    """Each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller), channels last.
+    """Return each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller), channels last.
 
-    At a tie the gradient is halved between both. Differentiable once.
-    Shapes: (N, C, ...) -> the same, C even.
+    At a tie the gradient is halved between both. Differentiable once; inside the transforms of
+    `torch.func`, where torch's own operations do it, as often as you like.
+
+    Shapes: (N, C, ...) or (C,) -> the same, C even.
+    Raises: ValueError if C is odd.
     """
+    channels = min(1, x.ndim - 1)
+    if x.ndim == 0 or x.shape[channels] % 2:
+        raise ValueError(
+            f"MaxMin: got an input of shape {tuple(x.shape)}, whose dimension {channels} cannot be "
+            "split into pairs of channels; use a layer with an even number of outputs before it"
+        )
+    if transformed() or not channels:
+        pairs = x.unflatten(channels, (-1, 2))
+        ordered = torch.stack((pairs.amax(channels + 1), pairs.amin(channels + 1)), channels + 1)
+        return ordered.flatten(channels, channels + 1)
     result: Tensor = _MaxMin.apply(x) if kernels_for(x) is None else _FusedMaxMin.apply(x)
     return result
 
 
 class _MaxMin(torch.autograd.Function):
-    """Autograd's own gradient keeps more of a pair than which of the two was larger."""
+    """Keeps a byte per pair for the gradient: which was larger. Autograd would keep the values."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -50,7 +63,7 @@ class _MaxMin(torch.autograd.Function):
 
 
 class _FusedMaxMin(torch.autograd.Function):
-    """What came in is kept, since it is there: nothing is written for the gradient."""
+    """Keeps its input for the gradient: it is in memory anyway, and nothing has to be written."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -68,11 +81,11 @@ class _FusedMaxMin(torch.autograd.Function):
 
 
 def _pairs(x: Tensor) -> Tensor:
-    """Shapes: (N, C, ...) -> (N, ..., C / 2, 2), a view of what is channels last."""
+    """Return the pairs, a view if `x` is channels last. Shapes: (N, C, ...) -> (N, ..., C/2, 2)."""
     pairs: Tensor = x.movedim(1, -1).contiguous().unflatten(-1, (-1, 2))
     return pairs
 
 
 def _channels(pairs: Tensor) -> Tensor:
-    """The way back."""
+    """Return the channels of these pairs: the inverse of `_pairs`."""
     return pairs.flatten(-2).movedim(-1, 1)

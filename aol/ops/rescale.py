@@ -7,9 +7,9 @@ is
 
 and a dense layer is a kernel with one tap. The gradient is written by hand: with r the scale and
 g = -1/2 * r**3 * sum(upstream * P), every |V_ij| pulls on P with weight sign(V_ij) * (g_i + g_j),
-so that the signs, a byte each, are all that is kept of V. Narrow kernels take V from torch's
-convolution, whose one call is faster there than several products, and the narrowest leave the
-gradient to autograd.
+so that only the signs of V are kept, a byte each. Narrow kernels take V from torch's convolution,
+whose one call is faster there than several products, and the narrowest leave the gradient to
+autograd.
 
 Shape letters: B kernels of one shape, O output channels, I input channels, K x L taps.
 Source: arXiv:2208.03160, theorem for dense layers and for convolutions.
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aol.ops import algorithms
-from aol.ops.dispatch import kernels_for
+from aol.ops.dispatch import kernels_for, transformed
 from aol.ops.gram import gram, gram_gradient, symmetric_product
 from aol.ops.matmul import batched_products
 
@@ -32,7 +32,7 @@ EPS = 1e-6  # keeps the scale of an all-zero input channel finite; the authors' 
 
 
 class _Rescale(torch.autograd.Function):
-    """Kernels times their scales, by V on half a plane of displacements."""
+    """Rescale kernels by V on half a plane of displacements."""
 
     @staticmethod
     def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class _Rescale(torch.autograd.Function):
 
 
 class _RescaleDense(torch.autograd.Function):
-    """The same for one tap, in one product each way."""
+    """Rescale matrices, in one product each way."""
 
     @staticmethod
     def forward(ctx: Any, matrices_BOI: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class _RescaleDense(torch.autograd.Function):
 
 
 class _RescaleNarrow(torch.autograd.Function):
-    """The same, with V on the whole plane by one convolution of the kernels with themselves."""
+    """Rescale kernels by V on the whole plane: one convolution of the kernels with themselves."""
 
     @staticmethod
     def forward(ctx: Any, kernels_BOIKL: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class _RescaleNarrow(torch.autograd.Function):
 
 
 def _whole_gram(kernels_BOIKL: Tensor) -> Tensor:
-    """V at every displacement. Shapes: -> (I, B, I, 2K - 1, 2L - 1)."""
+    """Return V at every displacement. Shapes: -> (I, B, I, 2K - 1, 2L - 1)."""
     count, _, inputs, rows, columns = kernels_BOIKL.shape
     images = kernels_BOIKL.permute(2, 0, 1, 3, 4).flatten(1, 2)
     filters = kernels_BOIKL.transpose(1, 2).flatten(0, 1)
@@ -101,7 +101,7 @@ def _whole_gram(kernels_BOIKL: Tensor) -> Tensor:
 
 
 def _whole_gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
-    """As `gram_gradient`, for weights of the whole plane."""
+    """Return what `gram_gradient` does, for weights of the whole plane."""
     count, outputs, inputs, rows, columns = kernels_BOIKL.shape
     gradient = F.conv_transpose2d(
         weights.flatten(1, 2),
@@ -113,7 +113,7 @@ def _whole_gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
 
 
 def _scale_of(total: Tensor) -> Tensor:
-    """The scale of input channels whose |V| have this sum."""
+    """Return the scale of input channels whose |V| have this sum."""
     return (total + EPS).rsqrt()
 
 
@@ -126,56 +126,67 @@ def _per_input(scale_BI: Tensor) -> Tensor:
 
 
 def rescale_convs(kernels: Tensor) -> Tensor:
-    """Kernels of one shape, each rescaled as by `rescale_conv`, in batched products.
+    """Return kernels of one shape, each rescaled as by `rescale_conv`, in batched products.
 
     Shapes: (B, O, I, K, L) -> (B, O, I, K, L).
     """
     _, _, inputs, rows, columns = kernels.shape
     if rows == columns == 1:
         return rescale_denses(kernels.flatten(2)).view(kernels.shape)
+    if transformed():
+        return torch.stack([rescale_conv(kernel) for kernel in kernels.unbind()])
     function = _RescaleNarrow if inputs < algorithms.NARROW else _Rescale
     return _in_full_precision(function.apply, kernels)
 
 
 def rescale_denses(matrices: Tensor) -> Tensor:
-    """Matrices of one shape, each rescaled as by `rescale_dense`. Shapes: (B, O, I) -> the same."""
-    narrow = matrices.shape[-1] < algorithms.NARROW_DENSE
-    return _in_full_precision(_rescaled_plainly if narrow else _RescaleDense.apply, matrices)
+    """Return matrices of one shape, each rescaled as by `rescale_dense`.
+
+    Shapes: (B, O, I) -> (B, O, I).
+    """
+    plain = matrices.shape[-1] < algorithms.NARROW_DENSE or transformed()
+    return _in_full_precision(_rescaled_plainly if plain else _RescaleDense.apply, matrices)
 
 
 def rescale_conv(kernel: Tensor) -> Tensor:
-    """The kernel whose stride-1, zero-padded convolution is 1-Lipschitz in L2.
+    """Return the kernel whose stride-1, zero-padded convolution is 1-Lipschitz in L2.
 
     In the kernel's own precision also under autocast: the scale is the certificate. Differentiable
-    once; narrow kernels, whose gradient is autograd's, as often as one likes.
+    once; narrow kernels, whose gradient is autograd's, and all inside the transforms of
+    `torch.func` as often as you like.
+
     Shapes: (O, I, K, L) -> (O, I, K, L).
+    Source: arXiv:2208.03160, theorem for convolutions.
     """
     if kernel.shape[2:].numel() == 1:
         return rescale_dense(kernel.flatten(1)).view(kernel.shape)
-    if kernel.shape[1] < algorithms.NARROWEST:
+    if kernel.shape[1] < algorithms.NARROWEST or transformed():
         return _in_full_precision(_conv_rescaled_plainly, kernel)
     return rescale_convs(kernel[None])[0]
 
 
 def rescale_dense(matrix: Tensor) -> Tensor:
-    """The matrix whose linear map is 1-Lipschitz in L2. Shapes: (O, I) -> (O, I).
+    """Return the matrix whose linear map is 1-Lipschitz in L2.
 
     Precision and derivatives are as with `rescale_conv`.
+
+    Shapes: (O, I) -> (O, I).
+    Source: arXiv:2208.03160, theorem for dense layers.
     """
-    if matrix.shape[-1] < algorithms.NARROW_DENSE:
+    if matrix.shape[-1] < algorithms.NARROW_DENSE or transformed():
         return _in_full_precision(_rescaled_plainly, matrix)
     return rescale_denses(matrix[None])[0]
 
 
 def _rescaled_plainly(matrices: Tensor) -> Tensor:
-    """By autograd, for one tap and few columns: calling a Function takes longer than they do."""
+    """Rescale matrices with autograd's gradient: few columns take less than calling a Function."""
     gram = matrices.mT @ matrices
     scale = _scale_of(gram.abs().sum(-1))
     return matrices * (scale if matrices.ndim == 2 else scale.unsqueeze(-2))
 
 
 def _conv_rescaled_plainly(kernel_OIKL: Tensor) -> Tensor:
-    """The same for one kernel of few channels."""
+    """Rescale one kernel with autograd's gradient."""
     by_input = kernel_OIKL.transpose(0, 1)
     rows, columns = kernel_OIKL.shape[2:]
     gram = F.conv2d(by_input, by_input, padding=(rows - 1, columns - 1))
@@ -184,22 +195,16 @@ def _conv_rescaled_plainly(kernel_OIKL: Tensor) -> Tensor:
 
 
 def _in_full_precision(function: Callable[[Tensor], Tensor], kernels: Tensor) -> Tensor:
-    if not torch._C._is_any_autocast_enabled():  # torch's own question; others take longer
+    if not torch._C._is_any_autocast_enabled():  # private, and the fastest check that torch has
         return function(kernels)
     with torch.autocast(kernels.device.type, enabled=False):
         return function(kernels)
 
 
-@torch.no_grad()
-def conv_scale(kernel: Tensor) -> Tensor:
-    """The scale of each input channel of a convolution. Shapes: (O, I, K, L) -> (I,)."""
-    return _scale_of(total(gram(kernel[None]).abs_()))[0]
-
-
 def signs_and_total(half: Tensor, *, signed: bool) -> tuple[Tensor | None, Tensor]:
-    """V's signs if they are wanted, and each input channel's sum of |V| on the whole plane.
+    """Return V's signs if `signed`, and each input channel's sum of |V| on the whole plane.
 
-    `half`, V on half a plane, is used up. Shapes: (D, B, I, I) -> the same int8, (B, I).
+    `half`, V on half a plane, is overwritten. Shapes: (D, B, I, I) -> the same int8, (B, I).
     """
     kernels = kernels_for(half) if signed else None
     if kernels is None:
@@ -211,7 +216,7 @@ def signs_and_total(half: Tensor, *, signed: bool) -> tuple[Tensor | None, Tenso
 
 
 def signed_sums(signs: Tensor, pull_BI: Tensor) -> Tensor:
-    """Every sign times the pulls of the two channels it is of. Shapes: (D, B, I, I) -> the same."""
+    """Return every sign times the sum of its two channels' pulls. Shapes: (D, B, I, I) -> same."""
     kernels = kernels_for(signs)
     if kernels is None:
         return signs.to(pull_BI.dtype).mul_(pull_BI[:, :, None] + pull_BI[:, None, :])
@@ -220,7 +225,7 @@ def signed_sums(signs: Tensor, pull_BI: Tensor) -> Tensor:
 
 
 def total(sizes: Tensor) -> Tensor:
-    """Each input channel's sum of |V|, from the half-plane's. Shapes: (D, B, I, I) -> (B, I)."""
+    """Return each input channel's sum of |V|, from half a plane. Shapes: (D, B, I, I) -> (B, I)."""
     if len(sizes) == 1:
         return sizes[0].sum(1)
     return sizes.sum((0, 3)) + sizes[1:].sum((0, 2))
