@@ -9,7 +9,6 @@ import typer
 from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import CellVerdict
 from orchestrator.cli.options import JsonOption, SessionOptions, TableOption, command
-from orchestrator.cli.run import open_session
 from orchestrator.formatting import (
     format_duration,
     format_significant,
@@ -38,7 +37,7 @@ def missing(
 
     The cost is that of the runs that would resolve them, in GPU-hours and money.
     """
-    with open_session(options, quiet=as_json) as session:
+    with options.open_session(quiet=as_json) as session:
         work = _remaining_work(session, table)
         typer.echo((missing_json if as_json else missing_text)(work, session.cluster))
 

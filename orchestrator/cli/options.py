@@ -2,10 +2,11 @@
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.models import ArgumentInfo
@@ -15,6 +16,9 @@ from orchestrator.errors import SpecError, StoreError
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store, exists
+
+if TYPE_CHECKING:
+    from orchestrator.driver.session import Session
 
 app = typer.Typer(
     name="orchestrator",
@@ -121,6 +125,19 @@ class SessionOptions(StoreOptions):
         str,
         typer.Option("--address", help="Ray cluster: local starts one; or auto, or HOST:PORT."),
     ] = LOCAL
+
+    @contextmanager
+    def open_session(self, *, quiet: bool = False, **more: Any) -> Iterator["Session"]:
+        """Open the session of these options and `more` fields of `RunOptions`."""
+        from orchestrator.cli.console import ConsoleObserver
+        from orchestrator.driver.session import RunOptions, Session
+
+        given = asdict(self) | more | {"settings": tuple(self.settings or ())}
+        with (
+            closing(ConsoleObserver(quiet=quiet)) as observer,
+            Session(RunOptions(**given), observer) as session,
+        ):
+            yield session
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -5,11 +5,8 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -71,7 +68,7 @@ def run(
     if verbose:
         logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
     more = {"storage": storage, "retries": retries, "fail_fast": fail_fast, "rerun": rerun}
-    with open_session(options, quiet=quiet, seeds=seeds, jobs=jobs, **more) as session:
+    with options.open_session(quiet=quiet, seeds=seeds, jobs=jobs, **more) as session:
         if dry_run:
             print_plan(session)
             return
@@ -101,29 +98,13 @@ def plan(
         raise RequestError(
             f"--seeds {seeds}: cannot be combined with --budget, which chooses the seeds"
         )
-    with open_session(options, quiet=as_json, seeds=seeds, jobs=jobs) as session:
+    with options.open_session(quiet=as_json, seeds=seeds, jobs=jobs) as session:
         if budget:
             from orchestrator.cli.missing import print_budget
 
             print_budget(session, budget, table, as_json=as_json)
         else:
             print_plan(session, as_json=as_json)
-
-
-@contextmanager
-def open_session(
-    options: SessionOptions, *, quiet: bool = False, **more: Any
-) -> Iterator["Session"]:
-    """Open the session of these options and `more` fields of `RunOptions`."""
-    from orchestrator.cli.console import ConsoleObserver
-    from orchestrator.driver.session import RunOptions, Session
-
-    given = asdict(options) | more | {"settings": tuple(options.settings or ())}
-    with (
-        closing(ConsoleObserver(quiet=quiet)) as observer,
-        Session(RunOptions(**given), observer) as session,
-    ):
-        yield session
 
 
 def print_plan(session: "Session", *, as_json: bool = False) -> None:
