@@ -32,7 +32,7 @@ def test_the_example_trains_reports_and_has_nothing_to_do_the_second_time(tmp_pa
     assert "run 11: done after 3 epochs" in lines
     assert (tmp_path / "results" / "demo" / "tables.md").read_text() in first.stdout
     again = second.stdout.splitlines()
-    assert again[0] == "run 0 AOL-Small: done, all 3 epochs"
+    assert again[0] == "run 0 AOL-Small: done, trained 3 epochs"
     assert again[2:] == lines[2:]
 
 
