@@ -24,8 +24,8 @@ from aol.cli.certify import certify_images
 from aol.cli.train import main
 from aol.data.image_files import read_images
 from aol.errors import CheckpointError, ModelError
-from aol.export.checkpoint import load_network_from_folder
 from aol.export.formats import FILES, read_model
+from aol.export.trained_network import load_network_from_folder
 from aol.layers.modules import rescaled_once
 from aol.provenance import file_sha256
 from orchestrator.analysis.report import make_report
