@@ -237,7 +237,7 @@ def test_the_card_says_that_the_gates_record_is_damaged(finished, lost):
 
     assert certificate_section(finished, record) == (
         "The record of the certified pass after training is damaged. Violations: its record is "
-        f"not what a gate measured: KeyError('{lost}')."
+        f"not a certificate: KeyError('{lost}')."
     )
 
 
