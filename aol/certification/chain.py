@@ -212,6 +212,11 @@ def exact_copy(network: nn.Module) -> nn.Module:
     return exact
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of the first parameter, the CPU without parameters."""
+    return next((one.device for one in network.parameters()), torch.device("cpu"))
+
+
 @torch.no_grad()
 def prove_chain(
     network: nn.Module,
@@ -229,8 +234,7 @@ def prove_chain(
     """
     check_chain(network)
     rest = None if hints is None else iter(hints)
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    x = torch.zeros(1, *shape, dtype=torch.float64, device=device)
+    x = torch.zeros(1, *shape, dtype=torch.float64, device=device_of(network))
     proven = []
     for name, module in leaves(network):
         try:
