@@ -396,8 +396,8 @@ def test_no_source_of_cifar_is_one_message_and_exit_1(tmp_path):
         (["run", "experiments.yaml", "--set", "epoch=1"], "did you mean `epochs`?"),
         (["run", "experiments.yaml", "--set", "epochs=-1"], "epochs: must be positive"),
         (["run", "experiments.yaml", "--profile", "dmo"], "no profile 'dmo'"),
-        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "ask for 1 CPU and 1 GPU"),
-        (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "ask for 4000 CPUs"),
+        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "need 1 CPU and 1 GPU"),
+        (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "need 4000 CPUs"),
         (["plan", "experiments.yaml", "--set", "model.width=0.14"], "MaxMin pairs channels"),
         (["run", "experiments.yaml", "--rerun", "7"], "there is no run 7"),
         (
