@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from pathlib import Path
 
 import pytest
 
@@ -466,7 +465,7 @@ def test_images_of_a_root_that_cannot_be_written_are_packed_from_where_they_are_
     monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
     from pack import copy_images
 
-    monkeypatch.setattr(data.os, "access", lambda path, mode: Path(path) != tmp_path / "root")
+    monkeypatch.setattr(data, "_is_read_only", lambda root: True)
     monkeypatch.setattr(data, "_cache_folder", lambda: tmp_path / "cache")
     (tmp_path / "root").mkdir()
     copy_images(tmp_path / "stage", tmp_path / "root", "digits")
