@@ -466,7 +466,7 @@ def test_images_of_a_root_that_cannot_be_written_are_packed_from_where_they_are_
     from pack import copy_images
 
     monkeypatch.setattr(data, "_is_read_only", lambda root: True)
-    monkeypatch.setattr(data, "_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(data, "_cache_folder", lambda: tmp_path / "cache")
     (tmp_path / "root").mkdir()
     copy_images(tmp_path / "stage", tmp_path / "root", "digits")
 

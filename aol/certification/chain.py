@@ -1,162 +1,32 @@
 """Chains of modules: which have a proven bound, and the proof of a whole chain, layer by layer.
 
-A **chain** is any nest of `nn.Sequential`. Its leaves are of four kinds: AOL layers, among them
-those of `aol.parametrize`; `nn.Linear` and `nn.Conv2d`, whose bound is proven from their weights;
-the modules of `RULES`, whose bound is known from their options; and modules that declare theirs by
-a method `lipschitz_bound()`. Everything else is refused: nothing is known of it.
+A **chain** is any nest of `nn.Sequential`. Its leaves are of four kinds:
 
-A module is recognised by its class's `forward`, so that a subclass with another one is not taken
-for what it inherits from.
+- AOL layers, among them those of `aol.parametrize`;
+- `nn.Linear` and `nn.Conv2d`, whose bound is proven from their weights;
+- the modules of `aol.certification.rules`, whose bound follows from their options;
+- modules that declare their bound by a method `lipschitz_bound()`.
+
+Everything else is refused: it has no known bound.
+
+As in the rules, a module is recognised by its class's `forward`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from aol.certification.bounds import EPS, Reach, upper_bound, weighted_bound
+from aol.certification.bounds import Reach, upper_bound, weighted_bound
 from aol.certification.certificate import Kind
-from aol.layers import plain
-from aol.layers.modules import AOLConv2d, AOLLinear, MaxMin, in_float64
+from aol.certification.rules import RULES, UnprovenError
+from aol.layers.modules import AOLConv2d, AOLLinear, in_float64
 from aol.layers.parametrization import is_plain, label, plain_problem, rescaling_of
 
-LIBRARY = 4 * EPS  # relative error of a function such as tanh, some units in the last place
-LARGEST_JUMP = 1e-8  # of nn.Softplus at its threshold; 2e-9 with the defaults of torch
 LARGEST_DIVISOR = 1e100
-
-
-class UnprovenError(ValueError):
-    """Raised when options of a module have no proven bound; holds the reason."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Facts about a module without weights, in L2.
-
-    `upper` bounds how much it stretches a difference, `rounding` the error of float64 per length
-    of an input, `at_zero` the size of each output entry for zeros, `entry_error` its error.
-    """
-
-    upper: float = 1.0
-    rounding: float = 0.0
-    at_zero: float = 0.0
-    entry_error: float = 0.0
-
-    def after(self, reach: Reach, entries: int) -> Reach:
-        """Return the reach behind the module, whose output has so many entries."""
-        given, root = reach.size + reach.error, math.sqrt(entries)
-        error = self.upper * reach.error + self.rounding * given + self.entry_error * root
-        return Reach(self.upper * reach.size + self.at_zero * root, error)
-
-
-def _exact(module: nn.Module) -> Rule:
-    """Move, drop or order values: no difference grows, nothing is rounded."""
-    return Rule()
-
-
-def _constant_pad(module: Any) -> Rule:
-    """Add entries that are the same for every input; nn.ZeroPad2d is the case of zeros."""
-    return Rule(at_zero=abs(float(module.value)))
-
-
-def _flatten(module: nn.Flatten) -> Rule:
-    if module.start_dim < 1:
-        raise UnprovenError(f"start_dim is 1 or more, got {module.start_dim}: images stay apart")
-    return Rule()
-
-
-def _dropout(module: nn.Dropout) -> Rule:
-    """Do nothing in evaluation; in training the rest is scaled up by 1 / (1 - p)."""
-    if module.training:
-        raise UnprovenError("is in training mode, where it is random; call .eval() on the network")
-    return Rule()
-
-
-def _leaky_relu(module: nn.LeakyReLU) -> Rule:
-    """Multiply each entry by 1 or the slope: the larger size of both bounds the derivative."""
-    if not abs(module.negative_slope) <= 1:
-        raise UnprovenError(f"the slope is between -1 and 1, got {module.negative_slope}")
-    return Rule(rounding=EPS)
-
-
-def _tanh(module: nn.Tanh) -> Rule:
-    """Map each entry with a derivative in (0, 1] and |tanh x| <= |x|."""
-    return Rule(rounding=LIBRARY)
-
-
-def _softplus(module: nn.Softplus) -> Rule:
-    """Map each entry with a derivative in (0, 1), that of log(1 + exp(beta x)) / beta.
-
-    Above its threshold torch returns x itself, which is off by log(1 + exp(-threshold)) / beta:
-    an error of the entry, and of more than rounding, so that it has to be small.
-    """
-    beta, threshold = module.beta, module.threshold
-    if not 0 < beta < math.inf or not threshold > 0:
-        raise UnprovenError(f"beta and threshold are above 0, got {beta} and {threshold}")
-    jump = math.log1p(math.exp(-threshold)) / beta
-    if not jump <= LARGEST_JUMP:
-        raise UnprovenError(f"it jumps by {jump:.3g} at its threshold; raise the threshold to 20")
-    # beta x, exp, log1p and the division are off by LIBRARY each, exp by |beta x| times more.
-    at_zero = math.log(2) / beta
-    return Rule(rounding=4 * LIBRARY, at_zero=at_zero, entry_error=jump + 4 * LIBRARY * at_zero)
-
-
-def _avg_pool(module: nn.AvgPool2d) -> Rule:
-    """Average windows of n entries that share none: by Cauchy and Schwarz a norm of 1 / sqrt(n)."""
-    _check_windows(module)
-    if module.ceil_mode or module.divisor_override is not None:
-        raise UnprovenError("ceil_mode and divisor_override have no proven bound; leave them out")
-    rows, columns = _pair(module.kernel_size)
-    count = rows * columns
-    return Rule(upper=1 / math.sqrt(count) * (1 + EPS), rounding=EPS * (count + 1))
-
-
-def _max_pool(module: nn.MaxPool2d) -> Rule:
-    """Take the largest entry of windows that share none.
-
-    Two largest values differ by no more than the entries of the window do at most, which is no
-    more than the length of the difference there.
-    """
-    _check_windows(module)
-    if _pair(module.dilation) != (1, 1) or module.return_indices:
-        raise UnprovenError("dilation and return_indices have no proven bound; leave them out")
-    return Rule()
-
-
-def _check_windows(module: nn.AvgPool2d | nn.MaxPool2d) -> None:
-    sizes, strides = _pair(module.kernel_size), _pair(module.stride)
-    if any(stride < size for stride, size in zip(strides, sizes, strict=True)):
-        raise UnprovenError(f"windows of {sizes} overlap at stride {strides}; use stride {sizes}")
-    if _pair(module.padding) != (0, 0):
-        raise UnprovenError("padding has no proven bound; put nn.ZeroPad2d before it")
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-RULES: dict[Callable[..., Any], Callable[[Any], Rule]] = {
-    MaxMin.forward: _exact,
-    plain.MaxMin.forward: _exact,
-    plain.ConcatenationPooling.forward: _exact,
-    plain.FirstChannels.forward: _exact,
-    plain.Flatten.forward: _exact,
-    nn.Identity.forward: _exact,
-    nn.ReLU.forward: _exact,
-    nn.PixelUnshuffle.forward: _exact,
-    nn.ZeroPad2d.forward: _constant_pad,
-    nn.Flatten.forward: _flatten,
-    nn.Dropout.forward: _dropout,
-    nn.LeakyReLU.forward: _leaky_relu,
-    nn.Tanh.forward: _tanh,
-    nn.Softplus.forward: _softplus,
-    nn.AvgPool2d.forward: _avg_pool,
-    nn.MaxPool2d.forward: _max_pool,
-}
 AOL_FORWARDS = (AOLLinear.forward, AOLConv2d.forward)
 ADVICE = (
     "use the modules that aol.certify_network lists, or give it a method lipschitz_bound() that "
@@ -212,6 +82,11 @@ def exact_copy(network: nn.Module) -> nn.Module:
     return exact
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of the first parameter, the CPU without parameters."""
+    return next((one.device for one in network.parameters()), torch.device("cpu"))
+
+
 @torch.no_grad()
 def prove_chain(
     network: nn.Module,
@@ -229,8 +104,7 @@ def prove_chain(
     """
     check_chain(network)
     rest = None if hints is None else iter(hints)
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    x = torch.zeros(1, *shape, dtype=torch.float64, device=device)
+    x = torch.zeros(1, *shape, dtype=torch.float64, device=device_of(network))
     proven = []
     for name, module in leaves(network):
         try:

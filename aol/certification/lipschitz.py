@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aol.certification.bounds import Reach
 from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
-from aol.certification.chain import check_chain, exact_copy, prove_chain
+from aol.certification.chain import check_chain, device_of, exact_copy, prove_chain
 
 TINY = 1e-300  # keeps 0 / 0 at 0
 DISTANCES = (-2.0, 1.0)  # of the pairs, powers of ten; an image has a norm of some 30
@@ -61,7 +61,7 @@ def certify_network(
     exact = exact_copy(network)
     reach = Reach.of_images(input_shape)
     layers = prove_chain(exact, input_shape, reach)
-    search = _Search(restarts, steps, _device(exact), torch.Generator().manual_seed(0))
+    search = _Search(restarts, steps, device_of(exact), torch.Generator().manual_seed(0))
     bounds = []
     for layer in layers:
         if layer.kind is not None:
@@ -139,7 +139,3 @@ def _apply(layer: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         y: Tensor = layer(x)
     return y
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next((one.device for one in network.parameters()), torch.device("cpu"))

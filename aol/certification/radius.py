@@ -10,7 +10,7 @@ See docs/soundness.md.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from aol.certification.bounds import EPS, Reach
-from aol.certification.chain import ProvenLayer, check_chain, exact_copy, prove_chain
+from aol.certification.chain import ProvenLayer, check_chain, device_of, exact_copy, prove_chain
 
 BATCH = 250
 DECIMALS = 6  # of a printed radius
@@ -54,7 +54,8 @@ class Certifier:
         Shapes: (N, 3, 32, 32) uint8 -> (N,) int64, (N,) float64, on the CPU.
         Raises: ValueError if a score is not finite.
         """
-        scores = _finite_scores(self.network, pixels.double() / 255).cpu()
+        batches = (batch.double() / 255 for batch in pixels.split(BATCH))
+        scores = _finite_scores(self.network, batches).cpu()
         return scores.argmax(1), radii(scores, self.proof)
 
 
@@ -79,7 +80,7 @@ def certified_radius(network: nn.Module, images: Tensor, labels: Tensor) -> Tens
     sizes = exactly.flatten(1).norm(dim=1) * (1 + EPS * (exactly[:1].numel() + 8))
     largest = Reach(max(sizes.tolist(), default=0.0), 0.0)
     proof = _conclude(prove_chain(exact, images.shape[1:], largest))
-    scores = _finite_scores(exact, exactly).to(images.device)
+    scores = _finite_scores(exact, exactly.split(BATCH)).to(images.device)
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise ValueError(
             f"certified_radius: the network's output has shape {tuple(scores.shape)}; it has to "
@@ -149,10 +150,10 @@ def _conclude(layers: Sequence[ProvenLayer]) -> Proof:
     return Proof(lipschitz * (1 + SLACK), layers[-1].reach.error * (1 + SLACK))
 
 
-def _finite_scores(network: nn.Module, images: Tensor) -> Tensor:
+def _finite_scores(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     """Return the scores of float64 images. Raises: ValueError if one is not finite."""
-    device = next((one.device for one in network.parameters()), images.device)
-    scores = torch.cat([network(batch.to(device)) for batch in images.split(BATCH)])
+    device = device_of(network)
+    scores = torch.cat([network(batch.to(device)) for batch in batches])
     if not bool(scores.isfinite().all()):
         raise ValueError("its scores are not finite: the weights are damaged or diverged")
     return scores

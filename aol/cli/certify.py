@@ -12,8 +12,8 @@ from aol.certification.certificate import parse_radius
 from aol.certification.radius import DECIMALS, Proof, floor_radius, make_certifier
 from aol.data.image_files import ImageFiles, read_images
 from aol.errors import CheckpointError, ImageFileError, ModelError, RadiusError, first_line
-from aol.export.checkpoint import load_network_from_folder
 from aol.export.formats import ExportedModel, export_network, read_model
+from aol.export.trained_network import load_network_from_folder
 from aol.training.run_folder import RunFolder
 
 

@@ -90,8 +90,11 @@ def _images(records: Records, device: torch.device) -> Images:
 def verified_file(name: str, root: Path) -> Path:
     """Return the file of `prepare`, which may not exist: in the root, or in the cache."""
     file = _file_in(root, name)
-    read_only = root.is_dir() and not os.access(root, os.W_OK)
-    return _file_in(_cache_folder(), name) if read_only and not file.exists() else file
+    return file if file.exists() or not _is_read_only(root) else _file_in(_cache_folder(), name)
+
+
+def _is_read_only(root: Path) -> bool:
+    return root.is_dir() and not os.access(root, os.W_OK)
 
 
 def _file_in(root: Path, name: str) -> Path:

@@ -22,8 +22,8 @@ from aol.atomic import atomic_path
 from aol.catalog import DATASETS
 from aol.certification.radius import prove_bound
 from aol.errors import ModelError, first_line
-from aol.export.checkpoint import TrainedNetwork, describe_run
 from aol.export.folding import describe_layers, fold_network, network_divisors
+from aol.export.trained_network import TrainedNetwork, describe_run
 from aol.layers import plain as network
 from aol.training.records import Run
 

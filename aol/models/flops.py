@@ -1,8 +1,6 @@
-"""What training takes, by arithmetic alone: asking does not need torch.
+"""The cost of training in floating-point operations, by arithmetic alone, without torch.
 
-A kernel is rescaled in one of six ways, and which it takes is decided here, by its shape. With one
-tap: matrix products, differentiated by autograd or by hand. With more: one convolution,
-differentiated by autograd or by hand, a product per displacement, or the fewest products.
+A layer's shape decides how its kernel is rescaled: see `aol.ops.algorithms`.
 
 Shape letters as in `aol.ops.rescale`: O output channels, I input channels, K x L taps.
 """
@@ -28,22 +26,22 @@ class Layer:
 
     @property
     def weights(self) -> int:
-        """How many weights it has, beside a bias per output."""
+        """Return the number of weights, without a bias per output."""
         return self.outputs * self.inputs * self.kernel**2
 
     @property
     def flop(self) -> int:
-        """Floating-point operations of one image forward."""
+        """Return the floating-point operations of one image forward."""
         return 2 * self.weights * self.side**2
 
     @property
     def rescale_flop(self) -> int:
-        """Floating-point operations of the products of one rescaling with its backward."""
+        """Return the floating-point operations of the products of one rescaling with backward."""
         return rescale_flop(self.outputs, self.inputs, self.kernel)
 
 
 def layers_of(config: ModelConfig) -> list[Layer]:
-    """The layers with weights of the network of `config`, first to last."""
+    """Return the layers with weights of the network of `config`, first to last."""
     widths = widths_of(config)
     match config.kind:
         case "patchwise":
@@ -58,16 +56,16 @@ def layers_of(config: ModelConfig) -> list[Layer]:
 
 
 def parameters(config: ModelConfig) -> int:
-    """How many numbers the network of `config` learns."""
+    """Return the number of parameters of the network of `config`."""
     return sum(layer.weights + layer.outputs for layer in layers_of(config))
 
 
 def training_flop(config: TrainConfig) -> float:
-    """Floating-point operations of one whole training run.
+    """Return the floating-point operations of a whole training run.
 
-    Counted are the products of the layers (forward, and twice that backward), of the rescaling
-    in every step, and of the evaluations, whose test set is taken for a fifth of the training
-    set. Everything else is small beside them.
+    It counts the products of the layers (forward, and twice that backward), of the rescaling in
+    every step, and of the evaluations, on a test set of a fifth of the training set. Everything
+    else is small in comparison.
     """
     layers = layers_of(config.model)
     forward = sum(layer.flop for layer in layers)

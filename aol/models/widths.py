@@ -1,4 +1,4 @@
-"""Which widths an architecture can have. Arithmetic alone, so asking does not need torch."""
+"""The widths that an architecture can have, by arithmetic alone, without torch."""
 
 import math
 from bisect import bisect_left
@@ -17,7 +17,7 @@ PATCHES = 8 * 8  # of 4 x 4 pixels
 MOST_CHANNELS = 2**20  # a dense layer between so many has 4 TiB of weights
 REACH = 1024  # how far to look for a value that fits, in steps of one channel
 
-Model = tuple[ModelConfig, int]  # and the classes it has to tell apart
+Model = tuple[ModelConfig, int]  # with its number of classes
 Field = Literal["size", "width"]
 
 
@@ -31,7 +31,7 @@ class Widths:
 
 
 def widths_of(config: ModelConfig) -> Widths:
-    """The channel counts of `config`, whether they fit or not."""
+    """Return the channel counts of `config`, also where they do not fit."""
     channels = _scaled(_base(config), config.width)
     match config.kind:
         case "patchwise":
@@ -46,7 +46,7 @@ def widths_of(config: ModelConfig) -> Widths:
 
 
 def misfit(config: ModelConfig, classes: int) -> str | None:
-    """Why there is no network of these widths, in one sentence; None if there is one."""
+    """Return why no network has these widths, in one sentence; None if one has."""
     widths = widths_of(config)
     if max(widths.channels, widths.outputs) > MOST_CHANNELS:
         return f"a layer has at most {MOST_CHANNELS} channels"
@@ -62,7 +62,7 @@ def misfit(config: ModelConfig, classes: int) -> str | None:
 
 
 def neighbours(models: Collection[Model], field: Field) -> list[Fraction]:
-    """The values of `field` nearest to the models' common one that fit all of them.
+    """Return the values of `field` nearest to the models' common one that fit all of them.
 
     One below and one above, where there are any.
     """
@@ -103,7 +103,7 @@ def _too_wide(model: Model) -> bool:
 
 
 def _base(config: ModelConfig) -> int:
-    """The channels of the first layer at width 1."""
+    """Return the channels of the first layer at width 1."""
     match config.kind:
         case "patchwise":
             return PATCHWISE_CHANNELS

@@ -1,4 +1,4 @@
-"""Choose how a kernel is rescaled, by its shape, and count the operations. Needs no torch."""
+"""Choose how a kernel is rescaled, by its shape, and count the operations; without torch."""
 
 NARROWEST = 24  # input channels; below, autograd is as fast as any gradient by hand: measured
 
@@ -12,7 +12,7 @@ BLOCK = 512  # halving smaller symmetric products costs what it saves: measured
 
 
 def takes_toom_cook(inputs: int, rows: int, columns: int) -> bool:
-    """Whether a kernel's Gram kernel is had as in `aol.ops.toom_cook`."""
+    """Return whether the Gram kernel is computed as in `aol.ops.toom_cook`."""
     return rows == columns == 3 and inputs >= TOOM_COOK
 
 
@@ -32,7 +32,7 @@ def rescale_flop(outputs: int, inputs: int, kernel: int) -> int:
 
 
 def _symmetric(rows: int, size: int) -> int:
-    """Rows^T rows, in blocks."""
+    """Count one symmetric product, rows^T rows, in blocks."""
     if size <= BLOCK:
         return 2 * rows * size**2
     first, second = size // 2, size - size // 2
@@ -40,13 +40,13 @@ def _symmetric(rows: int, size: int) -> int:
 
 
 def _narrow(outputs: int, inputs: int, kernel: int) -> int:
-    """One convolution of the kernel with itself, and one for the gradient; autograd takes two."""
+    """Count a convolution of the kernel with itself, and the gradient: two more by autograd."""
     convolutions = 3 if inputs < NARROWEST else 2
     return convolutions * 2 * outputs * inputs**2 * kernel**2 * (2 * kernel - 1) ** 2
 
 
 def _toom_cook(outputs: int, inputs: int) -> int:
-    """20 products and 25, of sums of taps and of weights."""
+    """Count 20 products, 25 for the gradient, and the sums of taps and weights in them."""
     products = 2 * outputs * inputs**2 * (20 + 25)
     sums_of_taps = outputs * inputs * (20 * 2 * 2 * 9 + 5 * 2 * (2 * 5 * 9))
     sums_of_weights = inputs**2 * 5 * 2 * (5 * 5 + 5 * 5)
@@ -54,7 +54,7 @@ def _toom_cook(outputs: int, inputs: int) -> int:
 
 
 def _half_plane(outputs: int, inputs: int, kernel: int) -> int:
-    """A product per displacement and tap pair, and two for the gradient."""
+    """Count a product per displacement and pair of taps, and two for the gradient."""
     taps = kernel**2
     displaced = (taps**2 - taps) // 2  # pairs of different taps
     product = 2 * outputs * inputs**2

@@ -6,7 +6,7 @@ For a kernel P (O, I, K, L) the Gram kernel V has one I x I matrix per displacem
 
 V_ij(y, x) = V_ji(-y, -x), so (0, 0) and what follows it in reading order are enough: D matrices,
 each of them one matrix product over the taps that meet. A dense layer has one tap and D = 1.
-Wide 3 x 3 kernels have fewer products still, see `aol.ops.toom_cook`.
+Wide 3 x 3 kernels take even fewer products, see `aol.ops.toom_cook`.
 
 Shape letters: B kernels of one shape, D displacements, O output channels, I input channels,
 K x L taps.
@@ -23,7 +23,7 @@ Window = tuple[slice, slice, slice]
 
 
 def gram(kernels_BOIKL: Tensor) -> Tensor:
-    """V at the half-plane's displacements, (0, 0) first. Shapes: -> (D, B, I, I)."""
+    """Return V at the half-plane's displacements, (0, 0) first. Shapes: -> (D, B, I, I)."""
     if _toom_cook(kernels_BOIKL):
         return gram_3x3(transposed(_taps_first(kernels_BOIKL)))
     taps_BKLOI = kernels_BOIKL.permute(0, 3, 4, 1, 2)
@@ -37,7 +37,7 @@ def gram(kernels_BOIKL: Tensor) -> Tensor:
 
 
 def gram_gradient(kernels_BOIKL: Tensor, weights: Tensor) -> Tensor:
-    """The gradient, in the kernels, of the whole plane's sum of `weights` times V, halved.
+    """Return half the gradient, in the kernels, of the whole plane's sum of `weights` times V.
 
     `weights` (D, B, I, I) are those of the half-plane, symmetric at (0, 0); the other half's are
     their mirror image. Shapes: -> (B, O, I, K, L).
@@ -60,7 +60,7 @@ def _toom_cook(kernels_BOIKL: Tensor) -> bool:
 
 
 def _half_plane(rows: int, columns: int) -> list[tuple[Window, Window]]:
-    """Per displacement after (0, 0) in reading order: the taps that meet, before and after."""
+    """Return, per displacement after (0, 0) in reading order, the taps that meet."""
     pairs = []
     for y in range(rows):
         for x in range(-columns + 1, columns):
@@ -74,7 +74,7 @@ def _half_plane(rows: int, columns: int) -> list[tuple[Window, Window]]:
 
 
 def _rows(taps_BKLOI: Tensor) -> Tensor:
-    """All taps and outputs as the rows of one matrix with a column per input channel."""
+    """Return all taps and outputs as the rows of a matrix with a column per input channel."""
     return taps_BKLOI.flatten(1, 3)
 
 
@@ -83,7 +83,7 @@ def _taps_first(kernels_BOIKL: Tensor) -> Tensor:
 
 
 def symmetric_product(rows_BMI: Tensor) -> Tensor:
-    """Rows^T rows, whose halves beside the diagonal are one product. Shapes: -> (B, I, I)."""
+    """Return rows^T rows, computing one of two equal halves. Shapes: (B, M, I) -> (B, I, I)."""
     if rows_BMI.shape[2] < algorithms.NARROW_DENSE:
         return rows_BMI.mT @ rows_BMI
     return _with_itself(transposed(rows_BMI))

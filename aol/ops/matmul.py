@@ -1,8 +1,8 @@
-"""Batched matrix products by the fastest library at hand.
+"""Batched matrix products by the fastest library that is available.
 
-torch's float32 products on a CPU are MKL's, which takes half of an AMD processor's vector width;
-oneDNN, which torch has for its convolutions, takes all of it on any (measured here: 95 against
-200 GFLOP/s a core). The way there is the operator that torch's own compiler emits.
+On a CPU torch computes float32 products with MKL, which uses half of the vector width of AMD
+processors. oneDNN, which torch has for its convolutions, uses all of it (measured: 95 against 200
+GFLOP/s a core); it is called through the operator that torch's compiler emits.
 """
 
 import torch
@@ -12,7 +12,10 @@ ONEDNN_FROM = 112  # rows, columns and summands; smaller products are over befor
 
 
 def batched_products(left: Tensor, right: Tensor) -> Tensor:
-    """Each left times its right transposed. Shapes: (..., N, K), (..., M, K) -> (..., N, M)."""
+    """Return each left times its right transposed.
+
+    Shapes: (..., N, K), (..., M, K) -> (..., N, M).
+    """
     if not _onednn_pays(left, right):
         return left @ right.mT
     shape = (*left.shape[:-2], left.shape[-2], right.shape[-2])
@@ -22,14 +25,14 @@ def batched_products(left: Tensor, right: Tensor) -> Tensor:
 
 
 def separate_products(left: Tensor, right: Tensor) -> list[Tensor]:
-    """The same, each of the first dimension by itself: nothing is copied to be stacked."""
+    """Return the products of `batched_products` as a list along the first dimension, unstacked."""
     if left.ndim == 3 or not _onednn_pays(left, right):
         return list(batched_products(left, right).unbind())
     return [batched_products(*pair) for pair in zip(left, right, strict=True)]
 
 
 def transposed(matrices: Tensor) -> Tensor:
-    """Each matrix's transpose, contiguous. Shapes: (..., N, K) -> (..., K, N)."""
+    """Return each matrix's transpose, contiguous. Shapes: (..., N, K) -> (..., K, N)."""
     if matrices.device.type != "cpu":
         return matrices.mT.contiguous()
     result = matrices.new_empty(matrices.mT.shape)

@@ -1,7 +1,7 @@
 """The Gram kernel of 3 x 3 kernels and its gradient, with fewer matrix products than tap pairs.
 
-The Gram kernel is a product of polynomials whose coefficients are matrices, so it is had as Toom
-and Cook multiply numbers: a few products of weighted sums of taps, from which the coefficients
+The Gram kernel is a product of polynomials whose coefficients are matrices, so it is computed as
+Toom and Cook multiply numbers: a few products of weighted sums of taps, from which the coefficients
 follow. Half a plane of displacements needs 20 products instead of 45, its gradient 25 instead of
 81. All weights of the Gram kernel are 0, 1 and -1 and the coefficients follow row by row and then
 column by column, so it is as exact as the plain sum, and a kernel without some rows or columns
@@ -40,7 +40,7 @@ COLLECT = ((1.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 2.0, 4.0), 
 
 
 def gram_3x3(taps_TBIO: Tensor) -> Tensor:
-    """V at the half-plane's 13 displacements, (0, 0) first, in reading order.
+    """Return V at the half-plane's 13 displacements, (0, 0) first, in reading order.
 
     Shapes: (9, B, I, O) -> (13, B, I, I).
     """
@@ -65,7 +65,7 @@ def gram_3x3(taps_TBIO: Tensor) -> Tensor:
 
 
 def gram_3x3_gradient(taps_TBOI: Tensor, weights: Tensor) -> Tensor:
-    """The gradient, in the taps, of the half-plane's sum of `weights` times V.
+    """Return the gradient, in the taps, of the half-plane's sum of `weights` times V.
 
     Shapes: (9, B, O, I), (13, B, I, I) with a symmetric matrix first -> (9, B, O, I). The
     matrix at (0, 0) counts half: it stands for its own mirror image.
@@ -84,7 +84,7 @@ def gram_3x3_gradient(taps_TBOI: Tensor, weights: Tensor) -> Tensor:
 
 
 def _own(taps_TBIO: Tensor, rows: Weights) -> Tensor:
-    """V of one weighted sum of rows with itself, at x = 0, 1, 2. Shapes: -> (3, B, I, I)."""
+    """Return V of one weighted sum of rows with itself, at x = 0, 1, 2. Shapes: -> (3, B, I, I)."""
     sums, alternating, ends, odd = _products(taps_TBIO, rows, rows, OWN)
     even = sums.sub(alternating).mul_(0.5)
     centre = sums.add_(alternating).mul_(0.5).sub_(ends).sub_(ends.mT)
@@ -93,7 +93,7 @@ def _own(taps_TBIO: Tensor, rows: Weights) -> Tensor:
 
 
 def _crossed(taps_TBIO: Tensor, left: Weights, right: Weights) -> Tensor:
-    """V of one weighted sum of rows with another, at x = -2 to 2. Shapes: -> (5, B, I, I)."""
+    """Return V of a weighted sum of rows with another, at x = -2 to 2. Shapes: -> (5, B, I, I)."""
     sums, alternating, after, odd, before, odd_before = _products(taps_TBIO, left, right, CROSSED)
     even = sums.sub(alternating).mul_(0.5)
     centre = sums.add_(alternating).mul_(0.5).sub_(after).sub_(before)
@@ -104,7 +104,7 @@ def _crossed(taps_TBIO: Tensor, left: Weights, right: Weights) -> Tensor:
 def _products(
     taps_TBIO: Tensor, left: Weights, right: Weights, columns: tuple[tuple[Weights, Weights], ...]
 ) -> list[Tensor]:
-    """One product per pair of columns' weights. Shapes: -> pairs of (B, I, I)."""
+    """Return one product per pair of columns' weights. Shapes: -> pairs of (B, I, I)."""
     flat, shape = taps_TBIO.flatten(1), (len(columns), *taps_TBIO.shape[1:])
     lefts = _kron((left,), tuple(pair[0] for pair in columns), like=flat) @ flat
     rights = _kron((right,), tuple(pair[1] for pair in columns), like=flat) @ flat

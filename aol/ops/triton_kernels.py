@@ -1,6 +1,6 @@
-"""Kernels for GPUs: what takes torch's operations many passes over memory takes one here.
+"""Kernels for GPUs: one pass over memory where torch's operations need many.
 
-Written in Triton, which torch for CUDA brings along; `aol.ops.dispatch` decides where they run.
+Written in Triton, which comes with torch for CUDA; `aol.ops.dispatch` decides where they run.
 Tensors have their pairs or matrices last and are contiguous.
 """
 
@@ -17,7 +17,7 @@ THREAD_ENTRIES = 16
 
 @triton.jit
 def _pairs(x, at, inside, PAIRS: tl.constexpr):
-    """Firsts and seconds, in float32 at least."""
+    """Return the first and second of each pair, in float32 at least."""
     found = tl.load(x + at, mask=inside)
     if found.dtype == tl.bfloat16:
         found = found.to(tl.float32)
@@ -91,21 +91,21 @@ def _signed_sums(
 
 
 def maxmin(x: Tensor) -> Tensor:
-    """Each pair of neighbours as (larger, smaller). Shapes: (..., 2 C) -> the same."""
+    """Return each pair of neighbours as (larger, smaller). Shapes: (..., 2 C) -> the same."""
     result = torch.empty_like(x)
     _maxmin[_pairs_of(x)](x, result, x.numel(), PAIRS=PAIRS)
     return result
 
 
 def maxmin_gradient(x: Tensor, upstream: Tensor) -> Tensor:
-    """Its gradient in `x`, halved between both at a tie. Shapes: (..., 2 C) twice -> the same."""
+    """Return MaxMin's gradient in `x`, halved at ties. Shapes: (..., 2 C) twice -> the same."""
     gradient = torch.empty_like(x)
     _maxmin_gradient[_pairs_of(x)](x, upstream, gradient, x.numel(), PAIRS=PAIRS)
     return gradient
 
 
 def signs_and_sums(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """The sign of every entry, and each row's sum of sizes.
+    """Return the sign of every entry, and each row's sum of sizes.
 
     Shapes: (..., I, I) -> (..., I, I) int8, (..., I).
     """
@@ -119,7 +119,7 @@ def signs_and_sums(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def signed_sums(signs: Tensor, pull: Tensor) -> Tensor:
-    """Each sign times the pulls of its row and of its column.
+    """Return each sign times the sum of its row's and its column's pull.
 
     Shapes: (D, B, I, I) int8, (B, I) -> (D, B, I, I) of the pulls' type.
     """

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from aol.atomic import atomic_path
 from aol.provenance import environment
-from aol.training.loop import resume_trainer, train_epochs
+from aol.training.checkpointing import resume_trainer, train_epochs
 from aol.training.records import Attempt, End, Epoch, Outcome, Run, read_record, read_records
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ class RunFolder:
     ) -> Outcome:
         """Train the run from its newest state to its end, or until `must_stop`.
 
-        `must_stop` and `save_every_s` are those of `aol.training.loop.train_epochs`; `cuda_graph`
-        and `images` those of the trainer.
+        `must_stop` and `save_every_s` are those of `aol.training.checkpointing.train_epochs`;
+        `cuda_graph` and `images` those of the trainer.
 
         Raises: DataError without images, CheckpointError if no state can be read, ValueError if
         the folder is another run's.

@@ -18,8 +18,8 @@ from orchestrator.formatting import (
     with_note,
 )
 from orchestrator.planning.budget import Allocation, allocate_budget, parse_budget
-from orchestrator.planning.remaining import RemainingWork, RunNeeds, Training, find_remaining_work
 from orchestrator.planning.resources import Cluster, cpu_seconds
+from orchestrator.planning.unresolved import RemainingWork, RunNeeds, Training, find_remaining_work
 from orchestrator.store import Store, exists
 
 if TYPE_CHECKING:

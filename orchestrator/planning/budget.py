@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.analysis.verdicts import CellVerdict
 from orchestrator.errors import RequestError
-from orchestrator.planning.remaining import RunNeeds, Training
+from orchestrator.planning.unresolved import RunNeeds, Training
 from orchestrator.spec.schema import Prices
 
 AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")

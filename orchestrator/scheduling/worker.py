@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aol.errors import CheckpointError
-from aol.training.loop import resume_trainer, train_epochs
+from aol.training.checkpointing import resume_trainer, train_epochs
 from orchestrator.formatting import pluralize
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import Any
 
 from aol.atomic import atomic_path
 from aol.errors import CheckpointError
-from aol.export.checkpoint import TrainedNetwork, load_network, read_state
 from aol.export.formats import (
     ExportedModel,
     Format,
@@ -15,6 +14,7 @@ from aol.export.formats import (
     require_packages,
     write_model_file,
 )
+from aol.export.trained_network import TrainedNetwork, load_network, read_state
 from aol.training.records import Run
 from aol.training.run_folder import RunFolder
 from orchestrator.analysis.tables import finished_run

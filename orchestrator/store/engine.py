@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import (
@@ -27,7 +26,6 @@ from orchestrator.errors import QueryError, StoreError
 REVISION = "0006"  # the newest migration
 BUSY_TIMEOUT_S = 30
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the driver that the optional dependency installs
-ADVISORY_LOCK = 2208_03160  # first key of PostgreSQL's lock; the second is the schema's name
 
 READ_ONLY = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
 READ_ACTIONS = (  # the SQLite actions of a query that only reads
@@ -210,48 +208,6 @@ def _authorize(action: int, name: str | None, *_: str | None) -> int:
     """Allow SQLite actions that read; `query_only` alone allows a few others."""
     reads = action in READ_ACTIONS or (action == sqlite3.SQLITE_PRAGMA and name in READ_PRAGMAS)
     return sqlite3.SQLITE_OK if reads else sqlite3.SQLITE_DENY
-
-
-# The lock
-
-
-@contextmanager
-def exclusive_lock(engine: Engine, url: URL) -> Iterator[None]:
-    """Hold the database's lock, without waiting for it.
-
-    Raises: StoreError if another process holds it.
-    """
-    file = sqlite_file(url)
-    if file:
-        try:
-            with FileLock(f"{file}.lock", timeout=0):
-                yield
-        except Timeout:
-            raise _locked(url) from None
-    elif engine.dialect.name == "postgresql":
-        with _advisory_lock(engine, url):
-            yield
-    else:
-        yield  # no other process can open a database in memory
-
-
-@contextmanager
-def _advisory_lock(engine: Engine, url: URL) -> Iterator[None]:
-    query = text("SELECT pg_try_advisory_lock(:key, hashtext(current_schema()))")
-    with engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.detach()  # the lock is held until this connection closes, so no pool may keep it
-        if not connection.execute(query, {"key": ADVISORY_LOCK}).scalar():
-            raise _locked(url)
-        yield
-
-
-def _locked(url: URL) -> StoreError:
-    place = sqlite_file(url) or url.render_as_string(hide_password=True)
-    return StoreError(
-        f"another `run` is writing to {place}; wait for it (`status` shows it), or choose another "
-        "--store"
-    )
 
 
 # Errors

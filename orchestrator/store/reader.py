@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from orchestrator.store.engine import (
     REVISION,
-    exclusive_lock,
     migrate,
     open_engine,
     require_writable,
@@ -21,6 +20,7 @@ from orchestrator.store.engine import (
     store_url,
     translate_errors,
 )
+from orchestrator.store.lock import exclusive_lock
 from orchestrator.store.models import (
     RUN_COLUMNS,
     AttemptRow,

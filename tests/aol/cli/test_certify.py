@@ -22,8 +22,8 @@ from aol.config import DataConfig
 from aol.data.datasets import load
 from aol.data.image_files import ImageFiles, read_images
 from aol.errors import CheckpointError, ImageFileError, ModelError
-from aol.export.checkpoint import load_network_from_folder
 from aol.export.formats import export_network, read_model, write_model_file
+from aol.export.trained_network import load_network_from_folder
 from orchestrator.analysis.margins import margins_agree
 from orchestrator.planning.plan import as_rows, make_plan
 from orchestrator.spec.loader import SpecFile

@@ -568,9 +568,9 @@ def other_labels(values):
             replace(TINY, y_train=TINY.y_train[1:]),
             r"train has 50 images and labels of shape \(49,\)",
         ),
-        (other_labels(300), "the .npz file: refused"),
-        (other_labels(-1), "the .npz file: refused"),
-        (other_labels(1.5), "the .npz file: refused"),
+        (other_labels(300), "the .npz file: rejected"),
+        (other_labels(-1), "the .npz file: rejected"),
+        (other_labels(1.5), "the .npz file: rejected"),
     ],
     ids=[
         "pixels",

@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from aol.layers import plain
 from aol.layers.modules import (
     AOLConv2d,
     AOLLinear,
@@ -20,7 +22,7 @@ from aol.layers.modules import (
     rescaled_together,
 )
 from aol.layers.plain import FirstChannels, Flatten
-from aol.ops.rescale import conv_scale
+from aol.ops.rescale import rescale_conv
 from tests.support.golden_recipe import (
     golden,
     images_from_tf,
@@ -256,8 +258,8 @@ def test_a_second_derivative_of_maxmin_is_refused():
 
 
 def test_an_odd_number_of_channels_cannot_be_paired():
-    with pytest.raises(RuntimeError, match="unflatten"):
-        MaxMin()(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 2\), whose dimension 1 cannot be split"):
+        MaxMin()(torch.zeros(1, 3, 2))
 
 
 @even_kernels
@@ -376,7 +378,7 @@ def test_the_scales_exceed_the_gram_matrix(channels, kernel, positive, seed):
     basis = torch.eye(channels[0] * 20, dtype=torch.float64).view(-1, channels[0], 4, 5)
     padding = (kernel[0] - 1, kernel[1] - 1)
     images = F.conv2d(basis, raw, padding=padding).flatten(1)
-    sums = (conv_scale(raw) ** -2).repeat_interleave(20)
+    sums = ((raw / rescale_conv(raw))[0, :, 0, 0] ** 2).repeat_interleave(20)
 
     rest = torch.linalg.eigvalsh(torch.diag(sums) - images @ images.T)
     assert rest.min() >= -1e-12 * sums.max()
@@ -393,7 +395,7 @@ def test_one_constant_channel_approaches_the_bound_on_large_images():
     """
     A 3 x 3 mean has norm 1 on an infinite image and reaches it as the image grows.
     """
-    layer = AOLConv2d(1, 1, 3).double()
+    layer = AOLConv2d(1, 1, 3, padding="same").double()
     layer.weight.data.fill_(1.0)
 
     norms = [torch.linalg.matrix_norm(operator(layer, 1, size, size), 2) for size in (4, 8, 16)]
@@ -410,7 +412,7 @@ def test_orthogonal_weights_stay_orthogonal(outputs, extra, seed):
     matrix = torch.linalg.qr(normal(outputs + extra, inputs, seed=seed)).Q
     dense = AOLLinear(inputs, outputs + extra).double()
     dense.weight.data = matrix
-    convolution = AOLConv2d(inputs, outputs + extra, 3).double()
+    convolution = AOLConv2d(inputs, outputs + extra, 3, padding="same").double()
     convolution.weight.data[:, :, 1, 1] = matrix
 
     for values in (
@@ -433,17 +435,60 @@ def test_layers_without_parameters_keep_lengths(seed):
         assert (layer(x) - layer(y)).norm() <= (x - y).norm() * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("padding", ["reflect", "replicate", "circular", 1])
-def test_padding_outside_the_theorem_is_refused(padding):
-    with pytest.raises(ValueError, match=r"padding is 'same' or 'valid', got .*zero padding"):
-        AOLConv2d(3, 4, 3, padding=padding)
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "padding"),
+    [
+        (3, 1, 0),
+        (3, 1, "valid"),
+        (3, 1, "same"),
+        (3, 1, 1),
+        (3, 1, (1, 0)),
+        (5, 2, 4),
+        ((3, 5), (2, 1), (2, 2)),
+        (4, 1, 0),
+        (4, 2, "valid"),
+    ],
+)
+def test_paddings_of_the_authors_layer_are_those_of_torchs(kernel, dilation, padding):
+    layer = filled(AOLConv2d(2, 3, kernel, 1, padding, dilation), 0)
+    theirs = nn.Conv2d(2, 3, kernel, 1, padding, dilation).double()
+    theirs.load_state_dict({"weight": layer.rescaled(), "bias": layer.bias})
+    x = normal(2, 2, 11, 12, seed=1)
+
+    assert torch.equal(layer(x), theirs(x))
+    assert torch.linalg.matrix_norm(operator(layer, 2, 9, 10), 2) <= 1 + 1e-12
+
+
+def test_half_the_kernel_is_the_same_as_same():
+    number, word = (filled(AOLConv2d(2, 3, 3, padding=padding), 0) for padding in (1, "same"))
+    x = normal(2, 2, 6, 7, seed=1)
+
+    assert torch.equal(number(x), word(x))
+    assert number(x).shape == (2, 3, 6, 7)
+    assert filled(AOLConv2d(2, 3, 3), 0)(x).shape == (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "padding", "allowed"),
+    [
+        (3, 1, 2, r"'same', \(1, 1\), got \(2, 2\)"),
+        (3, 1, (1, 2), r"'same', \(1, 1\), got \(1, 2\)"),
+        (3, 1, -1, r"'same', \(1, 1\), got \(-1, -1\)"),
+        (3, 2, 1, r"'same', \(2, 2\), got \(1, 1\)"),
+        (4, 1, 1, r"'same', got \(1, 1\)"),
+        (3, 1, "reflect", r"'same', \(1, 1\), got 'reflect'"),
+    ],
+)
+def test_other_paddings_are_refused_with_the_reason(kernel, dilation, padding, allowed):
+    with pytest.raises(ValueError, match=rf"padding is 0, 'valid', {allowed}: .*nn\.ZeroPad2d"):
+        AOLConv2d(3, 4, kernel, padding=padding, dilation=dilation)
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"stride": 2}, r"stride is 1, got 2: .*ConcatenationPooling"),
-        ({"stride": (1, 1)}, r"stride is 1, got \(1, 1\)"),
+        ({"stride": 2}, r"stride is \(1, 1\), got \(2, 2\): .*ConcatenationPooling"),
+        ({"stride": (1, 2)}, r"stride is \(1, 1\), got \(1, 2\)"),
         ({"groups": 2}, "groups is 1, got 2: .*add up all groups"),
         ({"padding_mode": "reflect"}, "padding_mode is 'zeros', got 'reflect': .*exceed norm 1"),
         ({"padding_mode": "replicate"}, "padding_mode is 'zeros', got 'replicate'"),
@@ -456,12 +501,16 @@ def test_options_without_a_proven_bound_are_refused_with_the_reason(option, mess
         AOLConv2d(4, 4, 3, **option)
 
 
+def test_a_stride_of_one_is_accepted_in_both_of_torchs_forms():
+    assert AOLConv2d(4, 4, 3, (1, 1)).weight.shape == AOLConv2d(4, 4, 3, 1).weight.shape
+
+
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])
 def test_borders_that_are_not_zero_do_exceed_the_bound(mode):
     """
     The reason for refusing them, shown on our own rescaled kernel.
     """
-    layer = AOLConv2d(1, 1, 3).double()
+    layer = AOLConv2d(1, 1, 3, padding="same").double()
     layer.weight.data = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]).double()[None, None]
     weight = layer.rescaled().detach()
     basis = torch.eye(16, dtype=torch.float64).view(16, 1, 4, 4)
@@ -475,7 +524,7 @@ def test_borders_that_are_not_zero_do_exceed_the_bound(mode):
 
 
 def initialised(layer, seed=0):
-    layer.initialise(seeded(seed))
+    layer.reset_parameters(seeded(seed))
     return layer
 
 
@@ -557,7 +606,7 @@ def test_widening_orthogonal_weights_have_orthonormal_columns(layer, name):
 def test_the_identity_sits_at_the_authors_centre(name):
     (centre,) = INITIALISERS[name]["center_tap"]
     size = tuple(int(number) for number in name.split("(")[1].strip(")").split(","))
-    layer = initialised(AOLConv2d(4, 4, size, initialiser=identity_))
+    layer = initialised(AOLConv2d(4, 4, size, padding="same", initialiser=identity_))
 
     expected = torch.zeros(4, 4, *size)
     expected[:, :, centre[0], centre[1]] = torch.eye(4)
@@ -582,7 +631,7 @@ def test_orthogonal_weights_sit_at_the_authors_centre(name):
 @pytest.mark.parametrize("size", [1, 2, 3, (4, 5)])
 def test_an_identity_layer_starts_as_the_identity(size):
     x = torch.rand(2, 4, 6, 7, generator=seeded(1))
-    layer = initialised(AOLConv2d(4, 4, size, initialiser=identity_))
+    layer = initialised(AOLConv2d(4, 4, size, padding="same", initialiser=identity_))
 
     torch.testing.assert_close(layer(x), x, rtol=1e-6, atol=1e-6)
 
@@ -618,12 +667,156 @@ def test_initialisers_leave_the_global_generator_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+# --- as layers of torch ---
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(AOLLinear, nn.Linear), (AOLConv2d, nn.Conv2d)], ids=["linear", "conv"]
+)
+def test_constructors_have_torchs_arguments_in_torchs_order(ours, theirs):
+    mine, torchs = (inspect.signature(kind).parameters for kind in (ours, theirs))
+    shared = list(mine)[: len(torchs)]
+
+    assert shared == list(torchs)
+    assert [mine[name].default for name in shared] == [torchs[name].default for name in shared]
+    assert list(mine)[len(torchs) :] == ["initialiser", "generator"]
+    assert all(mine[name].kind.name == "KEYWORD_ONLY" for name in ("initialiser", "generator"))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_states_have_the_names_and_shapes_of_torchs(bias):
+    pairs = [
+        (AOLLinear(5, 4, bias), nn.Linear(5, 4, bias)),
+        (AOLConv2d(3, 4, (2, 3), bias=bias), nn.Conv2d(3, 4, (2, 3), bias=bias)),
+    ]
+    for ours, theirs in pairs:
+        shapes = [{n: t.shape for n, t in one.state_dict().items()} for one in (ours, theirs)]
+        assert shapes[0] == shapes[1]
+        assert (ours.bias is None) == (not bias)
+
+
+def test_layers_without_a_bias_map_zeros_to_zeros():
+    dense, convolution = AOLLinear(4, 3, bias=False), AOLConv2d(2, 3, 3, bias=False)
+
+    assert (dense(torch.zeros(2, 4)) == 0).all()
+    assert (convolution(torch.zeros(2, 2, 5, 5)) == 0).all()
+    x = normal(2, 4, seed=1).float()
+    assert torch.equal(dense(x), F.linear(x, dense.rescaled()))
+
+
+def test_networks_without_a_bias_are_kept_and_copied():
+    model = nn.Sequential(AOLConv2d(3, 4, 3, bias=False), Flatten(), AOLLinear(36, 6, bias=False))
+    x = normal(2, 3, 5, 5, seed=2).float()
+    with rescaled_together(model):
+        scores = model(x)
+
+    torch.testing.assert_close(scores, model(x))
+    torch.testing.assert_close(in_float64(model)(x.double()), scores.double(), rtol=0, atol=1e-6)
+    assert [name for name, _ in model.named_parameters()] == ["0.weight", "2.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_layers_are_made_in_their_type(dtype):
+    for layer in (AOLLinear(6, 4, dtype=dtype), AOLConv2d(6, 4, 3, dtype=dtype)):
+        assert {parameter.dtype for parameter in layer.parameters()} == {dtype}
+        centre = layer.weight[..., 1, 1] if layer.weight.ndim == 4 else layer.weight
+        norms = centre.double().norm(dim=0) * 6**0.5
+        assert bool(((norms > 0.9) & (norms < 2.5)).all())
+
+
+def test_layers_are_made_on_their_device():
+    for layer in (AOLLinear(6, 4, device="meta"), AOLConv2d(6, 4, 3, device="meta")):
+        assert {parameter.device.type for parameter in layer.parameters()} == {"meta"}
+        layer.reset_parameters()
+    before = torch.random.get_rng_state()
+    with torch.device("meta"):
+        assert AOLLinear(6, 4).weight.is_meta
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_layers_can_be_made_without_initialising_them():
+    before = torch.random.get_rng_state()
+    layer = nn.utils.skip_init(AOLConv2d, 3, 4, 3, bias=False)
+
+    assert layer.weight.shape == (4, 3, 3, 3)
+    assert not layer.weight.is_meta
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **o: AOLLinear(6, 4, **o), lambda **o: AOLConv2d(6, 4, 3, **o)]
+)
+def test_a_new_layer_is_initialised_as_in_the_paper(make):
+    """
+    From torch's own generator without one, so that `torch.manual_seed` decides.
+    """
+    given = make(generator=seeded(3))
+    torch.manual_seed(3)
+    default, other = make(), make()
+
+    assert torch.equal(given.weight, default.weight)
+    assert not torch.equal(other.weight, default.weight)
+    assert (given.bias == 0).all()
+    torch.testing.assert_close(given.rescaled(), given.weight, rtol=1e-5, atol=1e-5)
+
+
+def test_initialisers_of_torch_can_be_used():
+    ours = AOLLinear(6, 4, initialiser=nn.init.xavier_normal_, generator=seeded(1))
+    theirs = torch.empty(4, 6)
+    nn.init.xavier_normal_(theirs, generator=seeded(1))
+
+    assert torch.equal(ours.weight, theirs)
+    ours.reset_parameters(seeded(2))
+    assert not torch.equal(ours.weight, theirs)
+
+
+def test_layers_show_their_arguments():
+    shown = {
+        "AOLLinear(in_features=6, out_features=4, bias=True)": AOLLinear(6, 4),
+        "AOLLinear(in_features=6, out_features=4, bias=False)": AOLLinear(6, 4, False),
+        "AOLConv2d(3, 4, kernel_size=(3, 3))": AOLConv2d(3, 4, 3),
+        "AOLConv2d(3, 4, kernel_size=(3, 5), padding=same, dilation=(2, 2), bias=False)": AOLConv2d(
+            3, 4, (3, 5), padding="same", dilation=2, bias=False
+        ),
+        "AOLConv2d(3, 4, kernel_size=(3, 3), padding=(1, 1))": AOLConv2d(3, 4, 3, padding=1),
+        "MaxMin()": MaxMin(),
+        "ConcatenationPooling(2, 3)": ConcatenationPooling(2, 3),
+        "FirstChannels(4)": FirstChannels(4),
+        "Flatten()": Flatten(),
+    }
+
+    assert {text: repr(layer) for text, layer in shown.items()} == {text: text for text in shown}
+
+
+def test_inputs_may_have_more_or_fewer_dimensions_as_with_torch():
+    dense, convolution = AOLLinear(6, 4), AOLConv2d(3, 4, 3)
+    x, image = normal(2, 5, 6, seed=1).float(), normal(3, 5, 5, seed=1).float()
+
+    torch.testing.assert_close(dense(x)[1, 2], dense(x[1, 2]))
+    torch.testing.assert_close(convolution(image), convolution(image[None])[0])
+    assert torch.equal(MaxMin()(image[:2, 0, 0]), MaxMin()(image[None, :2, 0, 0])[0])
+
+
+def test_maxmin_and_pooling_are_those_beside_exported_weights():
+    assert issubclass(MaxMin, plain.MaxMin)
+    assert ConcatenationPooling is plain.ConcatenationPooling
+    for shape in ((3, 6), (2, 4, 5, 6), (2, 4, 3), (6,)):
+        x = normal(*shape, seed=4)
+        assert torch.equal(MaxMin()(x), plain.MaxMin()(x))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3,), ()])
+def test_inputs_that_cannot_be_paired_are_refused(shape):
+    with pytest.raises(ValueError, match="cannot be split into pairs of channels; use a layer"):
+        MaxMin()(torch.zeros(shape))
+
+
 # --- weights kept for evaluation ---
 
 
 def small_network():
     network = nn.Sequential(
-        AOLConv2d(3, 4, 3), MaxMin(), Flatten(), AOLLinear(4 * 16, 6), FirstChannels(5)
+        AOLConv2d(3, 4, 3, padding=1), MaxMin(), Flatten(), AOLLinear(64, 6), FirstChannels(5)
     )
     for seed, index in enumerate((0, 3)):
         filled(network[index], seed)
@@ -655,7 +848,7 @@ def test_kept_weights_are_rescaled_once_and_then_dropped():
 
 
 def test_a_float64_copy_applies_the_very_weights_of_the_float32_model():
-    model = nn.Sequential(AOLConv2d(3, 4, 3), Flatten(), AOLLinear(4 * 25, 6))
+    model = nn.Sequential(AOLConv2d(3, 4, 3, padding=1), Flatten(), AOLLinear(100, 6))
     for parameter in model.parameters():
         parameter.data = normal(*parameter.shape, seed=1).float()
     copy = in_float64(model)
@@ -673,7 +866,7 @@ def test_a_float64_copy_of_a_float64_copy_applies_the_same_weights():
     """
     The float32 model's, which rescaling the copy's raw parameters in float64 does not give.
     """
-    model = nn.Sequential(AOLConv2d(3, 4, 3), Flatten(), AOLLinear(4 * 25, 6))
+    model = nn.Sequential(AOLConv2d(3, 4, 3, padding=1), Flatten(), AOLLinear(100, 6))
     for parameter in model.parameters():
         parameter.data = normal(*parameter.shape, seed=1).float()
     copy = in_float64(model)

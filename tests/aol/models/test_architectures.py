@@ -10,6 +10,7 @@ from aol.layers.modules import (
     AOLLinear,
     ConcatenationPooling,
     MaxMin,
+    identity_,
     rescaled_once,
 )
 from aol.layers.plain import FirstChannels, Flatten
@@ -73,8 +74,7 @@ class Passed:
             name.removeprefix(f"{tag}_"): file[name] for name in file.files if name.startswith(tag)
         }
         kind, size, classes = MODELS[tag]
-        with torch.device("meta"):
-            model = architecture(ModelConfig(kind=kind, size=size), classes)
+        model = architecture(ModelConfig(kind=kind, size=size), classes)
         shapes = text(self.reference["kernel_shapes"])
         self.layers = load_parameters(model, drawn_parameters(shapes, seed=2026), dtype)
         if tag in LARGEST and dtype == torch.float32:
@@ -221,6 +221,53 @@ def test_the_generator_decides_the_weights(config):
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
+def drawn_before(layer, generator):
+    """
+    A layer's weight from the paper's initialisers, drawn step by step.
+    """
+    outputs, inputs, *taps = layer.weight.shape
+    if layer.initialiser is identity_:
+        matrix = torch.eye(outputs, inputs)
+    elif inputs <= outputs:
+        matrix = torch.nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator)
+    else:
+        basis = torch.nn.init.orthogonal_(torch.empty(outputs, outputs), generator=generator)
+        drawn = torch.randint(outputs, (inputs,), generator=generator)
+        matrix = basis[:, drawn] / torch.bincount(drawn, minlength=outputs)[drawn].sqrt()
+    weight = torch.zeros(layer.weight.shape)
+    weight[(..., *((size - 1) // 2 for size in taps))] = matrix
+    return weight
+
+
+@pytest.mark.parametrize("config", NARROW, ids=kind_of)
+def test_weights_are_drawn_once_in_the_order_of_the_layers(config):
+    """
+    To the last bit: checkpoints and published numbers depend on it. Torch's own generator is not
+    used.
+    """
+    before = torch.random.get_rng_state()
+    ours, theirs = seeded(5), seeded(5)
+    model = build_model(config, 10, ours)
+
+    for layer in model:
+        if isinstance(layer, AOLConv2d | AOLLinear):
+            assert torch.equal(layer.weight, drawn_before(layer, theirs))
+    assert torch.equal(ours.get_state(), theirs.get_state())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("config", NARROW, ids=kind_of)
+def test_an_architecture_has_no_memory_until_it_is_filled(config):
+    model = architecture(config, 10)
+    trained = build_model(config, 10, seeded(0))
+
+    assert all(parameter.is_meta for parameter in model.parameters())
+    filled = model.to_empty(device="cpu")
+    filled.load_state_dict(trained.state_dict())
+    images = torch.rand(2, 3, 32, 32, generator=seeded(1))
+    torch.testing.assert_close(filled(images), trained(images))
+
+
 @pytest.mark.parametrize("config", NARROW, ids=kind_of)
 def test_the_start_is_initialised_as_in_the_paper(config):
     """
@@ -257,9 +304,8 @@ def test_square_layers_start_as_the_identity_where_the_paper_says(config):
 
 @pytest.mark.parametrize("config", NARROW, ids=kind_of)
 def test_width_multiplies_every_width(config):
-    with torch.device("meta"):
-        whole = architecture(ModelConfig(kind=config.kind), 10)
-        narrow = architecture(config, 10)
+    whole = architecture(ModelConfig(kind=config.kind), 10)
+    narrow = architecture(config, 10)
 
     for large, small in zip(whole, narrow, strict=True):
         assert type(large) is type(small)
@@ -354,5 +400,5 @@ def test_a_size_above_the_convolutions_channels_is_refused():
     """
     192 channels cannot give 200: without this the first batch fails on a matrix product.
     """
-    with torch.device("meta"), pytest.raises(ValueError, match="size"):
+    with pytest.raises(ValueError, match="size"):
         architecture(ModelConfig(kind="patchwise", size=200), 10)

@@ -8,15 +8,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from aol.models import flops as cost
-from aol.ops import gram
+from aol.ops import algorithms, gram
 from aol.ops.rescale import (
     EPS,
-    conv_scale,
     rescale_conv,
     rescale_convs,
     rescale_dense,
     rescale_denses,
+    total,
 )
 from benchmarks import plain
 from tests.support.golden_recipe import golden, weight_from_tf, weight_to_tf, worst
@@ -51,7 +50,7 @@ def taken(way):
     """
     with pytest.MonkeyPatch.context() as patch:
         for name, width in WAYS[way].items():
-            patch.setattr(cost, name, width)
+            patch.setattr(algorithms, name, width)
         yield
 
 
@@ -79,6 +78,13 @@ def gram_by_loops(kernel):
                     taps = kernel[:, i, row, column] * kernel[:, j, row + y, column + x]
                     gram[i, j, y, x] += taps.sum()
     return gram
+
+
+def conv_scale(kernel):
+    """
+    The scale of each input channel, by the ways that wide kernels take.
+    """
+    return (total(gram.gram(kernel[None]).abs()) + EPS).rsqrt()[0]
 
 
 def scale_by_loops(kernel):

@@ -449,12 +449,12 @@ def test_the_cpu_records_nothing(trainer):
 def test_a_recording_ends_with_its_learning_rate_and_its_momentum(trainer):
     run = trainer()
     first = run.step.full_batch_step = GraphedStep(run.step, run.noise)
-    run.step._follow_rate()
+    run.step._renew_graph()
     second = run.step.full_batch_step
-    run.step._follow_rate()
+    run.step._renew_graph()
     kept = run.step.full_batch_step
     run.optimizer.param_groups[0]["lr"] = 1.0
-    run.step._follow_rate()
+    run.step._renew_graph()
 
     assert second is not first
     assert kept is second

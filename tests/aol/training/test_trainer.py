@@ -13,6 +13,7 @@ from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, Tra
 from aol.data.datasets import Images
 from aol.errors import CheckpointError
 from aol.models.architectures import build_model, patchwise
+from aol.training import optimizer
 from aol.training import trainer as train
 from aol.training.loss import offset_cross_entropy
 from aol.training.metrics import certified, correct, margins
@@ -664,7 +665,8 @@ def test_tf32_is_allowed_in_training_alone(trainer, monkeypatch, precision, in_t
     In bf16 as well: the rescaling's products are float32's, and the matrix units are idle.
     """
     allowed = []
-    monkeypatch.setattr(train, "allow_tf32", allowed.append)
+    for module in (train, optimizer):
+        monkeypatch.setattr(module, "allow_tf32", allowed.append)
 
     list(trainer(replace(ONE_EPOCH, precision=precision)).epochs())
 

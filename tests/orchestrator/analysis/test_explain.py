@@ -87,7 +87,7 @@ def test_an_explanation_has_the_runs_of_a_cell_and_the_commands_that_reproduce_t
 ):
     run = experiment.runs[0]
     finish(store, run, 0.0)
-    store.saved(run.key, Checkpoint(3, "/c/3"))
+    store.add_checkpoint(run.key, Checkpoint(3, "/c/3"))
     finish(store, replicate_of(run, 2), 0.5)
     (found,) = explained("One/row 0/accuracy")
     first, second = found.origins

@@ -99,7 +99,7 @@ def tolerant(certificate):
         (tolerant, "layer 3: its bound is 5, above 1.000001"),
         (faster, "the network stretches a difference by 1.5, its bound is 1"),
         (without_a_layer, "27 layers are recorded, the network has 28"),
-        (dict.clear, "its record is not what a gate measured: KeyError('layers')"),
+        (dict.clear, "its record is not a certificate: KeyError('layers')"),
     ],
 )
 def test_certificates_are_judged_by_their_measurements_not_by_their_stored_verdict(

@@ -23,7 +23,7 @@ def explained(reported, store):
 
 def test_the_text_has_the_facts_about_a_run(explained, reported, store):
     finish(store, reported.runs[0], 0.0)
-    store.place(reported.runs[0].key, "box", "CPU, 2 threads", 0)
+    store.set_placement(reported.runs[0].key, "box", "CPU, 2 threads", 0)
     text = explanation_text(reported, explained("One/row 0/accuracy"))
 
     for fact in (

@@ -15,8 +15,8 @@ from orchestrator.cli.missing import (
 )
 from orchestrator.formatting import format_significant
 from orchestrator.planning.budget import allocate_budget
-from orchestrator.planning.remaining import Training, find_remaining_work
 from orchestrator.planning.resources import Cluster, Node
+from orchestrator.planning.unresolved import Training, find_remaining_work
 from orchestrator.spec.schema import Prices
 from tests.support.reports import finish
 

@@ -162,7 +162,7 @@ def test_report_draws_figures_and_checks_what_must_hold(finished, tmp_path, data
     assert "3 figures in results/demo/figures" in good.stderr
     assert (tmp_path / "results" / "demo" / "figures" / "curves-only.svg").exists()
     assert (unchecked.returncode, bad.returncode) == (0, 4)
-    assert "broken: run 0, seed 0: cra_1 0.9990 is above cra_108" in bad.stderr
+    assert "violated: run 0, seed 0: cra_1 0.9990 is above cra_108" in bad.stderr
     assert "2 invariants" in bad.stderr or "4 invariants" in bad.stderr
 
 
@@ -179,7 +179,7 @@ def test_two_runs_are_compared_and_any_radius_is_shown(finished):
     assert "McNemar's p" in comparison.stdout
     assert (itself.returncode, itself.stderr) == (
         2,
-        "Error: run 0 does not differ from itself; name two runs\n",
+        "Error: run 0 cannot be compared with itself; name two runs\n",
     )
     assert [one["run_id"] for one in json.loads(any_radius.stdout)] == [0, 11]
     assert [one["radius"] for one in json.loads(fraction.stdout)] == [36 / 255] * 2
@@ -228,7 +228,7 @@ def test_a_cell_is_explained_with_a_command_that_trains_its_run_again(finished):
     ]
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.count("\n") == 1
-    assert f"the nearest is '{CELL}'" in wrong.stderr
+    assert f"the closest is '{CELL}'" in wrong.stderr
 
 
 @pytest.mark.slow
@@ -254,7 +254,7 @@ def test_what_is_missing_and_what_a_budget_buys_are_said_also_without_a_store(fi
     seeds = finished("plan", *paper, "--budget", "40gpuh", "--seeds", "0..4")
 
     assert [cell["run_id"] for cell in json.loads(missing.stdout)["cells"]] == [11, 11]
-    assert "4 of 4 cells are not settled" in nothing.stdout
+    assert "4 of 4 cells are unresolved" in nothing.stdout
     assert budget.stdout.splitlines()[-1] == (
         "python -m orchestrator run experiments.yaml --profile paper --results nowhere "
         "--only 11,0 --seeds 0"
@@ -265,11 +265,11 @@ def test_what_is_missing_and_what_a_budget_buys_are_said_also_without_a_store(fi
         "Error: --budget 40: write for example 40gpuh or 100usd\n",
     )
     assert lonely.returncode == 2
-    assert "--table goes with --budget" in lonely.stderr
+    assert "--table requires --budget" in lonely.stderr
     assert (seeds.returncode, seeds.stdout, seeds.stderr) == (
         2,
         "",
-        "Error: --seeds 0..4: does not go with --budget, which chooses the seeds\n",
+        "Error: --seeds 0..4: cannot be combined with --budget, which chooses the seeds\n",
     )
 
 
@@ -296,14 +296,14 @@ def test_watching_is_a_table_of_the_foremost_runs_only(finished):
     status = finished("status", "experiments.yaml", "--watch", "--all")
 
     assert status.returncode == 2
-    assert "--watch draws a table; for JSON or --all call again without it" in status.stderr
+    assert "--watch cannot be combined with --json or --all" in " ".join(status.stderr.split())
 
 
 def test_status_of_a_profile_without_runs_names_those_with_some(finished):
     status = finished("status", "experiments.yaml", "--profile", "dmo")
 
     assert status.returncode == 2
-    assert "no run of the profile 'dmo', only of demo" in " ".join(status.stderr.split())
+    assert "no run has the profile 'dmo'; the profiles: demo" in " ".join(status.stderr.split())
 
 
 def test_a_report_after_changed_settings_says_how_to_print_those(finished, tmp_path, data_root):
@@ -317,7 +317,7 @@ def test_a_report_after_changed_settings_says_how_to_print_those(finished, tmp_p
 
     assert report.returncode == 0
     assert "profile `demo`" in report.stdout
-    assert "give `report` the same --set" in report.stderr
+    assert "pass the same --set to report it" in report.stderr
 
 
 def test_a_report_that_cannot_be_written_is_one_line(finished, tmp_path):
@@ -396,8 +396,8 @@ def test_no_source_of_cifar_is_one_message_and_exit_1(tmp_path):
         (["run", "experiments.yaml", "--set", "epoch=1"], "did you mean `epochs`?"),
         (["run", "experiments.yaml", "--set", "epochs=-1"], "epochs: must be positive"),
         (["run", "experiments.yaml", "--profile", "dmo"], "no profile 'dmo'"),
-        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "ask for 1 CPU and 1 GPU"),
-        (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "ask for 4000 CPUs"),
+        (["run", "experiments.yaml", "--set", "resources.gpus=1"], "need 1 CPU and 1 GPU"),
+        (["run", "experiments.yaml", "--set", "resources.cpus=4000"], "need 4000 CPUs"),
         (["plan", "experiments.yaml", "--set", "model.width=0.14"], "MaxMin pairs channels"),
         (["run", "experiments.yaml", "--rerun", "7"], "there is no run 7"),
         (
@@ -460,7 +460,7 @@ def test_help_names_every_command_without_heavy_imports():
         "sys.argv = ['orchestrator', '--help']\n"
         "try: runpy.run_module('orchestrator', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'sqlalchemy', 'pandas', 'pydantic', 'numpy'}\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'pandas', 'numpy', 'scipy', 'matplotlib'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(
@@ -486,7 +486,7 @@ def test_a_rerun_trains_anew_and_shows_as_a_new_mlflow_run(trained, tmp_path):
     experiment = client.get_experiment_by_name("tiny")
     runs = client.search_runs([experiment.experiment_id], "tags.run_id = '11'")
     assert again.returncode == 0, again.stderr
-    assert "asked for by --rerun" in again.stderr
+    assert "requested with --rerun" in again.stderr
     assert [len(client.get_metric_history(run.info.run_id, "accuracy")) for run in runs] == [3, 3]
     assert all(run.info.end_time for run in runs)
     (kept,) = [path for path in before if path.exists()]

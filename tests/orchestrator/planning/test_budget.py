@@ -8,7 +8,7 @@ from orchestrator.analysis.tables import Cell
 from orchestrator.analysis.verdicts import CellVerdict, Verdict
 from orchestrator.errors import RequestError
 from orchestrator.planning.budget import allocate_budget, parse_budget
-from orchestrator.planning.remaining import RunNeeds, Training
+from orchestrator.planning.unresolved import RunNeeds, Training
 from orchestrator.spec.schema import Prices
 
 CELL = Cell("t", "r", 0, "Std Acc", "accuracy", 70.0, margin=1.0, images=10_000)

@@ -24,8 +24,8 @@ from aol.cli.certify import certify_images
 from aol.cli.train import main
 from aol.data.image_files import read_images
 from aol.errors import CheckpointError, ModelError
-from aol.export.checkpoint import load_network_from_folder
 from aol.export.formats import FILES, read_model
+from aol.export.trained_network import load_network_from_folder
 from aol.layers.modules import rescaled_once
 from aol.provenance import file_sha256
 from orchestrator.analysis.report import make_report
@@ -237,7 +237,7 @@ def test_the_card_says_that_the_gates_record_is_damaged(finished, lost):
 
     assert certificate_section(finished, record) == (
         "The record of the certified pass after training is damaged. Violations: its record is "
-        f"not what a gate measured: KeyError('{lost}')."
+        f"not a certificate: KeyError('{lost}')."
     )
 
 

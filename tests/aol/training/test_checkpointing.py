@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aol.errors import CheckpointError
-from aol.training.loop import TIMED_EPOCHS, resume_trainer, train_epochs
+from aol.training.checkpointing import TIMED_EPOCHS, resume_trainer, train_epochs
 
 
 class FakeTrainer:

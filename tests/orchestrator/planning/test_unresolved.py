@@ -8,8 +8,8 @@ from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.cli import app
 from orchestrator.errors import SpecError
-from orchestrator.planning.remaining import find_remaining_work, gpu_epoch_seconds
 from orchestrator.planning.resources import cost
+from orchestrator.planning.unresolved import find_remaining_work, gpu_epoch_seconds
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import Prices
 from orchestrator.store import Checkpoint, Epoch, Status, Store
@@ -141,7 +141,7 @@ def test_a_run_in_training_needs_its_remaining_epochs(remaining, experiment, sto
     store.start(run, ORIGIN)
     for epoch in (1, 2):
         store.record(run.key, epoch, {"accuracy": 0.5})
-    store.saved(run.key, Checkpoint(2, "/c/2"))
+    store.add_checkpoint(run.key, Checkpoint(2, "/c/2"))
     first, second = remaining().runs
 
     assert {judged.verdict for judged in first.cells} == {Verdict.PARTIAL}
@@ -171,7 +171,7 @@ def test_hours_are_estimated_from_recent_epochs_on_gpus(remaining, experiment, s
     ]:
         store.queue([run])
         store.start(run, ORIGIN)
-        store.place(run.key, "box", device, 0)
+        store.set_placement(run.key, "box", device, 0)
         for epoch, taken in enumerate(seconds, start=1):
             store.record(run.key, epoch, {"seconds": taken})
     found = remaining()
@@ -181,7 +181,7 @@ def test_hours_are_estimated_from_recent_epochs_on_gpus(remaining, experiment, s
     assert found.runs[0].hours() == pytest.approx(3 * 36 / 3600)
 
     for device in ("CPU, 2 threads", "cpu"):
-        store.place(timed.key, "box", device, 0)
+        store.set_placement(timed.key, "box", device, 0)
         assert not remaining().timed
 
 
@@ -194,9 +194,9 @@ def test_the_newest_of_comparable_runs_determines_the_time(store, make_run, newe
     for place, run in enumerate(runs):
         store.queue([run])
         store.start(run, ORIGIN)
-        store.place(run.key, "box", "NVIDIA H200", 0)
+        store.set_placement(run.key, "box", "NVIDIA H200", 0)
         at = f"202{6 if place == newest else 5}-01-01T00:00:00.000+00:00"
-        store.record_all(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
+        store.record_epochs(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
 
     assert list(gpu_epoch_seconds(store).values()) == [10.0 + newest]
 
