@@ -120,7 +120,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that can change the numbers of one run.
+    """All settings that can change the numbers of one run.
 
     `precision` is the arithmetic of training; `certify` that of the last evaluation, whose
     accuracy, CRA and margins are the run's result (the others are in float32).

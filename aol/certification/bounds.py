@@ -28,7 +28,7 @@ GAIN = 1e-10  # relative; iteration ends where the bound falls by less
 
 @dataclass(frozen=True)
 class Reach:
-    """How large the input of a layer can be, and how far float64 may be off there (L2)."""
+    """The largest input of a layer, and the largest error of float64 there (L2)."""
 
     size: float
     error: float

@@ -76,7 +76,7 @@ def certify_network(
 
 @dataclass(frozen=True)
 class _Search:
-    """How many pairs are moved how often, and where their random numbers come from."""
+    """The number of pairs and of their steps, and the source of their random numbers."""
 
     restarts: int
     steps: int

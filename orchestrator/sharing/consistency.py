@@ -15,7 +15,7 @@ CORRUPT_RECORD_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError
 
 
 class Relation(StrEnum):
-    """How an incoming record of a run relates to the present one."""
+    """The relation of an incoming record of a run to the present one."""
 
     SAME = "same"
     LONGER = "longer"

@@ -26,7 +26,7 @@ MAX_INT = 2**63 - 1  # the largest in a database
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value comes from: a line of a file, or an option of the command line."""
+    """The place of a value: a line of a file, or an option of the command line."""
 
     source: str
     line: int | None = None
