@@ -1,16 +1,15 @@
 """The network of a saved state, without its images or its optimiser."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from aol.config import TrainConfig
 from aol.errors import CheckpointError, first_line
 from aol.models.architectures import architecture
+from aol.training.checkpoints import load_checkpoint
 from aol.training.records import Run
 from aol.training.run_folder import RunFolder
 from aol.training.trainer import check_settings
@@ -24,19 +23,19 @@ class TrainedNetwork:
     epoch: int
 
 
-def load_network(config: TrainConfig, state: bytes, where: str) -> TrainedNetwork:
-    """Return the network of a state that `Trainer` saved. Raises: CheckpointError."""
+def load_network(config: TrainConfig, file: Path) -> TrainedNetwork:
+    """Return the network of a checkpoint. Raises: CheckpointError."""
+    found = load_checkpoint(file)
     try:
-        found = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
         check_settings(found, config)
         model = architecture(config.model, config.data.classes).to_empty(device="cpu")
         model.load_state_dict(found["model"])
         return TrainedNetwork(model.eval().requires_grad_(False), int(found["epoch"]))
     except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None
-    except Exception as error:  # a damaged file raises anything
+        raise CheckpointError(f"{file}: {error}") from None
+    except Exception as error:  # the state of another program raises anything
         first = first_line(error)
-        raise CheckpointError(f"{where}: is damaged or no saved state: {first}") from error
+        raise CheckpointError(f"{file}: is no checkpoint of this network: {first}") from error
 
 
 def load_network_from_folder(path: Path) -> tuple[Run, TrainedNetwork]:
@@ -52,15 +51,7 @@ def load_network_from_folder(path: Path) -> tuple[Run, TrainedNetwork]:
     states = folder.states()
     if not states:
         raise CheckpointError(f"{path}: no state-<n>.pt there; the run has not saved a state yet")
-    return run, load_network(run.config, read_state(states[0]), str(states[0]))
-
-
-def read_state(file: Path) -> bytes:
-    """Return the content of a state's file. Raises: CheckpointError."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    return run, load_network(run.config, states[0])
 
 
 def describe_run(run: Run, epoch: int) -> dict[str, Any]:

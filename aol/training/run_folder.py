@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from aol.atomic import atomic_path
 from aol.provenance import environment
-from aol.training.checkpointing import resume_trainer, train_epochs
+from aol.training.checkpoints import save_checkpoint
 from aol.training.records import Attempt, End, Epoch, Outcome, Run, read_record, read_records
+from aol.training.resume import resume_trainer, train_epochs
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,7 @@ class RunFolder:
     ) -> Outcome:
         """Train the run from its newest state to its end, or until `must_stop`.
 
-        `must_stop` and `save_every_s` are those of `aol.training.checkpointing.train_epochs`;
+        `must_stop` and `save_every_s` are those of `aol.training.resume.train_epochs`;
         `cuda_graph` and `images` those of the trainer.
 
         Raises: DataError without images, CheckpointError if no state can be read, ValueError if
@@ -174,10 +175,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def _save(self, trainer: "Trainer") -> None:
-        import torch
-
-        with atomic_path(self.state(trainer.epoch)) as part:
-            torch.save(trainer.state_dict(), part)
+        save_checkpoint(trainer, self.state(trainer.epoch))
         for old in self.states()[STATES_KEPT:]:
             old.unlink()
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from aol.training.checkpointing import TIMED_EPOCHS
+from aol.training.resume import TIMED_EPOCHS
 from orchestrator.store import Status, Store, StoredRun
 
 SPEED_METRICS = ("images_per_s", "seconds")

@@ -7,7 +7,7 @@ from itertools import count, islice
 from statistics import fmean
 
 from aol.config import TrainConfig, from_dict
-from aol.training.checkpointing import TIMED_EPOCHS
+from aol.training.resume import TIMED_EPOCHS
 from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import UNFINISHED, Cell, runs_of
 from orchestrator.analysis.verdicts import CellVerdict, Verdict

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aol.errors import CheckpointError
-from aol.training.checkpointing import resume_trainer, train_epochs
+from aol.training.checkpoints import save_checkpoint
+from aol.training.resume import resume_trainer, train_epochs
 from orchestrator.formatting import pluralize
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _train(
             report(result)
             return
         with tempfile.TemporaryDirectory() as folder:
-            torch.save(trainer.state_dict(), Path(folder) / STATE_FILE)
+            save_checkpoint(trainer, Path(folder) / STATE_FILE)
             report(result, Path(folder))
 
     if not train_epochs(

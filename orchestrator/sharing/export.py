@@ -14,7 +14,7 @@ from aol.export.formats import (
     require_packages,
     write_model_file,
 )
-from aol.export.trained_network import TrainedNetwork, load_network, read_state
+from aol.export.trained_network import TrainedNetwork, load_network
 from aol.training.records import Run
 from aol.training.run_folder import RunFolder
 from orchestrator.analysis.tables import finished_run
@@ -57,7 +57,7 @@ def from_store(
     newest = stored.checkpoints[0]
     return FinishedRun(
         run=run,
-        network=_load_final(run, _read_checkpoint(newest), newest.path),
+        network=_load_stored(run, newest),
         values=store.final([stored.key])[stored.key],
         certificate=stored.certificate or {},
         device=stored.device,
@@ -67,15 +67,15 @@ def from_store(
     )
 
 
-def _read_checkpoint(checkpoint: Checkpoint) -> bytes:
-    """Return the saved state of a checkpoint. Raises: CheckpointError."""
+def _load_stored(run: RunSpec, checkpoint: Checkpoint) -> TrainedNetwork:
+    """Return the network of a checkpoint in the store. Raises: CheckpointError."""
     if not checkpoint.managed:
-        return read_state(Path(checkpoint.path))
+        return _load_final(run, Path(checkpoint.path))
     from orchestrator.scheduling.storage import open_checkpoint
 
     try:
         with open_checkpoint(checkpoint.path) as folder:
-            return read_state(Path(folder) / STATE_FILE)
+            return _load_final(run, Path(folder) / STATE_FILE)
     except CheckpointError:
         raise
     except Exception as error:  # Ray and file systems raise anything
@@ -94,10 +94,10 @@ def from_folder(folder: Path) -> FinishedRun:
         raise RequestError(f"{folder}: the run is {found.status}; only finished runs are exported")
     if not found.state:
         raise RequestError(f"{folder}: no state-{len(found.epochs)}.pt there, the finished network")
-    state, last = found.state, found.attempts[-1]
+    last = found.attempts[-1]
     return FinishedRun(
         run=found.run,
-        network=_load_final(found.run, read_state(state), str(state)),
+        network=_load_final(found.run, found.state),
         values=found.epochs[-1].values,
         certificate=found.end.certificate or {},
         device=last.device,
@@ -107,12 +107,12 @@ def from_folder(folder: Path) -> FinishedRun:
     )
 
 
-def _load_final(run: RunSpec, state: bytes, where: str) -> TrainedNetwork:
-    """Return the network of a state after the last epoch. Raises: CheckpointError."""
-    network = load_network(run.train, state, where)
+def _load_final(run: RunSpec, file: Path) -> TrainedNetwork:
+    """Return the network of a checkpoint after the last epoch. Raises: CheckpointError."""
+    network = load_network(run.train, file)
     if network.epoch != run.train.epochs:
         raise CheckpointError(
-            f"{where}: is from after epoch {network.epoch} of {run.train.epochs}, not the "
+            f"{file}: is from after epoch {network.epoch} of {run.train.epochs}, not the "
             "network whose numbers were recorded"
         )
     return network

@@ -400,7 +400,7 @@ def test_a_damaged_state_is_said_and_no_older_one_taken(copied, files, say):
     code, _, error = say(copied, files)
 
     assert code == 1
-    assert error.startswith(f"{copied / 'state-3.pt'}: is damaged or no saved state: ")
+    assert error.startswith(f"{copied / 'state-3.pt'}: is damaged or no checkpoint: ")
     assert error.count("\n") == 1
 
 

@@ -1,7 +1,7 @@
-"""The loop around a trainer: resume it, then train and save until its last epoch or until a stop.
+"""Resume a run from its newest checkpoint, then train until its last epoch or until a stop.
 
-`python -m aol` and the orchestrator's workers share it. Imports torch only where a state is loaded:
-commands that train nothing take `TIMED_EPOCHS` from here.
+`python -m aol` and the orchestrator's workers share this loop. It does not import torch: commands
+that train nothing take `TIMED_EPOCHS` from here.
 """
 
 import time
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aol.errors import CheckpointError, first_line
+from aol.training.checkpoints import load_checkpoint
 
 if TYPE_CHECKING:
     from aol.training.trainer import EpochMetrics, Trainer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 # libraries choose their algorithms in it, and the step is captured as a CUDA graph.
 TIMED_EPOCHS = 5
 
-SavedState = AbstractContextManager[Path]  # opened, it gives the file of a state
+SavedState = AbstractContextManager[Path]  # opened, it gives the file of a checkpoint
 
 
 def resume_trainer(
@@ -40,7 +41,7 @@ def resume_trainer(
     reasons = []
     for saved in states:
         trainer = make()  # a new one per state: a damaged state may be loaded in part
-        reason = _load_state(trainer, saved)
+        reason = _load(trainer, saved)
         if reason is None:
             log(f"continues after epoch {trainer.epoch}")
             return trainer
@@ -51,19 +52,22 @@ def resume_trainer(
     return make()
 
 
-def _load_state(trainer: "Trainer", saved: SavedState) -> str | None:
-    """Load a state into a trainer; return why it cannot be read, None if it was."""
-    import torch
-
-    where = ""
+def _load(trainer: "Trainer", saved: SavedState) -> str | None:
+    """Load a checkpoint into a trainer; return why it cannot be read, None if it was."""
     try:
         with saved as file:
-            where = f"{file}: "
-            state = torch.load(file, map_location=trainer.device, weights_only=True)
-            trainer.load_state_dict(state)
-    except Exception as error:  # damaged files and storages raise anything
-        return f"{where}{type(error).__name__}: {first_line(error)}"
+            state = load_checkpoint(file, trainer.device)
+            try:
+                trainer.load_state_dict(state)
+            except Exception as error:
+                raise CheckpointError(f"{file}: {_describe(error)}") from error
+    except Exception as error:  # storages raise anything
+        return str(error) if isinstance(error, CheckpointError) else _describe(error)
     return None
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def train_epochs(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aol.errors import CheckpointError
-from aol.training.checkpointing import TIMED_EPOCHS, resume_trainer, train_epochs
+from aol.training.resume import TIMED_EPOCHS, resume_trainer, train_epochs
 
 
 class FakeTrainer:
@@ -85,7 +85,7 @@ def test_a_state_that_cannot_be_read_gives_way_to_the_next_in_a_fresh_trainer(sa
     assert [line.removeprefix("cannot continue from a checkpoint: ") for line in logged] == [
         "ConnectionError: the storage is away",
         logged[1].removeprefix("cannot continue from a checkpoint: "),
-        f"{files[1]}: FileNotFoundError: [Errno 2] No such file or directory: '{files[1]}'",
+        f"{files[1]}: cannot be read: No such file or directory",
         f"{files[2]}: KeyError: 'optimizer'",
         "continues after epoch 5",
     ]
