@@ -65,6 +65,34 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def two_layers():
+    """
+    Every run trains a network of two layers, for tests of what surrounds the training.
+    """
+    from aol.models import architectures
+
+    def small(config, classes):
+        return architectures.patchwise(2, classes, channels=8, convolutions=0, dense_layers=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(architectures, "architecture", on_meta(small))
+        yield
+
+
+def on_meta(build):
+    """
+    The function, building on the meta device.
+    """
+    import torch
+
+    def built(*arguments):
+        with torch.device("meta"):
+            return build(*arguments)
+
+    return built
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):
     """

@@ -12,6 +12,7 @@ import orchestrator
 from tests.support.shell import PROJECT, TINY
 
 
+@pytest.mark.slow
 def test_the_example_trains_reports_and_has_nothing_to_do_the_second_time(tmp_path, data_root):
     (tmp_path / "experiments.yaml").write_text(TINY, encoding="utf-8")
     environment = os.environ | {"AOL_DATA": str(data_root), "PYTHONPATH": str(PROJECT)}

@@ -240,6 +240,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_call_that_was_killed_is_made_good_by_the_next(arrived, new_code, step):
     """
@@ -264,6 +265,7 @@ def test_a_call_that_was_killed_is_made_good_by_the_next(arrived, new_code, step
     ]
 
 
+@pytest.mark.slow
 def test_a_part_that_is_needed_no_more_is_taken_off_the_list(pack, arrived):
     """
     By a whole pack; a part made anew leaves the others.
@@ -284,6 +286,7 @@ def test_an_unknown_part_is_one_line(pack, tmp_path):
     assert done.stderr == "--only: no part cifar10; the parts are code, digits\n"
 
 
+@pytest.mark.slow
 def test_what_was_packed_trains_there_and_is_taken_in_here(arrived, tmp_path):
     """
     Nothing but the box is on the path; the run that does not fit is not begun.

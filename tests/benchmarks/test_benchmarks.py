@@ -106,6 +106,7 @@ def test_the_cpu_benchmark_prints_and_writes_a_page(tmp_path, monkeypatch, capsy
     ]
 
 
+@pytest.mark.slow
 def test_the_store_benchmark_has_a_column_per_store_with_targets(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(machine, "RESULTS", tmp_path)
     monkeypatch.setattr(store_bench, "REPEATS", 1)
@@ -127,6 +128,7 @@ def test_the_store_benchmark_has_a_column_per_store_with_targets(tmp_path, monke
     assert len(lines) == 12
 
 
+@pytest.mark.slow
 def test_the_store_benchmark_has_whole_tables_of_sound_runs(store):
     """
     Every cell has five seeds, and no invariant is violated.
@@ -308,6 +310,7 @@ SMALL_BENCH += ["--copied-bytes", "100000", "--width", "0.125"]
 NARROW_CONV = ModelConfig(kind="conv", width=1 / 8)
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_checks_and_times_every_variant(tmp_path, capsys):
     """
     On the CPU there are no graphs.
@@ -363,6 +366,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "wrong"), WRONG[:1], ids=str)
 def test_the_gpu_benchmark_returns_1_if_a_variant_is_wrong(monkeypatch, capsys, name, wrong):
     monkeypatch.setattr(variants, "our_training", made_wrong(name, wrong))
@@ -410,6 +414,7 @@ def lines_in(page):
     return {variant: [cell.strip() for cell in cells] for _, variant, *cells in rows}
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_its_check_does_not_affect_the_others(with_recorded_variants, capsys):
     code = gpu.main(["AOL-Conv", "AOL-STD", *SMALL_BENCH])
 
@@ -430,11 +435,13 @@ def test_a_variant_that_fails_its_check_does_not_affect_the_others(with_recorded
     assert list(rates["AOL-Conv"]) == ["plain float32", *variants.PRECISIONS]
 
 
+@pytest.mark.slow
 def test_eager_leaves_out_the_recorded_variants(with_recorded_variants, capsys):
     assert gpu.main(["AOL-Conv", *SMALL_BENCH, "--eager"]) == 0
     assert list(lines_in(capsys.readouterr().out)) == ["plain float32", *variants.PRECISIONS]
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_at_full_size_keeps_its_error(monkeypatch, capsys):
     """
     Here it is the port, without which there is no speedup.
@@ -460,6 +467,7 @@ def test_a_variant_that_fails_at_full_size_keeps_its_error(monkeypatch, capsys):
     assert float(found["tf32"][1]) > 0
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_in_a_round_does_not_affect_the_others(monkeypatch, capsys):
     """
     Here it is the second round of bf16.
@@ -614,6 +622,7 @@ def test_the_projects_reference_fits_the_present_code():
         assert kept[name].settings == reference._settings(check_config(model)), name
 
 
+@pytest.mark.slow
 def test_a_reference_replaces_float64_steps(reference_file, monkeypatch, capsys):
     """
     The result is the same, without a float64 step.

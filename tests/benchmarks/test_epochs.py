@@ -65,6 +65,7 @@ def trained(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_rates_are_printed_and_written_in_the_format_of_the_campaign(tmp_path, capsys):
     """
     The campaign itself reads them: with a billion epochs no run fits into its minutes.
@@ -93,6 +94,7 @@ def test_rates_are_printed_and_written_in_the_format_of_the_campaign(tmp_path, c
     assert f"run 11 needs {10**9 * rates['AOL-Conv'] + 20:.0f} s" in done.stdout
 
 
+@pytest.mark.slow
 def test_runs_of_a_plan_that_take_the_same_time_are_measured_once(plan, trained, capsys):
     """
     Seeds, losses and schedules do not change the time; the precision does.
@@ -110,6 +112,7 @@ def test_runs_of_a_plan_that_take_the_same_time_are_measured_once(plan, trained,
     assert rates["0"] == rates["24"] < rates["20"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "recorded"), [((), True), (("--eager",), False)])
 def test_steps_are_recorded_unless_eager(trained, options, recorded):
     assert epochs.main(["AOL-Conv", *SMALL, "--width", "0.125", *options]) == 0
@@ -174,6 +177,7 @@ def test_datasets_with_equal_images_share_their_times():
     assert timing_key(hundred) == timing_key(CONFIG) != timing_key(fewer)
 
 
+@pytest.mark.slow
 def test_a_network_that_diverges_does_not_affect_the_others(plan, tmp_path, capsys):
     diverges = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e30))
     kept = tmp_path / "rates.json"

@@ -54,7 +54,8 @@ def demo(tmp_path_factory, data_root):
         wait_for(first, r": done in")
         children = psutil.Process(first.pid).children(recursive=True)
         shell.children = [child for child in children if "Agent" not in child.name()]
-        os.kill(first.pid, signal.SIGKILL)
+        first.kill()
+        first.wait()
         shell.interrupted = list(statuses_of(shell.folder).values())
         shell.status = shell("status", "experiments.yaml")
         _, shell.alive = psutil.wait_procs(shell.children, timeout=60)
@@ -64,6 +65,7 @@ def demo(tmp_path_factory, data_root):
     return shell
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_seen_by_status_and_leaves_no_process(demo):
     """
     Ray's own agents look for their parent once in a while only, and end a little later.
@@ -73,6 +75,7 @@ def test_a_killed_driver_is_seen_by_status_and_leaves_no_process(demo):
     assert demo.alive == []
 
 
+@pytest.mark.slow
 def test_the_demo_survives_the_loss_of_a_worker_and_of_the_driver(demo):
     """
     Every run has every epoch with every metric, once.
@@ -118,6 +121,7 @@ def interrupt(seconds):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", documented_commands())
 def test_a_documented_command_works(demo, line, monkeypatch):
     """

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.shell import TINY, Shell, statuses_of
 
+pytestmark = pytest.mark.slow
+
 
 def shown_in_mlflow(folder):
     """

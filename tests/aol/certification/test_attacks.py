@@ -161,6 +161,7 @@ def test_a_tight_certificate_ends_where_the_attack_begins(untrained):
     assert pgd(untrained, untrained.radii * 1.1).float().mean() > 0.8
 
 
+@pytest.mark.slow
 def test_the_shortest_flipping_change_is_longer_than_the_certified_radius(trained):
     shortest = carlini_wagner(trained)
 
@@ -168,6 +169,7 @@ def test_the_shortest_flipping_change_is_longer_than_the_certified_radius(traine
     assert (shortest > trained.radii).all()
 
 
+@pytest.mark.slow
 def test_where_certificates_are_tight_it_is_hardly_longer(untrained):
     shortest = carlini_wagner(untrained)
 

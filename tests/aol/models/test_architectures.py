@@ -46,14 +46,12 @@ LAYER_NAMES = {
     "Flatten": Flatten,
     "MaxMinActivation": MaxMin,
 }
-# Every kind is checked in both types, but for AOL-FC in float64; it and the larger patchwise ones
-# need minutes on one core. In float32 the two of 130 million parameters are checked with the
-# gradients of their first and last weights alone: these and the input's gradient pass through
-# every layer.
-SMALLER = ["patch16_10", "conv16_10", "std_conv16_10"]
+# Every network is checked in both types; only the fast cases run without `-m slow`. In float32 the
+# two of 130 million parameters are checked with the gradients of their first and last weights
+# alone: these and the input's gradient pass through every layer.
 LARGEST = ["ffc16_10", "patch48_100"]
-FAST = [*((tag, torch.float64) for tag in SMALLER), *((tag, torch.float32) for tag in SMALLER)]
-FAST.append(("ffc16_10", torch.float32))
+FAST = [(tag, torch.float64) for tag in ("patch16_10", "conv16_10", "std_conv16_10")]
+FAST.append(("conv16_10", torch.float32))
 CASES = [
     pytest.param((tag, dtype), id=f"{tag}-{str(dtype).removeprefix('torch.')}", marks=marks)
     for tag in MODELS
@@ -141,13 +139,13 @@ def test_layers_are_the_authors(passed):
 
 
 def test_every_layers_output_has_the_authors_norm(passed):
-    bound = limit(passed, float64=1e-13, float32=2e-5)
+    bound = limit(passed, float64=1e-13, float32=5e-5)
 
     assert passed.norms == pytest.approx(passed.reference["layer_output_norms"], rel=bound)
 
 
 def test_scores_equal_the_authors(passed):
-    bound = limit(passed, float64=1e-13, float32=2e-5)
+    bound = limit(passed, float64=1e-13, float32=5e-5)
 
     assert np.abs(passed.scores - passed.reference["scores"]).max() <= bound
 
@@ -156,7 +154,7 @@ def test_losses_equal_the_authors(passed):
     """
     Theirs is the mean offset cross-entropy, and 5e-4 times the sum of all squared raw weights.
     """
-    exact = limit(passed, float64=1e-13, float32=1e-5)
+    exact = limit(passed, float64=1e-13, float32=5e-5)
 
     assert passed.data_loss == pytest.approx(float(passed.reference["data_loss"]), abs=exact)
     assert passed.reg_loss == pytest.approx(float(passed.reference["reg_loss"]), rel=exact)

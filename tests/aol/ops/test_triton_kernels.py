@@ -121,6 +121,7 @@ def test_matrices_are_rescaled_the_same(monkeypatch):
         torch.testing.assert_close(tensor, expected, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_network_has_the_same_scores_and_gradients(monkeypatch):
     """
     Rescaled together, as on a GPU, and wide enough to take every kernel.
@@ -180,6 +181,7 @@ def test_on_a_cpu_they_do_not_run():
     assert fused.kernels_for(torch.zeros(2)) is None
 
 
+@pytest.mark.slow
 def test_they_run_where_their_results_are_torchs(fresh):
     assert fused._working_on(CPU) is kernels
 
@@ -244,6 +246,7 @@ for kernel in MAXMIN + SIGNS:
 """
 
 
+@pytest.mark.slow
 def test_they_compile_for_a_hopper_gpu():
     """
     In every type, and with loads and stores as wide as they can be in those of training. In a

@@ -19,6 +19,8 @@ from orchestrator.planning.plan import as_rows, make_plan
 from orchestrator.spec.loader import SpecFile
 from tests.support.shell import PROJECT, TINY
 
+pytestmark = pytest.mark.usefixtures("two_layers", "one_thread")
+
 CPU = torch.device("cpu")
 ALWAYS, NEVER = lambda seconds: True, lambda seconds: False
 

@@ -130,8 +130,15 @@ def waits_refused():
         raise WaitError(found)
 
 
-@pytest.mark.parametrize("model", [CONFIG.model, NARROW[0]], ids=["narrow", "by hand"])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        pytest.param(CONFIG.model, "float32", id="narrow-float32"),
+        pytest.param(CONFIG.model, "bf16", id="narrow-bf16"),
+        pytest.param(NARROW[0], "float32", id="by hand-float32"),
+        pytest.param(NARROW[0], "bf16", id="by hand-bf16", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("on_cuda", [False, True])
 def test_an_epoch_of_steps_never_waits_for_the_device(
     trainer, as_on_cuda, model, precision, on_cuda
@@ -265,7 +272,10 @@ def noisy(config):
 
 
 # In bf16 a last digit of the rescaling can round the other way, which small biases show.
-TOLERANCES = [("float32", 1e-5, 1e-6), ("bf16", 0.2, 1e-2)]
+TOLERANCES = [
+    ("float32", 1e-4, 1e-5),
+    pytest.param("bf16", 0.5, 0.05, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("precision", "each", "all_in_all"), TOLERANCES)

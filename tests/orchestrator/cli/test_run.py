@@ -473,6 +473,7 @@ def test_help_names_every_command_without_heavy_imports():
         assert re.search(rf"^\s+{command}\s", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_rerun_trains_anew_and_shows_as_a_new_mlflow_run(trained, tmp_path):
     from mlflow import MlflowClient
 

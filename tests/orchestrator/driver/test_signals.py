@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.shell import TINY, Shell, epochs_of, statuses_of, stop, wait_for
 
+pytestmark = pytest.mark.slow
+
 YAML = TINY.replace("epochs: 3", "epochs: 30")
 YAML = YAML.replace("checkpoint_seconds: 0.2", "checkpoint_seconds: 1000")
 ARGUMENTS = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
@@ -19,7 +21,7 @@ NUMBERS = {"SIGINT": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143)}
 
 @pytest.fixture(
     scope="module",
-    params=[("SIGINT", "SIGTERM"), pytest.param(("SIGTERM", "SIGINT"), marks=pytest.mark.slow)],
+    params=[("SIGINT", "SIGTERM"), ("SIGTERM", "SIGINT")],
     ids="-".join,
 )
 def stopped(request, tmp_path_factory, data_root):

@@ -476,6 +476,7 @@ def test_the_figures_of_a_run_are_those_of_its_tables_in_one_format_or_all(
     assert [path.name for path in files_of(own[:1])] == ["curves-one.png", "curves-one.svg"]
 
 
+@pytest.mark.slow
 def test_equal_results_give_equal_files(reported, store, tmp_path):
     finish(store, reported.runs[0], 0)
     for folder in ("a", "b"):

@@ -46,6 +46,7 @@ def machines(shell):
         started.process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_runs_survive_the_loss_of_a_machine(tmp_path, shell, machines):
     """
     The machine that trains is killed, and another takes its place.

@@ -189,6 +189,7 @@ def test_a_recorder_that_raises_stops_nothing_and_is_logged(told):
     assert "Broken failed on EpochDone" in told.log
 
 
+@pytest.mark.slow
 def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, told, options):
     again = Heard()
     saved = told.of(Saved, told.fine)
@@ -200,6 +201,7 @@ def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, told, options)
     assert again.of(Finished)[0].margins == told.of(Finished, told.fine)[0].margins
 
 
+@pytest.mark.slow
 def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_whole_checkpoint(
     cluster, runs, options
 ):
@@ -240,6 +242,7 @@ def kill_workers():
                 child.kill()
 
 
+@pytest.mark.slow
 def test_a_storage_that_fails_for_good_is_tried_again_and_then_named(
     cluster, runs, options, tmp_path
 ):
@@ -262,6 +265,7 @@ def test_a_storage_that_fails_for_good_is_tried_again_and_then_named(
     assert "could not be reported" in (tmp_path / "logs" / f"{run.key}.log").read_text()
 
 
+@pytest.mark.slow
 def test_fail_fast_stops_the_others_as_interrupted(cluster, runs, options):
     diverging = runs("optimizer.learning_rate=1e30")[0]
     waiting = [run for run in runs("epochs=200") if run.id == 11]
@@ -274,6 +278,7 @@ def test_fail_fast_stops_the_others_as_interrupted(cluster, runs, options):
     assert ends == {diverging.key: Status.DIVERGED, waiting[0].key: Status.INTERRUPTED}
 
 
+@pytest.mark.slow
 def test_fractions_of_a_gpu_share_one(cluster, runs, options):
     """
     The GPUs exist in name only, so training on them fails; that both got one is what counts.

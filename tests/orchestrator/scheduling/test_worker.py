@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from aol.config import LossConfig, ModelConfig, OptimizerConfig
+from aol.config import DataConfig, LossConfig, OptimizerConfig
 from aol.training.trainer import Trainer
 from orchestrator.scheduling.worker import STATE_FILE, ReportError, redirect_output, train_run
+
+pytestmark = pytest.mark.usefixtures("two_layers", "one_thread")
 
 MEASURED = {"train_loss", "train_accuracy", "test_loss", "accuracy", "cra_36", "cra_1"}
 
@@ -65,17 +67,6 @@ class Reports:
             for result in self.results
             if result["kind"] == "epoch"
         }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """
-    A worker sets its number of threads, and sums differ in their last bits with it.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -318,7 +309,7 @@ def test_divergence_is_reported_not_raised(work):
 
 
 def test_a_failure_is_reported_with_its_traceback_not_raised(work):
-    reports, log = work(model=ModelConfig(kind="fc", width=1 / 4096))
+    reports, log = work(data=DataConfig(name="cifar10"))  # no source has it
 
     assert reports.kinds == [("failed", None)]
     assert reports.results[0]["error"].startswith("Traceback")
