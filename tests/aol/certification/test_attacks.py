@@ -23,7 +23,7 @@ CONFIG = TrainConfig(
     epochs=3,
     batch_size=20,
 )
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 class Target:
@@ -161,7 +161,6 @@ def test_a_tight_certificate_ends_where_the_attack_begins(untrained):
     assert pgd(untrained, untrained.radii * 1.1).float().mean() > 0.8
 
 
-@pytest.mark.slow
 def test_the_shortest_flipping_change_is_longer_than_the_certified_radius(trained):
     shortest = carlini_wagner(trained)
 
@@ -169,7 +168,6 @@ def test_the_shortest_flipping_change_is_longer_than_the_certified_radius(traine
     assert (shortest > trained.radii).all()
 
 
-@pytest.mark.slow
 def test_where_certificates_are_tight_it_is_hardly_longer(untrained):
     shortest = carlini_wagner(untrained)
 

@@ -137,6 +137,7 @@ def test_radii_are_the_margins_over_the_square_root_of_2_and_hardly_less(trained
     assert (found[right] - margins[right] / math.sqrt(2)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_an_attack_within_the_radius_flips_nothing_and_one_beyond_it_does(
     trained, images, pictures
 ):
@@ -225,6 +226,7 @@ def test_no_printed_radius_is_above_the_proven_one(models, files, say):
     assert all(low <= high < low + 1.1e-6 for low, high in zip(printed, proven, strict=True))
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_command_of_its_own_beside_training(models, files):
     command = [sys.executable, "-W", "error", "-m", "aol"]
     settings = {"env": os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path])}}

@@ -449,6 +449,7 @@ print(fingerprint(train["image"], train["label"]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_end_with_one_good_file(tmp_path):
     environment = dict(os.environ, PYTHONPATH=str(Path(data.__file__).parents[2]))
     children = [

@@ -198,7 +198,7 @@ def test_sizes_outside_the_golden_files_follow_the_plain_formula_too(shape):
 
 
 @every_way
-@settings(max_examples=20)
+@settings(max_examples=5)
 @given(shape=SHAPES, seed=SEEDS)
 def test_the_gradient_is_the_difference_quotient(shape, seed, way):
     """

@@ -82,7 +82,15 @@ def test_maxmin_hands_on_what_is_no_number(monkeypatch, dtype):
 
 
 @pytest.mark.parametrize("dtype", TYPES[:2], ids=str)
-@pytest.mark.parametrize("shape", [(1, 2, 3, 3), (5, 2, 70, 70), (1, 1, 1030, 1030)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 2, 3, 3),
+        (5, 2, 70, 70),
+        pytest.param((1, 1, 1030, 1030), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_signs_and_sums_are_in_one_pass_what_they_are_in_many(monkeypatch, shape, dtype):
     """
     Zeros have no sign, and keep none; the widest take more than one step.

@@ -238,6 +238,7 @@ def test_a_missing_source_of_images_is_said_and_nothing_is_written(box, capsys, 
     assert "no source has cifar100" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_stops(plan, data_root, tmp_path, folders):
     """
     In a process of its own, with nothing of the orchestrator imported.

@@ -135,7 +135,7 @@ def waits_refused():
     [
         pytest.param(CONFIG.model, "float32", id="narrow-float32"),
         pytest.param(CONFIG.model, "bf16", id="narrow-bf16"),
-        pytest.param(NARROW[0], "float32", id="by hand-float32"),
+        pytest.param(NARROW[0], "float32", id="by hand-float32", marks=pytest.mark.slow),
         pytest.param(NARROW[0], "bf16", id="by hand-bf16", marks=pytest.mark.slow),
     ],
 )
@@ -279,7 +279,11 @@ TOLERANCES = [
 
 
 @pytest.mark.parametrize(("precision", "each", "all_in_all"), TOLERANCES)
-@pytest.mark.parametrize("config", NARROW, ids=lambda config: config.kind)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(NARROW[0], marks=pytest.mark.slow), *NARROW[1:]],
+    ids=lambda config: config.kind,
+)
 def test_stacked_steps_with_the_fused_optimiser_train_as_single_ones_without(
     trainer, as_on_cuda, config, precision, each, all_in_all
 ):

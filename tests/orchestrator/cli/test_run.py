@@ -346,6 +346,7 @@ def test_a_report_of_another_profile_shows_none_of_these_runs(finished):
     assert {cell["measured"] for cell in json.loads(report.stdout)["cells"]} == {None}
 
 
+@pytest.mark.slow
 def test_sync_rebuilds_a_lost_mlflow_database(finished, tmp_path, data_root):
     other = Shell(tmp_path, data_root)
 

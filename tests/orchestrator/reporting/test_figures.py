@@ -367,6 +367,7 @@ def crowded(store):
     return experiment
 
 
+@pytest.mark.slow
 def test_nothing_overlaps_and_nothing_is_cut_off(crowded, store):
     figures = drawn(crowded, store)
 
@@ -386,6 +387,7 @@ def test_nothing_overlaps_and_nothing_is_cut_off(crowded, store):
         assert all(axes.get_legend() is None for axes in figure.axes), name
 
 
+@pytest.mark.slow
 def test_labels_cover_neither_each_other_nor_a_marker(crowded, store):
     figure = drawn(crowded, store)["trade-off-loss-offset"]
     (axes,) = figure.axes

@@ -215,6 +215,7 @@ def whole(tmp_path_factory):
     opened.close()
 
 
+@pytest.mark.slow
 def test_the_committed_page_of_the_demo_is_current_in_structure(whole, tmp_path):
     """
     `make docs` updates it; other results give the same headings.

@@ -309,7 +309,7 @@ def test_divergence_is_reported_not_raised(work):
 
 
 def test_a_failure_is_reported_with_its_traceback_not_raised(work):
-    reports, log = work(data=DataConfig(name="cifar10"))  # no source has it
+    reports, log = work(data=DataConfig(name="cifar100"))  # no source has it
 
     assert reports.kinds == [("failed", None)]
     assert reports.results[0]["error"].startswith("Traceback")

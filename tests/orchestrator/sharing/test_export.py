@@ -180,6 +180,7 @@ def test_the_card_has_a_script_per_format(models):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_cards_script_certifies_an_image_without_this_program(models, form):
     name, radius = without_this_program(SNIPPETS[form], models)
@@ -411,7 +412,10 @@ def test_a_place_that_is_a_file_is_said(finished, tmp_path):
         write_model(fold_run(finished, FORMATS), FORMATS, tmp_path / "file" / "below")
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    "form",
+    [form if form != "onnx" else pytest.param(form, marks=pytest.mark.slow) for form in FORMATS],
+)
 def test_a_file_that_cannot_be_replaced_is_said_and_no_part_is_left(finished, tmp_path, form):
     (tmp_path / FILES[form]).mkdir()
 
@@ -508,6 +512,7 @@ def test_the_command_exports_what_was_trained(shell):
     assert "| differs |" in (place / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_command_exports_a_folder_without_a_store(shell, folder, tmp_path):
     arguments = ["--format", "onnx", "--out", tmp_path / "out"]
     done = shell("export", folder, *arguments, "--spec", "none.yaml")

@@ -169,6 +169,7 @@ def test_a_failed_copy_leaves_the_present_run_unchanged(theirs, store, make_run)
     assert rows(store, run.key) == before
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_metrics_are_copied_in_seconds(tmp_path, store, make_run):
     run = make_run(1)
     other = Store(fill(tmp_path / "there.db", run))

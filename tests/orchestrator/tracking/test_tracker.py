@@ -529,6 +529,7 @@ def in_both_formats(*names):
     return sorted(f"{name}.{form}" for name in names for form in ("png", "svg"))
 
 
+@pytest.mark.usefixtures("sketched_figures")
 def test_a_run_has_the_figures_of_its_own_tables(tracker, store, finished, published):
     publish(tracker, store, finished)
 
