@@ -11,6 +11,9 @@ UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/uv/bin/uv)
 JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# where it is set, every process compiles torch, Ray and MLflow anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow test-all test-lowest check docs bench lock clean
 

@@ -25,20 +25,24 @@ hypothesis.settings.load_profile("fixed")
 
 LONG = (
     "system/test_demo",
+    "cli/test_run",
     "scheduling/test_tuner",
     "driver/test_signals",
     "scheduling/test_cluster",
-    "cli/test_run",
     "system/test_faults",
     "benchmarks/test_benchmarks",
-    "models/test_architectures",
-    "sharing/test_export",
-    "scheduling/test_worker",
-    "ops/test_rescale",
-    "ops/test_triton_kernels",
-    "training/test_step",
-    "tracking/test_tracker",
     "training/test_trainer",
+    "reporting/test_figures",
+    "tracking/test_tracker",
+    "sharing/test_export",
+    "store/test_engine",
+    "training/test_step",
+    "models/test_architectures",
+    "certification/test_lipschitz",
+    "ops/test_rescale",
+    "sharing/test_bundle",
+    "scheduling/test_worker",
+    "ops/test_triton_kernels",
 )
 
 

@@ -19,6 +19,8 @@ from orchestrator.sharing.run_folder import find_run_folders, read_run_folder
 from orchestrator.store import Status
 from tests.support.shell import PROJECT, TINY, Shell
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory, data_root):
@@ -240,7 +242,6 @@ STEPS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_call_that_was_killed_is_made_good_by_the_next(arrived, new_code, step):
     """
@@ -265,7 +266,6 @@ def test_a_call_that_was_killed_is_made_good_by_the_next(arrived, new_code, step
     ]
 
 
-@pytest.mark.slow
 def test_a_part_that_is_needed_no_more_is_taken_off_the_list(pack, arrived):
     """
     By a whole pack; a part made anew leaves the others.
@@ -286,7 +286,6 @@ def test_an_unknown_part_is_one_line(pack, tmp_path):
     assert done.stderr == "--only: no part cifar10; the parts are code, digits\n"
 
 
-@pytest.mark.slow
 def test_what_was_packed_trains_there_and_is_taken_in_here(arrived, tmp_path):
     """
     Nothing but the box is on the path; the run that does not fit is not begun.

@@ -25,7 +25,11 @@ def model(request):
     Each architecture of the paper, narrow, with noise on every parameter.
     """
     generator = torch.Generator().manual_seed(1)
-    made = build_model(ModelConfig(kind=request.param, width=1 / 8), 10, generator)
+    made = build_model(
+        ModelConfig(kind=request.param, width=1 / (64 if request.param == "fc" else 8)),
+        10,
+        generator,
+    )
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)

@@ -87,6 +87,7 @@ class Heard:
 CPU = ResourceRequest(1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_the_cluster_is_what_was_asked_for_and_listens_on_the_loopback(cluster):
     import psutil
 
@@ -153,6 +154,7 @@ def replace_data(run):
     return run.model_copy(update={"train": replace(run.train, data=data)})
 
 
+@pytest.mark.slow
 def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(told):
     kinds = [type(event) for event in told.events if event.run.key == told.fine.key]
     (end,) = told.of(Finished, told.fine)
@@ -166,6 +168,7 @@ def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(told):
     assert (end.status, len(end.margins)) == (Status.DONE, 4 * 100)
 
 
+@pytest.mark.slow
 def test_a_diverged_and_a_broken_run_are_told_once_and_others_go_on(told):
     (diverged,) = told.of(Finished, told.diverging)
     (failed,) = told.of(Finished, told.broken)
@@ -178,6 +181,7 @@ def test_a_diverged_and_a_broken_run_are_told_once_and_others_go_on(told):
     assert "no source has cifar100" in (told.logs / f"{told.broken.key}.log").read_text()
 
 
+@pytest.mark.slow
 def test_checkpoints_lie_where_the_storage_says(told):
     last = told.of(Saved, told.fine)[-1].checkpoint
 
@@ -185,6 +189,7 @@ def test_checkpoints_lie_where_the_storage_says(told):
     assert last.path.startswith(told.storage)
 
 
+@pytest.mark.slow
 def test_a_recorder_that_raises_stops_nothing_and_is_logged(told):
     assert "Broken failed on EpochDone" in told.log
 
@@ -314,6 +319,7 @@ def test_the_check_of_a_storage_leaves_nothing_in_it(tmp_path):
     assert list((tmp_path / "ray").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_storage_that_cannot_be_is_one_line(cluster, runs, options):
     job = tuner.Job(runs()[0], CPU)
 

@@ -215,6 +215,7 @@ def test_equal_results_give_equal_files_in_the_same_order(made, experiment, stor
     assert names == again == ["manifest.json", *sorted(names[1:])]
 
 
+@pytest.mark.slow
 def test_a_bundle_has_the_overrides_of_its_profile(home, tmp_path):
     changed = SpecFile(home / "experiments.yaml").experiment("demo", ["batch_size=25"])
     opened = Store(tmp_path / "store.db")

@@ -502,6 +502,7 @@ def shell(trained, tmp_path_factory):
     return trained.copy(tmp_path_factory.mktemp("shell"))
 
 
+@pytest.mark.slow
 def test_the_command_exports_what_was_trained(shell):
     done = shell("export", "0", "--format", "all")
     (place,) = (shell.folder / "results" / "demo" / "models").iterdir()

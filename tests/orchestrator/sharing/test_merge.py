@@ -344,6 +344,7 @@ MERGE = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_merge_is_completed_by_the_next_one(tmp_path, store, other, make_run):
     for number in range(1, 61):
         train(other, make_run(number, epochs=10), 10)
