@@ -52,14 +52,14 @@ def _name(item):
 
 def pytest_collection_modifyitems(items):
     """
-    The modules that take minutes go first, so that parallel processes end together.
+    Run the modules that take minutes first, so that parallel processes end together.
     """
     items.sort(key=lambda item: (*LONG, name := _name(item)).index(name))
 
 
 def pytest_collection_finish():
     """
-    Modules and tests live to the end: without them, each of many garbage collections is faster.
+    Exclude modules and tests, which live to the end, from garbage collection to speed it up.
     """
     gc.collect()
     gc.freeze()
@@ -68,7 +68,7 @@ def pytest_collection_finish():
 @pytest.fixture(scope="module")
 def one_thread():
     """
-    Tiny products are slower in two threads, by far on a busy machine, and their sums differ.
+    Use one thread. With two, tiny products are slower, by far on a busy machine, and sums differ.
     """
     import torch
 
@@ -81,7 +81,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def two_layers():
     """
-    Every run trains a network of two layers, for tests of what surrounds the training.
+    Train a network of two layers in every run, for tests of the code around the training.
     """
     from aol.models import architectures
 
@@ -95,7 +95,7 @@ def two_layers():
 
 def on_meta(build):
     """
-    The function, building on the meta device.
+    Return the function, building on the meta device.
     """
     import torch
 
@@ -109,7 +109,7 @@ def on_meta(build):
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):
     """
-    A folder that the parallel processes of one call of pytest share.
+    Return a folder that the parallel processes of one call of pytest share.
     """
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
@@ -118,7 +118,7 @@ def shared_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data_root(shared_folder):
     """
-    A data root of its own: the digits are built there once, CIFAR is never there.
+    Return a separate data root, in which the digits are built once and CIFAR is missing.
     """
     folder = shared_folder / "data"
     folder.mkdir(exist_ok=True)
@@ -128,7 +128,7 @@ def data_root(shared_folder):
 @pytest.fixture(scope="session")
 def trained(shared_folder, data_root):
     """
-    The tiny experiment, trained by `run`: to look at, and to copy.
+    Return the tiny experiment, trained by `run`, to read and to copy.
     """
     return train_once(shared_folder / "trained", data_root)
 
@@ -136,7 +136,7 @@ def trained(shared_folder, data_root):
 @pytest.fixture(scope="session")
 def make_run():
     """
-    Makes a run: a tiny model on the digits, with settings of its training by name.
+    Return a function that makes a run of a tiny model on the digits with the given settings.
     """
     from aol.config import DataConfig, LossConfig, ModelConfig, TrainConfig
     from orchestrator.spec.experiment import Resources, RunSpec
@@ -164,7 +164,7 @@ def make_run():
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory):
     """
-    A new MLflow database: creating one takes seconds, copying it does not.
+    Return a new MLflow database. Creating one takes seconds, copying it does not.
     """
     from mlflow import MlflowClient
 
@@ -181,7 +181,7 @@ def empty_mlflow(tmp_path_factory):
 @pytest.fixture
 def sketched_figures():
     """
-    Figures are files of the right names that take no time to draw.
+    Replace the figures by files of the right names that take no time to draw.
     """
     with sketched():
         yield
@@ -190,7 +190,7 @@ def sketched_figures():
 @pytest.fixture
 def spec_file(tmp_path):
     """
-    Writes the good file, with replacements (old, new), and opens it.
+    Return a function that writes the valid file with replacements (old, new) and opens it.
     """
 
     def make(*replacements, text=GOOD):
@@ -207,7 +207,8 @@ def spec_file(tmp_path):
 @pytest.fixture
 def problems_in(spec_file, tmp_path):
     """
-    The problems of the good file with replacements, the folder left out.
+    Return a function that returns the problems of the valid file with replacements, without its
+    folder.
     """
 
     def find(*replacements, text=GOOD):
@@ -221,7 +222,7 @@ def problems_in(spec_file, tmp_path):
 @pytest.fixture
 def problems_of_set(spec_file, tmp_path):
     """
-    The problems of --set texts over the good file.
+    Return a function that returns the problems of --set texts for the valid file.
     """
 
     def find(*texts):
@@ -235,7 +236,7 @@ def problems_of_set(spec_file, tmp_path):
 @pytest.fixture
 def store(tmp_path):
     """
-    An empty result store.
+    Yield an empty result store.
     """
     from orchestrator.store import Store
 
@@ -247,7 +248,7 @@ def store(tmp_path):
 @pytest.fixture
 def reported(make_run, tmp_path):
     """
-    An experiment of two runs in two tables, one of them an ablation, with a note.
+    Return an experiment of two runs in two tables, one of them an ablation, with a note.
     """
     from orchestrator.spec.experiment import Experiment
     from orchestrator.spec.schema import RADII, Column, Row, Table

@@ -1,5 +1,5 @@
 """
-The order of the packages, who may use which library, and how large folders and modules may be.
+The order of the packages, the libraries that they may use, and the size of folders and modules.
 """
 
 import ast
@@ -91,7 +91,7 @@ def _is_for_types(node):
 
 def place(name):
     """
-    The package of a module, as it stands in the order.
+    Return the package of a module as listed in the order.
     """
     return max((entry for entry in ORDER if f"{name}.".startswith(f"{entry}.")), key=len)
 
@@ -103,7 +103,7 @@ def test_a_module_imports_only_from_packages_before_its_own(name, path):
     assert {item for item in ours if ORDER.index(item) > ORDER.index(place(name))} == set()
 
 
-def test_no_imports_go_in_a_circle():
+def test_no_imports_are_circular():
     graph = {name: imports_at_once(path) & NAMES for name, path in MODULES}
     while free := [name for name, wanted in graph.items() if not wanted & graph.keys() - {name}]:
         for name in free:
@@ -133,7 +133,7 @@ def test_libraries_that_few_commands_need_are_imported_where_they_are_used(name,
 
 
 @pytest.mark.parametrize("name", sorted(LIGHT))
-def test_what_every_command_imports_is_light(name):
+def test_modules_that_every_command_imports_are_light(name):
     code = f"import {name}, sys; print(*sorted({HEAVY!r} & set(sys.modules)))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=False, cwd=PROJECT, capture_output=True, text=True)
@@ -141,7 +141,7 @@ def test_what_every_command_imports_is_light(name):
     assert (done.stdout.strip(), done.returncode) == ("", 0)
 
 
-def test_only_the_command_lines_print():
+def test_only_command_line_modules_print():
     own_log = {"orchestrator.scheduling.worker"}  # its standard output is the run's log
     found = {
         name
@@ -163,14 +163,14 @@ def test_no_folder_is_too_wide_and_no_module_too_long():
     assert [name for name, path in MODULES if len(path.read_text().splitlines()) > 350] == []
 
 
-def test_no_module_is_a_drawer_without_a_name():
+def test_no_module_has_a_name_without_meaning():
     names = {path.stem for _, path in MODULES}
 
     assert not names & {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
 
 
 @pytest.mark.parametrize("part", ["aol", "orchestrator"])
-def test_the_architecture_page_names_every_package(part):
+def test_the_architecture_page_lists_every_package(part):
     page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
     _, section = re.split(rf"^## `{part}`.*$", page, flags=re.MULTILINE)
     named = re.findall(r"^\| `(\w+)/` ", section.partition("\n## ")[0], re.MULTILINE)

@@ -1,5 +1,5 @@
 """
-What the page about the store tells people to type works as it stands there.
+The code and the queries of docs/store.md work as printed.
 """
 
 import re
@@ -22,7 +22,7 @@ def blocks(language):
 @pytest.fixture
 def folder(tmp_path, monkeypatch, make_run):
     """
-    A folder with a store of one finished run of the paper's profile.
+    Change to a folder with a store of one finished run of the paper's profile.
     """
     store = Store(tmp_path / "results" / "store.db")
     finish(store, make_run(0, profile="paper"), 0.0)
@@ -39,7 +39,7 @@ def test_the_notebooks_code_works(folder):
     assert len(names["final"]) == len(names["frame"]) / 3
 
 
-def test_the_queries_find_something(folder):
+def test_the_queries_return_rows(folder):
     store = Store("results/store.db")
     queries = [query for block in blocks("sql") for query in block.split(";") if query.strip()]
     found = [store.query(query) for query in queries]

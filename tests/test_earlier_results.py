@@ -35,7 +35,7 @@ def experiment():
 @pytest.fixture
 def earlier_store(tmp_path):
     """
-    A copy: opening a store may migrate it.
+    Return a copy, because opening a store may migrate it.
     """
     opened = Store(shutil.copy(EARLIER / "store.db", tmp_path / "earlier.db"))
     yield opened
@@ -92,7 +92,7 @@ def test_run_keys_and_digests_are_those_of_the_earlier_version(experiment, earli
     assert folder.name in keys
 
 
-def test_the_run_folder_is_taken_in_with_its_metrics(store, folder):
+def test_the_run_folder_is_ingested_with_its_metrics(store, folder):
     assert ingest_run(read_run_folder(folder), store)
 
     (run,) = store.runs()
@@ -105,9 +105,9 @@ def test_the_run_folder_is_taken_in_with_its_metrics(store, folder):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_run_folder_is_continued_with_the_same_numbers(folder, data_root):
+def test_the_run_folder_is_continued_with_the_same_metrics(folder, data_root):
     """
-    Without its end and its last state, the third epoch is trained again.
+    Without its end and its last checkpoint, the third epoch is trained again.
     """
     for name in ("end.json", "margins.f32", "state-3.pt"):
         (folder / name).unlink()

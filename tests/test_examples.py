@@ -1,5 +1,5 @@
 """
-The example scripts work as they stand, and the public names are what they are documented to be.
+The example scripts work unchanged, and the public names can be imported.
 """
 
 import os

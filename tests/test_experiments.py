@@ -131,7 +131,7 @@ def test_no_other_two_runs_share_their_settings(paper):
 
 def test_every_run_has_a_seed_of_its_own_in_every_replicate(paper):
     """
-    Replicates of runs 0 and 22 would else be one training that is counted twice.
+    Otherwise replicates of runs 0 and 22 would be one training that is counted twice.
     """
     seeds = [run.train.seed for run in paper.replicates(range(100)).runs]
 
@@ -188,7 +188,7 @@ def test_the_demo_keeps_what_the_paper_varies(demo):
     }
 
 
-def test_no_demo_run_is_taken_for_a_run_of_the_paper(demo, paper):
+def test_no_demo_run_has_the_key_of_a_run_of_the_paper(demo, paper):
     digests = {run.train.digest() for run in paper.runs}
 
     assert not digests & {run.train.digest() for run in demo.runs}

@@ -25,7 +25,7 @@ def blocks(section):
 @pytest.fixture(scope="module")
 def first(one_thread):
     """
-    The names after the first section, the script that trains on the digits.
+    Return the names after the first section, the script that trains on the digits.
     """
     torch.manual_seed(0)
     names = {}
@@ -61,7 +61,7 @@ def test_the_pages_other_code_works(first, number):
 # --- names ---
 
 
-def test_all_names_are_there_and_listed():
+def test_all_names_can_be_imported_and_are_listed():
     assert sorted(aol.__all__) == aol.__all__
     assert set(aol.__all__) <= set(dir(aol))
     for name in aol.__all__:
@@ -73,7 +73,7 @@ def test_all_names_are_there_and_listed():
 
 def test_the_three_lists_of_names_agree():
     """
-    Those that are exported, those that a type checker sees, and those that are found when used.
+    They are the exported names, those for a type checker, and those that are found when used.
     """
     tree = ast.parse((PROJECT / "aol" / "__init__.py").read_text(encoding="utf-8"))
     typed = {

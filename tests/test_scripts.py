@@ -1,5 +1,5 @@
 """
-The way to a machine without the orchestrator and back: pack, unpack, train, ingest.
+Training on a machine without the orchestrator: pack, unpack, train, ingest.
 """
 
 import json
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory, data_root):
     """
-    Packs the tiny experiment with its images in pieces of 20 kB into a folder.
+    Return a function that packs the tiny experiment with its images into pieces of 20 kB.
     """
     home = tmp_path_factory.mktemp("home")
     prepare("digits", data_root)
@@ -64,7 +64,7 @@ def arrived(pieces, tmp_path):
 
 def unpack(arrived, **replaced):
     """
-    The exit code and the lines of the unpacking; `replaced` are lines of the program to replace.
+    Return the exit code and the output lines of unpack.py after replacing some lines of its source.
     """
     program = arrived / "unpack.py"
     source = program.read_text()
@@ -82,9 +82,9 @@ def unpack(arrived, **replaced):
     return done.returncode, sorted(done.stdout.splitlines())
 
 
-def result_in(box):
+def write_result(box):
     """
-    What a run has left there, which no unpacking may touch.
+    Write a result of a run, which unpacking must not change, and return its file.
     """
     file = box / "out" / "0-key" / "metrics.jsonl"
     file.parent.mkdir(parents=True)
@@ -93,11 +93,11 @@ def result_in(box):
 
 
 PARTS = ("code", "digits", "wheels")
-THERE = [f"{part}: there already" for part in PARTS]
+PRESENT = [f"{part}: there already" for part in PARTS]
 UNPACKED = [f"{part}: unpacked into box" for part in PARTS]
 
 
-def test_no_piece_is_larger_than_asked_and_each_is_of_one_part(pieces):
+def test_no_piece_is_larger_than_requested_and_each_belongs_to_one_part(pieces):
     sizes = {path.name: path.stat().st_size for path in sorted(pieces.glob("*.part"))}
     parts = json.loads((pieces / "parts.json").read_text())
 
@@ -116,7 +116,7 @@ def test_unpacking_twice_changes_nothing(arrived):
     before = {path: path.stat().st_mtime_ns for path in box.rglob("*")}
 
     assert first == (0, UNPACKED)
-    assert unpack(arrived) == (0, THERE)
+    assert unpack(arrived) == (0, PRESENT)
     assert {path: path.stat().st_mtime_ns for path in box.rglob("*")} == before
     assert (box / "wheels" / "some.whl").read_text() == "a wheel"
     assert (box / "benchmarks" / "reference.pt").exists()
@@ -125,7 +125,7 @@ def test_unpacking_twice_changes_nothing(arrived):
     ]
 
 
-def test_missing_pieces_are_named_with_exit_75_and_the_other_parts_are_taken(arrived):
+def test_missing_pieces_are_listed_with_exit_code_75_and_the_other_parts_unpacked(arrived):
     held = arrived / "digits-01.part"
     content = held.read_bytes()
     held.unlink()
@@ -137,11 +137,11 @@ def test_missing_pieces_are_named_with_exit_75_and_the_other_parts_are_taken(arr
     missing = "digits: still missing: digits-01.part"
     assert first == (75, [UNPACKED[0], missing, UNPACKED[2]])
     assert not before
-    assert unpack(arrived) == (0, [THERE[0], UNPACKED[1], THERE[2]])
+    assert unpack(arrived) == (0, [PRESENT[0], UNPACKED[1], PRESENT[2]])
     assert images.exists()
 
 
-def test_a_damaged_piece_is_named_with_exit_1_also_beside_a_missing_one(arrived):
+def test_damaged_pieces_are_listed_with_exit_code_1_even_if_others_are_missing(arrived):
     (arrived / "code-00.part").write_bytes(b"damaged")
     (arrived / "digits-00.part").unlink()
     torn = arrived / "code-01.part"
@@ -158,9 +158,9 @@ def test_a_damaged_piece_is_named_with_exit_1_also_beside_a_missing_one(arrived)
     assert not (arrived.parent / "box" / "aol").exists()
 
 
-def test_pieces_may_go_once_their_part_is_in_the_box(arrived):
+def test_pieces_of_unpacked_parts_can_be_deleted(arrived):
     """
-    The images of a former trip need no second one.
+    Images that were unpacked before need not be sent again.
     """
     unpack(arrived)
     for piece in arrived.glob("digits-*.part"):
@@ -168,11 +168,11 @@ def test_pieces_may_go_once_their_part_is_in_the_box(arrived):
     again = unpack(arrived)
     (arrived.parent / "box" / "data" / "verified" / "digits.npy").unlink()
 
-    assert again == (0, THERE)
+    assert again == (0, PRESENT)
     assert unpack(arrived)[0] == 75
 
 
-def test_a_list_that_is_missing_or_damaged_is_one_line(arrived):
+def test_a_missing_or_damaged_list_is_a_one_line_error(arrived):
     listed = arrived / "parts.json"
     listed.write_text(listed.read_text()[:-9])
     damaged = unpack(arrived)
@@ -183,7 +183,7 @@ def test_a_list_that_is_missing_or_damaged_is_one_line(arrived):
     assert unpack(arrived) == (2, [expected])
 
 
-def test_a_box_that_cannot_be_written_is_one_line(arrived):
+def test_an_unwritable_box_is_a_one_line_error(arrived):
     (arrived.parent / "box").write_text("a file")
     code, lines = unpack(arrived)
 
@@ -195,7 +195,7 @@ def test_a_box_that_cannot_be_written_is_one_line(arrived):
 @pytest.fixture
 def new_code(pack, arrived, tmp_path):
     """
-    Makes the code's part anew, with another file in place of one of the old ones.
+    Return a function that packs the code again, with other settings, and returns the output.
     """
 
     def make():
@@ -206,13 +206,14 @@ def new_code(pack, arrived, tmp_path):
     return make
 
 
-def test_new_code_replaces_the_old_and_leaves_data_and_results(arrived, new_code):
+def test_new_code_replaces_the_old_and_keeps_data_and_results(arrived, new_code):
     """
-    Only its own pieces travel; what the new code has no more is gone, bytecode too.
+    Only the pieces of the code are packed again. Files that the new code lacks are deleted,
+    including bytecode.
     """
     unpack(arrived)
     box = arrived.parent / "box"
-    result = result_in(box)
+    result = write_result(box)
     images = (box / "data" / "verified" / "digits.npy").stat()
     for gone in ("aol/of_old.py", "aol/__pycache__/config.pyc"):
         (box / gone).parent.mkdir(exist_ok=True)
@@ -223,7 +224,7 @@ def test_new_code_replaces_the_old_and_leaves_data_and_results(arrived, new_code
     assert "code-00.part" in printed
     assert "digits" not in printed
     assert before == {path.name: path.read_bytes() for path in arrived.glob("digits-*.part")}
-    assert unpack(arrived) == (0, [UNPACKED[0], *THERE[1:]])
+    assert unpack(arrived) == (0, [UNPACKED[0], *PRESENT[1:]])
     assert result.read_text() == "{}"
     assert (box / "data" / "verified" / "digits.npy").stat() == images
     assert not (box / "aol" / "of_old.py").exists()
@@ -243,13 +244,13 @@ STEPS = [
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_call_that_was_killed_is_made_good_by_the_next(arrived, new_code, step):
+def test_a_killed_call_is_completed_by_the_next(arrived, new_code, step):
     """
-    Killed after each step of replacing old code, once.
+    The process is killed after each step of replacing old code, once.
     """
     unpack(arrived)
     box = arrived.parent / "box"
-    result = result_in(box)
+    result = write_result(box)
     new_code()
     indent = " " * (len(step) - len(step.lstrip()))
     killed = unpack(arrived, **{step: f"{step}{indent}{KILL}\n"})
@@ -257,7 +258,7 @@ def test_a_call_that_was_killed_is_made_good_by_the_next(arrived, new_code, step
 
     assert killed[0] == -9
     assert again[0] == 0
-    assert unpack(arrived) == (0, THERE)
+    assert unpack(arrived) == (0, PRESENT)
     assert result.exists()
     assert {run["epochs"] for run in json.loads((box / "plan.json").read_text())} == {2}
     assert (box / "aol" / "checkout.json").exists()
@@ -266,9 +267,9 @@ def test_a_call_that_was_killed_is_made_good_by_the_next(arrived, new_code, step
     ]
 
 
-def test_a_part_that_is_needed_no_more_is_taken_off_the_list(pack, arrived):
+def test_a_part_that_is_no_longer_needed_is_removed_from_the_list(pack, arrived):
     """
-    By a whole pack; a part made anew leaves the others.
+    Packing everything removes it; packing a single part keeps the others.
     """
     pack(arrived, "--only", "code")
     before = sorted(json.loads((arrived / "parts.json").read_text()))
@@ -279,16 +280,16 @@ def test_a_part_that_is_needed_no_more_is_taken_off_the_list(pack, arrived):
     assert not list(arrived.glob("wheels-*"))
 
 
-def test_an_unknown_part_is_one_line(pack, tmp_path):
+def test_an_unknown_part_is_a_one_line_error(pack, tmp_path):
     done = pack(tmp_path / "pieces", "--only", "cifar10")
 
     assert done.returncode == 2
     assert done.stderr == "--only: no part cifar10; the parts are code, digits\n"
 
 
-def test_what_was_packed_trains_there_and_is_taken_in_here(arrived, tmp_path):
+def test_a_packed_run_can_be_trained_and_ingested(arrived, tmp_path):
     """
-    Nothing but the box is on the path; the run that does not fit is not begun.
+    Only the box is on the path. A run that does not fit into the time is not started.
     """
     assert unpack(arrived)[0] == 0
     box = tmp_path / "box"
@@ -332,7 +333,8 @@ time.sleep(60)
 @pytest.fixture
 def campaign(tmp_path):
     """
-    Starts campaign.py in a box of three runs of ten epochs, whose training is the given code.
+    Return a function that starts campaign.py with three runs of ten epochs and the given training
+    code.
     """
 
     def start(*arguments, training=END):
@@ -356,114 +358,110 @@ def campaign(tmp_path):
     return start
 
 
-def called(folder):
+def started_runs(folder):
     file = folder / "called"
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def brought_home(folder):
+def collected(folder):
     with tarfile.open(folder / "home" / "results.tar.xz") as archive:
         return sorted(archive.getnames())
 
 
-def test_a_run_is_begun_if_the_lease_has_time_for_it_and_stopped_with_the_command(
-    campaign, tmp_path
-):
+def test_a_run_that_fits_into_the_lease_is_started_and_stopped_with_the_command(campaign, tmp_path):
     """
     Run 0 takes ten minutes: more than the command has, less than the lease. Run 1 takes too long.
-    What starting and certifying take is neither's.
+    Time for starting and certifying is reserved.
     """
     rates = json.dumps({"0": 60, "1": 200})
     arguments = ["--runs", "0,1", "--minutes", "9", "--lease-minutes", "25", "--rates", rates]
     out, _ = campaign(*arguments).communicate(timeout=60)
 
-    assert [run for run, _ in called(tmp_path)] == ["0"]
-    assert 510 <= int(called(tmp_path)[0][1]) <= 520
+    assert [run for run, _ in started_runs(tmp_path)] == ["0"]
+    assert 510 <= int(started_runs(tmp_path)[0][1]) <= 520
     assert "run 1 needs 2020 s, 1" in out
 
 
-def test_a_run_without_a_rate_beside_others_that_have_one_is_told(campaign, tmp_path):
+def test_a_run_whose_rate_is_missing_is_started_with_a_note(campaign, tmp_path):
     out, _ = campaign("--runs", "0,1", "--minutes", "9", "--rates", '{"1": 1}').communicate(
         timeout=60
     )
 
     assert "run 0: no rate is given, it is started in any case\n" in out
     assert "run 1" not in out
-    assert [run for run, _ in called(tmp_path)] == ["0", "1"]
+    assert [run for run, _ in started_runs(tmp_path)] == ["0", "1"]
 
 
-def test_rates_come_from_a_file_and_by_network_too(campaign, tmp_path):
+def test_rates_can_be_in_a_file_and_by_network(campaign, tmp_path):
     """
-    A run's own rate goes before its network's.
+    A run's own rate takes precedence over that of its network.
     """
     rates = {"AOL-Medium": 200, "2": 1, "AOL-Large": 300}
     (tmp_path / "rates.json").write_text(json.dumps(rates))
     arguments = ["--runs", "1,2", "--minutes", "9", "--rates", "rates.json"]
     out, _ = campaign(*arguments).communicate(timeout=60)
 
-    assert [run for run, _ in called(tmp_path)] == ["2"]
+    assert [run for run, _ in started_runs(tmp_path)] == ["2"]
     assert "run 1 needs 2020 s" in out
 
 
 @pytest.mark.parametrize("rates", ["none.json", "{0: 1}", '{"0": "fast"}', '{"0": null}', "[1]"])
-def test_rates_that_are_none_are_one_line(campaign, tmp_path, rates):
+def test_invalid_rates_are_a_one_line_error(campaign, tmp_path, rates):
     process = campaign("--runs", "0", "--minutes", "2", "--rates", rates)
     _, err = process.communicate(timeout=60)
 
     assert process.returncode == 2
     assert err.startswith(f"--rates: {rates} is neither JSON nor a file of it: seconds per epoch")
     assert err.count("\n") == 1
-    assert called(tmp_path) == []
+    assert started_runs(tmp_path) == []
 
 
-def test_finished_runs_cost_nothing_and_a_command_without_time_begins_none(campaign, tmp_path):
+def test_finished_runs_are_skipped_and_none_is_started_without_time(campaign, tmp_path):
     (tmp_path / "out" / "0-key").mkdir(parents=True)
     (tmp_path / "out" / "0-key" / "end.json").write_text("{}")
     campaign("--runs", "0,1", "--minutes", "2").communicate(timeout=60)
     out, _ = campaign("--runs", "0,2", "--minutes", "0.7").communicate(timeout=60)
 
-    assert [run for run, _ in called(tmp_path)] == ["1"]
+    assert [run for run, _ in started_runs(tmp_path)] == ["1"]
     assert "42 s are left: call again for run 2" in out
 
 
-def test_an_unknown_run_is_one_line(campaign, tmp_path):
+def test_an_unknown_run_is_a_one_line_error(campaign, tmp_path):
     process = campaign("--runs", "0,7", "--minutes", "2")
     _, err = process.communicate(timeout=60)
 
     assert (process.returncode, err) == (2, "--runs: there is no run 7; the runs are 0, 1, 2\n")
-    assert called(tmp_path) == []
+    assert started_runs(tmp_path) == []
 
 
-def test_with_nothing_begun_there_is_an_empty_archive(campaign, tmp_path):
+def test_the_archive_is_empty_if_no_run_was_started(campaign, tmp_path):
     process = campaign("--runs", "0", "--minutes", "2", "--rates", '{"0": 1000}')
     process.communicate(timeout=60)
 
     assert process.returncode == 0
-    assert brought_home(tmp_path) == []
+    assert collected(tmp_path) == []
 
 
-def test_what_is_done_comes_home_while_a_run_trains_and_a_signal_ends_all(campaign, tmp_path):
+def test_results_are_collected_during_training_and_a_signal_stops_the_campaign(campaign, tmp_path):
     """
-    The archive is whole at any time; after the signal no further run is begun.
+    The archive is complete at any time. After the signal no further run is started.
     """
     process = campaign("--runs", "0,1", "--minutes", "2", training=SLOW)
     assert process.stdout.readline() == "trains\n"
     archive = tmp_path / "home" / "results.tar.xz"
     ends = time.monotonic() + 30
-    while time.monotonic() < ends and not (archive.exists() and brought_home(tmp_path)):
+    while time.monotonic() < ends and not (archive.exists() and collected(tmp_path)):
         time.sleep(0.05)
-    during = brought_home(tmp_path)
+    during = collected(tmp_path)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
 
     assert during == ["0-key/run.json"]
     assert process.returncode == 143
-    assert [run for run, _ in called(tmp_path)] == ["0"]
+    assert [run for run, _ in started_runs(tmp_path)] == ["0"]
 
 
-def test_images_of_a_root_that_cannot_be_written_are_packed_from_where_they_are_kept(
-    tmp_path, monkeypatch
-):
+def test_images_of_a_read_only_root_are_packed_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
     from pack import copy_images
 

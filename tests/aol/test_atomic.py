@@ -3,7 +3,7 @@ import pytest
 from aol.atomic import atomic_path
 
 
-def test_a_file_is_there_once_it_is_whole(tmp_path):
+def test_a_file_is_replaced_when_it_is_complete(tmp_path):
     file = tmp_path / "x.json"
     file.write_text("old")
     with atomic_path(file) as part:
@@ -21,7 +21,7 @@ def torn(file):
         raise ZeroDivisionError
 
 
-def test_what_fails_leaves_the_old_file_and_no_part(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_part(tmp_path):
     file = tmp_path / "x.json"
     file.write_text("old")
 

@@ -49,7 +49,7 @@ OTHERS = {
 
 def changed(config, name, value):
     """
-    The config with the field of a dotted name at another value.
+    Return the config with another value of a field, given by its dotted name.
     """
     section, _, field = name.rpartition(".")
     if not section:
@@ -84,7 +84,7 @@ def test_the_seed_is_not_in_the_digest():
 
 def test_only_values_off_their_defaults_are_in_the_digest():
     """
-    So a new field with a default leaves every finished run its name.
+    A new field with a default therefore keeps the names of finished runs.
     """
     settings = {
         "data": {"name": "cifar10"},
@@ -124,11 +124,11 @@ def test_equal_settings_have_equal_digests():
     assert whole.digest() == floating.digest()
 
 
-# --- a trip through plain values ---
+# --- conversion to plain values ---
 
 
 @pytest.mark.parametrize("config", [CONFIG, EVERYTHING], ids=["defaults", "everything"])
-def test_a_config_survives_dictionaries_and_json(config):
+def test_a_config_can_be_restored_from_a_dictionary_and_json(config):
     assert from_dict(asdict(config)) == config
     again = from_dict(json.loads(json.dumps(asdict(config))))
     assert again == config
@@ -136,7 +136,7 @@ def test_a_config_survives_dictionaries_and_json(config):
     assert hash(again) == hash(config)
 
 
-def test_taking_a_config_apart_leaves_the_dictionary_alone():
+def test_from_dict_does_not_change_its_argument():
     settings = asdict(EVERYTHING)
     before = json.dumps(settings)
     from_dict(settings)
@@ -164,7 +164,7 @@ def test_configs_are_frozen():
         CONFIG.epochs = 3
 
 
-# --- refusals ---
+# --- invalid values ---
 
 REFUSALS = [
     (ModelConfig, {"kind": "fc", "size": 0}, "size: must be positive and finite, got 0"),
@@ -237,7 +237,7 @@ def test_a_wrong_number_of_the_run_is_refused(name, value, message):
     assert str(caught.value) == message
 
 
-def test_all_mistakes_of_a_section_are_named_at_once():
+def test_all_mistakes_of_a_section_are_reported_at_once():
     with pytest.raises(ValueError, match="learning_rate") as caught:
         OptimizerConfig(learning_rate=0, drop_factor=-1, momentum=2, l2=-1, drops=(2,))
 
@@ -251,7 +251,7 @@ def test_the_edges_are_allowed():
     replace(CONFIG, seed=2**63 - 1, epochs=1, batch_size=1)
 
 
-# --- what is derived ---
+# --- derived values ---
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_the_learning_rate_drops_at_fractions_of_the_run(epochs, rates):
 
 
 @pytest.mark.parametrize("percent", range(1, 100))
-def test_drops_hit_their_epoch_whatever_their_fraction_in_binary(percent):
+def test_drops_happen_at_their_epoch_despite_rounding(percent):
     """
     0.55 * 100 is 55.00000000000001, and the rate still drops at epoch 55.
     """
@@ -291,7 +291,7 @@ def test_the_order_of_drops_does_not_matter():
     ]
 
 
-def test_no_drops_is_a_constant_rate():
+def test_the_rate_is_constant_without_drops():
     config = replace(CONFIG, optimizer=OptimizerConfig(drops=()))
 
     assert {config.learning_rate(epoch) for epoch in range(1000)} == {1e-3}

@@ -9,7 +9,7 @@ from aol.provenance import Checkout, checkout
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """
-    A folder that stands for the one of this program.
+    Return a folder that replaces that of this program.
     """
     package = tmp_path / "aol"
     package.mkdir()
@@ -35,18 +35,18 @@ def committed(package):
     return git(package, "rev-parse", "HEAD")
 
 
-def test_outside_git_nothing_is_known(package):
+def test_a_folder_outside_git_has_no_commit(package):
     assert checkout() == Checkout(None, None)
 
 
-def test_a_project_around_an_environment_that_we_are_installed_in_is_not_ours(package):
+def test_the_repository_around_an_environment_is_not_recorded(package):
     git(package.parent, "init")
     git(package.parent, "commit", "--allow-empty", "-m", "another project")
 
     assert checkout() == Checkout(None, None)
 
 
-def test_without_changes_there_is_the_commit_alone(committed):
+def test_without_changes_there_is_only_the_commit(committed):
     assert checkout() == Checkout(committed, None)
 
 
@@ -62,7 +62,7 @@ def test_changes_mark_the_commit_and_are_a_patch_that_restores_them(package, com
     assert (package / "provenance.py").read_bytes() == "2 ü\r\n".encode()
 
 
-def test_a_new_module_that_nobody_added_is_a_change_too(package, committed):
+def test_an_untracked_module_is_a_change(package, committed):
     (package / "new.py").write_text("3\n")
     (package.parent / "notes.txt").write_text("no code")
     found = checkout()
@@ -91,7 +91,7 @@ def test_generated_tables_are_no_change(package, committed):
     assert checkout() == Checkout(committed, None)
 
 
-def test_packed_source_says_what_it_was_packed_from(package):
+def test_packed_source_has_the_commit_it_was_packed_from(package):
     (package / "checkout.json").write_text(Checkout("abc+changes", "a patch").as_json())
 
     assert checkout() == Checkout("abc+changes", "a patch")

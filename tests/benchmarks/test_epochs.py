@@ -53,15 +53,15 @@ def plan(tmp_path):
 @pytest.fixture
 def trained(monkeypatch):
     """
-    The trained settings with the options of their training.
+    Return the list of trained settings with the options of their training.
     """
     seen, train = [], RunFolder.train
 
-    def noted(folder, run, **options):
+    def record(folder, run, **options):
         seen.append((run.config, options))
         return train(folder, run, **options)
 
-    monkeypatch.setattr(RunFolder, "train", noted)
+    monkeypatch.setattr(RunFolder, "train", record)
     return seen
 
 

@@ -1,7 +1,7 @@
 from orchestrator import environment
 
 
-def test_a_relative_data_root_means_the_drivers_folder(tmp_path, monkeypatch):
+def test_a_relative_data_root_is_relative_to_the_drivers_folder(tmp_path, monkeypatch):
     """
     Workers have another current folder.
     """

@@ -29,7 +29,7 @@ def test_percentages_have_the_papers_decimal_and_no_negative_zero(value, signed,
         (2, ("run is done", "runs are done"), "2 runs are done"),
     ],
 )
-def test_one_is_singular_and_everything_else_plural(count, nouns, text):
+def test_only_a_count_of_one_is_singular(count, nouns, text):
     assert pluralize(count, *nouns) == text
 
 
@@ -46,7 +46,7 @@ def test_one_is_singular_and_everything_else_plural(count, nouns, text):
         (1234.5, "1,234"),
     ],
 )
-def test_two_digits_are_shown_and_whole_ones_all(value, text):
+def test_numbers_have_two_significant_digits_and_all_integer_digits(value, text):
     assert format_significant(value) == text
 
 
@@ -70,7 +70,7 @@ def test_two_digits_are_shown_and_whole_ones_all(value, text):
         (4000 * 86400, "4000 days"),
     ],
 )
-def test_durations_are_said_as_people_do(seconds, words):
+def test_durations_have_a_readable_unit(seconds, words):
     assert format_duration(seconds) == words
 
 
@@ -84,5 +84,5 @@ def test_durations_are_said_as_people_do(seconds, words):
         (276 * 86400, "300 days"),
     ],
 )
-def test_a_rough_time_has_one_digit(seconds, words):
+def test_a_rough_duration_has_one_significant_digit(seconds, words):
     assert format_duration(seconds, rough=True) == words

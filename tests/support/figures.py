@@ -1,4 +1,4 @@
-"""Figures that take no time to draw, for tests of what happens to their files."""
+"""Figures that take no time to draw, for tests of their files."""
 
 import json
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ SIZE = 40_000  # bytes, as much as a real one
 
 def _write_data(figure, path, **_):
     """
-    Write what the lines of a figure show: other values make another file.
+    Write the data of a figure's lines, so that other values give another file.
     """
     lines = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
     path.write_text(json.dumps(lines).ljust(SIZE), encoding="utf-8")

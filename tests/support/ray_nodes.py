@@ -1,6 +1,6 @@
 """
-A Ray cluster of several nodes on this machine, in a process of its own: `add CPUS` and `kill` (the
-node added last) are read from the standard input, each is answered by a line.
+A Ray cluster of several nodes on this machine, in a separate process. It reads the commands `add
+CPUS` and `kill` (of the node added last) from the standard input and answers each with a line.
 """
 
 import sys

@@ -25,16 +25,16 @@ diff --git a/aol/x.py b/aol/x.py
 
 def certificate(run):
     """
-    What is stored of a run whose network is sound.
+    Return the certificate of a sound run as it is stored.
     """
     layers = [LayerBound(f"layer {n}", 1.0, 0.9) for n, _ in enumerate(layers_of(run.train.model))]
-    gate = LipschitzCertificate(tuple(layers), ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
-    return {"arithmetic": "float64", **gate.as_dict()}
+    found = LipschitzCertificate(tuple(layers), ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
+    return {"arithmetic": "float64", **found.as_dict()}
 
 
 def damage_margins(store, length):
     """
-    Leave so many bytes of every run's margins.
+    Truncate the margins of every run to so many bytes.
     """
     with sqlite3.connect(store.url.database) as connection:
         sql = 'UPDATE margins SET "values" = substr("values", 1, ?)'

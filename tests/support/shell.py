@@ -1,4 +1,4 @@
-"""Run the command line in a folder of its own: in this process, or in one of its own."""
+"""Run the command line in a separate folder, in this process or in a separate one."""
 
 import io
 import logging
@@ -45,7 +45,7 @@ tables:
 
 
 class Shell:
-    """A folder with an experiments.yaml, and the program run in it."""
+    """A folder with an experiments.yaml, in which commands of the program can be run."""
 
     def __init__(self, folder, data_root, yaml=TINY):
         self.folder = Path(folder)
@@ -71,7 +71,7 @@ class Shell:
 
     def __call__(self, *arguments):
         """
-        Run a command that starts no Ray in this process, where everything is imported already.
+        Run a command that starts no Ray in this process, which has imported everything already.
         """
         arguments = [*map(str, arguments)]
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
@@ -93,7 +93,7 @@ class Shell:
 
     def process(self, *arguments, timeout=300):
         """
-        Run a command to its end in a process of its own, as training needs.
+        Run a command to its end in a separate process, as training needs.
         """
         process = self.start(*arguments)
         try:
@@ -107,8 +107,8 @@ class Shell:
 @contextmanager
 def _as_a_process(folder, environment, arguments):
     """
-    Set what a process has for itself; afterwards put everything back, and close the stores that
-    the end of a process would close.
+    Set the environment, the folder and the arguments of a process. Afterwards restore them, and
+    close the stores that the end of a process would close.
     """
     from orchestrator.store import Store
 
@@ -122,11 +122,11 @@ def _as_a_process(folder, environment, arguments):
     os.chdir(folder)
     sys.argv = ["orchestrator", *arguments]
 
-    def noted(store, *given, **options):
+    def track_store(store, *given, **options):
         initialize(store, *given, **options)
         opened.append(store)
 
-    Store.__init__ = noted
+    Store.__init__ = track_store
     try:
         yield
     finally:
@@ -162,7 +162,7 @@ def wait_for(process, pattern, timeout=120):
 
 def workers_of(process):
     """
-    The process IDs of the Ray workers that train for a driver.
+    Return the process IDs of the Ray workers that train for a driver.
     """
     import psutil
 
@@ -184,7 +184,7 @@ def stop(process):
 
 def epochs_of(folder):
     """
-    Per run: how many metric rows there are, and the epochs they belong to.
+    Return the names of the metrics by run key and epoch.
     """
     database = sqlite3.connect(folder / "results" / "store.db")
     rows = database.execute("SELECT key, epoch, name FROM metrics").fetchall()

@@ -1,4 +1,4 @@
-"""A small YAML file of experiments that is right, for tests to spoil."""
+"""A small valid YAML file of experiments, which tests can change."""
 
 GOOD = """\
 name: x

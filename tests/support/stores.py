@@ -1,4 +1,4 @@
-"""What the tests of the store share: the databases they run on, and processes that use one."""
+"""Databases and processes for the tests of the store."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ ORIGIN = Provenance(git_commit="abc", packages={"torch": "2.0"}, data_fingerprin
 @contextmanager
 def empty_schema():
     """
-    The URL of an empty PostgreSQL schema that is dropped afterwards.
+    Yield the URL of an empty PostgreSQL schema that is dropped afterwards.
     """
     url, name = make_url(POSTGRESQL), f"test_{uuid4().hex}"
     engine = create_engine(url.set(drivername="postgresql+psycopg"))
@@ -36,7 +36,7 @@ def empty_schema():
 
 def migrate(path, direction, revision):
     """
-    Bring a SQLite store's schema up or down to a revision, without the program.
+    Upgrade or downgrade the schema of a SQLite store to a revision, without the program.
     """
     config = Config()
     folder = PROJECT / "orchestrator" / "store" / "migrations"
@@ -50,7 +50,7 @@ def migrate(path, direction, revision):
 
 def spawn(script, *arguments, **environment):
     """
-    A Python process that runs `script` with the project on its path.
+    Start a Python process that runs `script` with the project on its path.
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)]
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))

@@ -1,4 +1,4 @@
-"""The tiny experiment, trained once for all tests that only need something trained."""
+"""The tiny experiment, trained once for all tests that need a trained run."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ OUTPUT = "output.json"
 @dataclass(frozen=True)
 class Trained:
     """
-    The folder in which `run` has trained the tiny experiment, and what it printed. Nobody writes
-    to the folder: tests work on copies.
+    The folder in which `run` has trained the tiny experiment, and its output. Tests use copies and
+    must not write to the folder.
     """
 
     folder: Path
@@ -28,7 +28,7 @@ class Trained:
 
     def copy(self, folder):
         """
-        A shell in a copy that has checkpoints of its own.
+        Return a shell in a copy of the folder that has its own checkpoints.
         """
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         with closing(sqlite3.connect(folder / "results" / "store.db")) as database, database:
@@ -41,7 +41,7 @@ class Trained:
 
 def train_once(folder, data_root):
     """
-    Train it there, unless another process of these tests has or does.
+    Train the experiment in the folder, unless another process of these tests has done so.
     """
     with FileLock(folder.with_suffix(".lock")):
         if not (folder / OUTPUT).exists():

@@ -1,6 +1,6 @@
 """
-The demo of all fourteen runs, shortened: it survives what is killed, and on what it leaves every
-command of the README and of the pages about commands is executed as it stands there.
+A short demo of all fourteen runs, which continues after killed processes. Every command of the
+README and of the pages about commands is called on its results.
 """
 
 import os
@@ -25,7 +25,7 @@ MANY = "--seeds 0..4"  # seventy runs
 
 def short(yaml):
     """
-    The project's own file with a demo of four epochs on few images.
+    Return the project's own file with a demo of four epochs on few images.
     """
     changed = yaml.replace(
         "set: {epochs: 10, batch_size: 100, model: {width: 0.125}, data: {augment: false}}",
@@ -38,8 +38,8 @@ def short(yaml):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory, data_root):
     """
-    A folder in which a worker of the demo was killed, then the driver, and the same command
-    finished.
+    Return a folder in which a worker of the demo was killed, then the driver, and then the same
+    command finished.
     """
     import psutil
 
@@ -66,9 +66,9 @@ def demo(tmp_path_factory, data_root):
 
 
 @pytest.mark.slow
-def test_a_killed_driver_is_seen_by_status_and_leaves_no_process(demo):
+def test_status_shows_a_killed_driver_and_no_process_remains(demo):
     """
-    Ray's own agents look for their parent once in a while only, and end a little later.
+    Ray's own agents rarely check for their parent and end a little later.
     """
     assert "lost (driver gone)" in demo.status.stdout
     assert len(demo.children) >= 3
@@ -92,7 +92,7 @@ def test_the_demo_survives_the_loss_of_a_worker_and_of_the_driver(demo):
 
 def documented_commands():
     """
-    Every call of the program in the pages' shell blocks, once, continuations joined.
+    Return every call of the program in the pages' shell blocks, once, with continuations joined.
     """
     text = "\n".join((PROJECT / page).read_text(encoding="utf-8") for page in PAGES)
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
@@ -125,7 +125,8 @@ def interrupt(seconds):
 @pytest.mark.parametrize("line", documented_commands())
 def test_a_documented_command_works(demo, line, monkeypatch):
     """
-    As it stands, but `run` is planned only. Without CIFAR in AOL_DATA `data` prepares the digits.
+    Commands are unchanged, but `run` is only planned, and without CIFAR in AOL_DATA `data` prepares
+    the digits.
     """
     command, *arguments = shlex.split(line)[3:]
     if command == "run":
@@ -163,7 +164,8 @@ TRAINING = [
 @pytest.mark.parametrize("line", TRAINING)
 def test_a_training_command_of_the_readme_works(demo, line, monkeypatch):
     """
-    As it stands, but for the seventy replicates, and for CIFAR where AOL_DATA has none.
+    Commands are unchanged; left out are the seventy replicates and, without CIFAR in AOL_DATA, the
+    profile `paper`.
     """
     if NEEDS_CIFAR in line:
         monkeypatch.setitem(demo.environment, "AOL_DATA", os.environ["AOL_DATA"])

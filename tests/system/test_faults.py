@@ -1,5 +1,5 @@
 """
-What breaks in real life, broken for real: a run that diverges, a server that is down, a full disk.
+Real failures: a run that diverges, an unreachable server and a full disk.
 """
 
 import os
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def shown_in_mlflow(folder):
     """
-    Status and epochs of every run that MLflow has.
+    Return the status and the number of epochs of every run in MLflow.
     """
     database = sqlite3.connect(folder / "mlflow.db")
     rows = database.execute(
@@ -29,7 +29,8 @@ def shown_in_mlflow(folder):
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory, data_root):
     """
-    A folder in which one of two runs diverged while MLflow was down; then it came back.
+    Return a folder in which one of two runs diverged while MLflow was unreachable. Later calls
+    reach it.
     """
     yaml = TINY.replace(
         "{id: 11, name: AOL-Conv, seed: 11,",
@@ -47,7 +48,7 @@ def troubled(tmp_path_factory, data_root):
     return shell
 
 
-def test_a_run_that_diverges_is_named_with_exit_3_and_not_retried(troubled):
+def test_a_diverged_run_is_reported_with_exit_code_3_and_not_retried(troubled):
     assert troubled.first.returncode == troubled.second.returncode == 3, troubled.first.stderr
     assert "run 11 diverged after 0 epochs: no finite loss" in troubled.first.stderr
     assert "Not finished: 11 (diverged)" in troubled.first.stderr
@@ -56,20 +57,20 @@ def test_a_run_that_diverges_is_named_with_exit_3_and_not_retried(troubled):
     assert "Starting Ray" not in troubled.second.stderr
 
 
-def test_mlflow_being_down_stops_nothing_and_is_said(troubled):
+def test_an_unreachable_mlflow_is_reported_and_stops_no_run(troubled):
     assert "MLflow at http://127.0.0.1:9" in troubled.first.stderr
     assert "`sync` sends it" in troubled.first.stderr
 
 
-def test_the_next_run_sends_what_mlflow_lacks_once(troubled):
+def test_the_next_call_sends_missing_runs_to_mlflow_once(troubled):
     assert "Sending 2 runs that MLflow lacks" in troubled.second.stderr
     assert shown_in_mlflow(troubled.folder) == [("FAILED", 0), ("FINISHED", 3)]
     assert "that MLflow lacks" not in troubled.third.stderr
 
 
-def test_a_full_disk_fails_the_run_with_its_reason(tmp_path, data_root):
+def test_too_little_disk_space_is_an_error_before_training(tmp_path, data_root):
     """
-    Checkpoints go to a tiny file system that cannot hold them.
+    Checkpoints would go to a tiny file system that cannot hold them.
     """
     small = tmp_path / "small"
     small.mkdir()

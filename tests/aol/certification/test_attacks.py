@@ -1,6 +1,6 @@
 """
-Independent attacks on a network trained here: they know nothing of certificates, they flip images
-that have none, and never one within its certified radius.
+Attacks on a network trained here that do not use its certificates. They flip images without a
+certificate, but never one within its certified radius.
 """
 
 import math
@@ -50,7 +50,8 @@ def trainer(data_root):
 @pytest.fixture(scope="module")
 def untrained(trainer):
     """
-    Noise and the class it is given: the layers are isometries, so certificates are nearly tight.
+    Return noise images with their predicted class. The layers are isometries, so certificates are
+    nearly tight.
     """
     noise = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, trainer.test.pixels.shape, generator=noise)
@@ -77,7 +78,7 @@ def length(change):
 
 def within(change, radius):
     """
-    The change of each image, shortened to the radius where it is longer.
+    Return the change of each image, shortened to the radius if it is longer.
     """
     factor = (radius / length(change).clamp(min=1e-12)).clamp(max=1)
     return change * factor[:, None, None, None]
@@ -85,7 +86,8 @@ def within(change, radius):
 
 def pgd(target, radius, *, steps=20, restarts=1):
     """
-    Which images projected gradient descent on the cross-entropy flips within `radius`.
+    Return a mask of the images that projected gradient descent on the cross-entropy flips within
+    `radius`.
     """
     generator = torch.Generator().manual_seed(0)
     radius = torch.as_tensor(radius, dtype=torch.float64).expand(len(target.labels))
@@ -108,10 +110,10 @@ def pgd(target, radius, *, steps=20, restarts=1):
 
 def carlini_wagner(target, *, steps=60, rounds=3):
     """
-    The length of the shortest change found that flips each image, infinite where none does.
+    Return the length of the shortest change found that flips each image, infinite if none does.
 
-    Adam on |change|^2 + c * max(margin, 0) with a larger c in each round, without the box of
-    pixel values, which a certificate does not know either.
+    It is Adam on |change|^2 + c * max(margin, 0) with a larger c in each round, without the box of
+    pixel values, which a certificate ignores, too.
     """
     shortest = torch.full((len(target.labels),), math.inf, dtype=torch.float64)
     others = F.one_hot(target.labels, 10).bool()
@@ -131,7 +133,7 @@ def carlini_wagner(target, *, steps=60, rounds=3):
     return shortest
 
 
-def test_the_networks_have_something_to_attack(trained, untrained):
+def test_the_networks_have_certified_and_uncertified_images(trained, untrained):
     assert len(untrained.labels) == 30
     assert len(trained.labels) > 24
     for radius in RADII.values():
@@ -157,7 +159,7 @@ def test_projected_gradient_descent_flips_none_within_its_own_radius(target):
     assert not pgd(target, target.radii * (1 - 1e-9)).any()
 
 
-def test_a_tight_certificate_ends_where_the_attack_begins(untrained):
+def test_an_attack_just_beyond_a_tight_radius_succeeds(untrained):
     assert pgd(untrained, untrained.radii * 1.1).float().mean() > 0.8
 
 
@@ -168,7 +170,7 @@ def test_the_shortest_flipping_change_is_longer_than_the_certified_radius(traine
     assert (shortest > trained.radii).all()
 
 
-def test_where_certificates_are_tight_it_is_hardly_longer(untrained):
+def test_the_shortest_flipping_change_is_hardly_longer_than_a_tight_radius(untrained):
     shortest = carlini_wagner(untrained)
 
     assert (shortest > untrained.radii).all()

@@ -18,7 +18,7 @@ def test_a_radius_is_a_number_or_a_fraction(text, radius):
         *("inf", "nan", "1e400", "1e999999999", "1e308/1e-308", "-1", "-inf"),
     ],
 )
-def test_what_is_no_radius_is_refused_in_one_line(text):
+def test_an_invalid_radius_is_a_one_line_error(text):
     with pytest.raises(RadiusError) as caught:
         parse_radius(text)
 

@@ -1,6 +1,6 @@
 """
-Chains of modules: the bounds and roundings of standard modules, plain layers, declared bounds, and
-what is refused.
+Chains of modules: bounds and rounding errors of standard modules, plain layers, declared bounds,
+and modules that are refused.
 """
 
 import json
@@ -68,7 +68,7 @@ every_module = pytest.mark.parametrize("module", NEVER, ids=str)
 
 
 @every_module
-def test_modules_that_never_stretch_are_accepted_and_are_no_layers(module):
+def test_modules_that_never_stretch_are_accepted_and_not_listed_as_layers(module):
     found = quick(nn.Sequential(module))
 
     assert (found.layers, found.upper, found.violations) == ((), 1, ())
@@ -76,9 +76,9 @@ def test_modules_that_never_stretch_are_accepted_and_are_no_layers(module):
 
 
 @every_module
-def test_their_jacobians_have_a_norm_of_at_most_one(module):
+def test_jacobians_of_modules_that_never_stretch_have_a_norm_of_at_most_one(module):
     """
-    An oracle apart from the search: singular values at points of every size.
+    This check is independent of the search: singular values at points of every size.
     """
     for seed, spread in enumerate((0.1, 1.0, 30.0)):
         x = spread * normal(1, 2, 6, 6, seed=seed)
@@ -126,7 +126,7 @@ def test_average_pooling_has_the_norm_of_its_operator(module, upper):
 @pytest.mark.parametrize("module", [nn.Tanh(), nn.Softplus(), nn.LeakyReLU(0.3)], ids=str)
 def test_rounding_of_functions_is_within_the_error(module):
     """
-    Against numbers with forty digits, over inputs of every size.
+    The reference has forty digits, the inputs have every size.
     """
     decimal = pytest.importorskip("mpmath")
     decimal.mp.dps = 40
@@ -191,7 +191,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("module", "message"), REFUSED, ids=lambda item: str(item)[:30])
-def test_what_is_not_proven_is_refused_by_name_type_and_what_to_do(module, message):
+def test_an_unproven_module_is_refused_with_its_name_its_type_and_advice(module, message):
     network = nn.Sequential(OrderedDict(first=nn.ReLU(), inner=nn.Sequential(module)))
     kind = type(module).__name__
 
@@ -200,7 +200,7 @@ def test_what_is_not_proven_is_refused_by_name_type_and_what_to_do(module, messa
 
 
 @pytest.mark.parametrize(("module", "shape"), [(nn.LeakyReLU(1.5), (4,)), (nn.GELU(), (1,))])
-def test_what_is_refused_for_its_slope_does_stretch(module, shape):
+def test_modules_refused_for_their_slope_do_stretch(module, shape):
     jacobian = jacrev(module)(torch.full(shape, 1.4 if shape == (1,) else -1.0))
 
     assert torch.linalg.matrix_norm(jacobian, 2) > 1.05
@@ -213,14 +213,14 @@ def test_overlapping_windows_do_stretch():
     assert nn.MaxPool2d(3, 1)(x).norm() == 3
 
 
-def test_every_problem_is_named_at_once():
+def test_every_problem_is_reported_at_once():
     network = nn.Sequential(nn.GELU(), nn.Linear(3, 3), nn.Sequential(nn.SiLU()))
 
     with pytest.raises(ValueError, match=r"^layer 0 \(GELU\) .*; layer 2\.0 \(SiLU\) "):
         certify_network(network, (3,))
 
 
-def test_a_module_that_is_no_chain_is_named_by_its_type():
+def test_a_module_that_is_no_chain_is_refused_with_its_type():
     with pytest.raises(ValueError, match=r"^the module \(ModuleList\) has no known"):
         certify_network(nn.ModuleList([nn.ReLU()]), (3,))
 
@@ -248,7 +248,7 @@ class DoubleAOL(AOLLinear):
 @pytest.mark.parametrize(
     "module", [Residual(nn.ReLU()), DoubleReLU(), DoubleLinear(3, 3), DoubleAOL(3, 3)], ids=str
 )
-def test_a_subclass_with_another_forward_is_not_taken_for_its_base(module):
+def test_a_subclass_with_another_forward_is_not_treated_as_its_base(module):
     kind = type(module).__name__
 
     with pytest.raises(ValueError, match=rf"layer 0 \({kind}\) has no known Lipschitz bound"):
@@ -265,18 +265,18 @@ def test_a_module_with_hooks_is_refused():
             certify_network(model, (3,))
 
 
-def test_an_input_that_a_layer_cannot_take_is_told_by_its_name():
+def test_the_error_for_a_wrong_input_shape_contains_the_name_of_the_layer():
     network = nn.Sequential(nn.Flatten(), nn.Sequential(AOLLinear(5, 3)))
 
     with pytest.raises(ValueError, match=r"layer 1\.0 \(AOLLinear\) cannot take .* shape \(72,\)"):
         certify_network(network, (2, 6, 6))
 
 
-def test_every_rule_has_been_tried():
+def test_every_rule_is_tested():
     assert set(RULES) == {type(module).forward for module in [*NEVER, nn.AvgPool2d(2)]}
 
 
-# --- nests ---
+# --- nested networks ---
 
 
 def test_nested_chains_have_dotted_names_in_the_order_of_a_pass():
@@ -335,7 +335,7 @@ def test_a_relu_in_place_changes_no_weights_or_certificates():
 @settings(max_examples=40)
 def test_no_plain_operator_exceeds_its_bound(shape, kernel, spread, seed):
     """
-    For other numbers q a bound is proven, too: the search for them only makes it smaller.
+    A bound with other numbers q is proven, too. The search for them only makes it smaller.
     """
     if kernel is None:
         layer, image = nn.Linear(shape[0], shape[1]), (shape[0],)
@@ -360,7 +360,7 @@ def test_the_bound_of_a_positive_matrix_is_its_norm():
     )
 
 
-def test_channels_that_do_not_meet_have_the_bound_of_the_larger():
+def test_the_bound_of_independent_blocks_is_that_of_the_larger():
     weight = torch.block_diag(3 * normal(3, 2).abs(), normal(2, 3, seed=1).abs()).double()
 
     assert upper_bound(weight) == pytest.approx(
@@ -369,9 +369,9 @@ def test_channels_that_do_not_meet_have_the_bound_of_the_larger():
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (3, 4), (4, 3, 3, 3)])
-def test_the_search_finds_what_rescaled_weights_were_divided_by(shape):
+def test_the_search_finds_the_divisors_of_rescaled_weights(shape):
     """
-    Weights that `remove` baked in keep a bound of 1, without the raw parameter.
+    Weights after `remove` keep a bound of 1, without the raw weight.
     """
     layer = nn.Linear(shape[1], shape[0]) if len(shape) == 2 else nn.Conv2d(3, 4, 3)
     remove(parametrize(filled(layer)))
@@ -422,7 +422,7 @@ def test_a_plain_layer_above_one_is_no_violation():
         (LayerBound("a", math.nan, math.nan, "declared"), True),
     ],
 )
-def test_only_aol_layers_have_to_be_below_one(layer, violated):
+def test_only_aol_layers_must_have_a_bound_of_one(layer, violated):
     found = LipschitzCertificate((layer,), ratio=0.0, score_error=0.0, tolerance=1e-6)
 
     assert bool(found.violations) == violated
@@ -486,7 +486,7 @@ def test_a_declared_bound_is_recorded_as_declared(bound):
     assert found.violations == ()
 
 
-def test_a_declared_bound_that_is_too_small_is_found_out():
+def test_a_declared_bound_that_is_too_small_is_a_violation():
     (line, *_) = certify_network(nn.Sequential(Scaled(2.0, 1.5)), (4,)).violations
 
     assert line == "layer 0 (Scaled): stretches an input by 2, its declared bound is 1.5"
@@ -494,14 +494,14 @@ def test_a_declared_bound_that_is_too_small_is_found_out():
 
 class Steep(Scaled):
     """
-    Flat around 0 and steep elsewhere: its difference from 0 does not show it.
+    Flat around 0 and steep elsewhere, which differences from 0 do not reveal.
     """
 
     def forward(self, x):
         return (x - 0.5).clamp(min=0) * self.factor
 
 
-def test_a_declared_bound_is_looked_at_between_pairs_of_inputs_too():
+def test_a_declared_bound_is_also_checked_between_pairs_of_inputs():
     found = certify_network(nn.Sequential(Steep(3.0, 1.0)), (1,))
 
     assert found.layers[0].lower == pytest.approx(3, rel=1e-6)
@@ -509,14 +509,14 @@ def test_a_declared_bound_is_looked_at_between_pairs_of_inputs_too():
 
 
 @pytest.mark.parametrize("bound", [math.nan, math.inf, -1.0])
-def test_a_declared_bound_has_to_be_a_number(bound):
+def test_a_declared_bound_must_be_finite_and_not_negative(bound):
     with pytest.raises(ValueError, match=r"layer 0 \(Scaled\): lipschitz_bound\(\) returned"):
         certify_network(nn.Sequential(Scaled(1.0, bound)), (4,))
 
 
 def test_the_reach_behind_a_declared_module_holds():
     """
-    It may be anything for zeros: the size of its output is proven from one output and the bound.
+    Its output for zeros is unknown, so the size is proven from one output and the bound.
     """
     chain = nn.Sequential(Scaled(2.0, 2.0, offset=7.0), Scaled(1.0, 1.0, offset=-3.0))
     x = normal(1, 5)
@@ -527,7 +527,7 @@ def test_the_reach_behind_a_declared_module_holds():
     assert proven[1].reach.error == pytest.approx(2e-9)
 
 
-def test_a_proof_goes_before_a_declaration():
+def test_a_proven_bound_takes_precedence_over_a_declared_one():
     class Modest(nn.Linear):
         def lipschitz_bound(self):
             return 1e-3
@@ -538,7 +538,7 @@ def test_a_proof_goes_before_a_declaration():
     assert layer.upper > 0.1
 
 
-def test_kinds_are_stored_where_they_are_not_aol():
+def test_only_kinds_other_than_aol_are_stored():
     network = nn.Sequential(AOLLinear(4, 4), nn.Linear(4, 4), Scaled(2.0, 2.0))
     found = certify_network(network, (4,))
     stored = json.loads(json.dumps(found.as_dict()))
@@ -557,7 +557,7 @@ def test_kinds_are_stored_where_they_are_not_aol():
         lambda stored: stored.update(layers=[1]),
     ],
 )
-def test_a_record_that_is_no_certificate_is_refused(change):
+def test_an_invalid_certificate_is_refused(change):
     stored = LipschitzCertificate((LayerBound("a", 1.0, 1.0),), 1.0, 0.0, 1e-6).as_dict()
     change(stored)
 

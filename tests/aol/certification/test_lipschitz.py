@@ -145,7 +145,7 @@ def test_the_bound_of_rescaled_weights_is_1(channels, kernel, seed, spread, dead
     assert upper_bound(rescale_conv(raw) * 1.01, raw) == pytest.approx(1.01 * bound, rel=1e-12)
 
 
-def test_the_bound_pays_for_the_rounding_of_its_own_sums():
+def test_the_bound_includes_the_rounding_of_its_own_sums():
     """
     Sums of 64 products of 1 and -1 are exact, and all between different columns are 0. In general
     each could be off by 64 * 2**-52 of the 64 sizes in it, 64 times over: 4096 in all, to which
@@ -225,7 +225,7 @@ def test_the_steepest_pair_of_a_chain_with_maxmin_is_approached():
     assert 1 - 1e-4 < certify_network(model, (3, 2, 2)).ratio <= 1
 
 
-def test_the_steepest_pair_is_looked_for_elsewhere_than_among_images():
+def test_the_search_for_the_steepest_pair_is_not_limited_to_images():
     """
     The larger of x and 2 + x / 10, nearly: a pair of images is where the second one is larger.
     """
@@ -238,7 +238,7 @@ def test_the_steepest_pair_is_looked_for_elsewhere_than_among_images():
     assert certify_network(model, (1,), restarts=16).ratio == pytest.approx(slope, rel=1e-9)
 
 
-# --- the gate ---
+# --- the certificate ---
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -254,7 +254,7 @@ def test_the_papers_networks_pass_with_any_weights(kind, width, dtype):
     assert found.score_error < 1e-8
 
 
-def test_every_layer_with_weights_is_in_the_gate():
+def test_every_layer_with_weights_is_in_the_certificate():
     model = disturbed("conv", spread=0.05)
     names = [layer.name for layer in certify_network(model, IMAGES).layers]
 
@@ -277,14 +277,14 @@ def test_a_layer_that_occurs_twice_counts_twice():
     assert twice.ratio <= twice.upper
 
 
-def test_an_unknown_module_behind_itself_is_refused_by_its_first_place():
+def test_a_repeated_unknown_module_is_reported_once():
     unknown = nn.Sigmoid()
 
     with pytest.raises(ValueError, match=r"^layer 1 \(Sigmoid\) has [^;]*$"):
         certify_network(nn.Sequential(AOLLinear(3, 3), unknown, unknown), (3,))
 
 
-def test_the_gate_is_exact_to_repeat_and_leaves_the_model_alone():
+def test_a_certificate_is_reproducible_and_leaves_the_model_unchanged():
     model = disturbed("conv", spread=0.05)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(1)
@@ -328,7 +328,7 @@ def test_the_tolerance_is_where_violations_begin(monkeypatch, excess, violated):
 
 def test_a_padding_that_the_proof_does_not_cover_is_found_by_the_search(monkeypatch):
     """
-    The bound of the weight holds, the layer as it runs does not.
+    The weight satisfies its bound, the layer as applied does not.
     """
     layer = AOLConv2d(1, 1, 3, padding=1)
     layer.weight.data.fill_(1.0)
@@ -361,7 +361,7 @@ def test_a_padding_that_the_proof_does_not_cover_is_found_by_the_search(monkeypa
         ),
     ],
 )
-def test_what_contradicts_a_bound_is_named(layer, ratio, expected):
+def test_contradictions_to_a_bound_are_violations(layer, ratio, expected):
     found = LipschitzCertificate((layer,), ratio=ratio, score_error=0.0, tolerance=1e-6).violations
 
     assert found[: len(expected)] == expected
@@ -376,7 +376,7 @@ def test_a_module_without_a_known_bound_is_refused():
 
 
 @pytest.mark.parametrize(("error", "upper"), [(0.0, 0.5), (0.5, 0.5), (0.5, 0.0)])
-def test_what_a_layer_is_given_and_how_far_it_is_off_goes_through_its_bound(error, upper):
+def test_size_and_error_of_an_input_are_multiplied_by_the_bound_of_a_layer(error, upper):
     """
     Sums of two products and a bias each; the norm of |W| is at most the root of 7 times 6.
     """
@@ -410,9 +410,9 @@ def test_an_image_is_no_larger_than_a_white_one():
     assert Reach.of_images((1, 3, 3)) == Reach(3.0, 3 * 2.0**-52)
 
 
-def test_scores_in_float64_are_as_near_as_the_gate_says():
+def test_float64_scores_are_within_the_score_error_of_the_certificate():
     """
-    Against the same weights in rational numbers.
+    The reference applies the same weights as rational numbers.
     """
     model = nn.Sequential(Flatten(), AOLLinear(12, 8), MaxMin(), AOLLinear(8, 6), FirstChannels(3))
     model = model.double()

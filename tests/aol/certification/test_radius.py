@@ -25,7 +25,7 @@ def normal(*shape, seed=0):
 
 def diagonal(*factors, bias=None):
     """
-    Scores that are the inputs times these factors.
+    Return a layer whose scores are the inputs times these factors.
     """
     layer = nn.Linear(len(factors), len(factors)).double()
     layer.weight.data = torch.diag(torch.tensor(factors, dtype=torch.float64))
@@ -36,7 +36,7 @@ def diagonal(*factors, bias=None):
 
 def test_the_radius_is_the_gap_over_root_two_and_the_bound():
     """
-    Of orthogonal scores it is the distance to the boundary itself.
+    For orthogonal scores it is the exact distance to the boundary.
     """
     images = torch.tensor([[3.0, 1.0, 2.5], [1.0, 4.0, 0.0]], dtype=torch.float64)
     found = certified_radius(diagonal(1.0, 1.0, 1.0), images, torch.tensor([0, 1]))
@@ -47,7 +47,7 @@ def test_the_radius_is_the_gap_over_root_two_and_the_bound():
 
 
 @pytest.mark.parametrize("scale", [1e-3, 5.0, 1e4])
-def test_the_bound_of_the_network_divides_it_also_below_one(scale):
+def test_the_radius_is_divided_by_the_bound_of_the_network_even_below_one(scale):
     images = torch.tensor([[3.0, 1.0]])
     found = certified_radius(diagonal(scale, scale), images, torch.tensor([0]))
 
@@ -55,9 +55,9 @@ def test_the_bound_of_the_network_divides_it_also_below_one(scale):
 
 
 @pytest.mark.parametrize("unit", [1.0, 255.0, 1e6])
-def test_it_is_in_the_images_own_units(unit):
+def test_the_radius_is_in_the_units_of_the_images(unit):
     """
-    The same network for images in other units: the radius is in those.
+    The network is scaled to images in other units.
     """
     images = unit * torch.tensor([[3.0, 1.0], [0.5, 2.0]], dtype=torch.float64)
     network = nn.Sequential(diagonal(1 / unit, 1 / unit), AOLLinear(2, 2).double())
@@ -69,7 +69,7 @@ def test_it_is_in_the_images_own_units(unit):
     )
 
 
-def test_misclassified_and_tied_images_have_none():
+def test_misclassified_and_tied_images_have_a_radius_of_zero():
     images = torch.tensor([[3.0, 1.0], [1.0, 3.0], [2.0, 2.0], [2.0, 2.0]])
     found = certified_radius(diagonal(1.0, 1.0), images, torch.tensor([1, 1, 0, 1]))
 
@@ -78,7 +78,7 @@ def test_misclassified_and_tied_images_have_none():
 
 
 @pytest.mark.parametrize("size", [1.0, 1e6])
-def test_a_gap_within_the_rounding_of_images_of_this_size_has_none(size):
+def test_a_gap_within_the_rounding_error_has_a_radius_of_zero(size):
     """
     The same gap of 1e-10 counts beside small entries and is lost beside large ones.
     """
@@ -89,9 +89,9 @@ def test_a_gap_within_the_rounding_of_images_of_this_size_has_none(size):
     assert bool(found > 0) == (size == 1)
 
 
-def test_the_error_of_the_scores_is_that_of_exact_fractions():
+def test_the_score_error_exceeds_that_from_exact_fractions():
     """
-    The score error that is subtracted is above the true one, for images far outside of [0, 1].
+    This also holds for images far outside of [0, 1].
     """
     layers = [AOLLinear(5, 6), MaxMin(), nn.Linear(6, 3)]
     network = nn.Sequential(*layers).double()
@@ -140,7 +140,8 @@ def test_radii_of_the_papers_networks_are_their_margins(dtype):
 
 def test_no_attack_succeeds_within_the_radius():
     """
-    Gradient descent on the margin to just inside the radius; somewhat beyond, some images flip.
+    The attack is gradient descent on the margin to just inside the radius. Somewhat beyond it, some
+    images flip.
     """
     network = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)).double()
     for seed, parameter in enumerate(network.parameters()):
@@ -180,7 +181,7 @@ def test_parametrized_and_nested_networks_and_images_of_any_shape():
 
 def test_more_images_than_a_batch_have_the_radii_of_single_ones():
     """
-    Up to the score error, which is bounded for the largest image of those given.
+    They differ by the score error, which is bounded for the largest of the given images.
     """
     network = nn.Sequential(Flatten(), AOLLinear(12, 3))
     images = torch.rand(600, 3, 2, 2)
@@ -195,7 +196,7 @@ def test_more_images_than_a_batch_have_the_radii_of_single_ones():
     assert certified_radius(network, images[:0], labels[:0]).shape == (0,)
 
 
-def test_images_and_network_are_left_alone():
+def test_images_and_network_are_unchanged():
     network = nn.Sequential(nn.ReLU(inplace=True), AOLLinear(4, 3))
     images = normal(5, 4).requires_grad_()
     before = images.detach().clone()
@@ -227,7 +228,7 @@ def test_a_constant_network_keeps_its_class_everywhere():
         (torch.zeros(2, 5), torch.zeros(2).long(), r"\(AOLLinear\) cannot take an input of"),
     ],
 )
-def test_what_is_no_batch_is_refused(images, labels, message):
+def test_invalid_batches_are_refused(images, labels, message):
     with pytest.raises(ValueError, match=message):
         certified_radius(nn.Sequential(AOLLinear(4, 3)), images, labels)
 

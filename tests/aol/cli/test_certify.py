@@ -1,5 +1,5 @@
 """
-`python -m aol certify` on a run trained here: what it says, and what it refuses.
+`python -m aol certify` on a run trained here: its output and its errors.
 """
 
 import json
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data_root):
     """
-    The folder of run 0 of the tiny experiment, trained by `python -m aol`.
+    Return the folder of run 0 of the tiny experiment, trained by `python -m aol`.
     """
     folder = tmp_path_factory.mktemp("trained")
     (folder / "experiments.yaml").write_text(LONGER, encoding="utf-8")
@@ -56,7 +56,7 @@ def trained(tmp_path_factory, data_root):
 @pytest.fixture(scope="module")
 def models(trained, tmp_path_factory):
     """
-    A folder with the run exported as safetensors.
+    Return a folder with the run exported as safetensors.
     """
     folder = tmp_path_factory.mktemp("models")
     run, network = load_network_from_folder(trained)
@@ -67,7 +67,7 @@ def models(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def images(data_root):
     """
-    The test images of the tiny experiment.
+    Return the test images of the tiny experiment.
     """
     config = DataConfig(name="digits", train_limit=600, test_limit=100)
     return load(config, data_root, CPU)[1]
@@ -82,7 +82,7 @@ def pictures(images):
 @pytest.fixture
 def files(pictures, tmp_path):
     """
-    Five of them as PNG files, lossless WEBP and as an array.
+    Return a folder with five test images as PNG and lossless WEBP; five.npy beside it has the same.
     """
     folder = tmp_path / "images"
     folder.mkdir()
@@ -94,9 +94,9 @@ def files(pictures, tmp_path):
 
 
 @pytest.fixture
-def say(capsys):
+def certify(capsys):
     """
-    Calls the command; gives the exit code and what it printed.
+    Return a function that runs the command and returns its exit code and its output.
     """
 
     def call(*arguments):
@@ -110,15 +110,13 @@ def radii_of(model, pictures):
     return [one.radius for one in certify_images(model, pictures, radius=None, device="cpu")[1]]
 
 
-# --- what is certified ---
+# --- radii ---
 
 
 @pytest.mark.parametrize("radius", [0.0, 36 / 255, 72 / 255, 1.0])
-def test_the_share_certified_is_the_cra_that_the_stored_margins_give(
-    trained, images, pictures, radius
-):
+def test_the_certified_share_is_the_cra_of_the_stored_margins(trained, images, pictures, radius):
     """
-    With the labels known, at any radius.
+    At any radius, with only correctly classified images counted as certified.
     """
     margins = np.fromfile(trained / "margins.f32", "<f4")
     _, answers = certify_images(load_model(trained), pictures, radius=radius, device="cpu")
@@ -129,7 +127,7 @@ def test_the_share_certified_is_the_cra_that_the_stored_margins_give(
     assert margins_agree(margins, radius, share)
 
 
-def test_radii_are_the_margins_over_the_square_root_of_2_and_hardly_less(trained, images, pictures):
+def test_radii_are_the_margins_over_the_square_root_of_2(trained, images, pictures):
     margins = torch.from_numpy(np.fromfile(trained / "margins.f32", "<f4")).double()
     right = margins > 1e-4
     found = torch.tensor(radii_of(load_model(trained), pictures), dtype=torch.float64)
@@ -138,9 +136,7 @@ def test_radii_are_the_margins_over_the_square_root_of_2_and_hardly_less(trained
 
 
 @pytest.mark.slow
-def test_an_attack_within_the_radius_flips_nothing_and_one_beyond_it_does(
-    trained, images, pictures
-):
+def test_an_attack_flips_images_beyond_their_radius_only(trained, images, pictures):
     model = load_model(trained)
     few = ImageFiles(pictures.names[:FEW], pictures.pixels[:FEW])
     _, answers = certify_images(model, few, radius=None, device="cpu")
@@ -159,14 +155,14 @@ def test_an_attack_within_the_radius_flips_nothing_and_one_beyond_it_does(
     assert pgd(target, 20 * radii).any()
 
 
-def test_every_form_of_the_model_says_the_same(trained, models, pictures):
+def test_every_form_of_the_model_has_the_same_radii(trained, models, pictures):
     forms = [trained, models, models / "network.safetensors"]
     found = [radii_of(load_model(form), pictures) for form in forms]
 
     assert found[0] == found[1] == found[2]
 
 
-def test_a_network_that_stretches_has_its_radii_divided_by_how_much(models, pictures):
+def test_radii_are_divided_by_the_bound_of_the_network(models, pictures):
     model = read_model(models)
     before = radii_of(model, pictures)
     last = [layer for layer in model.network if hasattr(layer, "weight")][-1]
@@ -180,11 +176,11 @@ def test_a_network_that_stretches_has_its_radii_divided_by_how_much(models, pict
     )
 
 
-# --- what is printed ---
+# --- output ---
 
 
-def test_a_line_per_image_and_a_count_at_the_radius(models, files, say):
-    code, out, _ = say(models / "network.safetensors", files, "--radius", "36/255")
+def test_the_output_has_a_line_per_image_and_a_count_at_the_radius(models, files, certify):
+    code, out, _ = certify(models / "network.safetensors", files, "--radius", "36/255")
     lines = out.splitlines()
 
     assert code == 0
@@ -195,8 +191,8 @@ def test_a_line_per_image_and_a_count_at_the_radius(models, files, say):
     assert all(line.endswith("certified") for line in lines[1:-1])
 
 
-def test_json_has_the_proof_and_the_unrounded_radii(models, files, say, pictures):
-    code, out, _ = say(models, files, "--json")
+def test_json_has_the_proof_and_the_unrounded_radii(models, files, certify, pictures):
+    code, out, _ = certify(models, files, "--json")
     found = json.loads(out)
     first = found["images"][0]
 
@@ -209,25 +205,25 @@ def test_json_has_the_proof_and_the_unrounded_radii(models, files, say, pictures
     assert len(found["images"]) == 5
 
 
-def test_files_and_arrays_give_the_same_answers(models, files, say, tmp_path):
+def test_files_and_arrays_have_the_same_radii(models, files, certify, tmp_path):
     np.savez(tmp_path / "data.npz", x_test=np.load(tmp_path / "five.npy"), y_test=np.arange(5))
     radii = [
-        [one["radius"] for one in json.loads(say(models, place, "--json")[1])["images"]]
+        [one["radius"] for one in json.loads(certify(models, place, "--json")[1])["images"]]
         for place in (files, tmp_path / "five.npy", tmp_path / "data.npz")
     ]
 
     assert radii[0] == radii[1] == radii[2]
 
 
-def test_no_printed_radius_is_above_the_proven_one(models, files, say):
-    printed = [float(line.split()[-1]) for line in say(models, files)[1].splitlines()[1:]]
-    proven = [one["radius"] for one in json.loads(say(models, files, "--json")[1])["images"]]
+def test_no_printed_radius_is_above_the_proven_one(models, files, certify):
+    printed = [float(line.split()[-1]) for line in certify(models, files)[1].splitlines()[1:]]
+    proven = [one["radius"] for one in json.loads(certify(models, files, "--json")[1])["images"]]
 
     assert all(low <= high < low + 1.1e-6 for low, high in zip(printed, proven, strict=True))
 
 
 @pytest.mark.slow
-def test_it_runs_as_a_command_of_its_own_beside_training(models, files):
+def test_the_command_runs_in_a_separate_process(models, files):
     command = [sys.executable, "-W", "error", "-m", "aol"]
     settings = {"env": os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path])}}
     settings |= {"capture_output": True, "text": True}
@@ -240,10 +236,10 @@ def test_it_runs_as_a_command_of_its_own_beside_training(models, files):
     assert "python -m aol certify --help" in usage.stdout
 
 
-# --- images that are refused ---
+# --- invalid images ---
 
 
-def test_all_files_that_are_no_such_images_are_named_at_once(models, files, say, tmp_path):
+def test_all_invalid_images_are_reported_at_once(models, files, certify, tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "large.png")
     Image.new("RGBA", (32, 32)).save(tmp_path / "clear.png")
     (tmp_path / "torn.jpg").write_bytes((files / "0.png").read_bytes()[:60])
@@ -252,7 +248,9 @@ def test_all_files_that_are_no_such_images_are_named_at_once(models, files, say,
     np.save(tmp_path / "floats.npy", np.zeros((2, 32, 32, 3)))
     np.savez(tmp_path / "labels.npz", y=np.arange(3))
     names = ["large.png", "clear.png", "torn.jpg", "notes.txt", "empty", "floats.npy", "labels.npz"]
-    code, out, error = say(models, files, *(tmp_path / name for name in names), tmp_path / "x.png")
+    code, out, error = certify(
+        models, files, *(tmp_path / name for name in names), tmp_path / "x.png"
+    )
 
     assert (code, out) == (2, "")
     lines = error.splitlines()
@@ -267,14 +265,14 @@ def test_all_files_that_are_no_such_images_are_named_at_once(models, files, say,
     assert len(lines) == 8
 
 
-def test_pickled_arrays_are_not_load_model(tmp_path):
+def test_pickled_arrays_are_not_loaded(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
 
     with pytest.raises(ImageFileError, match=r"objects\.npy: cannot be read: Object arrays"):
         read_images([tmp_path / "objects.npy"])
 
 
-def test_greys_and_palettes_are_colours_too(tmp_path):
+def test_grey_and_palette_images_are_accepted(tmp_path):
     grey = Image.new("L", (32, 32), 7)
     grey.save(tmp_path / "grey.png")
     grey.convert("P").save(tmp_path / "palette.PNG")
@@ -284,17 +282,19 @@ def test_greys_and_palettes_are_colours_too(tmp_path):
     assert (found.pixels == 7).all()
 
 
-def test_an_array_of_no_images_certifies_nothing(tmp_path):
+def test_an_array_without_images_is_an_error(tmp_path):
     np.save(tmp_path / "none.npy", np.zeros((0, 32, 32, 3), np.uint8))
 
     with pytest.raises(ImageFileError, match="there are no images"):
         read_images([tmp_path / "none.npy"])
 
 
-# --- models that are refused ---
+# --- invalid models ---
 
 
-def test_reading_safetensors_without_the_package_says_what_to_install(models, monkeypatch):
+def test_a_missing_safetensors_package_is_an_error_with_the_command_to_install_it(
+    models, monkeypatch
+):
     monkeypatch.setattr("aol.export.formats.find_spec", lambda name: None)
 
     with pytest.raises(ModelError, match="reading it needs safetensors: pip install safetensors"):
@@ -310,10 +310,12 @@ def test_reading_safetensors_without_the_package_says_what_to_install(models, mo
         ("torn.safetensors", b"torn", "torn.safetensors: is damaged, or `export` did not"),
     ],
 )
-def test_what_is_no_model_is_one_line_and_exit_2(say, files, tmp_path, name, content, message):
+def test_an_invalid_model_is_a_one_line_error_with_exit_code_2(
+    certify, files, tmp_path, name, content, message
+):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    code, out, error = say(tmp_path / name, files)
+    code, out, error = certify(tmp_path / name, files)
 
     assert (code, out) == (2, "")
     assert message in error
@@ -323,7 +325,7 @@ def test_what_is_no_model_is_one_line_and_exit_2(say, files, tmp_path, name, con
 @pytest.mark.parametrize(
     "change", [{"classes": []}, {"divisors": []}, {"layers": [{"layer": "X"}]}]
 )
-def test_facts_that_do_not_fit_are_refused(models, tmp_path, change):
+def test_facts_that_do_not_match_the_network_are_refused(models, tmp_path, change):
     model = read_model(models)
     model.facts.update(change)
     write_model_file(model, "safetensors", tmp_path)
@@ -341,7 +343,7 @@ def test_facts_that_do_not_fit_are_refused(models, tmp_path, change):
     ],
     ids=["too few divisors", "a negative divisor", "too few classes"],
 )
-def test_a_model_that_can_prove_nothing_says_why(models, pictures, change):
+def test_a_model_without_a_valid_proof_is_an_error(models, pictures, change):
     model = read_model(models)
     change(model.facts)
 
@@ -349,7 +351,7 @@ def test_a_model_that_can_prove_nothing_says_why(models, pictures, change):
         certify_images(model, pictures, radius=None, device="cpu")
 
 
-def test_layers_that_cannot_be_applied_certify_nothing(models, pictures):
+def test_layers_that_cannot_be_applied_are_an_error(models, pictures):
     model = read_model(models)
     model.network[0].rows = 0
 
@@ -357,7 +359,7 @@ def test_layers_that_cannot_be_applied_certify_nothing(models, pictures):
         certify_images(model, pictures, radius=None, device="cpu")
 
 
-def test_weights_that_are_no_numbers_certify_nothing(models, pictures):
+def test_weights_that_are_not_finite_are_an_error(models, pictures):
     model = read_model(models)
     next(model.network.parameters()).data[0] = math.nan
 
@@ -365,22 +367,22 @@ def test_weights_that_are_no_numbers_certify_nothing(models, pictures):
         certify_images(model, pictures, radius=None, device="cpu")
 
 
-def test_a_device_that_is_not_there_is_said(models, files, say):
-    code, _, error = say(models, files, "--device", "abacus")
+def test_an_unknown_device_is_a_one_line_error(models, files, certify):
+    code, _, error = certify(models, files, "--device", "abacus")
 
     assert code == 2
     assert error.count("\n") == 1
     assert "abacus" in error
 
 
-def test_a_radius_that_is_none_is_refused(models, files, capsys):
+def test_an_invalid_radius_is_refused(models, files, capsys):
     with pytest.raises(SystemExit):
         main(["certify", str(models), str(files), "--radius=-1"])
 
     assert "'-1' is no radius; write a number" in capsys.readouterr().err
 
 
-# --- a folder of training ---
+# --- folders of runs ---
 
 
 @pytest.fixture
@@ -389,7 +391,7 @@ def copied(trained, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_folder_without_a_state_is_said(copied):
+def test_a_folder_without_a_checkpoint_is_an_error(copied):
     for file in copied.glob("state-*.pt"):
         file.unlink()
 
@@ -397,16 +399,16 @@ def test_a_folder_without_a_state_is_said(copied):
         load_model(copied)
 
 
-def test_a_damaged_state_is_said_and_no_older_one_taken(copied, files, say):
+def test_a_damaged_checkpoint_is_an_error_and_no_older_one_is_used(copied, files, certify):
     (copied / "state-3.pt").write_bytes(b"torn")
-    code, _, error = say(copied, files)
+    code, _, error = certify(copied, files)
 
     assert code == 1
     assert error.startswith(f"{copied / 'state-3.pt'}: is damaged or no checkpoint: ")
     assert error.count("\n") == 1
 
 
-def test_a_state_of_other_settings_is_said(copied):
+def test_a_checkpoint_of_other_settings_is_an_error(copied):
     described = json.loads((copied / "run.json").read_text())
     described["settings"]["seed"] = 7
     (copied / "run.json").write_text(json.dumps(described))
@@ -415,14 +417,14 @@ def test_a_state_of_other_settings_is_said(copied):
         load_model(copied)
 
 
-def test_a_folder_that_describes_no_run_is_said(copied):
+def test_an_invalid_run_json_is_an_error(copied):
     (copied / "run.json").write_text("{}")
 
     with pytest.raises(CheckpointError, match=r"cannot be read: run\.json: key: is missing"):
         load_model(copied)
 
 
-def test_a_state_that_may_not_be_read_is_said(copied):
+def test_an_unreadable_checkpoint_is_an_error(copied):
     (copied / "state-3.pt").unlink()
     (copied / "state-3.pt").mkdir()
 
@@ -430,7 +432,7 @@ def test_a_state_that_may_not_be_read_is_said(copied):
         load_model(copied)
 
 
-def test_every_class_has_a_name_of_its_own():
+def test_every_class_has_a_unique_name():
     assert {name: len(set(data.classes)) for name, data in DATASETS.items()} == {
         "cifar10": 10,
         "cifar100": 100,

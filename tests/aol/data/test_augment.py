@@ -106,7 +106,7 @@ def test_each_warp_equals_keras():
     assert difference(translate(rotate(IMAGES, angle), dx, dy), "rotated_translated") <= 1.5e-6
 
 
-def test_two_warps_are_not_one():
+def test_two_warps_differ_from_a_single_one():
     """
     Rotation and translation are two bilinear warps one after the other, in this order.
     """
@@ -117,7 +117,7 @@ def test_two_warps_are_not_one():
 
 def test_rotation_turns_by_keras_matrix():
     """
-    Its row (a0, a1, a2, b0, b1, b2, ...) says where the output pixel (x, y) comes from:
+    Its row (a0, a1, a2, b0, b1, b2, ...) maps the output pixel (x, y) to the input pixel (x', y'):
     x' = a0 x + a1 y + a2, y' = b0 x + b1 y + b2.
     """
     grid = torch.arange(32.0, dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_hue_and_saturation_change_in_hsv(pixel, hue, saturation):
     assert found.flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_grey_and_black_pixels_stay_as_they_are():
+def test_grey_and_black_pixels_are_unchanged():
     grey = torch.linspace(0, 1, 16).view(4, 1, 2, 2).expand(4, 3, 2, 2)
 
     changed = adjust_hue_and_saturation(grey, values("hue_vals"), values("saturation_vals"))
@@ -283,7 +283,7 @@ def test_shifts_follow_the_width_and_the_height():
     assert numbers.dy.abs().max() == pytest.approx(4.0, abs=0.04)
 
 
-def test_the_generator_decides_the_result():
+def test_the_generator_determines_the_result():
     first, again = augment(IMAGES, seeded(5)), augment(IMAGES, seeded(5))
 
     assert torch.equal(first, again)

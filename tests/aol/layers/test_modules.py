@@ -53,7 +53,7 @@ def normal(*shape, seed, spread=1.0):
 
 def filled(layer, seed, *, spread=1.0):
     """
-    The layer in float64 with a normal weight and bias.
+    Return the layer in float64 with a normal weight and bias.
     """
     layer = layer.double()
     layer.weight.data = normal(*layer.weight.shape, seed=seed, spread=spread)
@@ -63,7 +63,7 @@ def filled(layer, seed, *, spread=1.0):
 
 def operator(layer, *shape):
     """
-    The layer's linear map on inputs of one shape, as a matrix (outputs, inputs).
+    Return the layer's linear map on inputs of one shape, as a matrix (outputs, inputs).
     """
     size = math.prod(shape)
     basis = torch.eye(size, dtype=torch.float64).view(size, *shape)
@@ -76,7 +76,7 @@ def operator(layer, *shape):
 
 def golden_layer(name):
     """
-    Our layer with the case's parameters, its activation, and its input.
+    Return our layer with the parameters of the case, its activation and its input.
     """
     weight = weight_from_tf(LAYERS[f"{name}_K"], torch.float32)
     if name.startswith("conv"):
@@ -135,7 +135,7 @@ def test_gradients_of_a_layer_equal_the_authors(name):
 
 def test_only_the_dilated_layer_lacks_golden_gradients():
     """
-    Of conv7 the file holds the forward pass alone.
+    For conv7 the file has the forward pass only.
     """
     without = [name for name in GOLDEN_LAYERS if f"{name}_gy" not in LAYERS.files]
 
@@ -459,7 +459,7 @@ def test_paddings_of_the_authors_layer_are_those_of_torchs(kernel, dilation, pad
     assert torch.linalg.matrix_norm(operator(layer, 2, 9, 10), 2) <= 1 + 1e-12
 
 
-def test_half_the_kernel_is_the_same_as_same():
+def test_a_padding_of_half_the_kernel_equals_same():
     number, word = (filled(AOLConv2d(2, 3, 3, padding=padding), 0) for padding in (1, "same"))
     x = normal(2, 2, 6, 7, seed=1)
 
@@ -528,7 +528,7 @@ def initialised(layer, seed=0):
     return layer
 
 
-def test_the_golden_properties_are_all_looked_at():
+def test_every_golden_property_is_tested():
     looked_at = ("repeated_orthogonal (1,1,64,32)", "repeated_orthogonal (1,1,48,192)")
     others = (
         "identity_center",
@@ -636,7 +636,7 @@ def test_an_identity_layer_starts_as_the_identity(size):
     torch.testing.assert_close(layer(x), x, rtol=1e-6, atol=1e-6)
 
 
-def test_initialising_forgets_what_was_there():
+def test_initialising_replaces_the_earlier_values():
     layer = AOLConv2d(4, 4, 3)
     layer.weight.data.fill_(3.0)
     layer.bias.data.fill_(3.0)
@@ -649,7 +649,7 @@ def test_initialising_forgets_what_was_there():
 
 
 @pytest.mark.parametrize("layer", [AOLLinear(6, 4), AOLLinear(4, 6), AOLConv2d(6, 4, 3)])
-def test_the_generator_decides_the_weights(layer):
+def test_the_generator_determines_the_weights(layer):
     first = initialised(layer, 1).weight.detach().clone()
     again = initialised(layer, 1).weight.detach().clone()
     other = initialised(layer, 2).weight.detach().clone()
@@ -658,7 +658,7 @@ def test_the_generator_decides_the_weights(layer):
     assert not torch.equal(first, other)
 
 
-def test_initialisers_leave_the_global_generator_alone():
+def test_initialisers_do_not_use_the_global_generator():
     before = torch.random.get_rng_state()
     repeated_orthogonal_(torch.empty(4, 6), seeded(0))
     repeated_orthogonal_(torch.empty(6, 4), seeded(0))
@@ -684,7 +684,7 @@ def test_constructors_have_torchs_arguments_in_torchs_order(ours, theirs):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_states_have_the_names_and_shapes_of_torchs(bias):
+def test_state_dicts_have_the_names_and_shapes_of_torchs(bias):
     pairs = [
         (AOLLinear(5, 4, bias), nn.Linear(5, 4, bias)),
         (AOLConv2d(3, 4, (2, 3), bias=bias), nn.Conv2d(3, 4, (2, 3), bias=bias)),
@@ -716,7 +716,7 @@ def test_networks_without_a_bias_are_kept_and_copied():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_layers_are_made_in_their_type(dtype):
+def test_layers_are_created_in_the_given_dtype(dtype):
     for layer in (AOLLinear(6, 4, dtype=dtype), AOLConv2d(6, 4, 3, dtype=dtype)):
         assert {parameter.dtype for parameter in layer.parameters()} == {dtype}
         centre = layer.weight[..., 1, 1] if layer.weight.ndim == 4 else layer.weight
@@ -724,7 +724,7 @@ def test_layers_are_made_in_their_type(dtype):
         assert bool(((norms > 0.9) & (norms < 2.5)).all())
 
 
-def test_layers_are_made_on_their_device():
+def test_layers_are_created_on_the_given_device():
     for layer in (AOLLinear(6, 4, device="meta"), AOLConv2d(6, 4, 3, device="meta")):
         assert {parameter.device.type for parameter in layer.parameters()} == {"meta"}
         layer.reset_parameters()
@@ -734,7 +734,7 @@ def test_layers_are_made_on_their_device():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_layers_can_be_made_without_initialising_them():
+def test_layers_can_be_created_without_initialising_them():
     before = torch.random.get_rng_state()
     layer = nn.utils.skip_init(AOLConv2d, 3, 4, 3, bias=False)
 
@@ -748,7 +748,7 @@ def test_layers_can_be_made_without_initialising_them():
 )
 def test_a_new_layer_is_initialised_as_in_the_paper(make):
     """
-    From torch's own generator without one, so that `torch.manual_seed` decides.
+    Without a generator torch's own is used, so `torch.manual_seed` determines the weights.
     """
     given = make(generator=seeded(3))
     torch.manual_seed(3)
@@ -797,7 +797,7 @@ def test_inputs_may_have_more_or_fewer_dimensions_as_with_torch():
     assert torch.equal(MaxMin()(image[:2, 0, 0]), MaxMin()(image[None, :2, 0, 0])[0])
 
 
-def test_maxmin_and_pooling_are_those_beside_exported_weights():
+def test_maxmin_and_pooling_are_those_of_exported_networks():
     assert issubclass(MaxMin, plain.MaxMin)
     assert ConcatenationPooling is plain.ConcatenationPooling
     for shape in ((3, 6), (2, 4, 5, 6), (2, 4, 3), (6,)):
@@ -847,7 +847,7 @@ def test_kept_weights_are_rescaled_once_and_then_dropped():
     assert network[0].weight.grad.abs().sum() > 0
 
 
-def test_a_float64_copy_applies_the_very_weights_of_the_float32_model():
+def test_a_float64_copy_applies_exactly_the_weights_of_the_float32_model():
     model = nn.Sequential(AOLConv2d(3, 4, 3, padding=1), Flatten(), AOLLinear(100, 6))
     for parameter in model.parameters():
         parameter.data = normal(*parameter.shape, seed=1).float()
@@ -864,7 +864,7 @@ def test_a_float64_copy_applies_the_very_weights_of_the_float32_model():
 
 def test_a_float64_copy_of_a_float64_copy_applies_the_same_weights():
     """
-    The float32 model's, which rescaling the copy's raw parameters in float64 does not give.
+    Rescaling the raw parameters of the copy in float64 would give other weights.
     """
     model = nn.Sequential(AOLConv2d(3, 4, 3, padding=1), Flatten(), AOLLinear(100, 6))
     for parameter in model.parameters():
@@ -878,7 +878,7 @@ def test_a_float64_copy_of_a_float64_copy_applies_the_same_weights():
 
 
 @pytest.mark.parametrize("block", [rescaled_once, rescaled_together])
-def test_a_block_gives_back_the_weights_that_were_kept_before_it(block):
+def test_a_block_restores_the_weights_that_were_kept_before_it(block):
     network = small_network()
     with rescaled_once(network):
         kept = [network[index].rescaled() for index in (0, 3)]
@@ -902,7 +902,7 @@ def test_kept_weights_are_dropped_after_an_error():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_an_evaluation_after_a_step_sees_the_new_weights(fused):
+def test_an_evaluation_after_a_step_uses_the_new_weights(fused):
     """
     Fused optimisers do not raise a tensor's version counter, so a cache keyed on it goes stale.
     """
@@ -921,7 +921,7 @@ def test_an_evaluation_after_a_step_sees_the_new_weights(fused):
     assert torch.equal(after, network(x))
 
 
-def test_the_state_holds_raw_parameters_only():
+def test_the_state_dict_has_raw_parameters_only():
     network = small_network()
     names = ["0.weight", "0.bias", "3.weight", "3.bias"]
 

@@ -32,7 +32,7 @@ def normal(*shape, seed=0):
 
 def filled(module, seed=0):
     """
-    The module in float64 with normal parameters.
+    Return the module in float64 with normal parameters.
     """
     module = module.double()
     for index, parameter in enumerate(module.parameters()):
@@ -121,7 +121,7 @@ def test_any_zero_padding_and_dilation_has_a_norm_of_at_most_one(
 
 def test_a_padding_as_wide_as_the_kernel_keeps_all_of_the_convolution():
     """
-    More adds zeros alone: the norm stays, and that of narrower paddings is not above it.
+    A wider padding only adds zeros and keeps the norm. Narrower paddings do not have a larger one.
     """
     norms = []
     for padding in (0, 1, 2, 3, 9):
@@ -133,7 +133,7 @@ def test_a_padding_as_wide_as_the_kernel_keeps_all_of_the_convolution():
     assert norms[3:] == pytest.approx([norms[2]] * 2, rel=1e-12)
 
 
-def test_aol_layers_in_between_stay_as_they_are():
+def test_aol_layers_in_between_are_unchanged():
     model = nn.Sequential(AOLLinear(4, 4), MaxMin(), nn.Linear(4, 3))
     ours = model[0]
     parametrize(model)
@@ -182,7 +182,7 @@ UNPROVEN = [
 
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
 @pytest.mark.parametrize(("module", "message"), UNPROVEN, ids=lambda item: type(item).__name__)
-def test_what_is_not_proven_is_refused_and_nothing_is_changed(module, message):
+def test_unproven_layers_are_refused_and_nothing_is_changed(module, message):
     model = nn.Sequential(nn.Linear(3, 3), module, nn.Linear(3, 3))
     before = list(model.state_dict())
 
@@ -202,7 +202,7 @@ def test_an_old_weight_norm_is_refused():
         parametrize(model)
 
 
-def test_every_problem_is_named_at_once():
+def test_every_problem_is_reported_at_once():
     model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4)))
 
     with pytest.raises(ValueError, match=r"layer 1\.0 \(Conv1d\): .*; layer 1\.1 \(BatchNorm1d\)"):
@@ -210,7 +210,7 @@ def test_every_problem_is_named_at_once():
 
 
 @pytest.mark.parametrize("module", [nn.Sequential(), nn.ReLU(), AOLLinear(3, 3)])
-def test_nothing_to_parametrize_is_an_error(module):
+def test_a_module_without_a_layer_to_parametrize_is_an_error(module):
     with pytest.raises(ValueError, match=r"^parametrize: there is no nn\.Linear or nn\.Conv2d"):
         parametrize(module)
 
@@ -223,7 +223,7 @@ def test_a_layer_alone_is_named_by_its_type():
 # --- remove ---
 
 
-def test_removing_bakes_the_rescaled_weights_in():
+def test_removing_keeps_the_rescaled_weights():
     model = parametrize(network())
     expected = model(images())
     weights = [model[0][0].weight.clone(), model[2].weight.clone()]
@@ -237,7 +237,7 @@ def test_removing_bakes_the_rescaled_weights_in():
     assert model[2].weight.requires_grad
 
 
-def test_removing_leaves_other_parametrizations():
+def test_removing_keeps_other_parametrizations():
     other = parametrizations.orthogonal(nn.Linear(3, 3))
     model = nn.Sequential(parametrize(nn.Linear(3, 3)), other)
     remove(model)
@@ -247,7 +247,7 @@ def test_removing_leaves_other_parametrizations():
 
 
 @pytest.mark.parametrize("module", [nn.Linear(3, 3), AOLLinear(3, 3), nn.Sequential()])
-def test_nothing_to_remove_is_an_error(module):
+def test_a_module_without_a_parametrization_to_remove_is_an_error(module):
     with pytest.raises(ValueError, match=r"^remove: no module in it is parametrized"):
         remove(module)
 
@@ -255,7 +255,7 @@ def test_nothing_to_remove_is_an_error(module):
 # --- use ---
 
 
-def test_states_are_saved_and_loaded():
+def test_state_dicts_can_be_saved_and_loaded():
     model, other = parametrize(network()), parametrize(network())
     names = ["0.0.bias", "0.0.parametrizations.weight.original", "2.parametrizations.weight.ori"]
     assert [name[:29] for name in sorted(model.state_dict())] == [name[:29] for name in names]

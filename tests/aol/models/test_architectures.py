@@ -108,7 +108,8 @@ class Passed:
 
     def summary(self):
         """
-        Per parameter in TensorFlow's order: index, norm, largest and first sixteen entries.
+        Return index, norm, largest and first sixteen entries of each parameter in TensorFlow's
+        order.
         """
         found = []
         for index, layer in enumerate(self.layers):
@@ -212,7 +213,7 @@ def test_images_become_scores(config, classes):
 
 
 @pytest.mark.parametrize("config", NARROW, ids=kind_of)
-def test_the_generator_decides_the_weights(config):
+def test_the_generator_determines_the_weights(config):
     first, again, other = (build_model(config, 10, seeded(seed)).state_dict() for seed in (1, 1, 2))
 
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -221,7 +222,7 @@ def test_the_generator_decides_the_weights(config):
 
 def drawn_before(layer, generator):
     """
-    A layer's weight from the paper's initialisers, drawn step by step.
+    Return a layer's weight from the paper's initialisers, drawn step by step.
     """
     outputs, inputs, *taps = layer.weight.shape
     if layer.initialiser is identity_:
@@ -240,8 +241,8 @@ def drawn_before(layer, generator):
 @pytest.mark.parametrize("config", NARROW, ids=kind_of)
 def test_weights_are_drawn_once_in_the_order_of_the_layers(config):
     """
-    To the last bit: checkpoints and published numbers depend on it. Torch's own generator is not
-    used.
+    They are equal to the last bit, because checkpoints and published numbers depend on it. Torch's
+    own generator is not used.
     """
     before = torch.random.get_rng_state()
     ours, theirs = seeded(5), seeded(5)
@@ -267,7 +268,7 @@ def test_an_architecture_has_no_memory_until_it_is_filled(config):
 
 
 @pytest.mark.parametrize("config", NARROW, ids=kind_of)
-def test_the_start_is_initialised_as_in_the_paper(config):
+def test_weights_are_initialised_as_in_the_paper(config):
     """
     Biases are 0; weights keep their input or drop channels, so rescaling changes nothing.
     """
@@ -279,9 +280,9 @@ def test_the_start_is_initialised_as_in_the_paper(config):
 
 
 @pytest.mark.parametrize("config", NARROW, ids=kind_of)
-def test_square_layers_start_as_the_identity_where_the_paper_says(config):
+def test_square_layers_start_as_the_identity_as_in_the_paper(config):
     """
-    Of the square ones only AOL-Conv's layers after a pooling and before its second are orthogonal.
+    Only AOL-Conv's square layers after a pooling and before its second are orthogonal.
     """
     squares = [
         layer
@@ -331,7 +332,8 @@ def test_networks_are_1_lipschitz_with_any_weights(config):
 
 def test_no_attack_flips_a_certified_image():
     """
-    Gradient steps on the margin, projected to the radius; they do flip images without it.
+    The attack takes gradient steps on the margin, projected to the radius. It does flip images
+    without a certificate.
     """
     generator = seeded(0)
     model = build_model(ModelConfig(kind="conv", width=1 / 8), 10, generator).double()
@@ -396,7 +398,7 @@ def test_widths_that_do_not_fit_are_refused(config, message):
 
 def test_a_size_above_the_convolutions_channels_is_refused():
     """
-    192 channels cannot give 200: without this the first batch fails on a matrix product.
+    192 channels cannot give 200. Without this check the first batch fails in a matrix product.
     """
     with pytest.raises(ValueError, match="size"):
         architecture(ModelConfig(kind="patchwise", size=200), 10)

@@ -36,7 +36,7 @@ def name_of(config):
 
 def counter():
     """
-    Torch's, which overlooks products in place.
+    Return torch's counter, extended to products in place.
     """
 
     def flop(_, left, right, **others):
@@ -48,7 +48,7 @@ def counter():
 @pytest.fixture
 def counted_products(monkeypatch):
     """
-    Torch does not count oneDNN's products.
+    Avoid oneDNN's products, which torch does not count.
     """
     monkeypatch.setattr("aol.ops.matmul.ONEDNN_FROM", 1 << 30)
 
@@ -74,8 +74,8 @@ def test_the_layers_are_those_of_the_network(config):
 @pytest.mark.parametrize("config", NARROW, ids=name_of)
 def test_flop_of_a_run_are_those_that_torch_counts(config, counted_products):
     """
-    Per image forward and twice that backward, per step one rescaling, and three evaluations of a
-    fifth of the images with kept weights.
+    A run consists of a forward pass per image and twice that backward, a rescaling per step, and
+    three evaluations of a fifth of the images with kept weights.
     """
     run = TrainConfig(
         model=config,
@@ -123,17 +123,17 @@ def test_flop_of_a_dense_rescaling_are_those_that_torch_counts(inputs):
 
 def test_flop_of_wide_layers_are_the_papers_arithmetic():
     """
-    A dense layer of two blocks: three quarters of a product and one backward. A 3 x 3 kernel:
-    20 and 25 products, and a few percent for the sums of taps.
+    A dense layer of two blocks takes three quarters of a product and one backward. A 3 x 3 kernel
+    takes 20 and 25 products, and a few percent for the sums of taps.
     """
     assert Layer(1024, 1024).rescale_flop == 2 * 1024**3 * 1.75
     products = Layer(512, 512, 3).rescale_flop / (2 * 512**3)
     assert 45 < products < 48.5
 
 
-def test_flop_of_aol_small_are_the_known_ones():
+def test_flop_of_aol_small_are_as_expected():
     """
-    0.545 GFLOP an image forward.
+    A forward pass takes 0.545 GFLOP per image.
     """
     run = TrainConfig(
         model=ModelConfig(kind="patchwise"),
@@ -149,7 +149,7 @@ def test_flop_of_aol_small_are_the_known_ones():
     assert without_rescaling < found < without_rescaling + naive_rescaling
 
 
-def test_asking_needs_no_torch():
+def test_counting_needs_no_torch():
     code = "import sys, aol.models.flops; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,7 +18,7 @@ CLASSES = st.sampled_from([2, 10, 100])
 
 def built(config):
     """
-    The network of the widths, whether they fit or not.
+    Return the network of the widths, even if they do not fit.
     """
     widths = widths_of(config)
     match config.kind:
@@ -36,7 +36,7 @@ def built(config):
 
 def gives_scores(config):
     """
-    Whether two images become ten scores each; only the shapes are computed.
+    Return whether two images become ten scores each; only the shapes are computed.
     """
     with torch.device("meta"), torch.no_grad():
         try:
@@ -53,7 +53,7 @@ def gives_scores(config):
 @example(kind="conv", size=3, width=1.0)
 @example(kind="fc", size=16, width=8 / 4096)
 @example(kind="std", size=16, width=0.01)
-def test_what_fits_is_what_gives_scores(kind, size, width):
+def test_widths_fit_exactly_if_the_network_gives_scores(kind, size, width):
     config = ModelConfig(kind=kind, size=size, width=width)
 
     assert (misfit(config, 10) is None) == gives_scores(config)
@@ -69,7 +69,7 @@ def test_what_fits_is_what_gives_scores(kind, size, width):
         ({"kind": "std", "width": 1025.0}, "a layer has at most 1048576 channels"),
     ],
 )
-def test_a_network_beyond_all_machines_is_refused(config, reason):
+def test_a_network_with_too_many_channels_is_refused(config, reason):
     assert misfit(ModelConfig(**config), 10) == reason
 
 
@@ -84,7 +84,7 @@ def test_a_network_beyond_all_machines_is_refused(config, reason):
 )
 def test_the_largest_networks_can_be_described(config):
     """
-    torch counts the bytes of their weights in 64 bits, so their cost can be told.
+    torch counts the bytes of their weights in 64 bits, so their cost can be estimated.
     """
     config = ModelConfig(**config)
     with torch.device("meta"):
@@ -124,7 +124,7 @@ def test_neighbouring_widths_are_the_nearest_that_fit(kind, size, now, classes):
         ({"kind": "fc", "width": 0.01}, "size", []),
     ],
 )
-def test_neighbours_are_below_and_above_where_there_are_any(config, field, values):
+def test_neighbours_are_below_and_above_if_there_are_any(config, field, values):
     assert neighbours([(ModelConfig(**config), 10)], field) == values
 
 

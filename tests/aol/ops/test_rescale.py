@@ -46,7 +46,8 @@ every_way_by_hand = pytest.mark.parametrize("way", BY_HAND)
 @contextmanager
 def taken(way):
     """
-    Inside the block kernels go this way. Not a fixture: hypothesis refuses those of a function.
+    Rescale in this way inside the block. This is no fixture, because hypothesis rejects fixtures
+    per function.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name, width in WAYS[way].items():
@@ -236,7 +237,7 @@ def pull_of_one_weight():
 
 def test_sign_of_zero_is_zero_in_the_gradient(way):
     """
-    Orthogonal columns: V_01 = 0 pulls on neither, so only V_ii = 4 counts.
+    The columns are orthogonal: V_01 = 0 has no effect, so only V_ii = 4 counts.
     """
     matrix = (2 * torch.eye(2, dtype=torch.float64)).requires_grad_()
     (gradient,) = torch.autograd.grad(rescale_dense(matrix)[0, 0], matrix)
@@ -271,7 +272,7 @@ def test_a_second_derivative_of_a_gradient_by_hand_is_refused(rescale, way):
 
 
 @pytest.mark.parametrize(("channels", "refused"), [(23, False), (24, True), (72, True)])
-def test_the_narrowest_kernels_alone_have_a_second_derivative(channels, refused):
+def test_only_the_narrowest_kernels_have_a_second_derivative(channels, refused):
     kernel = normal(2, channels, 3, 3, seed=0).requires_grad_()
     (gradient,) = torch.autograd.grad(
         rescale_conv(kernel).square().sum(), kernel, create_graph=True

@@ -1,5 +1,5 @@
 """
-The kernels for GPUs, on the CPU by Triton's interpreter, and what decides whether they run.
+The kernels for GPUs, on the CPU in Triton's interpreter, and the check before their use.
 """
 
 import subprocess
@@ -33,7 +33,7 @@ def normal(*shape, dtype=torch.float64, seed=0):
 
 def both_ways(monkeypatch, run):
     """
-    What `run` gives with torch's operations, and with the kernels.
+    Return the result of `run` with torch's operations and with the kernels.
     """
     plain = run()
     for module in (maxmin, rescale):
@@ -49,7 +49,7 @@ def with_gradient(function, x, upstream):
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("shape", [(2, 6), (3, 700), (2, 4, 5, 3), (2, 48, 7, 9)], ids=str)
-def test_maxmin_is_the_same_to_the_last_bit_ties_included(monkeypatch, shape, dtype):
+def test_maxmin_is_equal_to_the_last_bit_including_ties(monkeypatch, shape, dtype):
     """
     Every third channel's pair is a tie in the first image. Halves of bf16 are rounded elsewhere.
     """
@@ -70,9 +70,9 @@ def test_maxmin_is_the_same_to_the_last_bit_ties_included(monkeypatch, shape, dt
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_maxmin_hands_on_what_is_no_number(monkeypatch, dtype):
+def test_maxmin_propagates_nan(monkeypatch, dtype):
     """
-    As torch's does: a run that diverges is to be seen.
+    As in torch, so that a diverging run is detected.
     """
     x = torch.tensor([[1.0, torch.nan, torch.nan, 2.0, 3.0, 4.0]], dtype=dtype)
 
@@ -91,9 +91,9 @@ def test_maxmin_hands_on_what_is_no_number(monkeypatch, dtype):
     ],
     ids=str,
 )
-def test_signs_and_sums_are_in_one_pass_what_they_are_in_many(monkeypatch, shape, dtype):
+def test_signs_and_sums_of_one_pass_equal_those_of_several(monkeypatch, shape, dtype):
     """
-    Zeros have no sign, and keep none; the widest take more than one step.
+    Zeros have no sign. The widest tensors take more than one step.
     """
     half, pull = normal(*shape, dtype=dtype), normal(*shape[1:3], dtype=dtype, seed=1)
     half[half.abs() < 0.1] = 0
@@ -113,7 +113,7 @@ def test_signs_and_sums_are_in_one_pass_what_they_are_in_many(monkeypatch, shape
 
 
 @pytest.mark.parametrize("inputs", [72, 80])
-def test_convolutions_are_rescaled_the_same(monkeypatch, inputs):
+def test_convolutions_are_rescaled_equally(monkeypatch, inputs):
     kernel, upstream = normal(2, 4, inputs, 3, 3), normal(2, 4, inputs, 3, 3, seed=1)
     plain, found = both_ways(monkeypatch, lambda: with_gradient(rescale_convs, kernel, upstream))
 
@@ -121,7 +121,7 @@ def test_convolutions_are_rescaled_the_same(monkeypatch, inputs):
         torch.testing.assert_close(tensor, expected, rtol=1e-12, atol=1e-13)
 
 
-def test_matrices_are_rescaled_the_same(monkeypatch):
+def test_matrices_are_rescaled_equally(monkeypatch):
     matrices, upstream = normal(2, 8, 300), normal(2, 8, 300, seed=1)
     plain, found = both_ways(monkeypatch, lambda: with_gradient(rescale_denses, matrices, upstream))
 
@@ -141,7 +141,7 @@ def test_a_network_has_the_same_scores_and_gradients(monkeypatch):
     images = normal(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     taken = []
     for name in NAMES:
-        monkeypatch.setattr(kernels, name, noted(getattr(kernels, name), taken))
+        monkeypatch.setattr(kernels, name, recorded(getattr(kernels, name), taken))
 
     def run():
         model.zero_grad()
@@ -157,7 +157,7 @@ def test_a_network_has_the_same_scores_and_gradients(monkeypatch):
         assert (tensor - expected).abs().max() <= 1e-11 * expected.abs().max()
 
 
-def noted(kernel, taken):
+def recorded(kernel, taken):
     def called(*tensors):
         taken.append(kernel.__name__)
         return kernel(*tensors)
@@ -165,7 +165,7 @@ def noted(kernel, taken):
     return called
 
 
-def test_without_a_gradient_no_signs_are_taken(monkeypatch):
+def test_without_a_gradient_no_signs_are_computed(monkeypatch):
     monkeypatch.setattr(rescale, "kernels_for", lambda tensor: kernels)
     monkeypatch.setattr(kernels, "signs_and_sums", None)
     half = normal(5, 2, 70, 70)
@@ -175,7 +175,7 @@ def test_without_a_gradient_no_signs_are_taken(monkeypatch):
     torch.testing.assert_close(total, rescale.total(half.abs()))
 
 
-# Where they run
+# Use of the kernels
 
 
 @pytest.fixture
@@ -185,12 +185,12 @@ def fresh():
     fused._working_on.cache_clear()
 
 
-def test_on_a_cpu_they_do_not_run():
+def test_kernels_are_not_used_on_a_cpu():
     assert fused.kernels_for(torch.zeros(2)) is None
 
 
 @pytest.mark.slow
-def test_they_run_where_their_results_are_torchs(fresh):
+def test_kernels_are_used_if_their_results_equal_torchs(fresh):
     assert fused._working_on(CPU) is kernels
 
 
@@ -198,7 +198,7 @@ SIGNS = ("signs_and_sums", "signs")
 
 
 @pytest.mark.parametrize(("name", "wrong_part"), [*((name, name) for name in NAMES), SIGNS])
-def test_a_kernel_with_another_result_is_told_and_none_is_used(
+def test_a_kernel_with_a_wrong_result_causes_a_warning_and_no_kernel_is_used(
     fresh, monkeypatch, name, wrong_part
 ):
     right = getattr(kernels, name)
@@ -211,14 +211,14 @@ def test_a_kernel_with_another_result_is_told_and_none_is_used(
         return (signs.neg(), sums) if wrong_part == "signs" else (signs, sums * 1.001)
 
     monkeypatch.setattr(kernels, name, wrong)
-    told = wrong_part.removeprefix("signs_and_")
+    reported = wrong_part.removeprefix("signs_and_")
     with pytest.warns(
-        UserWarning, match=f"slower: .*the kernel {told} computes other values than torch"
+        UserWarning, match=f"slower: .*the kernel {reported} computes other values than torch"
     ):
         assert fused._working_on(CPU) is None
 
 
-def test_without_triton_none_is_used(fresh, monkeypatch):
+def test_without_triton_no_kernel_is_used(fresh, monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "aol.ops.triton_kernels")
     monkeypatch.delattr("aol.ops.triton_kernels")
@@ -255,10 +255,10 @@ for kernel in MAXMIN + SIGNS:
 
 
 @pytest.mark.slow
-def test_they_compile_for_a_hopper_gpu():
+def test_kernels_compile_for_a_hopper_gpu():
     """
-    In every type, and with loads and stores as wide as they can be in those of training. In a
-    process of its own: in this one they are interpreted.
+    They compile for every type, with the widest loads and stores in those of training. This needs
+    another process, because kernels are interpreted in this one.
     """
     done = subprocess.run(
         [sys.executable, "-c", COMPILED],

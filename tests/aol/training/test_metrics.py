@@ -64,7 +64,7 @@ def test_the_radii_are_the_papers():
     assert RADII == {"cra_36": 36 / 255, "cra_72": 72 / 255, "cra_108": 108 / 255, "cra_1": 1.0}
 
 
-def test_among_equal_scores_the_lowest_class_counts():
+def test_the_lowest_class_is_predicted_among_equal_scores():
     scores = torch.tensor([[1.0, 1.0, 0.0]] * 3)
 
     assert correct(scores, torch.tensor([0, 1, 2])).tolist() == [True, False, False]
@@ -82,7 +82,7 @@ def test_margin_is_the_true_score_less_the_best_other(seed):
 
 
 @given(seed=st.integers(0, 2**32 - 1), levels=st.sampled_from([None, 2]))
-def test_margins_decide_away_from_ties(seed, levels):
+def test_margins_determine_the_result_away_from_ties(seed, levels):
     scores, labels = random_rows(seed, levels=levels)
     margin = margins(scores, labels)
     right = correct(scores, labels)
@@ -107,7 +107,7 @@ def test_a_larger_radius_certifies_no_more_rows(seed, levels):
 
 
 @given(seed=st.integers(0, 2**32 - 1), radius=st.floats(0.01, 1.0))
-def test_certified_rows_survive_every_score_change_of_a_1_lipschitz_network(seed, radius):
+def test_certified_rows_are_correct_after_any_change_of_a_1_lipschitz_networks_scores(seed, radius):
     """
     The worst change within `radius` takes radius/sqrt(2) off the true class and gives it away.
     """

@@ -1,5 +1,5 @@
 """
-The records of a run's folder: what is read, and how a mistake is named.
+Reading the records of a run's folder.
 """
 
 import json
@@ -66,12 +66,12 @@ def test_times_are_in_utc(text):
         (Run, {"key": "k", "id": 0, "name": "n", "profile": "p"}, "x: settings: is missing"),
     ],
 )
-def test_a_mistake_names_the_place_and_the_field(kind, content, message):
+def test_an_error_contains_the_place_and_the_field(kind, content, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         parse_record(kind, content, "x")
 
 
-def test_a_cut_off_last_line_is_left_out_and_any_other_is_named(tmp_path):
+def test_a_truncated_last_line_is_ignored_and_any_other_is_an_error(tmp_path):
     file, line = tmp_path / "metrics.jsonl", json.dumps(EPOCH)
     file.write_text(f"{line}\n{line}\n{line[:9]}")
     assert len(list(read_records(Epoch, file))) == 2
@@ -81,7 +81,7 @@ def test_a_cut_off_last_line_is_left_out_and_any_other_is_named(tmp_path):
         list(read_records(Epoch, file))
 
 
-def test_folders_and_the_loop_are_read_without_torch():
+def test_run_folders_can_be_read_without_torch():
     """
     `ingest`, `status` and `plan` would take seconds longer with it.
     """

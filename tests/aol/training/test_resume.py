@@ -1,5 +1,5 @@
 """
-The loop around a trainer, with trainers that train nothing.
+The loop around a trainer, with fake trainers.
 """
 
 import time
@@ -15,7 +15,7 @@ from aol.training.resume import TIMED_EPOCHS, resume_trainer, train_epochs
 
 class FakeTrainer:
     """
-    Trains epochs that take the given seconds; a state is its number of epochs.
+    A trainer whose epochs take the given seconds. Its checkpoints contain the number of epochs.
     """
 
     device = torch.device("cpu")
@@ -39,7 +39,7 @@ class FakeTrainer:
 @pytest.fixture
 def saved(tmp_path):
     """
-    Writes states and gives their files, newest first.
+    Return a function that writes checkpoints and returns their files, newest first.
     """
 
     def write(*states):
@@ -64,11 +64,11 @@ def resume(states, log=lambda text: None):
     return resume_trainer(lambda: FakeTrainer(1.0), states, log=log, hint="do this")
 
 
-def test_without_a_state_the_trainer_is_fresh():
+def test_without_a_checkpoint_the_trainer_is_new():
     assert resume([]).epoch == 0
 
 
-def test_the_newest_state_is_loaded_and_no_other(saved):
+def test_only_the_newest_checkpoint_is_loaded(saved):
     logged = []
     trainer = resume(map(nullcontext, saved({"epoch": 7}, {"epoch": 6})), logged.append)
 
@@ -76,7 +76,7 @@ def test_the_newest_state_is_loaded_and_no_other(saved):
     assert logged == ["continues after epoch 7"]
 
 
-def test_a_state_that_cannot_be_read_gives_way_to_the_next_in_a_fresh_trainer(saved):
+def test_an_unreadable_checkpoint_is_skipped_and_the_next_loaded_in_a_new_trainer(saved):
     files = saved(b"torn", None, {"epoch": 6, "broken": True}, {"epoch": 5})
     logged = []
     trainer = resume([lost(), *map(nullcontext, files)], logged.append)
@@ -92,7 +92,7 @@ def test_a_state_that_cannot_be_read_gives_way_to_the_next_in_a_fresh_trainer(sa
     assert logged[1].startswith(f"cannot continue from a checkpoint: {files[0]}: ")
 
 
-def test_where_no_state_can_be_read_every_reason_is_named_and_nothing_starts_over(saved):
+def test_the_error_lists_every_reason_if_no_checkpoint_can_be_read(saved):
     (file,) = saved(b"torn")
     with pytest.raises(CheckpointError) as caught:
         resume([lost(), nullcontext(file)])
@@ -108,7 +108,7 @@ def train(trainer, *, record=lambda metrics, save: None, stop=lambda s: False, e
     return train_epochs(trainer, record=record, must_stop=stop, save_every_s=every)
 
 
-def test_every_epoch_is_recorded_before_the_next_starts_and_the_last_one_saved():
+def test_every_epoch_is_recorded_before_the_next_and_the_last_one_is_saved():
     trainer, recorded = FakeTrainer(1.0, 1.0, 1.0), []
 
     def record(metrics, save):
@@ -118,7 +118,7 @@ def test_every_epoch_is_recorded_before_the_next_starts_and_the_last_one_saved()
     assert recorded == [(1, 1, False), (2, 2, False), (3, 3, True)]
 
 
-def test_before_a_stop_the_epoch_is_saved_and_the_last_one_is_no_stop():
+def test_a_stop_saves_its_epoch_and_is_ignored_after_the_last_one():
     recorded = []
     trainer = FakeTrainer(1.0, 1.0, 1.0)
     stops = iter([False, True])
@@ -131,11 +131,11 @@ def test_before_a_stop_the_epoch_is_saved_and_the_last_one_is_no_stop():
     assert train(FakeTrainer(1.0), record=record, stop=lambda s: True)
 
 
-def test_states_are_saved_by_the_clock_and_the_deadline_sees_what_a_save_takes(monkeypatch):
+def test_checkpoints_are_saved_at_intervals_and_their_time_counts_for_the_deadline(monkeypatch):
     """
-    Ten seconds an epoch and a second for a save, one every fifteen seconds.
+    An epoch takes ten seconds and a save takes one. One save is due every fifteen seconds.
     """
-    now, saves, asked = [0.0], [], []
+    now, saves, estimates = [0.0], [], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     class Timed(FakeTrainer):
@@ -148,21 +148,21 @@ def test_states_are_saved_by_the_clock_and_the_deadline_sees_what_a_save_takes(m
         now[0] += save
         saves.extend([metrics.epoch] * save)
 
-    train(Timed(*[10.0] * 5), record=record, stop=lambda s: bool(asked.append(s)), every=15)
+    train(Timed(*[10.0] * 5), record=record, stop=lambda s: bool(estimates.append(s)), every=15)
 
     assert saves == [2, 4, 5]
-    assert asked == [10.0, 10.0, 11.0, 11.0]
+    assert estimates == [10.0, 10.0, 11.0, 11.0]
 
 
-def test_the_time_of_an_epoch_is_the_longest_of_the_latest_ones():
-    seconds, asked = [9.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0], []
-    train(FakeTrainer(*seconds), stop=lambda s: bool(asked.append(s)))
+def test_the_estimated_time_of_an_epoch_is_the_longest_of_the_latest_ones():
+    seconds, estimates = [9.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0], []
+    train(FakeTrainer(*seconds), stop=lambda s: bool(estimates.append(s)))
 
     assert TIMED_EPOCHS == 5
-    assert asked == [9.0, 9.0, 9.0, 9.0, 9.0, 2.0]
+    assert estimates == [9.0, 9.0, 9.0, 9.0, 9.0, 2.0]
 
 
-def test_what_recording_raises_is_passed_on():
+def test_an_error_while_recording_is_passed_on():
     def full(metrics, save):
         raise OSError("disk full")
 

@@ -28,7 +28,8 @@ ALWAYS, NEVER = lambda seconds: True, lambda seconds: False
 @pytest.fixture
 def plan(tmp_path):
     """
-    Writes the plan of the tiny experiment, with settings, where `--config` finds it.
+    Return a function that writes the plan of the tiny experiment with settings and returns its
+    file.
     """
 
     def make(*settings):
@@ -44,7 +45,7 @@ def plan(tmp_path):
 @pytest.fixture
 def box(plan, tmp_path, data_root):
     """
-    Calls the command as on a machine without the orchestrator.
+    Return a function that calls the command as on a machine without the orchestrator.
     """
 
     def call(*arguments, settings=()):
@@ -82,7 +83,7 @@ def test_runs_are_trained_one_after_another_into_folders(box, folders):
         assert not list(folder.glob("part-*"))
 
 
-def test_an_attempt_names_machine_versions_commit_and_images(box, folders):
+def test_an_attempt_records_machine_versions_commit_and_images(box, folders):
     box("--run", "0")
     (facts,) = lines(folders()["0"] / "attempts.jsonl")
 
@@ -107,13 +108,15 @@ def test_steps_are_captured_as_a_graph_unless_eager(box, monkeypatch, options, g
     assert seen == [graphed]
 
 
-def test_the_time_of_an_epoch_is_that_of_the_latest_five(plan, data_root, tmp_path, monkeypatch):
+def test_the_estimated_time_of_an_epoch_is_the_longest_of_the_latest_five(
+    plan, data_root, tmp_path, monkeypatch
+):
     """
-    The first of a call is longer, and would stop a run long before its time.
+    The first epoch of a call takes longer and would stop a run too early.
     """
     (run,) = select_runs(plan("epochs=7"), [0])
     seconds = [100.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0]
-    asked = []
+    estimates = []
 
     class Timed(Trainer):
         def epochs(self):
@@ -125,14 +128,14 @@ def test_the_time_of_an_epoch_is_that_of_the_latest_five(plan, data_root, tmp_pa
         run,
         data_root=data_root,
         device=CPU,
-        must_stop=lambda taken: bool(asked.append(taken)),
+        must_stop=lambda taken: bool(estimates.append(taken)),
         save_every_s=1e9,
     )
 
-    assert asked == [*[100.0] * 5, 3.0]
+    assert estimates == [*[100.0] * 5, 3.0]
 
 
-def test_what_is_done_is_not_trained_again(box, folders):
+def test_a_finished_run_is_not_trained_again(box, folders):
     box("--run", "0")
     before = (folders()["0"] / "metrics.jsonl").stat().st_mtime_ns
 
@@ -140,12 +143,12 @@ def test_what_is_done_is_not_trained_again(box, folders):
     assert (folders()["0"] / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_without_time_nothing_is_begun_and_the_exit_code_says_call_again(box, tmp_path):
+def test_without_time_no_run_is_started_and_the_exit_code_is_that_for_continuing(box, tmp_path):
     assert box("--until-seconds", "0") == EXIT_CONTINUE
     assert not (tmp_path / "out").exists()
 
 
-def test_stopped_after_every_epoch_a_run_has_the_same_numbers(plan, data_root, tmp_path):
+def test_a_run_stopped_after_every_epoch_has_the_same_results(plan, data_root, tmp_path):
     run = select_runs(plan(), None)[0]
     straight, halting = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
     straight.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
@@ -163,7 +166,7 @@ def test_stopped_after_every_epoch_a_run_has_the_same_numbers(plan, data_root, t
     assert [attempt["from_epoch"] for attempt in attempts] == [0, 1, 2]
 
 
-def test_epochs_after_the_last_state_are_measured_again_and_torn_lines_dropped(
+def test_epochs_after_the_last_checkpoint_are_trained_again_and_torn_lines_dropped(
     plan, data_root, tmp_path
 ):
     run = select_runs(plan(), None)[0]
@@ -178,7 +181,7 @@ def test_epochs_after_the_last_state_are_measured_again_and_torn_lines_dropped(
     assert 7.0 not in losses(folder.path)
 
 
-def test_a_damaged_newest_state_gives_way_to_the_older_one_and_none_is_an_error(
+def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(
     plan, data_root, tmp_path
 ):
     run = select_runs(plan("epochs=4"), None)[0]
@@ -209,7 +212,7 @@ def test_a_folder_of_another_run_is_refused(plan, data_root, tmp_path):
         folder.train(second, data_root=data_root, device=CPU, must_stop=NEVER)
 
 
-def test_divergence_is_an_end_and_the_next_run_is_trained(box, folders):
+def test_a_diverged_run_ends_and_the_next_run_is_trained(box, folders):
     assert box(settings=("optimizer.learning_rate=1e30",)) == EXIT_FAILED
 
     for folder in folders().values():
@@ -226,14 +229,14 @@ def test_divergence_is_an_end_and_the_next_run_is_trained(box, folders):
         (["--config", str(PROJECT / "pyproject.toml")], "is it the output of `plan --json`?"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_2(box, capsys, arguments, message):
+def test_usage_errors_are_one_line_with_exit_code_2(box, capsys, arguments, message):
     assert box(*arguments) == EXIT_USAGE
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_a_missing_source_of_images_is_said_and_nothing_is_written(box, capsys, tmp_path):
+def test_images_without_a_source_are_a_usage_error(box, capsys, tmp_path):
     assert box("--data", tmp_path / "none", settings=("data.name=cifar100",)) == EXIT_USAGE
     assert "no source has cifar100" in capsys.readouterr().err
 
@@ -241,7 +244,7 @@ def test_a_missing_source_of_images_is_said_and_nothing_is_written(box, capsys, 
 @pytest.mark.slow
 def test_a_signal_saves_and_stops(plan, data_root, tmp_path, folders):
     """
-    In a process of its own, with nothing of the orchestrator imported.
+    The process imports nothing of the orchestrator.
     """
     code = (
         "import sys, aol.cli.train as m\n"

@@ -26,8 +26,8 @@ CONFIG = TrainConfig(
     epochs=2,
     batch_size=40,
 )
-# What makes the host wait for a device: a number out of a tensor, a shape out of its values, a
-# tensor out of the host's numbers ("lift_fresh").
+# Operations that make the host wait for a device: a number from a tensor, a shape from its values,
+# a tensor from numbers of the host ("lift_fresh").
 WAITS = {
     "lift_fresh",
     "mask",
@@ -42,7 +42,7 @@ WAITS = {
     "bincount",
     "repeat_interleave",
 }
-# What does so without an operation that could be seen where the device is the CPU.
+# Methods that make the host wait without an operation that is visible if the device is the CPU.
 METHODS = (
     "cpu",
     "cuda",
@@ -65,7 +65,7 @@ NARROW = [
 
 class Dispatched(TorchDispatchMode):
     """
-    Counts the operations below it, and as "mask" those that index by what is true.
+    Counts the operations in its block, and as "mask" those that index with a boolean mask.
     """
 
     def __init__(self):
@@ -96,14 +96,14 @@ def weights(run):
 
 class WaitError(Exception):
     """
-    The host would wait for its device.
+    Raised when the host would wait for its device.
     """
 
 
 @contextmanager
 def waits_refused():
     """
-    Inside the block whatever would make the host wait for its device fails.
+    Raise an error for every operation in the block that would make the host wait for its device.
     """
     move = torch.Tensor.to
 
@@ -176,14 +176,14 @@ def test_an_epoch_of_steps_never_waits_for_the_device(
         lambda value: value + torch.tensor([1.0, 2.0]),
     ],
 )
-def test_whatever_waits_is_refused(wait):
+def test_every_operation_that_waits_is_detected(wait):
     with pytest.raises(WaitError), waits_refused():
         wait(torch.arange(2.0))
 
 
 def test_every_full_step_has_the_same_shapes(trainer):
     """
-    What a recording needs: the same operations on the same shapes, whatever the images.
+    A recording needs the same operations on the same shapes, whatever the images.
     """
     run = trainer()
     traces = []
@@ -259,7 +259,8 @@ def test_stacked_weights_are_channels_last_as_images_are(config, dtype):
 
 def noisy(config):
     """
-    A network away from its start, where gradients would take the signs of rounding.
+    Return a network away from its initial weights, where gradients would have the signs of rounding
+    errors.
     """
     model = build_model(config, 10, torch.Generator().manual_seed(0))
     noise = torch.Generator().manual_seed(1)
@@ -316,7 +317,7 @@ def test_stacked_steps_with_the_fused_optimiser_train_as_single_ones_without(
         assert far <= each * max(change, 1e-2 * max(changes)), name
 
 
-def test_layers_forget_stacked_weights_after_the_block_also_when_it_fails():
+def test_stacked_weights_are_dropped_after_the_block_even_after_an_error():
     model = build_model(NARROW[2], 10, torch.Generator().manual_seed(0))
 
     def fail():
@@ -347,7 +348,7 @@ class FakeGraph:
 @pytest.fixture
 def recording(monkeypatch):
     """
-    CUDA's recording without CUDA. While a step is recorded nothing is computed, as on a GPU.
+    CUDA's recording without CUDA. As on a GPU, nothing is computed while a step is recorded.
     """
 
     class Stream:
@@ -383,7 +384,7 @@ def recording(monkeypatch):
 @pytest.fixture
 def as_on_cuda(recording):
     """
-    Makes a run on the CPU take the steps that it would take on CUDA.
+    Return a function that makes a run on the CPU take the steps that it would take on CUDA.
     """
 
     def prepare(run):
@@ -414,7 +415,7 @@ def test_replayed_steps_train_as_eager_steps(trainer, recording):
     assert all(torch.equal(value, weights(eager)[name]) for name, value in weights(run).items())
 
 
-def test_a_recording_is_made_where_it_was_warmed_up_and_garbage_waits(trainer, recording):
+def test_a_step_is_recorded_on_its_warm_up_stream_without_garbage_collection(trainer, recording):
     run = trainer()
     recording(run)
     for batch in torch.arange(len(run.train)).split(run.config.batch_size)[:5]:
@@ -424,9 +425,9 @@ def test_a_recording_is_made_where_it_was_warmed_up_and_garbage_waits(trainer, r
     assert gc.isenabled()
 
 
-def test_a_step_that_is_not_to_be_recorded_is_not(trainer, monkeypatch):
+def test_recording_can_be_turned_off(trainer, monkeypatch):
     """
-    On CUDA too, where it is for whoever cannot have a recording.
+    This includes CUDA, for machines on which recording is not possible.
     """
     run = trainer()
     on_cuda = type("OnCuda", (), {"pixels": type("P", (), {"device": torch.device("cuda")})})
@@ -440,7 +441,7 @@ def test_a_step_that_is_not_to_be_recorded_is_not(trainer, monkeypatch):
     assert recorded.full_batch_step is recorded
 
 
-def test_a_trained_run_lets_its_recording_go(trainer, recording):
+def test_the_recording_is_released_after_training(trainer, recording):
     run = trainer(replace(CONFIG, optimizer=OptimizerConfig(drops=())))
     recording(run)
     run.step.learning_rate = run.config.learning_rate(0)
@@ -460,7 +461,7 @@ def test_the_cpu_records_nothing(trainer):
     assert not run.step.on_cuda
 
 
-def test_a_recording_ends_with_its_learning_rate_and_its_momentum(trainer):
+def test_a_new_learning_rate_or_momentum_needs_a_new_recording(trainer):
     run = trainer()
     first = run.step.full_batch_step = GraphedStep(run.step, run.noise)
     run.step._renew_graph()
@@ -500,7 +501,7 @@ def test_bf16_keeps_weights_momentum_and_the_rescaling_in_float32(trainer):
 
 
 @pytest.mark.parametrize("on_cuda", [False, True])
-def test_layers_of_one_shape_are_rescaled_together_on_cuda_alone(
+def test_layers_of_one_shape_are_rescaled_together_on_cuda_only(
     trainer, as_on_cuda, monkeypatch, on_cuda
 ):
     run, models = trainer(), []
@@ -519,7 +520,7 @@ def test_layers_of_one_shape_are_rescaled_together_on_cuda_alone(
 
 def test_bf16_computes_the_loss_in_float32_and_keeps_no_casts(trainer, monkeypatch):
     """
-    Autocast would keep weights that it has cast, and a recording go on with those.
+    Autocast would keep weights that it has cast, and a recording would go on using them.
     """
     run, scores_are, caches = trainer(replace(CONFIG, precision="bf16")), [], []
 

@@ -65,7 +65,7 @@ def trainer(data_root):
 @pytest.fixture(scope="module")
 def learned(data_root):
     """
-    A trained trainer and what it reported.
+    Return a trained trainer and the metrics of its epochs.
     """
     run = Trainer(LEARNING, data_root=data_root, device=CPU)
     return run, list(run.epochs())
@@ -79,7 +79,7 @@ def untimed(metrics):
 
 def saved(state):
     """
-    The state after a trip through a file.
+    Return the checkpoint after saving it to a file and loading it.
     """
     file = io.BytesIO()
     torch.save(state, file)
@@ -170,7 +170,7 @@ def test_a_drop_without_carried_momentum_is_another_trajectory():
     assert optimizer.state[parameter]["momentum_buffer"].item() == pytest.approx(10.0)
 
 
-# --- what an epoch reports ---
+# --- metrics of an epoch ---
 
 
 def loss_by_hand(scores, labels, loss):
@@ -208,7 +208,7 @@ def test_test_metrics_equal_an_evaluation_by_hand(learned):
     assert 0 < last.cra_1 < last.cra_108 < last.cra_72 < last.cra_36 < last.accuracy < 1
 
 
-def test_training_metrics_weigh_every_image_alike(trainer):
+def test_training_metrics_weight_every_image_equally(trainer):
     """
     100 images in batches of 40, 40 and 20, and a rate so small that the weights stay.
     """
@@ -247,15 +247,15 @@ def test_one_step_is_sgd_by_hand(trainer):
         torch.testing.assert_close(run.model.state_dict()[name], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_every_image_is_seen_once_an_epoch_in_another_order(trainer, monkeypatch):
+def test_every_image_is_used_once_per_epoch_in_another_order(trainer, monkeypatch):
     run = trainer(replace(UNTOUCHED, epochs=2))
     seen = []
 
-    def noted(pixels, *dtype):
+    def record(pixels, *dtype):
         seen.append(pixels)
         return scale_pixels(pixels, *dtype)
 
-    monkeypatch.setattr("aol.training.step.scale_pixels", noted)
+    monkeypatch.setattr("aol.training.step.scale_pixels", record)
     orders = []
     for _ in run.epochs():
         epoch = torch.cat(seen[:3])
@@ -374,7 +374,7 @@ def test_margins_are_of_the_current_weights_also_between_evaluations(trainer):
     torch.testing.assert_close(run.margins(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_margins_follow_a_loaded_state(trainer):
+def test_margins_are_updated_by_a_loaded_checkpoint(trainer):
     first, second = trainer(), trainer()
     list(first.epochs())
     before = second.margins()
@@ -396,7 +396,7 @@ def test_large_test_sets_are_evaluated_in_batches(trainer, monkeypatch):
 # --- stopping and resuming ---
 
 
-def test_the_seed_decides_everything(trainer):
+def test_the_seed_determines_everything(trainer):
     first, again = list(trainer().epochs()), list(trainer().epochs())
     other = list(trainer(replace(CONFIG, seed=4)).epochs())
 
@@ -422,7 +422,7 @@ def test_every_allowed_seed_works(trainer):
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one(trainer, stop):
     """
-    Bit for bit, with augmentation and a drop of the rate after epoch 2: stop, save, load, go on.
+    Results are equal bit for bit, with augmentation and a drop of the rate after epoch 2.
     """
     straight = trainer()
     expected = [untimed(metrics) for metrics in straight.epochs()]
@@ -457,7 +457,7 @@ def test_a_run_stopped_after_every_epoch_equals_an_uninterrupted_one(trainer):
     assert found == expected
 
 
-def test_a_break_and_another_loop_go_on(trainer):
+def test_another_loop_continues_after_a_break(trainer):
     expected = [untimed(metrics) for metrics in trainer().epochs()]
     run = trainer()
     first = untimed(next(run.epochs()))
@@ -466,9 +466,10 @@ def test_a_break_and_another_loop_go_on(trainer):
     assert list(run.epochs()) == []
 
 
-def test_loading_does_not_tie_two_trainers_together(trainer):
+def test_trainers_are_independent_after_loading(trainer):
     """
-    One continues from the other's state in memory; both then report what one run reports.
+    One continues from a checkpoint of the other in memory. Then both have the metrics of a single
+    run.
     """
     expected = [untimed(metrics) for metrics in trainer().epochs()][1:]
     first, second = trainer(), trainer()
@@ -484,7 +485,7 @@ def test_loading_does_not_tie_two_trainers_together(trainer):
     [replace(CONFIG, epochs=5), replace(CONFIG, seed=4), replace(CONFIG, precision="bf16")],
     ids=["epochs", "seed", "precision"],
 )
-def test_a_state_of_other_settings_is_refused(trainer, other):
+def test_a_checkpoint_of_other_settings_is_refused(trainer, other):
     run = trainer()
     before = weights(run)
     state = trainer(other).state_dict()
@@ -525,7 +526,7 @@ def test_the_last_epochs_metrics_are_in_float64(learned):
         assert getattr(last, name) == certified(scores, labels, radius).double().mean()
 
 
-def test_margins_after_the_last_epoch_never_claim_more_than_float64(learned):
+def test_margins_after_the_last_epoch_never_exceed_those_in_float64(learned):
     run, _ = learned
     exact, kept = margins(exact_scores(run), run.test.labels), run.margins().double()
 
@@ -588,7 +589,7 @@ def test_the_certificate_is_of_the_weights_that_were_certified(trainer):
 # --- divergence ---
 
 
-def test_a_diverging_run_names_run_epoch_and_step(trainer):
+def test_a_diverged_error_has_run_epoch_and_step(trainer):
     """
     Scores are finite in step 0, and its update overflows float32.
     """
@@ -601,7 +602,7 @@ def test_a_diverging_run_names_run_epoch_and_step(trainer):
     assert str(error) == "run 12-abc diverged after 0 epochs: no finite loss in step 1"
 
 
-def test_a_later_epoch_diverges_under_its_own_number(trainer):
+def test_a_diverged_error_has_the_number_of_a_later_epoch(trainer):
     run = trainer()
     epochs = run.epochs()
     next(epochs)
@@ -625,7 +626,7 @@ def test_scores_that_are_not_finite_stop_the_evaluation(trainer):
     assert str(caught.value) == "run 7 diverged after 0 epochs: no finite loss in the evaluation"
 
 
-def test_an_update_that_overflows_in_the_last_step_is_noticed(trainer):
+def test_an_update_that_overflows_in_the_last_step_is_detected(trainer):
     config = replace(ONE_EPOCH, batch_size=100, optimizer=OptimizerConfig(learning_rate=1e39))
     with pytest.raises(DivergedError, match="in the evaluation"):
         list(trainer(config).epochs())
@@ -660,9 +661,9 @@ def test_bf16_trains_and_evaluates_in_float32(trainer):
 @pytest.mark.parametrize(
     ("precision", "in_training"), [("float32", False), ("tf32", True), ("bf16", True)]
 )
-def test_tf32_is_allowed_in_training_alone(trainer, monkeypatch, precision, in_training):
+def test_tf32_is_allowed_in_training_only(trainer, monkeypatch, precision, in_training):
     """
-    In bf16 as well: the rescaling's products are float32's, and the matrix units are idle.
+    This includes bf16, because the rescaling has float32 products and the matrix units are idle.
     """
     allowed = []
     for module in (train, optimizer):
@@ -717,9 +718,9 @@ def test_widths_that_do_not_fit_are_refused_before_training(trainer):
         trainer(replace(CONFIG, model=ModelConfig(kind="conv", size=3)))
 
 
-def test_images_that_are_given_take_the_place_of_the_data_roots(tmp_path):
+def test_given_images_replace_those_of_the_data_root(tmp_path):
     """
-    Nothing is looked for: the root may be empty.
+    No source is tried, so the root may be empty.
     """
     pixels = torch.randint(256, (60, 3, 32, 32), dtype=torch.uint8)
     parts = [

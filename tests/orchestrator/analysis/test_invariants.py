@@ -52,7 +52,7 @@ def test_unfinished_runs_are_not_checked(reported, store):
         ({"record": lambda run: None}, ["there is no certificate of its Lipschitz bound"]),
     ],
 )
-def test_each_violation_is_a_line(reported, store, changes, found):
+def test_each_violation_is_reported_in_one_line(reported, store, changes, found):
     assert violations(reported, store, **changes) == [f"run 0, seed 0: {line}" for line in found]
 
 

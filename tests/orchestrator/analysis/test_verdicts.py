@@ -55,7 +55,7 @@ def test_cells_get_the_expected_verdict(cell, verdict):
         (("diverged", "is unsound"), ": it diverged or is unsound"),
     ],
 )
-def test_a_missing_cell_names_why_its_run_is_excluded(excluded, reason):
+def test_a_missing_cell_has_the_reason_why_its_run_is_excluded(excluded, reason):
     """
     Without a reason, the run may be finished and lack the metric.
     """
@@ -241,7 +241,7 @@ def reproductions(count, shift, seeds, rng, *, sd=0.2):
 
 def verdicts(published, ours):
     """
-    The verdict of every cell, of many reports at once: what `judge_cells` gives report by report.
+    Return the verdicts of the cells of many reports at once, as `judge_cells` does for one report.
     """
     seeds = ours.shape[-1]
     freedom = 4 + seeds - 1

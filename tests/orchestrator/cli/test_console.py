@@ -64,7 +64,7 @@ class Screen:
 NAME = "run 7 AOL-Small (digits, seed 7)"
 
 
-def test_a_run_in_plain_lines(tmp_path, run, clock):
+def test_a_run_is_printed_in_plain_lines(tmp_path, run, clock):
     screen = Screen(tmp_path, run)
     with screen.recorder as record:
         record(Started(run))
@@ -306,7 +306,7 @@ def words(line):
     return " ".join(line.split())
 
 
-def test_the_plan_is_a_line_per_run(make_run):
+def test_the_plan_has_a_line_per_run(make_run):
     console = Console(file=io.StringIO(), width=120)
     plan = [
         PlannedRun(make_run(7, epochs=10), Action.CONTINUE, "interrupted after epoch 6", 4),

@@ -17,19 +17,19 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def finished(trained, tmp_path_factory):
     """
-    A copy of the folder in which `run` has trained the tiny experiment once.
+    Return a copy of the folder in which `run` has trained the tiny experiment once.
     """
     return trained.copy(tmp_path_factory.mktemp("finished"))
 
 
-def test_a_run_leaves_a_store_an_mlflow_database_logs_and_tables(finished):
+def test_a_run_writes_a_store_an_mlflow_database_logs_and_tables(finished):
     names = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*")}
 
     assert {"results/store.db", "mlflow.db", "results/demo/tables.md"} <= names
     assert len([name for name in names if re.match(r"results/logs/\d+-s\d+-\w+\.log", name)]) == 2
 
 
-def test_a_run_says_what_it_does_on_stderr_and_nothing_alarming(trained):
+def test_a_run_prints_its_progress_on_stderr_without_warnings(trained):
     text = trained.err
 
     assert trained.out == ""
@@ -48,7 +48,7 @@ def test_every_epoch_is_in_the_store_once(finished):
     assert [sorted(epochs.split(",")) for _, epochs in rows] == [["1", "2", "3"]] * 2
 
 
-def test_margins_of_every_test_image_are_kept(finished):
+def test_margins_of_every_test_image_are_stored(finished):
     database = sqlite3.connect(finished.folder / "results/store.db")
     rows = database.execute('SELECT count, length("values") FROM margins').fetchall()
     database.close()
@@ -56,7 +56,7 @@ def test_margins_of_every_test_image_are_kept(finished):
     assert rows == [(100, 400), (100, 400)]
 
 
-def test_mlflow_shows_each_run_with_every_epoch_once(finished):
+def test_mlflow_has_each_run_with_every_epoch_once(finished):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{finished.folder}/mlflow.db")
@@ -82,10 +82,10 @@ def test_a_second_run_has_nothing_to_do(finished):
     assert "Starting Ray" not in again.stderr
 
 
-def test_the_command_that_a_run_names_at_its_end_prints_its_tables(finished):
+def test_the_command_printed_at_the_end_of_a_run_prints_its_tables(finished):
     places = ("--results", "results", "--store", "results/store.db")
-    said = finished("run", "experiments.yaml", "--profile", "demo", *places).stderr
-    python, *module, name = (command := shlex.split(re.search(r"Print them: (.*)", said)[1]))[:3]
+    printed = finished("run", "experiments.yaml", "--profile", "demo", *places).stderr
+    python, *module, name = (command := shlex.split(re.search(r"Print them: (.*)", printed)[1]))[:3]
     done = finished(*command[3:])
 
     assert shutil.which(finished.folder / python) or shutil.which(python)
@@ -121,14 +121,14 @@ def test_a_plan_writes_nothing(tmp_path, data_root):
     assert [path.name for path in tmp_path.iterdir()] == ["experiments.yaml"]
 
 
-def test_a_plan_makes_no_database_of_a_mistyped_url(tmp_path, data_root):
+def test_a_plan_creates_no_database_for_a_mistyped_url(tmp_path, data_root):
     done = Shell(tmp_path, data_root)("plan", "experiments.yaml", "--store", "sqlite:///typo.db")
 
     assert done.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["experiments.yaml"]
 
 
-def test_a_storage_that_cannot_be_used_is_said_before_anything_is_queued(tmp_path, data_root):
+def test_an_unusable_storage_is_an_error_before_anything_is_queued(tmp_path, data_root):
     done = Shell(tmp_path, data_root)("run", "experiments.yaml", "--storage", "nonsense://x")
 
     assert done.returncode == 2
@@ -147,7 +147,7 @@ def test_status_as_json_is_json_only(finished):
     ]
 
 
-def test_report_draws_figures_and_checks_what_must_hold(finished, tmp_path, data_root):
+def test_report_draws_figures_and_checks_invariants(finished, tmp_path, data_root):
     shutil.copytree(finished.folder / "results", tmp_path / "results")
     shell = Shell(tmp_path, data_root)
     good = shell("report", "experiments.yaml", "--figures", "--check")
@@ -166,7 +166,7 @@ def test_report_draws_figures_and_checks_what_must_hold(finished, tmp_path, data
     assert "2 invariants" in bad.stderr or "4 invariants" in bad.stderr
 
 
-def test_two_runs_are_compared_and_any_radius_is_shown(finished):
+def test_runs_can_be_compared_and_evaluated_at_any_radius(finished):
     comparison = finished("compare", "0", "11", "--profile", "demo")
     any_radius = finished("cra", "--radius", "0.25", "--json")
     fraction = finished("cra", "--radius", "36/255", "--json")
@@ -208,7 +208,7 @@ CELL = "The only table/AOL-Conv/Std Acc"
 
 def last_command(shell):
     """
-    The cell as JSON, and the arguments of the last command that is printed for it.
+    Return the cell as JSON, and the arguments of the last command that is printed for it.
     """
     (cell,) = json.loads(shell("explain", CELL, "--profile", "demo", "--json").stdout)
     return cell, shlex.split(cell["runs"][0]["commands"][-1])[3:]
@@ -232,7 +232,7 @@ def test_a_cell_is_explained_with_a_command_that_trains_its_run_again(finished):
 
 
 @pytest.mark.slow
-def test_the_last_command_of_a_cell_measures_the_same_again(finished, monkeypatch):
+def test_the_last_command_of_a_cell_reproduces_its_value(finished, monkeypatch):
     cell, command = last_command(finished)
     monkeypatch.setitem(finished.environment, "MLFLOW_TRACKING_URI", "sqlite:///again.db")
     again = finished.process(*command)
@@ -244,7 +244,7 @@ def test_the_last_command_of_a_cell_measures_the_same_again(finished, monkeypatc
     assert other["runs"][0]["key"] == cell["runs"][0]["key"]
 
 
-def test_what_is_missing_and_what_a_budget_buys_are_said_also_without_a_store(finished):
+def test_missing_and_budget_need_no_store(finished):
     paper = ("experiments.yaml", "--profile", "paper")
     missing = finished("missing", *paper, "--only", "11", "--json")
     nothing = finished("missing", *paper, "--results", "nowhere", "--table", "only")
@@ -273,7 +273,7 @@ def test_what_is_missing_and_what_a_budget_buys_are_said_also_without_a_store(fi
     )
 
 
-def test_a_query_reads_and_cannot_write(finished):
+def test_a_query_can_read_but_not_write(finished):
     sql = "SELECT run_id, value FROM v_final WHERE metric = 'accuracy' ORDER BY run_id"
     found = finished("query", sql, "--json")
     table = finished("query", sql)
@@ -292,21 +292,23 @@ def test_a_query_reads_and_cannot_write(finished):
     assert json.loads(finished("query", sql, "--json").stdout) == json.loads(found.stdout)
 
 
-def test_watching_is_a_table_of_the_foremost_runs_only(finished):
+def test_watching_cannot_be_combined_with_all_runs(finished):
     status = finished("status", "experiments.yaml", "--watch", "--all")
 
     assert status.returncode == 2
     assert "--watch cannot be combined with --json or --all" in " ".join(status.stderr.split())
 
 
-def test_status_of_a_profile_without_runs_names_those_with_some(finished):
+def test_status_of_a_profile_without_runs_lists_the_profiles_with_runs(finished):
     status = finished("status", "experiments.yaml", "--profile", "dmo")
 
     assert status.returncode == 2
     assert "no run has the profile 'dmo'; the profiles: demo" in " ".join(status.stderr.split())
 
 
-def test_a_report_after_changed_settings_says_how_to_print_those(finished, tmp_path, data_root):
+def test_a_report_after_changed_settings_explains_how_to_report_those(
+    finished, tmp_path, data_root
+):
     shell = Shell(tmp_path, data_root)
     shutil.copytree(finished.folder / "results", tmp_path / "results")
     database = sqlite3.connect(tmp_path / "results" / "store.db")
@@ -320,7 +322,7 @@ def test_a_report_after_changed_settings_says_how_to_print_those(finished, tmp_p
     assert "pass the same --set to report it" in report.stderr
 
 
-def test_a_report_that_cannot_be_written_is_one_line(finished, tmp_path):
+def test_a_report_that_cannot_be_written_is_a_one_line_error(finished, tmp_path):
     (tmp_path / "demo").write_text("no folder")
     store = finished.folder / "results" / "store.db"
     report = finished("report", "experiments.yaml", "--results", tmp_path, "--store", store)
@@ -340,7 +342,7 @@ def test_report_prints_and_writes_every_format(finished, form):
     assert "70.3" in written
 
 
-def test_a_report_of_another_profile_shows_none_of_these_runs(finished):
+def test_a_report_of_another_profile_has_no_values_of_these_runs(finished):
     report = finished("report", "experiments.yaml", "--profile", "paper", "--format", "json")
 
     assert {cell["measured"] for cell in json.loads(report.stdout)["cells"]} == {None}
@@ -359,7 +361,7 @@ def test_sync_rebuilds_a_lost_mlflow_database(finished, tmp_path, data_root):
     assert count == (2,)
 
 
-def test_without_a_profile_a_machine_without_gpu_says_so_and_runs_the_demo(tmp_path, data_root):
+def test_the_default_profile_without_a_gpu_is_the_demo_with_a_note(tmp_path, data_root):
     yaml = (PROJECT / "experiments.yaml").read_text(encoding="utf-8")
     shell = Shell(tmp_path, data_root, yaml)
 
@@ -369,14 +371,14 @@ def test_without_a_profile_a_machine_without_gpu_says_so_and_runs_the_demo(tmp_p
     assert "digit-pairs" in plan.stdout
 
 
-def test_data_prepares_the_images_and_says_where(finished):
+def test_data_prepares_the_images_and_prints_their_folder(finished):
     done = finished("data", "experiments.yaml", "--profile", "demo")
 
     assert done.returncode == 0
     assert done.stdout.startswith("digits: checked, in ")
 
 
-def test_no_source_of_cifar_is_one_message_and_exit_1(tmp_path):
+def test_images_without_a_source_are_an_error_with_exit_code_1(tmp_path):
     shell = Shell(tmp_path, tmp_path / "empty")
     shell.environment["PATH"] = "/nowhere"
     done = shell("data", "experiments.yaml", "--set", "data.name=cifar100")
@@ -410,7 +412,7 @@ def test_no_source_of_cifar_is_one_message_and_exit_1(tmp_path):
         (["frobnicate"], "frobnicate"),
     ],
 )
-def test_a_mistake_of_the_user_is_a_clear_line_and_exit_2(tmp_path, data_root, arguments, message):
+def test_a_usage_error_has_a_clear_message_and_exit_code_2(tmp_path, data_root, arguments, message):
     done = Shell(tmp_path, data_root)(*arguments)
 
     assert done.returncode == 2, done.stderr
@@ -420,7 +422,7 @@ def test_a_mistake_of_the_user_is_a_clear_line_and_exit_2(tmp_path, data_root, a
 
 
 @pytest.mark.parametrize("command", ["status", "report", "validate", "missing"])
-def test_without_a_file_in_this_folder_or_named_the_commands_say_so(tmp_path, data_root, command):
+def test_commands_without_an_experiments_file_end_with_an_error(tmp_path, data_root, command):
     (tmp_path / "here").mkdir()
     shell = Shell(tmp_path / "here", data_root)
     (shell.folder / "experiments.yaml").unlink()
@@ -431,21 +433,21 @@ def test_without_a_file_in_this_folder_or_named_the_commands_say_so(tmp_path, da
 
 
 @pytest.mark.parametrize("command", ["status", "report", "sync"])
-def test_without_a_store_the_reading_commands_say_so(tmp_path, data_root, command):
+def test_reading_commands_without_a_store_end_with_an_error(tmp_path, data_root, command):
     done = Shell(tmp_path, data_root)(command, "experiments.yaml")
 
     assert done.returncode == 1
     assert "there is no store at results/store.db yet" in done.stderr
 
 
-def test_a_cluster_that_is_not_there_is_a_clear_error(tmp_path, data_root):
+def test_an_unreachable_cluster_is_a_clear_error(tmp_path, data_root):
     done = Shell(tmp_path, data_root)("plan", "experiments.yaml", "--address", "127.0.0.1:1")
 
     assert done.returncode == 2
     assert "no Ray cluster at 127.0.0.1:1" in done.stderr
 
 
-def test_a_second_driver_is_refused(finished):
+def test_a_second_driver_is_rejected(finished):
     from filelock import FileLock
 
     with FileLock(finished.folder / "results" / "store.db.lock"):
@@ -455,7 +457,7 @@ def test_a_second_driver_is_refused(finished):
     assert "another `run` is writing" in done.stderr
 
 
-def test_help_names_every_command_without_heavy_imports():
+def test_help_lists_every_command_without_heavy_imports():
     code = (
         "import sys, runpy\n"
         "sys.argv = ['orchestrator', '--help']\n"
@@ -475,7 +477,7 @@ def test_help_names_every_command_without_heavy_imports():
 
 
 @pytest.mark.slow
-def test_a_rerun_trains_anew_and_shows_as_a_new_mlflow_run(trained, tmp_path):
+def test_a_rerun_trains_from_the_start_and_creates_a_new_mlflow_run(trained, tmp_path):
     from mlflow import MlflowClient
 
     shell = trained.copy(tmp_path)
@@ -495,7 +497,7 @@ def test_a_rerun_trains_anew_and_shows_as_a_new_mlflow_run(trained, tmp_path):
     assert "0-s0-" in str(kept)
 
 
-def test_the_readme_shows_a_table_as_the_demo_made_it():
+def test_the_table_of_the_readme_is_that_of_the_demo():
     made = (PROJECT / "results" / "demo" / "tables.md").read_text(encoding="utf-8")
     shown = re.search(r"<!-- demo table -->\n(.*?)<!-- end", README, re.DOTALL).group(1)
 
@@ -503,7 +505,7 @@ def test_the_readme_shows_a_table_as_the_demo_made_it():
     assert shown in made
 
 
-def test_the_pictures_of_the_readme_are_there():
+def test_the_pictures_of_the_readme_exist():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
 
     assert pictures
@@ -517,7 +519,7 @@ def test_every_make_target_of_the_readme_exists():
     assert {"run", "test"} <= set(targets) <= set(known)
 
 
-def test_the_lock_names_no_index_and_pins_every_dependency():
+def test_the_lock_file_names_no_index_and_pins_every_dependency():
     import tomllib
 
     lock = (PROJECT / "requirements.lock").read_text()

@@ -1,5 +1,5 @@
 """
-Ctrl-C and a scheduler's SIGTERM, sent to a driver for real, and the command it prints then.
+Ctrl-C and a scheduler's SIGTERM, sent to a real driver, and the command that it prints.
 """
 
 import re
@@ -26,8 +26,8 @@ NUMBERS = {"SIGINT": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143)}
 )
 def stopped(request, tmp_path_factory, data_root):
     """
-    A run that got one signal while Ray started, another one while it trained, and then continued
-    as it printed.
+    Return a run that received one signal while Ray started, another one during training, and was
+    then continued with the printed command.
     """
     shell = Shell(tmp_path_factory.mktemp("stopped"), data_root, YAML)
     (first, first_code), (second, second_code) = (NUMBERS[name] for name in request.param)
@@ -52,7 +52,7 @@ def stopped(request, tmp_path_factory, data_root):
 
 def interrupted(shell, pattern, number, *more):
     """
-    The finished process that got the signal once it printed the pattern.
+    Return the finished process that received the signal after it printed the pattern.
     """
     process = shell.start(*ARGUMENTS, *more)
     try:
@@ -64,21 +64,21 @@ def interrupted(shell, pattern, number, *more):
     return subprocess.CompletedProcess(ARGUMENTS, process.returncode, out, err)
 
 
-def test_a_signal_while_ray_starts_says_how_to_go_on(stopped):
+def test_a_signal_while_ray_starts_prints_the_command_to_continue(stopped):
     assert stopped.starting.returncode == stopped.codes[0], stopped.starting.stderr
     assert "The same command continues" in stopped.starting.stderr
     assert "Traceback" not in stopped.starting.stderr
     assert stopped.states[0] == {11: "interrupted"}
 
 
-def test_a_signal_saves_what_was_trained(stopped):
+def test_a_signal_during_training_saves_the_run(stopped):
     assert stopped.training.returncode == stopped.codes[1], stopped.training.stderr
     assert stopped.states[1] == {11: "interrupted"}
     assert stopped.stopped_at < 30
     assert f"interrupted after epoch {stopped.stopped_at}" in stopped.plan.stdout
 
 
-def test_the_printed_command_continues(stopped):
+def test_the_printed_command_continues_the_run(stopped):
     assert stopped.again.returncode == 0, stopped.again.stderr
     assert f"continues after epoch {stopped.stopped_at}" in stopped.again.stderr
     (epochs,) = epochs_of(stopped.folder).values()

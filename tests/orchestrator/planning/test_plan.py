@@ -149,7 +149,7 @@ def test_a_run_whose_driver_vanished_counts_as_interrupted(run):
 
 def test_a_run_continues_from_its_checkpoints_epoch_not_from_the_last_recorded_one(run):
     """
-    Epochs 5 and 6 were recorded and their state is lost: they are trained again.
+    Epochs 5 and 6 were recorded and their checkpoints are lost, so they are trained again.
     """
     known = stored(run, Status.INTERRUPTED, epoch=6, checkpoints=[4, 2])
 
@@ -317,7 +317,7 @@ def test_a_gpu_that_no_machine_has_is_an_error(make_run):
     )
 
 
-def test_equal_infeasible_requests_are_one_line(make_run):
+def test_equal_infeasible_requests_are_reported_in_one_line(make_run):
     runs = [make_run(7, cpus=64), make_run(8, cpus=64)]
 
     with pytest.raises(ResourceError) as caught:

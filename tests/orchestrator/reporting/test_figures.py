@@ -317,7 +317,7 @@ def test_cells_are_drawn_by_verdict_at_their_value_and_difference(judged, store,
     ]
 
 
-def test_equality_is_a_line(judged, store):
+def test_equality_is_drawn_as_a_line(judged, store):
     values, differences = drawn(judged, store)["paper-against-ours"].axes
 
     (identity,) = lines(values)

@@ -27,7 +27,7 @@ PDFLATEX = shutil.which("pdflatex")
 @pytest.fixture(scope="module")
 def figures():
     """
-    Those of `written`, once they were drawn.
+    Return the list in which `written` keeps its figures, so that they are drawn once.
     """
     return []
 

@@ -1,5 +1,5 @@
 """
-A cluster that is there already, joined by its address: several Ray nodes on this machine.
+Runs on an existing cluster, joined by its address: several Ray nodes on this machine.
 """
 
 import subprocess
@@ -37,7 +37,7 @@ def shell(tmp_path, data_root):
 @pytest.fixture
 def machines(shell):
     """
-    A head that cannot train; all is torn down whatever happens.
+    Start a head node without CPUs, and stop the cluster after the test.
     """
     started = Machines(shell.environment | {"RAY_USAGE_STATS_ENABLED": "0"})
     try:

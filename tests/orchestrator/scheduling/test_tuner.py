@@ -28,7 +28,7 @@ from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, S
 @pytest.fixture(scope="module", autouse=True)
 def quiet_ray():
     """
-    Ray's own sockets, deprecations and unclosed files are not ours to mend.
+    Ignore warnings of Ray about its own sockets, deprecations and unclosed files.
     """
     import warnings
 
@@ -40,7 +40,7 @@ def quiet_ray():
 @pytest.fixture(scope="module")
 def cluster():
     """
-    One private cluster for all tests here, with two GPUs that are there in name only.
+    Start one private cluster for all tests here, with two GPUs that exist in name only.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TRITON_INTERPRET")  # a GPU's worker is not to interpret its kernels
@@ -51,7 +51,7 @@ def cluster():
 @pytest.fixture
 def runs(tmp_path):
     """
-    The runs of the tiny experiment, changed by the settings given.
+    Return a function that returns the runs of the tiny experiment with changed settings.
     """
     (tmp_path / "experiments.yaml").write_text(TINY, encoding="utf-8")
 
@@ -71,7 +71,7 @@ def options(tmp_path, data_root):
     )
 
 
-class Heard:
+class EventRecorder:
     def __init__(self):
         self.events = []
 
@@ -88,7 +88,7 @@ CPU = ResourceRequest(1.0, 0.0)
 
 
 @pytest.mark.slow
-def test_the_cluster_is_what_was_asked_for_and_listens_on_the_loopback(cluster):
+def test_the_cluster_has_the_requested_resources_and_listens_on_loopback_only(cluster):
     import psutil
 
     assert (cluster.cpus, cluster.gpus) == (2.0, 2.0)
@@ -123,30 +123,30 @@ class Broken:
 
 
 @pytest.fixture(scope="module")
-def told(cluster, tmp_path_factory, data_root):
+def recorded(cluster, tmp_path_factory, data_root):
     """
-    What a recorder heard of three runs beside a broken recorder, and what was logged: one that
-    diverges, one without images and one that is fine. The storage is a URI.
+    Return the events and the log of three runs: one that diverges, one without images and one
+    without problems. A broken recorder takes part, and the storage is a URI.
     """
-    folder = tmp_path_factory.mktemp("told")
+    folder = tmp_path_factory.mktemp("recorded")
     (folder / "experiments.yaml").write_text(TINY, encoding="utf-8")
     file = SpecFile(folder / "experiments.yaml")
     fine, other = file.experiment("demo").runs
     diverging = file.experiment("demo", ["optimizer.learning_rate=1e30"]).runs[0]
     broken = replace_data(other)
     storage = (folder / "uri").as_uri()
-    heard, log = Heard(), StringIO()
+    recorder, log = EventRecorder(), StringIO()
     handler = logging.StreamHandler(log)
     logging.getLogger("orchestrator").addHandler(handler)
-    heard.stopped = tuner.run_jobs(
+    recorder.stopped = tuner.run_jobs(
         [tuner.Job(run, CPU) for run in (diverging, broken, fine)],
-        [Broken(), heard],
+        [Broken(), recorder],
         tuner.SchedulingOptions(storage, data_root, folder / "logs", checkpoint_seconds=0.01),
     )
     logging.getLogger("orchestrator").removeHandler(handler)
-    heard.storage, heard.log, heard.logs = storage, log.getvalue(), folder / "logs"
-    heard.diverging, heard.broken, heard.fine = diverging, broken, fine
-    return heard
+    recorder.storage, recorder.log, recorder.logs = storage, log.getvalue(), folder / "logs"
+    recorder.diverging, recorder.broken, recorder.fine = diverging, broken, fine
+    return recorder
 
 
 def replace_data(run):
@@ -155,72 +155,72 @@ def replace_data(run):
 
 
 @pytest.mark.slow
-def test_a_run_is_told_as_started_placed_epochs_saved_and_finished(told):
-    kinds = [type(event) for event in told.events if event.run.key == told.fine.key]
-    (end,) = told.of(Finished, told.fine)
+def test_a_run_has_events_from_its_start_to_its_end(recorded):
+    kinds = [type(event) for event in recorded.events if event.run.key == recorded.fine.key]
+    (end,) = recorded.of(Finished, recorded.fine)
 
-    assert told.stopped is None
+    assert recorded.stopped is None
     assert kinds[:2] == [Started, Placed]
     assert kinds[-1] is Finished
     assert kinds.index(EpochDone) < kinds.index(Saved)
-    assert [event.epoch for event in told.of(EpochDone, told.fine)] == [1, 2, 3]
-    assert told.of(EpochDone, told.fine)[0].values["accuracy"] <= 1
+    assert [event.epoch for event in recorded.of(EpochDone, recorded.fine)] == [1, 2, 3]
+    assert recorded.of(EpochDone, recorded.fine)[0].values["accuracy"] <= 1
     assert (end.status, len(end.margins)) == (Status.DONE, 4 * 100)
 
 
 @pytest.mark.slow
-def test_a_diverged_and_a_broken_run_are_told_once_and_others_go_on(told):
-    (diverged,) = told.of(Finished, told.diverging)
-    (failed,) = told.of(Finished, told.broken)
+def test_a_diverged_and_a_failed_run_end_once_and_others_continue(recorded):
+    (diverged,) = recorded.of(Finished, recorded.diverging)
+    (failed,) = recorded.of(Finished, recorded.broken)
 
     assert diverged.status is Status.DIVERGED
     assert "diverged after 0 epochs" in diverged.error
     assert failed.status is Status.FAILED
     assert "no source has cifar100" in failed.error
-    assert len(told.of(Started, told.broken)) == 1
-    assert "no source has cifar100" in (told.logs / f"{told.broken.key}.log").read_text()
+    assert len(recorded.of(Started, recorded.broken)) == 1
+    assert "no source has cifar100" in (recorded.logs / f"{recorded.broken.key}.log").read_text()
 
 
 @pytest.mark.slow
-def test_checkpoints_lie_where_the_storage_says(told):
-    last = told.of(Saved, told.fine)[-1].checkpoint
+def test_checkpoints_are_in_the_storage(recorded):
+    last = recorded.of(Saved, recorded.fine)[-1].checkpoint
 
     assert last.epoch == 3
-    assert last.path.startswith(told.storage)
+    assert last.path.startswith(recorded.storage)
 
 
 @pytest.mark.slow
-def test_a_recorder_that_raises_stops_nothing_and_is_logged(told):
-    assert "Broken failed on EpochDone" in told.log
+def test_an_error_of_a_recorder_is_logged_and_stops_no_run(recorded):
+    assert "Broken failed on EpochDone" in recorded.log
 
 
 @pytest.mark.slow
-def test_a_run_continues_from_the_checkpoint_it_is_given(cluster, told, options):
-    again = Heard()
-    saved = told.of(Saved, told.fine)
+def test_a_run_continues_from_the_given_checkpoint(cluster, recorded, options):
+    again = EventRecorder()
+    saved = recorded.of(Saved, recorded.fine)
     second = next(item.checkpoint for item in saved if item.checkpoint.epoch == 2)
 
-    tuner.run_jobs([tuner.Job(told.fine, CPU, (second,))], [again], options)
+    tuner.run_jobs([tuner.Job(recorded.fine, CPU, (second,))], [again], options)
 
     assert [event.epoch for event in again.of(EpochDone)] == [3]
-    assert again.of(Finished)[0].margins == told.of(Finished, told.fine)[0].margins
+    assert again.of(Finished)[0].margins == recorded.of(Finished, recorded.fine)[0].margins
 
 
 @pytest.mark.slow
-def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_whole_checkpoint(
+def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_valid_checkpoint(
     cluster, runs, options
 ):
     """
-    Its worker dies, and the newest checkpoint of this very invocation turns out damaged. Then
-    another worker dies, and with the driver's node goes the actor that has the checkpoints.
+    First the worker is killed and the newest checkpoint of this invocation is damaged. Then another
+    worker is killed, together with the actor that holds the checkpoints.
     """
     import ray
 
-    heard = Heard()
+    recorder = EventRecorder()
     run = runs("epochs=6")[0]
 
     def kill_twice(event):
-        saved = heard.of(Saved)
+        saved = recorder.of(Saved)
         if isinstance(event, Saved) and len(saved) == 3:
             newest = Path(saved[-1].checkpoint.path)
             (newest / "state.pt").write_bytes(b"damaged")
@@ -230,12 +230,12 @@ def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_whole_chec
             ray.kill(ray.get_actor(name))
             kill_workers()
 
-    tuner.run_jobs([tuner.Job(run, CPU)], [heard, kill_twice], options)
+    tuner.run_jobs([tuner.Job(run, CPU)], [recorder, kill_twice], options)
 
-    saved = [event.checkpoint.epoch for event in heard.of(Saved)]
-    assert [event.epoch for event in heard.of(Placed)] == [0, saved[1], saved[4]]
-    assert heard.of(Finished)[0].status is Status.DONE
-    assert {event.epoch for event in heard.of(EpochDone)} == set(range(1, 7))
+    saved = [event.checkpoint.epoch for event in recorder.of(Saved)]
+    assert [event.epoch for event in recorder.of(Placed)] == [0, saved[1], saved[4]]
+    assert recorder.of(Finished)[0].status is Status.DONE
+    assert {event.epoch for event in recorder.of(EpochDone)} == set(range(1, 7))
 
 
 def kill_workers():
@@ -248,13 +248,13 @@ def kill_workers():
 
 
 @pytest.mark.slow
-def test_a_storage_that_fails_for_good_is_tried_again_and_then_named(
+def test_a_storage_that_fails_permanently_fails_the_run_after_its_retries(
     cluster, runs, options, tmp_path
 ):
     """
-    The storage turns into a file in the middle of a run; the second worker finds nothing there.
+    A file replaces the storage during a run, so the second worker finds no checkpoints.
     """
-    heard = Heard()
+    recorder = EventRecorder()
     run = runs("epochs=50")[1]
 
     def break_storage(event):
@@ -262,43 +262,43 @@ def test_a_storage_that_fails_for_good_is_tried_again_and_then_named(
             Path(options.storage).rename(tmp_path / "away")
             Path(options.storage).write_text("no folder")
 
-    tuner.run_jobs([tuner.Job(run, CPU)], [heard, break_storage], replace(options, retries=1))
+    tuner.run_jobs([tuner.Job(run, CPU)], [recorder, break_storage], replace(options, retries=1))
 
-    (end,) = heard.of(Finished)
+    (end,) = recorder.of(Finished)
     assert end.status is Status.FAILED
-    assert len(heard.of(Started)) == 2
+    assert len(recorder.of(Started)) == 2
     assert "could not be reported" in (tmp_path / "logs" / f"{run.key}.log").read_text()
 
 
 @pytest.mark.slow
-def test_fail_fast_stops_the_others_as_interrupted(cluster, runs, options):
+def test_fail_fast_interrupts_the_other_runs(cluster, runs, options):
     diverging = runs("optimizer.learning_rate=1e30")[0]
     waiting = [run for run in runs("epochs=200") if run.id == 11]
-    heard = Heard()
+    recorder = EventRecorder()
 
     jobs = [tuner.Job(run, ResourceRequest(2.0, 0.0)) for run in (diverging, *waiting)]
-    tuner.run_jobs(jobs, [heard], replace(options, fail_fast=True))
+    tuner.run_jobs(jobs, [recorder], replace(options, fail_fast=True))
 
-    ends = {event.run.key: event.status for event in heard.of(Finished)}
+    ends = {event.run.key: event.status for event in recorder.of(Finished)}
     assert ends == {diverging.key: Status.DIVERGED, waiting[0].key: Status.INTERRUPTED}
 
 
 @pytest.mark.slow
-def test_fractions_of_a_gpu_share_one(cluster, runs, options):
+def test_runs_can_use_fractions_of_a_gpu(cluster, runs, options):
     """
-    The GPUs exist in name only, so training on them fails; that both got one is what counts.
+    The GPUs exist in name only, so training fails. The test checks that both runs were started.
     """
-    heard = Heard()
+    recorder = EventRecorder()
     jobs = [tuner.Job(run, ResourceRequest(0.5, 0.5)) for run in runs()]
 
-    tuner.run_jobs(jobs, [heard], replace(options, retries=0))
+    tuner.run_jobs(jobs, [recorder], replace(options, retries=0))
 
-    assert len(heard.of(Started)) == 2
-    assert {event.status for event in heard.of(Finished)} == {Status.FAILED}
-    assert all("cuda" in event.error.lower() for event in heard.of(Finished))
+    assert len(recorder.of(Started)) == 2
+    assert {event.status for event in recorder.of(Finished)} == {Status.FAILED}
+    assert all("cuda" in event.error.lower() for event in recorder.of(Finished))
 
 
-def test_discarding_what_is_gone_already_is_fine(tmp_path):
+def test_deleting_a_missing_folder_is_no_error(tmp_path):
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     storage_module.delete_folder(str(folder))
@@ -308,23 +308,23 @@ def test_discarding_what_is_gone_already_is_fine(tmp_path):
 
 
 @pytest.mark.parametrize("storage", ["nonsense://x", "/dev/null/ray", "s3:///"])
-def test_a_storage_nothing_can_be_written_to_is_found_at_once(storage):
+def test_an_unwritable_storage_is_an_error(storage):
     with pytest.raises(ResourceError, match=f"--storage {storage}: is not writable"):
         storage_module.check_storage(storage)
 
 
-def test_the_check_of_a_storage_leaves_nothing_in_it(tmp_path):
+def test_the_check_of_a_storage_leaves_no_files(tmp_path):
     storage_module.check_storage(str(tmp_path / "ray"))
 
     assert list((tmp_path / "ray").iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_storage_that_cannot_be_is_one_line(cluster, runs, options):
+def test_an_invalid_storage_is_a_scheduling_error(cluster, runs, options):
     job = tuner.Job(runs()[0], CPU)
 
     with pytest.raises(SchedulingError, match="--storage nonsense://x: cannot be used"):
-        tuner.run_jobs([job], [Heard()], replace(options, storage="nonsense://x"))
+        tuner.run_jobs([job], [EventRecorder()], replace(options, storage="nonsense://x"))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_a_storage_that_cannot_be_is_one_line(cluster, runs, options):
         ("ray://127.0.0.1:10001", "Ray Tune does not work through ray://"),
     ],
 )
-def test_an_address_that_cannot_work_is_refused_at_once(address, message):
+def test_an_unusable_cluster_address_is_an_error(address, message):
     with (
         pytest.raises(ResourceError, match=re.escape(message)),
         machines.connect(address, Cluster(())),
@@ -343,7 +343,7 @@ def test_an_address_that_cannot_work_is_refused_at_once(address, message):
         pass
 
 
-def test_folders_of_killed_drivers_are_removed_and_those_in_use_are_not(tmp_path, monkeypatch):
+def test_folders_of_killed_drivers_are_removed_but_not_those_in_use(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(machines, "TEMPORARY_LENGTH", 1000)
     with machines._temporary_folder() as mine:
@@ -365,9 +365,9 @@ def test_a_long_temporary_folder_is_not_used_for_sockets(tmp_path, monkeypatch):
         assert len(str(folder)) < 30
 
 
-def test_a_machine_says_what_keeps_it_from_training(tmp_path):
+def test_every_problem_of_a_machine_is_reported(tmp_path):
     """
-    It sees another folder where the driver has its storage, and it has no images.
+    It does not share the driver's storage, and it has no images.
     """
     problems = machines.check_machine(
         ["cifar100"], tmp_path / "no-images", str(tmp_path), str(tmp_path / ".seen-1")
@@ -378,7 +378,7 @@ def test_a_machine_says_what_keeps_it_from_training(tmp_path):
     assert "no source has cifar100" in problems[1]
 
 
-def test_a_machine_with_images_and_storage_has_no_problem(tmp_path, data_root):
+def test_a_machine_with_images_and_storage_has_no_problems(tmp_path, data_root):
     (tmp_path / ".seen-1").touch()
 
     assert machines.check_machine(["digits"], data_root, str(tmp_path), f"{tmp_path}/.seen-1") == []

@@ -24,9 +24,9 @@ MEASURED = {"train_loss", "train_accuracy", "test_loss", "accuracy", "cra_36", "
 
 
 @contextmanager
-def workers_streams():
+def worker_streams():
     """
-    Standard streams as a worker has them: on the descriptors 1 and 2, which pytest's are not.
+    Redirect the standard streams to the descriptors 1 and 2, as in a worker; pytest's are others.
     """
     with (
         open(1, "w", closefd=False) as out,
@@ -39,7 +39,7 @@ def workers_streams():
 
 class Reports:
     """
-    Keeps what a worker reports, and a copy of every state's bytes, as a driver would.
+    Keeps the reports of a worker and a copy of every checkpoint, as a driver would.
     """
 
     def __init__(self, folder):
@@ -60,7 +60,7 @@ class Reports:
     @property
     def measured(self):
         """
-        What the epochs measured, without how long they took.
+        Return the metrics of every epoch without its duration.
         """
         return {
             result["epoch"]: {name: result["values"][name] for name in MEASURED}
@@ -72,7 +72,7 @@ class Reports:
 @pytest.fixture
 def work(make_run, data_root, tmp_path):
     """
-    Trains a run as a worker does and returns its reports and its log.
+    Return a function that trains a run as a worker does and returns its reports and its log.
     """
 
     def train(*, states=(), stop_at=None, checkpoint_seconds=1000.0, report=None, **settings):
@@ -89,35 +89,35 @@ def work(make_run, data_root, tmp_path):
             "checkpoint_seconds": checkpoint_seconds,
         }
 
-        asked = itertools.count()  # once before the first epoch and once after each
+        calls = itertools.count()  # once before the first epoch and once after each
 
         def stopping():
-            return stop_at is not None and next(asked) >= stop_at
+            return stop_at is not None and next(calls) >= stop_at
 
-        with workers_streams():
-            opening = [opened(one) for one in states]
+        with worker_streams():
+            opening = [as_checkpoint(one) for one in states]
             train_run(job, report=reports, stopping=stopping, states=opening)
         return reports, Path(job["log"]).read_text()
 
     return train
 
 
-def opened(folder):
+def as_checkpoint(folder):
     """
-    A state as Ray hands it over: something that opens a folder.
+    Return a checkpoint in the form that Ray passes on: a function that opens a folder.
     """
 
     @contextmanager
-    def open_state():
+    def open_checkpoint():
         yield str(folder)
 
-    return open_state
+    return open_checkpoint
 
 
 @pytest.fixture(scope="module")
-def straight(make_run, data_root):
+def uninterrupted(make_run, data_root):
     """
-    What a trainer that nobody watches measures in three epochs, and its margins.
+    Return the metrics of three epochs of an uninterrupted trainer, and its margins.
     """
     trainer = Trainer(make_run(7).train, data_root=data_root, device=torch.device("cpu"))
     measured = {
@@ -126,9 +126,9 @@ def straight(make_run, data_root):
     return measured, trainer.margins().numpy()
 
 
-def test_a_run_reports_its_place_every_epoch_and_its_margins(work, straight):
+def test_a_run_reports_its_placement_its_epochs_and_its_margins(work, uninterrupted):
     reports, log = work()
-    measured, margins = straight
+    measured, margins = uninterrupted
     done = base64.b64decode(reports.results[-1]["margins"])
 
     assert reports.kinds == [
@@ -148,21 +148,22 @@ def test_a_run_reports_its_place_every_epoch_and_its_margins(work, straight):
     assert log.count("EpochMetrics(") == 3
 
 
-def test_the_last_epoch_is_saved_though_the_clock_asks_for_nothing(work):
+def test_the_last_epoch_is_saved_before_the_interval_is_over(work):
     reports, _ = work()
 
     assert list(reports.states) == [3]
 
 
-def test_the_clock_asks_for_a_state(work):
+def test_an_interval_of_zero_saves_every_epoch(work):
     reports, _ = work(checkpoint_seconds=0.0)
 
     assert list(reports.states) == [1, 2, 3]
 
 
-def test_a_state_is_saved_as_often_as_the_clock_asks(work, tmp_path, monkeypatch):
+def test_a_checkpoint_is_saved_after_every_interval(work, tmp_path, monkeypatch):
     """
-    Twelve seconds an epoch and a state every thirty: after epochs 3 and 6, and at the end.
+    An epoch takes twelve seconds, counted when it is reported. Epoch 4 is the first one to end
+    after thirty seconds, and epoch 7 is the last one.
     """
     now = [0.0]
 
@@ -178,36 +179,36 @@ def test_a_state_is_saved_as_often_as_the_clock_asks(work, tmp_path, monkeypatch
     assert list(reports.states) == [4, 7]
 
 
-def test_told_to_stop_a_run_saves_after_its_epoch_and_ends_without_being_done(work):
+def test_a_stopped_run_saves_its_epoch_and_is_not_done(work):
     reports, _ = work(stop_at=2)
 
     assert reports.kinds == [("placed", 0), ("epoch", 1), ("epoch", 2)]
     assert list(reports.states) == [2]
 
 
-def test_told_to_stop_in_its_last_epoch_a_run_is_done(work):
+def test_a_run_stopped_in_its_last_epoch_is_done(work):
     reports, _ = work(stop_at=3)
 
     assert reports.kinds[-1] == ("done", None)
 
 
-def test_told_to_stop_before_it_began_a_run_reports_nothing(work):
+def test_a_run_stopped_before_its_start_reports_nothing(work):
     reports, _ = work(stop_at=0)
 
     assert reports.results == []
 
 
-def test_a_continued_run_measures_what_an_uninterrupted_one_does(work, straight):
+def test_a_continued_run_has_the_metrics_of_an_uninterrupted_one(work, uninterrupted):
     first, _ = work(stop_at=1)
     second, log = work(states=[first.states[1]])
 
     assert second.kinds == [("placed", 1), ("epoch", 2), ("epoch", 3), ("done", None)]
-    assert first.measured | second.measured == straight[0]
+    assert first.measured | second.measured == uninterrupted[0]
     assert second.results[-1] == work()[0].results[-1]
     assert "continues after epoch 1" in log
 
 
-def test_a_run_continues_from_the_newest_state(work):
+def test_a_run_continues_from_the_newest_checkpoint(work):
     first, _ = work(stop_at=2, checkpoint_seconds=0.0)
     second, _ = work(states=[first.states[2], first.states[1]])
 
@@ -232,19 +233,19 @@ def replaced_by_text(folder):
 
 
 @pytest.mark.parametrize("harm", [damaged, emptied, removed, replaced_by_text])
-def test_a_damaged_state_gives_way_to_the_older_one(work, straight, harm):
+def test_the_older_checkpoint_is_used_if_the_newest_is_damaged(work, uninterrupted, harm):
     first, _ = work(stop_at=2, checkpoint_seconds=0.0)
     harm(first.states[2])
     second, log = work(states=[first.states[2], first.states[1]])
 
     assert second.kinds[0] == ("placed", 1)
     assert {epoch: second.measured[epoch] for epoch in (2, 3)} == {
-        epoch: straight[0][epoch] for epoch in (2, 3)
+        epoch: uninterrupted[0][epoch] for epoch in (2, 3)
     }
     assert "cannot continue from a checkpoint" in log
 
 
-def test_a_state_that_is_lost_in_the_storage_gives_way_to_the_older_one(work):
+def test_the_older_checkpoint_is_used_if_the_newest_is_missing(work):
     first, _ = work(stop_at=1)
     lost = first.folder / "lost"
     second, _ = work(states=[lost, first.states[1]])
@@ -252,9 +253,10 @@ def test_a_state_that_is_lost_in_the_storage_gives_way_to_the_older_one(work):
     assert second.kinds[0] == ("placed", 1)
 
 
-def test_a_run_of_which_no_state_can_be_read_fails_instead_of_starting_anew(work):
+def test_a_run_fails_if_none_of_its_checkpoints_can_be_read(work):
     """
-    The storage may be away for the moment only, and training anew would replace what it holds.
+    The storage may be unavailable for a moment only, and training from the start would replace its
+    checkpoints.
     """
     first, _ = work(stop_at=1)
     emptied(first.states[1])
@@ -268,7 +270,7 @@ def test_a_run_of_which_no_state_can_be_read_fails_instead_of_starting_anew(work
     assert error in log
 
 
-def test_a_state_of_other_settings_is_not_continued(work):
+def test_a_checkpoint_of_other_settings_is_an_error(work):
     first, _ = work(stop_at=1, loss=LossConfig(offset=1.0, temperature=1.0))
     second, _ = work(states=[first.states[1]])
 
@@ -276,10 +278,10 @@ def test_a_state_of_other_settings_is_not_continued(work):
     assert "the state is of settings" in second.results[0]["error"]
 
 
-def test_a_state_that_fits_only_in_part_leaves_nothing_of_itself(work, straight):
+def test_no_weights_of_a_partly_loaded_checkpoint_remain(work, uninterrupted):
     """
-    Weights load, then the optimizer's state turns out damaged: the run must not continue the
-    older state with the newer one's weights.
+    The weights can be loaded and the optimizer's state cannot. The run must not continue from the
+    older checkpoint with the weights of the newer one.
     """
     first, _ = work(checkpoint_seconds=0.0)
     file = first.states[2] / STATE_FILE
@@ -289,10 +291,10 @@ def test_a_state_that_fits_only_in_part_leaves_nothing_of_itself(work, straight)
     second, _ = work(states=[first.states[2], first.states[1]])
 
     assert second.kinds[0] == ("placed", 1)
-    assert second.measured == {epoch: straight[0][epoch] for epoch in (2, 3)}
+    assert second.measured == {epoch: uninterrupted[0][epoch] for epoch in (2, 3)}
 
 
-def test_a_run_that_was_trained_but_not_done_only_ends(work):
+def test_a_run_with_all_its_epochs_is_only_ended(work):
     first, _ = work()
     second, _ = work(states=[first.states[3]])
 
@@ -308,7 +310,7 @@ def test_divergence_is_reported_not_raised(work):
     assert "run 7 diverged" in log
 
 
-def test_a_failure_is_reported_with_its_traceback_not_raised(work):
+def test_an_error_is_reported_with_its_traceback_not_raised(work):
     reports, log = work(data=DataConfig(name="cifar100"))  # no source has it
 
     assert reports.kinds == [("failed", None)]
@@ -316,9 +318,9 @@ def test_a_failure_is_reported_with_its_traceback_not_raised(work):
     assert "Traceback" in log
 
 
-def test_a_storage_that_takes_no_state_is_no_failure_of_the_run(work, tmp_path):
+def test_an_error_of_the_storage_is_raised_and_not_reported_as_a_failed_run(work, tmp_path):
     """
-    Ray tries it again, as after the loss of a worker; the log says why.
+    Ray then retries the run, as after the loss of a worker. The log contains the reason.
     """
 
     class FullStorage(Reports):
@@ -336,7 +338,7 @@ def test_a_storage_that_takes_no_state_is_no_failure_of_the_run(work, tmp_path):
     assert "no space left" in log.read_text()
 
 
-def test_no_state_stays_behind_on_the_worker(work, tmp_path, monkeypatch):
+def test_no_checkpoint_remains_on_the_worker(work, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     work(checkpoint_seconds=0.0)
@@ -347,10 +349,10 @@ def test_no_state_stays_behind_on_the_worker(work, tmp_path, monkeypatch):
 # The log
 
 
-def test_output_of_python_c_and_subprocesses_goes_to_the_file(tmp_path):
+def test_output_of_python_c_and_subprocesses_is_in_the_log(tmp_path):
     libc = ctypes.CDLL(None)
     path = tmp_path / "logs" / "x.log"
-    with workers_streams(), redirect_output(path):
+    with worker_streams(), redirect_output(path):
         print("from print", flush=True)
         print("from stderr", file=sys.stderr, flush=True)
         os.write(1, b"from a descriptor\n")
@@ -372,10 +374,10 @@ def open_descriptors():
     return len(list(folder.iterdir())) if folder.exists() else 0
 
 
-def test_afterwards_the_streams_are_as_before(tmp_path, capfd):
+def test_the_streams_are_restored(tmp_path, capfd):
     os.write(1, b"before\n")
     before = open_descriptors()
-    with workers_streams(), redirect_output(tmp_path / "x.log"):
+    with worker_streams(), redirect_output(tmp_path / "x.log"):
         os.write(1, b"inside\n")
     os.write(1, b"after\n")
     os.write(2, b"after too\n")
@@ -385,18 +387,18 @@ def test_afterwards_the_streams_are_as_before(tmp_path, capfd):
     assert left == before
 
 
-def test_the_streams_come_back_after_an_error_too(tmp_path, capfd):
-    with pytest.raises(ZeroDivisionError), workers_streams(), redirect_output(tmp_path / "x.log"):
+def test_the_streams_are_restored_after_an_error(tmp_path, capfd):
+    with pytest.raises(ZeroDivisionError), worker_streams(), redirect_output(tmp_path / "x.log"):
         raise ZeroDivisionError
     os.write(1, b"after\n")
 
     assert capfd.readouterr().out == "after\n"
 
 
-def test_what_was_printed_before_and_not_yet_written_stays_outside(tmp_path):
+def test_output_that_is_still_buffered_is_not_in_the_log(tmp_path):
     """
-    And what is printed inside is written there, though nobody flushes: in a real process, whose
-    output is buffered.
+    Output inside the block is in the log even if it is not flushed. This needs a real process,
+    whose output is buffered.
     """
     script = """
 import sys
@@ -416,17 +418,17 @@ print("after")
     assert log.read_text() == "inside\n"
 
 
-def test_a_log_is_continued_not_overwritten(tmp_path):
+def test_a_log_is_extended_not_overwritten(tmp_path):
     for text in ("one", "two"):
-        with workers_streams(), redirect_output(tmp_path / "x.log"):
+        with worker_streams(), redirect_output(tmp_path / "x.log"):
             print(text)
 
     assert (tmp_path / "x.log").read_text() == "one\ntwo\n"
 
 
-def test_where_no_log_can_be_written_the_output_stays_where_it_was(tmp_path, capfd):
+def test_output_is_not_redirected_if_the_log_cannot_be_written(tmp_path, capfd):
     (tmp_path / "file").touch()
-    with workers_streams(), redirect_output(tmp_path / "file" / "x.log"):
+    with worker_streams(), redirect_output(tmp_path / "file" / "x.log"):
         os.write(1, b"inside\n")
 
     assert capfd.readouterr().out == "inside\n"

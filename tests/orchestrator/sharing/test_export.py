@@ -54,7 +54,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def box(tmp_path_factory, data_root):
     """
-    A folder with the tiny experiment and what `python -m aol` made of run 0.
+    Return a folder with the tiny experiment and run 0 trained by `python -m aol`.
     """
     folder = tmp_path_factory.mktemp("box")
     (folder / "experiments.yaml").write_text(TINY, encoding="utf-8")
@@ -73,7 +73,7 @@ def experiment(box):
 @pytest.fixture
 def folder(box, tmp_path):
     """
-    A copy of the run's folder, to spoil.
+    Return a copy of the run's folder that a test may damage.
     """
     (only,) = find_run_folders(box / "out")
     return shutil.copytree(only, tmp_path / only.name)
@@ -87,7 +87,7 @@ def finished(box):
 @pytest.fixture(scope="module")
 def models(finished, experiment, box, tmp_path_factory):
     """
-    The run in every format, with its card and an image.
+    Return a folder with the run in every format, its card and an image.
     """
     place = tmp_path_factory.mktemp("models")
     store = Store(tmp_path_factory.mktemp("store") / "store.db")
@@ -111,7 +111,7 @@ def images():
 @pytest.fixture(scope="module")
 def trained_scores(box, images):
     """
-    Those of the trained network with its raw weights.
+    Return the scores of the trained network with its raw weights.
     """
     _, trained = load_network_from_folder(find_run_folders(box / "out")[0])
     with rescaled_once(trained.model), torch.no_grad():
@@ -137,7 +137,7 @@ def test_onnx_has_the_trained_networks_scores_in_batches_of_any_size(
     assert np.abs(found - trained_scores[:count].numpy()).max() < 1e-5
 
 
-def test_files_can_be_read_by_others_and_nothing_else_is_left(models):
+def test_files_can_be_read_by_others_and_no_other_files_remain(models):
     names = {file.name for file in models.iterdir()} - {"image.png"}
 
     assert names == {*FILES.values(), "network.py", "README.md"}
@@ -146,7 +146,7 @@ def test_files_can_be_read_by_others_and_nothing_else_is_left(models):
     }
 
 
-def test_each_file_names_the_run_it_is_of(models, finished):
+def test_each_file_names_its_run(models, finished):
     facts = read_model(models).facts
     session = onnxruntime.InferenceSession(models / "network.onnx")
 
@@ -158,9 +158,9 @@ def test_each_file_names_the_run_it_is_of(models, finished):
 # --- the card ---
 
 
-def without_this_program(code, folder):
+def output_without_this_program(code, folder):
     """
-    What a script prints that sees installed packages and not this program.
+    Return the output of a script that can import installed packages but not this program.
     """
     blocked = "import sys\nsys.modules['aol'] = sys.modules['orchestrator'] = None\n"
     command = [sys.executable, "-c", blocked + code]
@@ -183,7 +183,7 @@ def test_the_card_has_a_script_per_format(models):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_cards_script_certifies_an_image_without_this_program(models, form):
-    name, radius = without_this_program(SNIPPETS[form], models)
+    name, radius = output_without_this_program(SNIPPETS[form], models)
     (one,) = certify_images(
         read_model(models), read_images([models / "image.png"]), radius=None, device="cpu"
     )[1]
@@ -195,7 +195,7 @@ def test_the_cards_script_certifies_an_image_without_this_program(models, form):
         assert float(radius) == pytest.approx(one.radius, rel=1e-6)
 
 
-def test_the_card_says_what_was_measured_published_and_proven(models, finished):
+def test_the_card_has_measured_published_and_proven_values(models, finished):
     text = (models / "README.md").read_text(encoding="utf-8")
     accuracy = 100 * finished.values["accuracy"]
 
@@ -214,26 +214,26 @@ def test_the_card_says_what_was_measured_published_and_proven(models, finished):
 
 def certificate_section(finished, record):
     """
-    What the card says of a run whose gate left this record.
+    Return the card's paragraph about a run with this record of a certificate.
     """
     text = render_card(replace(finished, certificate=record), fold_run(finished, []), [], {}, None)
     return text.partition("## Certificate\n\n")[2].partition("\n")[0]
 
 
-def test_the_card_concludes_anew_what_the_gates_record_says(finished):
+def test_the_card_recomputes_the_conclusions_from_the_certificate(finished):
     forged = copy.deepcopy(dict(finished.certificate))
     forged["layers"][0]["upper"] = 5.0
     forged |= {"upper": 1.0, "violations": [], "tolerance": 10.0}
     name = forged["layers"][0]["name"]
 
-    said = certificate_section(finished, forged)
+    text = certificate_section(finished, forged)
 
-    assert "by more than 5, the network by no more than " in said
-    assert said.endswith(f"Violations: {name}: its bound is 5, above 1.000001.")
+    assert "by more than 5, the network by no more than " in text
+    assert text.endswith(f"Violations: {name}: its bound is 5, above 1.000001.")
 
 
 @pytest.mark.parametrize("lost", ["layers", "ratio", "score_error", "tolerance"])
-def test_the_card_says_that_the_gates_record_is_damaged(finished, lost):
+def test_the_card_reports_a_damaged_certificate(finished, lost):
     record = {name: one for name, one in finished.certificate.items() if name != lost}
 
     assert certificate_section(finished, record) == (
@@ -242,7 +242,7 @@ def test_the_card_says_that_the_gates_record_is_damaged(finished, lost):
     )
 
 
-def test_the_card_needs_no_conclusions_and_no_record(finished):
+def test_the_card_needs_neither_conclusions_nor_a_certificate(finished):
     measured = {name: finished.certificate[name] for name in ("layers", "ratio")}
     measured |= {"score_error": 1e-12, "tolerance": 1e-6}
 
@@ -254,7 +254,7 @@ def test_the_card_needs_no_conclusions_and_no_record(finished):
     )
 
 
-def test_the_card_names_the_digest_of_each_file(models):
+def test_the_card_has_the_digest_of_each_file(models):
     text = (models / "README.md").read_text(encoding="utf-8")
 
     for name in [*FILES.values(), "network.py"]:
@@ -273,9 +273,9 @@ def test_without_a_store_the_card_has_no_published_values(finished):
 
 
 @pytest.fixture
-def known(store, folder):
+def ray_store(store, folder):
     """
-    The store with run 0, whose checkpoint is a folder as Ray leaves it.
+    Return the store with run 0, whose checkpoint is a folder as Ray writes it.
     """
     ingest_run(read_folder(folder), store)
     place = folder.parent / "storage" / "checkpoint_000002"
@@ -287,7 +287,7 @@ def known(store, folder):
     return store
 
 
-def state_of(store):
+def checkpoint_file(store):
     return Path(store.runs()[0].checkpoints[0].path) / "state.pt"
 
 
@@ -296,8 +296,8 @@ def same_weights(first, second):
     return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_a_run_of_the_store_is_its_newest_checkpoint(known, experiment, finished):
-    found = from_store(experiment, known, 0)
+def test_a_run_of_the_store_is_exported_from_its_newest_checkpoint(ray_store, experiment, finished):
+    found = from_store(experiment, ray_store, 0)
 
     assert same_weights(found, finished)
     assert found.values == finished.values
@@ -305,44 +305,44 @@ def test_a_run_of_the_store_is_its_newest_checkpoint(known, experiment, finished
     assert (found.commit, found.finished_at) == (finished.commit, finished.finished_at)
 
 
-def test_a_checkpoint_may_be_a_uri(known, experiment, finished):
-    (run,) = known.runs()
-    known.add_checkpoint(run.key, Checkpoint(3, f"file://{run.checkpoints[0].path}"))
+def test_a_checkpoint_may_be_a_uri(ray_store, experiment, finished):
+    (run,) = ray_store.runs()
+    ray_store.add_checkpoint(run.key, Checkpoint(3, f"file://{run.checkpoints[0].path}"))
 
-    assert same_weights(from_store(experiment, known, 0), finished)
+    assert same_weights(from_store(experiment, ray_store, 0), finished)
 
 
-def test_a_uri_that_cannot_be_opened_is_said(known, experiment):
-    (run,) = known.runs()
-    known.add_checkpoint(run.key, Checkpoint(3, "nothing://there/checkpoint"))
+def test_a_uri_that_cannot_be_opened_is_an_error(ray_store, experiment):
+    (run,) = ray_store.runs()
+    ray_store.add_checkpoint(run.key, Checkpoint(3, "nothing://there/checkpoint"))
 
     with pytest.raises(CheckpointError, match="nothing://there/checkpoint: cannot be opened: "):
-        from_store(experiment, known, 0)
+        from_store(experiment, ray_store, 0)
 
 
-def test_a_checkpoint_that_is_gone_is_said(known, experiment):
-    state_of(known).unlink()
+def test_a_missing_checkpoint_is_an_error(ray_store, experiment):
+    checkpoint_file(ray_store).unlink()
 
     with pytest.raises(CheckpointError, match=r"state\.pt: cannot be read: No such file"):
-        from_store(experiment, known, 0)
+        from_store(experiment, ray_store, 0)
 
 
-def test_a_damaged_checkpoint_is_said(known, experiment):
-    state_of(known).write_bytes(b"torn")
+def test_a_damaged_checkpoint_is_an_error(ray_store, experiment):
+    checkpoint_file(ray_store).write_bytes(b"torn")
 
     with pytest.raises(CheckpointError, match="is damaged or no checkpoint: "):
-        from_store(experiment, known, 0)
+        from_store(experiment, ray_store, 0)
 
 
-def test_a_checkpoint_of_an_earlier_epoch_is_not_the_network(known, experiment):
-    state = torch.load(state_of(known), weights_only=True)
-    torch.save(state | {"epoch": 2}, state_of(known))
+def test_a_checkpoint_of_an_earlier_epoch_is_an_error(ray_store, experiment):
+    state = torch.load(checkpoint_file(ray_store), weights_only=True)
+    torch.save(state | {"epoch": 2}, checkpoint_file(ray_store))
 
     with pytest.raises(CheckpointError, match="is from after epoch 2 of 3, not the network whose"):
-        from_store(experiment, known, 0)
+        from_store(experiment, ray_store, 0)
 
 
-def test_a_run_without_a_checkpoint_is_said(store, folder, experiment):
+def test_a_run_without_a_checkpoint_is_an_error(store, folder, experiment):
     (folder / "state-3.pt").unlink()
     ingest_run(read_folder(folder), store)
 
@@ -350,21 +350,21 @@ def test_a_run_without_a_checkpoint_is_said(store, folder, experiment):
         from_store(experiment, store, 0)
 
 
-def test_an_unknown_run_is_named(known, experiment):
+def test_an_unknown_run_is_an_error(ray_store, experiment):
     with pytest.raises(SpecError, match="export: there is no run 7; the runs are 0, 11"):
-        from_store(experiment, known, 7)
+        from_store(experiment, ray_store, 7)
 
 
 @pytest.mark.parametrize(("run", "replicate", "seed"), [(11, 0, 11), (0, 1, 1000)])
-def test_what_is_not_finished_is_named(known, experiment, run, replicate, seed):
+def test_an_unfinished_run_of_the_store_is_an_error(ray_store, experiment, run, replicate, seed):
     with pytest.raises(RequestError, match=f"run {run} with seed {seed} of the profile `demo` is"):
-        from_store(experiment, known, run, replicate)
+        from_store(experiment, ray_store, run, replicate)
 
 
 # --- from a folder ---
 
 
-def test_what_is_no_folder_of_a_run_is_said(tmp_path):
+def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(RequestError, match=r"is neither a run ID nor a folder with a run\.json"):
         from_folder(tmp_path)
 
@@ -376,7 +376,7 @@ def test_an_unfinished_run_is_not_exported(folder):
         from_folder(folder)
 
 
-def test_a_run_without_its_last_state_is_not_exported(folder):
+def test_a_run_without_its_last_checkpoint_is_not_exported(folder):
     (folder / "state-3.pt").unlink()
 
     with pytest.raises(RequestError, match=r"no state-3\.pt there, the finished network"):
@@ -390,13 +390,13 @@ def test_a_damaged_folder_is_not_exported(folder):
         from_folder(folder)
 
 
-# --- what is in the way ---
+# --- errors before and while writing ---
 
 
 @pytest.mark.parametrize(
     ("form", "packages"), [("safetensors", "safetensors"), ("onnx", "onnx and onnxscript")]
 )
-def test_a_missing_package_is_named_before_anything_is_written(
+def test_a_missing_package_is_an_error_before_anything_is_written(
     finished, monkeypatch, form, packages
 ):
     monkeypatch.setattr("aol.export.formats.find_spec", lambda name: None)
@@ -405,7 +405,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
         fold_run(finished, [form])
 
 
-def test_a_place_that_is_a_file_is_said(finished, tmp_path):
+def test_a_file_in_place_of_the_folder_is_an_error(finished, tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(OutputError, match=r"cannot be written to: .*; choose another --out"):
@@ -416,7 +416,7 @@ def test_a_place_that_is_a_file_is_said(finished, tmp_path):
     "form",
     [form if form != "onnx" else pytest.param(form, marks=pytest.mark.slow) for form in FORMATS],
 )
-def test_a_file_that_cannot_be_replaced_is_said_and_no_part_is_left(finished, tmp_path, form):
+def test_a_file_that_cannot_be_replaced_is_an_error_without_leftovers(finished, tmp_path, form):
     (tmp_path / FILES[form]).mkdir()
 
     with pytest.raises(OutputError, match="cannot be written to: "):
@@ -424,14 +424,14 @@ def test_a_file_that_cannot_be_replaced_is_said_and_no_part_is_left(finished, tm
     assert [file.name for file in tmp_path.iterdir()] == [FILES[form]]
 
 
-def test_a_card_that_cannot_be_replaced_is_said(tmp_path):
+def test_a_card_that_cannot_be_replaced_is_an_error(tmp_path):
     (tmp_path / "README.md").mkdir()
 
     with pytest.raises(OutputError, match="cannot be written to: "):
         write_card("text", tmp_path)
 
 
-def test_a_damaged_layer_is_no_network(folder):
+def test_a_checkpoint_that_lacks_a_parameter_is_an_error(folder):
     state = torch.load(folder / "state-3.pt", weights_only=True)
     state["model"].pop(next(iter(state["model"])))
     torch.save(state, folder / "state-3.pt")
@@ -443,7 +443,7 @@ def test_a_damaged_layer_is_no_network(folder):
 # --- runs trained elsewhere ---
 
 
-def test_a_run_taken_in_is_exported_from_where_it_lies(store, folder, experiment, finished):
+def test_an_ingested_run_is_exported_from_its_folder(store, folder, experiment, finished):
     ingest_run(read_folder(folder), store)
     (run,) = store.runs()
 
@@ -451,7 +451,7 @@ def test_a_run_taken_in_is_exported_from_where_it_lies(store, folder, experiment
     assert same_weights(from_store(experiment, store, 0), finished)
 
 
-def test_a_folder_that_moved_is_noted_when_it_is_taken_again(store, folder):
+def test_ingesting_a_moved_folder_updates_its_location(store, folder):
     ingest_run(read_folder(folder), store)
     moved = folder.rename(folder.parent / "moved")
 
@@ -459,16 +459,16 @@ def test_a_folder_that_moved_is_noted_when_it_is_taken_again(store, folder):
     assert [one.path for one in store.runs()[0].checkpoints] == [str(moved / "state-3.pt")]
 
 
-def test_a_checkpoint_of_our_own_stays_the_runs(known, folder):
-    before = known.runs()
-    ingest_run(read_folder(folder), known)
+def test_ingesting_a_run_keeps_its_ray_checkpoint(ray_store, folder):
+    before = ray_store.runs()
+    ingest_run(read_folder(folder), ray_store)
 
-    assert known.runs() == before
+    assert ray_store.runs() == before
 
 
-def test_training_anew_leaves_the_folder_alone(store, folder, experiment):
+def test_a_rerun_keeps_the_ingested_folder(store, folder, experiment):
     """
-    What Ray wrote of a run that is trained anew is removed, what someone else wrote is not.
+    A rerun deletes the checkpoints that Ray wrote and no other files.
     """
     ingest_run(read_folder(folder), store)
     files = sorted(folder.iterdir())
@@ -479,14 +479,16 @@ def test_training_anew_leaves_the_folder_alone(store, folder, experiment):
     assert sorted(folder.iterdir()) == files
 
 
-def test_training_anew_removes_our_own_checkpoints(known, experiment):
-    state = state_of(known)
-    _delete_runs(SimpleNamespace(rerun=lambda: {0}), known, make_plan(experiment, [], rerun=[0]))
+def test_a_rerun_deletes_ray_checkpoints(ray_store, experiment):
+    file = checkpoint_file(ray_store)
+    _delete_runs(
+        SimpleNamespace(rerun=lambda: {0}), ray_store, make_plan(experiment, [], rerun=[0])
+    )
 
-    assert not state.exists()
+    assert not file.exists()
 
 
-def test_a_run_that_is_not_done_has_no_checkpoint_there(folder, store):
+def test_the_folder_of_an_unfinished_run_has_no_final_checkpoint(folder, store):
     (folder / "end.json").unlink()
     found = read_folder(folder)
 
@@ -503,7 +505,7 @@ def shell(trained, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_command_exports_what_was_trained(shell):
+def test_the_command_exports_a_trained_run(shell):
     done = shell("export", "0", "--format", "all")
     (place,) = (shell.folder / "results" / "demo" / "models").iterdir()
     files = ["network.safetensors", "network.py", "network.onnx", "README.md"]
@@ -535,7 +537,7 @@ def test_the_command_exports_a_folder_without_a_store(shell, folder, tmp_path):
         (["0", "--set", "epochs=9"], "run 0 with seed 0 of the profile `custom` is not finished"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(shell, arguments, message):
+def test_a_usage_error_is_one_line_with_exit_code_2(shell, arguments, message):
     done = shell("export", *arguments)
 
     assert (done.returncode, done.stdout) == (2, "")

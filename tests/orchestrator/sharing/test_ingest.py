@@ -22,7 +22,8 @@ from tests.support.shell import TINY, Shell
 @pytest.fixture(scope="module")
 def box(tmp_path_factory, data_root):
     """
-    What `python -m aol` leaves of the tiny experiment: run 0 done, run 11 diverged.
+    Return a folder with runs of the tiny experiment by `python -m aol`: run 0 done, run 11
+    diverged.
     """
     folder = tmp_path_factory.mktemp("box")
     yaml = TINY.replace("seed: 11,", "seed: 11, optimizer: {learning_rate: 1e30},")
@@ -52,7 +53,7 @@ def of_run(out, number):
     return found
 
 
-def test_runs_are_in_the_store_as_if_they_had_trained_here(box, out, store):
+def test_ingested_runs_are_stored_like_runs_trained_here(box, out, store):
     assert [ingest_run(read_run_folder(folder), store) for folder in find_run_folders(out)] == [
         True,
         True,
@@ -77,7 +78,7 @@ def test_runs_are_in_the_store_as_if_they_had_trained_here(box, out, store):
     assert cells[0].measured == 100 * last["values"]["accuracy"]
 
 
-def test_taking_a_folder_again_changes_nothing(out, store):
+def test_ingesting_a_folder_again_changes_nothing(out, store):
     found = read_run_folder(of_run(out, 0))
     ingest_run(found, store)
     before = store.runs()
@@ -86,7 +87,7 @@ def test_taking_a_folder_again_changes_nothing(out, store):
     assert store.runs() == before
 
 
-def test_a_run_that_goes_on_there_is_taken_again_and_one_that_is_behind_is_not(out, store):
+def test_a_run_with_more_epochs_is_ingested_again_and_one_with_fewer_is_not(out, store):
     whole = of_run(out, 0)
     half = out / "half"
     shutil.copytree(whole, half)
@@ -104,7 +105,7 @@ def test_a_run_that_goes_on_there_is_taken_again_and_one_that_is_behind_is_not(o
     assert [(run.status, run.epoch) for run in store.runs()] == [(Status.DONE, 3)]
 
 
-def test_other_numbers_of_a_run_are_a_conflict_until_they_replace(out, store):
+def test_other_metrics_of_a_run_are_a_conflict_without_replace(out, store):
     found = read_run_folder(of_run(out, 0))
     ingest_run(found, store)
     file = of_run(out, 0) / "metrics.jsonl"
@@ -117,9 +118,9 @@ def test_other_numbers_of_a_run_are_a_conflict_until_they_replace(out, store):
     assert store.metrics(found.run.key)[1] == other.epochs[0].values
 
 
-def test_a_run_that_cannot_be_written_whole_leaves_the_store_as_it_was(out, store):
+def test_a_run_that_cannot_be_written_leaves_the_store_unchanged(out, store):
     """
-    The disk is full when the margins come, after all epochs.
+    The disk is full when the margins are written, after all epochs.
     """
     found = read_run_folder(of_run(out, 0))
     ingest_run(found, store)
@@ -136,7 +137,7 @@ def test_a_run_that_cannot_be_written_whole_leaves_the_store_as_it_was(out, stor
     assert (store.runs(), store.metrics(found.run.key)) == before
 
 
-def test_every_call_that_trained_a_run_is_an_attempt_with_its_times(out, store):
+def test_every_call_that_trained_a_run_is_stored_as_an_attempt_with_its_times(out, store):
     folder = of_run(out, 0)
     first = json.loads((folder / "attempts.jsonl").read_text())
     later = first | {"from_epoch": 2, "host": "other", "time": "2030-01-01T00:00:00.000+00:00"}
@@ -198,14 +199,14 @@ def with_empty_attempts(folder):
     (folder / "attempts.jsonl").write_text("")
 
 
-def with_a_loss_that_is_no_number(folder):
+def with_a_nan_loss(folder):
     file = folder / "metrics.jsonl"
     file.write_text(
         re.sub(r'"train_loss": [0-9.]+', '"train_loss": NaN', file.read_text(), count=1)
     )
 
 
-def with_margins_that_are_no_numbers(folder):
+def with_a_nan_margin(folder):
     values = np.fromfile(folder / "margins.f32", "<f4")
     values[3] = np.nan
     values.tofile(folder / "margins.f32")
@@ -235,11 +236,11 @@ def with_settings_of_another_version(folder):
         (with_other_margins, "the accuracy of margins.f32 is not that of the last epoch"),
         (with_short_margins, "margins.f32 does not have a finite margin for every"),
         (
-            with_margins_that_are_no_numbers,
+            with_a_nan_margin,
             "margins.f32 does not have a finite margin for every",
         ),
         (
-            with_a_loss_that_is_no_number,
+            with_a_nan_loss,
             "line 1: values.train_loss: must be a finite number",
         ),
         (without_a_key, "run.json: key: is missing"),
@@ -254,7 +255,7 @@ def with_settings_of_another_version(folder):
         (with_empty_attempts, "attempts.jsonl is empty: it names no machine"),
     ],
 )
-def test_a_damaged_folder_is_refused_with_what_is_wrong(out, damage, message):
+def test_a_damaged_folder_is_refused_with_the_reason(out, damage, message):
     damage(of_run(out, 0))
 
     with pytest.raises(RecordError) as caught:
@@ -263,13 +264,13 @@ def test_a_damaged_folder_is_refused_with_what_is_wrong(out, damage, message):
     assert str(of_run(out, 0)) in str(caught.value)
 
 
-def test_a_folder_without_runs_is_said(tmp_path):
+def test_a_folder_without_runs_is_an_error(tmp_path):
     with pytest.raises(RecordError, match=r"no run\.json there or one level below"):
         find_run_folders(tmp_path)
 
 
 @pytest.mark.usefixtures("sketched_figures")
-def test_the_command_fills_store_and_mlflow_and_says_what_it_took(
+def test_the_command_fills_store_and_mlflow_and_lists_the_runs(
     box, out, tmp_path, data_root, empty_mlflow
 ):
     shell = Shell(tmp_path / "here", data_root, (box / "experiments.yaml").read_text())
@@ -287,10 +288,12 @@ def test_the_command_fills_store_and_mlflow_and_says_what_it_took(
 
 
 @pytest.mark.usefixtures("sketched_figures")
-def test_a_damaged_folder_does_not_keep_the_others_out(box, out, tmp_path, data_root, empty_mlflow):
+def test_the_other_folders_are_ingested_if_one_is_damaged(
+    box, out, tmp_path, data_root, empty_mlflow
+):
     shell = Shell(tmp_path / "here", data_root, (box / "experiments.yaml").read_text())
     shutil.copy(empty_mlflow, shell.folder / "mlflow.db")
-    with_a_loss_that_is_no_number(of_run(out, 0))
+    with_a_nan_loss(of_run(out, 0))
     done = shell("ingest", out)
 
     assert done.returncode == 1

@@ -65,7 +65,7 @@ def record(status, epochs, margins=None):
         (record("done", NOW, b"a"), record("done", NOW, b"a"), Relation.SAME),
     ],
 )
-def test_records_are_compared_by_what_they_lack(here, there, expected):
+def test_records_are_compared_by_their_completeness(here, there, expected):
     assert compare_records(here, there) is expected
 
 

@@ -216,7 +216,7 @@ TOO_BIG = "must be a whole number below 2**63, got"
         ("  quick:", "  custom:", 10, f"profile 'custom' {RESERVED}"),
     ],
 )
-def test_one_mistake_is_one_line(problems_in, old, new, line, problem):
+def test_one_mistake_is_reported_in_one_line(problems_in, old, new, line, problem):
     assert problems_in((old, new)) == [f"x.yaml:{line}: {problem}"]
 
 
@@ -232,7 +232,7 @@ def test_one_mistake_is_one_line(problems_in, old, new, line, problem):
         ("id: 1000001, ", "run 1000001: id: must be less than or equal to 1000000, got 1000001"),
     ],
 )
-def test_a_wrong_id_is_one_line(problems_in, new, problem):
+def test_a_wrong_id_is_reported_in_one_line(problems_in, new, problem):
     assert problems_in(("id: 1, ", new), ('runs: "1", ', "")) == [f"x.yaml:8: {problem}"]
 
 
@@ -242,7 +242,7 @@ def test_a_wrong_id_is_not_reported_again_where_it_is_used(problems_in):
 
 def test_a_mistake_in_a_profile_is_reported_before_it_is_used(problems_in):
     """
-    A file is good as a whole or not at all: `paper` must not hide what is wrong in `demo`.
+    Every profile is checked: a mistake in `demo` is reported even if `paper` is used.
     """
     text = GOOD.replace("profiles:\n", "profiles:\n  full: {}\n")
 
@@ -251,9 +251,9 @@ def test_a_mistake_in_a_profile_is_reported_before_it_is_used(problems_in):
     ]
 
 
-def test_a_mistake_in_the_defaults_is_one_line_for_any_number_of_runs(problems_in):
+def test_a_mistake_in_the_defaults_is_reported_in_one_line_for_any_number_of_runs(problems_in):
     """
-    Few runs are named, many are counted; two profiles do not double the line.
+    Few runs are listed, many are counted. Two profiles do not double the line.
     """
     many = "".join(f"  - {{id: {n}, name: N, model: {{kind: fc}}}}\n" for n in range(2, 6))
     few = problems_in(("epochs: 4", "epochs: x"), ("profiles:\n", "profiles:\n  full: {}\n"))
@@ -263,7 +263,7 @@ def test_a_mistake_in_the_defaults_is_one_line_for_any_number_of_runs(problems_i
     assert all_ == ["x.yaml:3: 6 runs: epochs: must be a whole number, got 'x'"]
 
 
-def test_a_mistake_that_runs_share_by_an_anchor_is_one_line_where_the_anchor_is(problems_in):
+def test_a_mistake_shared_by_an_anchor_is_reported_in_the_line_of_the_anchor(problems_in):
     found = problems_in(
         ("{id: 0, name: A, model: {kind: patchwise}}", "&a {id: 0, name: A, model: {kind: x}}"),
         ("{id: 1, name: B, seed: 1, model: {kind: conv}}", "{<<: *a, id: 1, epochs: y}"),
@@ -299,7 +299,7 @@ def test_booleans_are_neither_run_ids_nor_published_values(problems_in):
         ("model: {kind: conv}", "model: [conv]"),
     ],
 )
-def test_unusual_yaml_is_refused_in_single_lines(problems_in, old, new):
+def test_unusual_yaml_is_rejected_with_one_line_per_problem(problems_in, old, new):
     found = problems_in((old, new))
 
     assert all(line.startswith("x.yaml:") and "\n" not in line for line in found)
@@ -324,7 +324,7 @@ def test_no_mistake_of_the_file_hides_one_of_its_runs(problems_in, mistake):
     assert any("model.kind" in line for line in found)
 
 
-def test_misnamed_defaults_are_one_line_without_the_fields_that_runs_miss(problems_in):
+def test_misnamed_defaults_are_reported_without_the_fields_missing_in_runs(problems_in):
     (problem,) = problems_in(("defaults:", "default:"))
     assert problem.startswith("x.yaml:2: default: unknown field; did you mean `defaults`?")
 
@@ -352,7 +352,7 @@ def test_a_wrong_name_is_not_reported_as_repeated(problems_in):
     ]
 
 
-def test_wrong_ids_of_a_change_are_one_line(problems_in):
+def test_wrong_ids_of_a_change_are_reported_in_one_line(problems_in):
     assert problems_in(('runs: "1"', "runs: {a: 1}")) == [
         f"x.yaml:12: {CHANGE}.runs: got {{'a': 1}}: \"{{'a': 1}}\" is {NO_RANGE}"
     ]

@@ -24,7 +24,7 @@ def test_ids_are_numbers_and_ranges_each_once_in_order(text, ids):
 
 
 @pytest.mark.parametrize("text", ["", "a", "-1", "1-", "1.5", "1,,2", "1-2-3", True, None])
-def test_what_is_no_id_is_refused_with_an_example(text):
+def test_an_invalid_id_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match="is no number or range; write for example 0,20-24"):
         parse_ids(text)
 

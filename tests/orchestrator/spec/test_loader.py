@@ -90,7 +90,7 @@ def test_default_profile_follows_the_cluster_else_it_is_the_first(spec_file):
     assert spec_file().default_profile(has_gpu=True) == "quick"
 
 
-def test_unknown_profile_is_refused_with_those_there_are(spec_file, tmp_path):
+def test_an_unknown_profile_is_refused_with_the_existing_ones(spec_file, tmp_path):
     with pytest.raises(SpecError) as caught:
         spec_file().experiment("quik")
 
@@ -118,7 +118,7 @@ def test_loading_the_first_profile_reports_every_mistake(spec_file, tmp_path):
 
 def test_reading_the_file_needs_no_heavy_library():
     """
-    Its widths are checked by arithmetic: `validate` and the mistakes of any command come at once.
+    Widths are checked by arithmetic, so `validate` and error messages appear at once.
     """
     code = (
         "import sys, pathlib\n"

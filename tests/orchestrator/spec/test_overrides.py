@@ -28,7 +28,7 @@ def test_every_value_has_its_place():
     assert str(settings.place(("nothing",))) == "run:"
 
 
-def test_the_value_that_was_set_last_is_known():
+def test_the_value_that_was_set_last_is_found():
     settings = MergedSettings()
     settings.merge({"a": 1, "b": 1}, place("one"))
     settings.merge({"a": 2}, place("two"))
@@ -95,7 +95,7 @@ def test_overrides_are_values_by_name():
         (f"epochs={2**63}", f"whole numbers must be below 2**63, got {2**63}"),
     ],
 )
-def test_a_wrong_override_is_one_line(text, problem):
+def test_a_wrong_override_is_reported_in_one_line(text, problem):
     values, (mistake,) = read_overrides([text])
 
     assert values == {}

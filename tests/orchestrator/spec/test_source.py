@@ -28,7 +28,7 @@ DEEP = "is nested too deeply; 50 levels are allowed"
 
 def problems_of(path):
     """
-    What is wrong with a file, whether the rest can be read or not.
+    Return the problems of a file, whether the rest can be read or not.
     """
     try:
         problems = spec_error(read_yaml(path).mistakes).problems
@@ -40,7 +40,7 @@ def problems_of(path):
 @pytest.fixture
 def written(tmp_path):
     """
-    Writes text or bytes to a YAML file and returns its path.
+    Return a function that writes text or bytes to a YAML file and returns its path.
     """
 
     def write(content):
@@ -196,12 +196,12 @@ def test_a_key_that_is_a_list_is_refused_and_the_rest_still_read(written):
         (f"a: 1\nb: {5000 * '9'}\n", f"file:2: cannot be read as int, got '{30 * '9'}...'"),
     ],
 )
-def test_what_cannot_be_read_is_one_clear_line(written, content, problem):
+def test_an_unreadable_file_is_a_clear_one_line_error(written, content, problem):
     assert problems_of(written(content)) == [problem]
 
 
 @pytest.mark.parametrize("bomb", ["[{}]", "{{<<: [{}]}}"])
-def test_an_alias_bomb_is_one_line(written, bomb):
+def test_an_alias_bomb_is_a_one_line_error(written, bomb):
     """
     Nine levels of nine aliases: a few lines that mean 400 million values.
     """
@@ -216,7 +216,7 @@ def test_an_alias_bomb_is_one_line(written, bomb):
 
 @settings(max_examples=500)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
-def test_whatever_is_written_is_data_or_a_spec_error_of_single_lines(text):
+def test_any_text_is_data_or_a_spec_error_of_single_lines(text):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.yaml"
         path.write_text(text, encoding="utf-8")
@@ -230,7 +230,7 @@ def test_whatever_is_written_is_data_or_a_spec_error_of_single_lines(text):
 
 
 @pytest.mark.parametrize("content", ["a: 1\n---\nb: 2\n", "a: !!python/name:os.x 1\n"])
-def test_other_broken_yaml_is_one_line_that_names_the_file(written, content):
+def test_other_invalid_yaml_is_a_one_line_error_with_the_file(written, content):
     (problem,) = problems_of(written(content))
 
     assert problem.startswith("file:")
@@ -248,7 +248,7 @@ def test_other_broken_yaml_is_one_line_that_names_the_file(written, content):
         (str(2**63 - 1), 2**63 - 1),
     ],
 )
-def test_extreme_values_are_read_as_they_are(written, text, value):
+def test_extreme_values_are_read_unchanged(written, text, value):
     assert read_yaml(written(f"a: {text}\n")).data == {"a": value}
     assert math.isnan(read_yaml(written("a: .nan\n")).data["a"])
 
@@ -260,15 +260,15 @@ def test_mistakes_are_reported_once_by_line_and_options_last():
     assert spec_error(mistakes).problems == ["file:9: c", "file:10: b", "--set a: x"]
 
 
-def test_missing_file_is_one_line(tmp_path):
+def test_a_missing_file_is_a_one_line_error(tmp_path):
     assert problems_of(tmp_path / "none.yaml") == ["file: no such file or directory"]
 
 
-def test_directory_is_one_line(tmp_path):
+def test_a_directory_is_a_one_line_error(tmp_path):
     assert problems_of(tmp_path) == ["file: is a directory"]
 
 
-def test_symbolic_link_to_itself_is_one_line(tmp_path):
+def test_a_symbolic_link_to_itself_is_a_one_line_error(tmp_path):
     loop = tmp_path / "loop.yaml"
     loop.symlink_to(loop)
 
@@ -276,7 +276,7 @@ def test_symbolic_link_to_itself_is_one_line(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_forbidden_file_is_one_line(written):
+def test_a_forbidden_file_is_a_one_line_error(written):
     path = written("a: 1")
     path.chmod(0)
 

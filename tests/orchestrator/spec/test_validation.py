@@ -48,7 +48,7 @@ GOOD = {"name": "T", "engine": {"kind": "petrol", "power": 20}}
 
 def found(**changes):
     """
-    The problems of the good car with some fields changed, with dotted paths.
+    Return the problems of the valid car with some fields changed, with dotted paths.
     """
     _, problems = validate(Car, GOOD | changes)
     return {".".join(map(str, keys)): text for keys, text in problems}
@@ -58,7 +58,7 @@ def engine(**changes):
     return {"engine": GOOD["engine"] | changes}
 
 
-def test_good_data_is_the_model_and_no_problem():
+def test_valid_data_gives_the_model_without_problems():
     model, problems = validate(Car, GOOD)
 
     assert problems == []
@@ -67,7 +67,7 @@ def test_good_data_is_the_model_and_no_problem():
 
 def test_numbers_in_quotes_are_numbers():
     """
-    YAML 1.1 tools and people write them so.
+    YAML 1.1 tools and people write them in quotes.
     """
     model, problems = validate(Car, GOOD | engine(power="1e-3", gears="3"))
 
@@ -154,7 +154,7 @@ def test_unknown_field_names_the_nearest_and_all_allowed_ones():
     }
 
 
-def test_a_wrong_value_does_not_hide_the_checks_behind_it():
+def test_a_wrong_value_does_not_hide_later_checks():
     """
     Pydantic alone stops at the wrong kind and never runs the dataclass's own checks.
     """
@@ -168,7 +168,7 @@ def test_a_wrong_value_does_not_hide_the_checks_behind_it():
     }
 
 
-def test_a_wrong_list_item_does_not_hide_the_checks_behind_it():
+def test_a_wrong_list_item_does_not_hide_later_checks():
     problems = found(**engine(ratios=["x"], power=-1))
 
     assert problems == {
@@ -184,7 +184,7 @@ def test_the_model_beside_problems_has_valid_values_in_their_place():
     assert model == Car(name="T", engine=Engine(kind="petrol", power=20.0, gears=5))
 
 
-def test_the_data_given_stays_as_it_was():
+def test_the_given_data_is_unchanged():
     data = GOOD | engine(kind="steam") | {"unknown": 1}
     validate(Car, data)
 
@@ -201,7 +201,7 @@ def test_without_a_valid_replacement_there_is_no_model():
     assert problems == [(("items",), "must be a list, got 3")]
 
 
-def test_nearest_name_is_named_only_if_it_is_near():
+def test_the_nearest_name_is_suggested_only_if_it_is_near():
     assert (
         suggest("epoch", ["epochs", "seed"]) == "; did you mean `epochs`? (allowed: epochs, seed)"
     )
