@@ -20,7 +20,7 @@ from tests.support.shell import PROJECT, Shell, epochs_of, statuses_of, stop, wa
 PAGES = ("README.md", "docs/commands.md", "docs/real-data.md")
 NEEDS_CIFAR = "--profile paper"
 CIFAR = (Path(os.environ.get("AOL_DATA") or "/nowhere") / "cifar100.npz").exists()
-MANY = "--seeds 0..4"  # seventy runs
+MANY = "--seeds 0-4"  # seventy runs
 
 
 def short(yaml):
@@ -99,6 +99,11 @@ def documented_commands():
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     calls = [line.partition("  #")[0].strip() for line in lines if "-m orchestrator" in line]
     return list(dict.fromkeys(calls))
+
+
+def test_the_pages_show_how_to_train_replicates():
+    assert any(MANY in line for line in documented_commands())
+    assert not any(MANY in line for line in TRAINING)
 
 
 def test_the_pages_show_every_command():
