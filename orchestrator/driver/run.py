@@ -11,7 +11,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.report import make_report
-from orchestrator.analysis.tables import note_cells
 from orchestrator.driver.observer import Observer
 from orchestrator.driver.session import RunOptions, Session
 from orchestrator.environment import LOCAL, SIGTERM_EXIT, prepare
@@ -22,6 +21,7 @@ from orchestrator.reporting.render import write_report
 from orchestrator.scheduling.storage import parent_location
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Status, Store, StoredRun
+from orchestrator.store.cells import store_published_cells
 
 if TYPE_CHECKING:
     from orchestrator.tracking import TrackingRecorder
@@ -82,7 +82,7 @@ def run_session(session: Session) -> RunOutcome:
         stopped = _catch_signals(partial(_train, session, store, todo, requests, tracking))
     if stopped is not None:
         store.recover()
-    note_cells(session.whole, store)
+    store_published_cells(session.whole, store)
     report = make_report(session.whole, store)
     tables = write_report(report, session.results, "md")  # before MLflow, which may be slow
     problem = _finish_tracking(session, store, tracking) if tracking else None

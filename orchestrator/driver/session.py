@@ -71,14 +71,13 @@ class Session:
         """Find the cluster, choose the profile, read the file."""
         options = self.options
         prepare_ray(options.address)
-        file = None if self._given else SpecFile(options.spec)
+        given = self._given or SpecFile(options.spec)
         self.cluster = self._find_cluster()
-        if file:
-            profile = options.profile or self._default_profile(file)
-            self.whole = file.experiment(profile, options.settings)
-        elif self._given:
-            self.whole = self._given
-        self.experiment = self.whole.subset(options.only, options.seeds)
+        if isinstance(given, SpecFile):
+            profile = options.profile or self._default_profile(given)
+            given = given.experiment(profile, options.settings)
+        self.whole = given.whole
+        self.experiment = given.subset(options.only, options.seeds)
         return self
 
     def __exit__(
