@@ -58,7 +58,7 @@ def run(experiment: Experiment, *, observer: Observer | None = None, **options: 
     to the experiment: `only`, `seeds`, `jobs`, `address`, `results`, `store`, `storage`, `retries`,
     `fail_fast`, `rerun`. Results go to `results/` beside the experiment's file by default.
 
-    Raises: OrchestratorError.
+    Raises: AOLError, the base of the errors of `aol` and `orchestrator`.
     """
     prepare()
     with Session(RunOptions(spec=experiment.path, **options), observer, experiment) as session:
@@ -66,7 +66,7 @@ def run(experiment: Experiment, *, observer: Observer | None = None, **options: 
 
 
 def run_session(session: Session) -> RunOutcome:
-    """Run a session: plan, train, write the tables. Raises: OrchestratorError."""
+    """Run a session: plan, train, write the tables. Raises: AOLError."""
     session.log_to_file()
     store = Store(session.store_location, exclusive=True)
     session.stack.callback(store.close)
