@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ class Session:
         return {run.key: request for run, request in zip(todo, requests, strict=True)}
 
     def log_to_file(self) -> None:
-        """Send the log messages and warnings of all libraries to `driver.log`.
+        """Send the log messages and warnings of all libraries to `driver.log` until the end.
 
         Raises: ResourceError if the results folder is not writable.
         """
@@ -125,12 +126,16 @@ class Session:
         except OSError as error:
             raise ResourceError(f"--results {self.results}: cannot be used: {error}") from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.captureWarnings(True)
         root = logging.getLogger()
+        self.stack.callback(handler.close)
+        self.stack.callback(root.removeHandler, handler)
+        self.stack.callback(root.setLevel, root.level)
         root.addHandler(handler)
         root.setLevel(logging.INFO)
-        self.stack.callback(root.removeHandler, handler)
-        self.stack.callback(handler.close)
+        shown = warnings.showwarning
+        logging.captureWarnings(True)
+        if warnings.showwarning is not shown:  # else the caller captures them already
+            self.stack.callback(logging.captureWarnings, False)
 
     def _find_cluster(self) -> Cluster:
         if self.options.address == LOCAL:
