@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.analysis.report import make_report
 from orchestrator.driver.observer import Observer
@@ -51,17 +51,56 @@ class RunOutcome:
         return all(run.status is Status.DONE for run in self.runs)
 
 
-def run(experiment: Experiment, *, observer: Observer | None = None, **options: Any) -> RunOutcome:
+def run(
+    experiment: Experiment,
+    *,
+    observer: Observer | None = None,
+    only: str | None = None,
+    seeds: str | None = None,
+    jobs: int | None = None,
+    address: str = LOCAL,
+    results: Path | str | None = None,
+    store: str | None = None,
+    storage: str | None = None,
+    retries: int = 3,
+    fail_fast: bool = False,
+    rerun: str | None = None,
+) -> RunOutcome:
     """Train every run of the experiment that is not done in the store, then write the tables.
 
-    `options` are the fields of `RunOptions` except `spec`, `profile` and `settings`, which belong
-    to the experiment: `only`, `seeds`, `jobs`, `address`, `results`, `store`, `storage`, `retries`,
-    `fail_fast`, `rerun`. Results go to `results/` beside the experiment's file by default.
+    The profile and changed settings are the experiment's, see `load_experiment`. The options are
+    those of the command `run`:
+
+    - `only`: IDs of the runs to train, such as "0,20-24"; all by default
+    - `seeds`: replicates of each run to train, such as "0..4"; only the run itself by default
+    - `jobs`: maximum number of runs at a time
+    - `address`: Ray cluster: "local" starts one on this machine; or "auto", or "HOST:PORT"
+    - `results`: folder of the results; `results/` beside the experiment's file by default
+    - `store`: path or SQLAlchemy URL of the store; `store.db` in the results by default
+    - `storage`: path or URI of the checkpoints; `ray/` in the results by default
+    - `retries`: number of retries of a run whose worker was lost
+    - `fail_fast`: stop all runs when one fails
+    - `rerun`: IDs of runs whose stored results are deleted first
+
+    `observer` receives messages and progress; by default nobody does.
 
     Raises: AOLError, the base of the errors of `aol` and `orchestrator`.
     """
     prepare()
-    with Session(RunOptions(spec=experiment.path, **options), observer, experiment) as session:
+    options = RunOptions(
+        spec=experiment.path,
+        only=only,
+        seeds=seeds,
+        jobs=jobs,
+        address=address,
+        results=results,
+        store=store,
+        storage=storage,
+        retries=retries,
+        fail_fast=fail_fast,
+        rerun=rerun,
+    )
+    with Session(options, observer, experiment) as session:
         return run_session(session)
 
 

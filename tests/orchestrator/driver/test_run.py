@@ -2,12 +2,15 @@
 `orchestrator.run` called from Python, with runs that are trained already.
 """
 
+import inspect
 import os
 import sqlite3
+from dataclasses import fields
 
 import pytest
 
 import orchestrator
+from orchestrator.driver.session import RunOptions
 
 
 @pytest.fixture
@@ -36,3 +39,20 @@ def test_selected_runs_leave_tables_and_cells_of_the_whole_profile(folder):
     assert outcome.done
     assert (cells_of(folder), tables.read_text(encoding="utf-8")) == before
     assert len(before[0]) == 4
+
+
+@pytest.mark.parametrize("option", ["profile", "settings", "spec", "nonsense"])
+def test_an_option_that_does_not_exist_is_named(reported, option):
+    with pytest.raises(TypeError, match=rf"^run\(\) got an unexpected .*'{option}'"):
+        orchestrator.run(reported, **{option: "x"})
+
+
+def test_run_has_the_options_of_the_command_with_their_defaults():
+    parameters = inspect.signature(orchestrator.run).parameters
+    defaults = {field.name: field.default for field in fields(RunOptions)}
+    given = {name: item.default for name, item in parameters.items()}
+    del given["experiment"], given["observer"]
+    del defaults["spec"], defaults["profile"], defaults["settings"]
+
+    assert given == defaults
+    assert all(f"- `{name}`: " in orchestrator.run.__doc__ for name in given)
