@@ -1,6 +1,5 @@
 """One invocation of `run`: plan, train, record, write the tables. Prints nothing."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 MLFLOW_PATIENCE_S = 60.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-DEFERRED = b"Stopping once Ray has started; interrupt again to stop at once.\n"
+DEFERRED = "Stopping once Ray has started; interrupt again to stop at once."
 
 
 @dataclass(frozen=True)
@@ -225,8 +224,9 @@ def _train(
         retries=options.retries,
         fail_fast=options.fail_fast,
         warn=partial(session.observer.message, important=True),
+        interrupted=session.observer.interrupted,
     )
-    with deferred_signals() as deferred, ExitStack() as stack:
+    with deferred_signals(scheduling.interrupted) as deferred, ExitStack() as stack:
         session.observer.message(f"Starting Ray ({session.cluster}) ...")
         if options.address == LOCAL:
             stack.enter_context(connect(LOCAL, session.cluster))
@@ -246,10 +246,11 @@ def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
 
 
 @contextmanager
-def deferred_signals() -> Iterator[list[int]]:
+def deferred_signals(interrupted: Callable[[str], None]) -> Iterator[list[int]]:
     """Defer the first SIGINT or SIGTERM inside the block; the list has its number.
 
-    The second one acts immediately. Ray can hang if its start is interrupted.
+    `interrupted` receives a message from the handler. The second signal acts immediately. Ray can
+    hang if its start is interrupted.
     """
     deferred: list[int] = []
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
@@ -260,7 +261,7 @@ def deferred_signals() -> Iterator[list[int]]:
 
     def defer(number: int, frame: FrameType | None) -> None:
         deferred.append(number)
-        os.write(2, DEFERRED)  # print may be interrupted in the middle of itself
+        interrupted(DEFERRED)
         restore()
 
     for number in STOP_SIGNALS:

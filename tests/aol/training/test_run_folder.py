@@ -127,6 +127,7 @@ def test_the_time_of_an_epoch_is_that_of_the_latest_five(plan, data_root, tmp_pa
         device=CPU,
         must_stop=lambda taken: bool(asked.append(taken)),
         save_every_s=1e9,
+        log=print,
     )
 
     assert asked == [*[100.0] * 5, 3.0]
@@ -148,10 +149,11 @@ def test_without_time_nothing_is_begun_and_the_exit_code_says_call_again(box, tm
 def test_stopped_after_every_epoch_a_run_has_the_same_numbers(plan, data_root, tmp_path):
     run = select_runs(plan(), None)[0]
     straight, halting = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    straight.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
+    straight.train(run, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
     outcomes = [
-        halting.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS) for _ in range(3)
+        halting.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
+        for _ in range(3)
     ]
 
     assert outcomes == [Outcome.STOPPED, Outcome.STOPPED, Outcome.DONE]
@@ -168,11 +170,11 @@ def test_epochs_after_the_last_state_are_measured_again_and_torn_lines_dropped(
 ):
     run = select_runs(plan(), None)[0]
     folder = RunFolder(tmp_path / "run")
-    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS)
+    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
     with folder.metrics_file.open("a") as file:
         file.write('{"epoch": 2, "values": {"train_loss": 7.0}}\n{"epoch": 3, "va')
 
-    folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
+    folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
     assert epochs(folder.path) == [1, 2, 3]
     assert 7.0 not in losses(folder.path)
@@ -184,7 +186,7 @@ def test_a_damaged_newest_state_gives_way_to_the_older_one_and_none_is_an_error(
     run = select_runs(plan("epochs=4"), None)[0]
     folder = RunFolder(tmp_path / "run")
     for _ in range(2):
-        folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS)
+        folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
     logged = []
     (folder.path / "state-2.pt").write_bytes(b"damaged")
 
@@ -197,16 +199,16 @@ def test_a_damaged_newest_state_gives_way_to_the_older_one_and_none_is_an_error(
     assert str(folder.path / "state-2.pt") in damaged
     assert continued == "run 0: continues after epoch 1"
     with pytest.raises(CheckpointError, match="remove these files to train from the start"):
-        folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
+        folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
 
 def test_a_folder_of_another_run_is_refused(plan, data_root, tmp_path):
     first, second = select_runs(plan(), None)
     folder = RunFolder(tmp_path / "run")
-    folder.train(first, data_root=data_root, device=CPU, must_stop=ALWAYS)
+    folder.train(first, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
 
     with pytest.raises(ValueError, match="describes another run"):
-        folder.train(second, data_root=data_root, device=CPU, must_stop=NEVER)
+        folder.train(second, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
 
 def test_divergence_is_an_end_and_the_next_run_is_trained(box, folders):
