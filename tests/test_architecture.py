@@ -216,3 +216,13 @@ def test_the_architecture_page_names_every_package(part):
     found = {path.parent.name for path in (PROJECT / part).glob("*/__init__.py")}
 
     assert set(named) == found
+
+
+@pytest.mark.parametrize("part", ["aol", "orchestrator"])
+def test_the_architecture_page_lists_packages_in_the_enforced_order(part):
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    _, section = re.split(rf"^## `{part}`.*$", page, flags=re.MULTILINE)
+    listed = re.findall(r"^\| `(\w+)(?:/|\.py)` ", section.partition("\n## ")[0], re.MULTILINE)
+    enforced = [name.partition(".")[2] for name in ORDER if name.startswith(f"{part}.")]
+
+    assert listed == [name for name in enforced if name != "__main__"]
