@@ -282,7 +282,7 @@ def test_the_command_fills_store_and_mlflow_and_says_what_it_took(
     database.close()
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "run 0 AOL-Small, seed 0: done, 3 epochs" in first.stdout
-    assert "run 0 AOL-Small, seed 0: there already" in second.stdout
+    assert "run 0 AOL-Small, seed 0: unchanged" in second.stdout
     assert count == 2
 
 
