@@ -29,7 +29,7 @@ test: $(READY) ## run the tests, in about five minutes on two cores
 test-slow: $(READY) ## run the tests that `make test` leaves out: they take minutes each
 	@$(BIN)/python -m pytest -q $(PARALLEL) -m slow
 
-test-all: test test-slow ## run both
+test-all: test test-slow ## run all tests, also the slow ones
 
 test-lowest: | python $(UV) ## run the tests with the lowest versions that pyproject.toml allows
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(LOWEST)

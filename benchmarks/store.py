@@ -29,13 +29,13 @@ from benchmarks.synthetic import (
     write_folder,
 )
 from orchestrator.analysis.report import make_report
-from orchestrator.analysis.tables import note_cells
 from orchestrator.cli.status import print_status
 from orchestrator.provenance import Provenance
 from orchestrator.reporting.render import render
 from orchestrator.sharing.merge import ingest_folders, ingest_run
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store
+from orchestrator.store.cells import store_published_cells
 
 Clock = Callable[[], float]
 Loads = tuple[float, float]
@@ -98,7 +98,7 @@ def measure_reads(store: Store, experiment: Experiment, clock: Clock) -> Iterato
     for name, condition in CONDITIONS.items():
         sql = f"SELECT * FROM v_final WHERE {condition}"  # noqa: S608 - constants
         yield Measurement(f"`query` on v_final, {name}", seconds(lambda sql=sql: store.query(sql)))  # type: ignore[misc]
-    note_cells(experiment, store)
+    store_published_cells(experiment, store)
     cells = "SELECT * FROM v_cells"
     yield Measurement("`query` on v_cells, all of it", seconds(lambda: store.query(cells)))
     keys = [run.key for run in experiment.runs]

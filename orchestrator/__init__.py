@@ -7,6 +7,7 @@
     with Store("results/store.db") as store:
         print(render(make_report(experiment, store), "md"))
 
+Every error that a command reports in one line is an `AOLError`.
 Importing this package imports nothing heavy: each name is imported when it is first used.
 """
 
@@ -14,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aol.errors import AOLError
     from orchestrator.analysis.report import Report, make_report
     from orchestrator.driver.run import RunOutcome, run
     from orchestrator.errors import OrchestratorError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.store import Store
 
 _MODULES = {
+    "AOLError": "aol.errors",
     "Experiment": "orchestrator.spec.experiment",
     "OrchestratorError": "orchestrator.errors",
     "PlannedRun": "orchestrator.planning.plan",
@@ -38,6 +41,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AOLError",
     "Experiment",
     "OrchestratorError",
     "PlannedRun",

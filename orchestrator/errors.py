@@ -1,6 +1,8 @@
-"""Every error that a command reports in one line, and the exit codes of the command line.
+"""The errors of the orchestrator, and the exit codes of the command line.
 
-A message says where the fault is, what was found, and what to do.
+The base of every error that a command reports without a traceback is `aol.errors.AOLError`, because
+the core has such errors too: `DataError`, `CheckpointError`, `ModelError`. A message says where the
+fault is, what was found, and what to do.
 """
 
 from enum import IntEnum
@@ -19,7 +21,7 @@ class ExitCode(IntEnum):
 
 
 class OrchestratorError(AOLError):
-    """Base of all errors that the command line prints without a traceback."""
+    """Base of the orchestrator's own errors."""
 
     exit_code: int = ExitCode.FAILURE
 

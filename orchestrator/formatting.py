@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
@@ -70,3 +71,8 @@ def with_note(note: str, text: str) -> str:
 def to_json(value: Any, **options: Any) -> str:
     """Return plain values as indented JSON in UTF-8; `options` are those of `json.dumps`."""
     return json.dumps(value, indent=2, ensure_ascii=False, **options)
+
+
+def format_command(*words: object, python: str = "python") -> str:
+    """Return a command of this program, quoted for a shell."""
+    return shlex.join([python, "-m", "orchestrator", *map(str, words)])

@@ -43,7 +43,7 @@ RARE = {"triton", "safetensors", "PIL", "sklearn", "torchvision"}
 CORE = {"aol", "torch", "numpy", "filelock"} | RARE
 LAZY = {"ray", "mlflow", "matplotlib"} | RARE
 LIGHT = {"aol", "aol.config", "aol.catalog", "aol.certification.certificate", "orchestrator"}
-PRINTING = {"print", "typer.echo", "typer.secho", "Console"}
+PRINTING = {"print", "typer.echo", "typer.secho", "Console", "sys.stdout", "sys.stderr"}
 HEAVY = {"torch", "ray", "mlflow", "sqlalchemy", "pandas", "pydantic", "matplotlib", "scipy"}
 
 
@@ -141,13 +141,52 @@ def test_modules_that_every_command_imports_are_light(name):
     assert (done.stdout.strip(), done.returncode) == ("", 0)
 
 
+def printing(node):
+    """
+    Whether it prints, writes to a standard stream, or refers to what does.
+    """
+    match node:
+        case ast.Call(func=function, args=[ast.Constant(value=1 | 2), *_]):
+            return ast.unparse(function) in {"os.write", "os.writev", "os.fdopen", "open"}
+        case ast.ImportFrom(module=module, names=names):
+            return any(f"{module}.{alias.name}" in PRINTING | {"os.write"} for alias in names)
+        case ast.Name() | ast.Attribute():
+            return ast.unparse(node).replace("__", "") in PRINTING
+    return False
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("print('x')", True),
+        ("def log(show=print): pass", True),
+        ("show = partial(print, flush=True)", True),
+        ("os.write(2, b'x')", True),
+        ("os.write(1, b'x')", True),
+        ("os.write(descriptor, b'x')", False),
+        ("sys.stderr.write('x')", True),
+        ("sys.stdout.buffer.write(b'x')", True),
+        ("sys.__stdout__.write('x')", True),
+        ("from sys import stderr", True),
+        ("from os import write", True),
+        ("typer.echo('x')", True),
+        ("open(2, 'w')", True),
+        ("reprint('x')", False),
+        ("self.console.print('x')", False),
+        ("sys.argv", False),
+    ],
+)
+def test_what_prints_is_recognised(code, expected):
+    assert any(map(printing, ast.walk(ast.parse(code)))) is expected
+
+
 def test_only_command_line_modules_print():
     own_log = {"orchestrator.scheduling.worker"}  # its standard output is the run's log
     found = {
         name
         for name, path in MODULES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTING
+        if printing(node)
     }
 
     assert {name for name in found if ".cli." not in name} <= own_log | {"orchestrator.__main__"}
@@ -177,3 +216,13 @@ def test_the_architecture_page_lists_every_package(part):
     found = {path.parent.name for path in (PROJECT / part).glob("*/__init__.py")}
 
     assert set(named) == found
+
+
+@pytest.mark.parametrize("part", ["aol", "orchestrator"])
+def test_the_architecture_page_lists_packages_in_the_enforced_order(part):
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    _, section = re.split(rf"^## `{part}`.*$", page, flags=re.MULTILINE)
+    listed = re.findall(r"^\| `(\w+)(?:/|\.py)` ", section.partition("\n## ")[0], re.MULTILINE)
+    enforced = [name.partition(".")[2] for name in ORDER if name.startswith(f"{part}.")]
+
+    assert listed == [name for name in enforced if name != "__main__"]

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from orchestrator.analysis.tables import note_cells
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
+from orchestrator.store.cells import store_published_cells
 from tests.support.reports import finish
 from tests.support.shell import PROJECT
 
@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch, make_run):
     """
     store = Store(tmp_path / "results" / "store.db")
     finish(store, make_run(0, profile="paper"), 0.0)
-    note_cells(SpecFile(PROJECT / "experiments.yaml").experiment("paper"), store)
+    store_published_cells(SpecFile(PROJECT / "experiments.yaml").experiment("paper"), store)
     store.close()
     monkeypatch.chdir(tmp_path)
 

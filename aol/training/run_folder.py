@@ -94,7 +94,7 @@ class RunFolder:
         save_every_s: float = 60.0,
         cuda_graph: bool = True,
         images: "tuple[Images, Images] | None" = None,
-        log: Callable[[str], None] = print,
+        log: Callable[[str], None],
     ) -> Outcome:
         """Train the run from its newest state to its end, or until `must_stop`.
 

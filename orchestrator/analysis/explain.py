@@ -1,7 +1,6 @@
 """The runs behind a cell of the tables, and the commands that reproduce them."""
 
 import difflib
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,11 @@ from orchestrator.analysis.report import Report, as_record
 from orchestrator.analysis.tables import Cell, runs_of
 from orchestrator.analysis.verdicts import describe_verdict
 from orchestrator.errors import RequestError
+from orchestrator.formatting import format_command
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.schema import Column
 from orchestrator.store import Attempt, Store, StoredRun
 
-PROGRAM = "python -m orchestrator"
 RESULTS = "again"  # folder for the reproduced results, beside the explained ones
 PATCH = "changes.patch"
 
@@ -171,16 +170,13 @@ def _commands(
 
     `patch_options` select the store that holds its patch; None if it has none.
     """
-    spec = shlex.quote(str(experiment.path))
-    profile = shlex.join(experiment.options)
+    spec, options = experiment.path, experiment.options
     if patch_options is not None:
-        options = shlex.join(("--replicate", str(replicate), *patch_options, "--diff"))
-        yield f"{PROGRAM} explain {run.run_id} --spec {spec} {profile} {options} > {PATCH}"
+        which = ("--spec", spec, *options, "--replicate", replicate, *patch_options)
+        yield f"{format_command('explain', run.run_id, *which, '--diff')} > {PATCH}"
     if run.git_commit:
         yield f"git checkout {run.git_commit.partition('+')[0]}"
     if patch_options is not None:
         yield f"git apply {PATCH}"
-    yield (
-        f"{PROGRAM} run {spec} {profile} --only {run.run_id} --seeds {replicate} "
-        f"--results {RESULTS}"
-    )
+    runs = ("--only", run.run_id, "--seeds", replicate, "--results", RESULTS)
+    yield format_command("run", spec, *options, *runs)

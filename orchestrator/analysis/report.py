@@ -91,7 +91,9 @@ def summarize(report: Report) -> str:
     if report.diverged:
         sentences.append(f"Left out as diverged: {len(report.diverged)} of the runs.")
     if report.violations:
-        sentences.insert(0, f"(Broken invariants: {len(report.violations)}, so this is no claim.)")
+        sentences.insert(
+            0, f"(Violated invariants: {len(report.violations)}, so this is no claim.)"
+        )
     if experiment.note:
         sentences.insert(0, f"({experiment.note}; as a claim about the paper this would read:)")
     return " ".join(sentences)

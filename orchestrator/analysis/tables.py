@@ -118,30 +118,6 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
     ]
 
 
-def note_cells(experiment: Experiment, store: Store) -> None:
-    """Write the published values to the store, for its view `v_cells`."""
-    runs = {run.id: run for run in experiment.runs}
-    store.replace_cells(
-        experiment.profile,
-        (
-            {
-                "table_id": table.id,
-                "row_label": row.label,
-                "column_title": column.title,
-                "run_id": row.run,
-                "seed": runs[row.run].train.seed,
-                "digest": runs[row.run].train.digest(),
-                "metric": column.metric,
-                "published": published,
-                "margin": experiment.margin(table, row, column),
-            }
-            for table in experiment.tables
-            for row in table.rows
-            for column, published in zip(experiment.columns, row.published, strict=True)
-        ),
-    )
-
-
 def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:
     """Return the stored runs of the profile and their replicates, by run ID."""
     specs = {run.id: run for run in experiment.runs}

@@ -44,7 +44,7 @@ def cra(
 ) -> None:
     """Print certified accuracy at any radius.
 
-    There is a line per finished run.
+    Print one line per finished run.
     """
     try:
         value = parse_radius(radius)

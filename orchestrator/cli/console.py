@@ -1,5 +1,6 @@
 """Console output of `run`: progress bars on a terminal, plain lines elsewhere."""
 
+import os
 import socket
 import sys
 import time
@@ -31,6 +32,7 @@ from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Status
 
 LINE_INTERVAL_S = 10.0  # between two epoch lines of one run
+STDERR = 2  # file descriptor
 LOG_LINES = 12  # printed from the log of a failed run
 
 
@@ -46,6 +48,10 @@ class ConsoleObserver:
         """Print a line; with `quiet`, only an important one."""
         if important or not self.quiet:
             self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def interrupted(self, text: str) -> None:
+        """Print a line from a signal handler, even with `quiet`."""
+        os.write(STDERR, f"{text}\n".encode())  # print may be interrupted in the middle of itself
 
     def planned(self, plan: Sequence[PlannedRun], profile: str, store: str) -> None:
         """Print the plan, or a line if no run is to be trained."""

@@ -12,7 +12,7 @@ from orchestrator.analysis import explain as analysis
 from orchestrator.analysis.explain import CellExplanation, Origin
 from orchestrator.analysis.invariants import certificate_violations
 from orchestrator.analysis.report import make_report
-from orchestrator.cli.options import JsonOption, ProfileOptions, command
+from orchestrator.cli.options import JsonOption, ProfileOptions, command, store_options
 from orchestrator.formatting import MISSING, format_percent, pluralize, to_json, with_note
 from orchestrator.provenance import package_versions
 from orchestrator.spec.experiment import Experiment
@@ -44,14 +44,13 @@ def explain(
     Each has its provenance and the commands that reproduce it.
     """
     store, experiment = options.open_profile()
-    given = {"--results": options.results and str(options.results), "--store": options.store}
     explanations = analysis.explain(
         make_report(experiment, store),
         store,
         cell,
         column,
         replicate=replicate,
-        store_options=[part for name, value in given.items() if value for part in (name, value)],
+        store_options=store_options(options),
     )
     if diff:
         typer.echo(analysis.common_patch(explanations), nl=False)

@@ -1,6 +1,5 @@
 """`missing`, and `plan --budget`: unresolved cells and the cost of resolving them."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +7,9 @@ import typer
 
 from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import CellVerdict
-from orchestrator.cli.options import JsonOption, SessionOptions, TableOption, command
+from orchestrator.cli.options import JsonOption, SessionOptions, TableOption, command, store_options
 from orchestrator.formatting import (
+    format_command,
     format_duration,
     format_significant,
     format_table,
@@ -65,10 +65,7 @@ def _remaining_work(session: "Session", table: str | None) -> RemainingWork:
 def _run_command(session: "Session") -> str:
     """Return the `run` command with the options that select this experiment and this store."""
     options = session.options
-    locations = {"--results": options.results, "--store": options.store}
-    given = [part for name, value in locations.items() if value for part in (name, str(value))]
-    words = ["run", str(options.spec), *session.whole.options, *given]
-    return f"python -m orchestrator {shlex.join(words)}"
+    return format_command("run", options.spec, *session.whole.options, *store_options(options))
 
 
 def missing_text(work: RemainingWork, cluster: Cluster) -> str:

@@ -18,7 +18,7 @@ from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store, exists
 
 if TYPE_CHECKING:
-    from orchestrator.driver.session import Session
+    from orchestrator.driver.session import RunOptions, Session
 
 app = typer.Typer(
     name="orchestrator",
@@ -138,6 +138,12 @@ class SessionOptions(StoreOptions):
             Session(RunOptions(**given), observer) as session,
         ):
             yield session
+
+
+def store_options(options: "StoreOptions | RunOptions") -> list[str]:
+    """Return the options that select the same results and store on the command line."""
+    given = {"--results": options.results, "--store": options.store}
+    return [part for name, value in given.items() if value for part in (name, str(value))]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

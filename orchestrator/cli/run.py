@@ -1,7 +1,6 @@
 """`run` and `plan`: train the runs, or print what `run` would do."""
 
 import logging
-import shlex
 import shutil
 import sys
 from collections import Counter
@@ -18,9 +17,10 @@ from orchestrator.cli.options import (
     SessionOptions,
     TableOption,
     command,
+    store_options,
 )
 from orchestrator.errors import ExitCode, RequestError
-from orchestrator.formatting import to_json
+from orchestrator.formatting import format_command, to_json
 
 if TYPE_CHECKING:
     from orchestrator.driver.run import RunOutcome
@@ -163,11 +163,9 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
 
 def _report_command(session: "Session") -> str:
     """Return the `report` command of this session."""
-    options, given = list(session.whole.options), session.options
-    options += ["--results", str(given.results)] if given.results else []
-    options += ["--store", given.store] if given.store else []
-    program = f"{_program('python')} -m orchestrator report {_relative(given.spec)}"
-    return f"{program} {shlex.join(options)}"
+    spec, options = _relative(session.options.spec), session.whole.options
+    given = store_options(session.options)
+    return format_command("report", spec, *options, *given, python=_program("python"))
 
 
 def _relative(path: Path) -> str:
@@ -190,4 +188,4 @@ def _repeat_command() -> str:
             next(words, None)
         elif not word.startswith("--rerun="):
             kept.append(word)
-    return f"{_program('python')} -m orchestrator {shlex.join(kept)}"
+    return format_command(*kept, python=_program("python"))

@@ -74,7 +74,7 @@ def ingest(
     runs, problems = ingest_folders(folders, store, replace=replace)
     for found, is_new in runs:
         epochs = pluralize(len(found.epochs), "epoch")
-        outcome = f"{found.status}, {epochs}" if is_new else "there already"
+        outcome = f"{found.status}, {epochs}" if is_new else "unchanged"
         typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {outcome}")
     keys = [found.run.key for found, _ in runs]
     if problem := publish_imported(store, file, options.results_folder, keys):

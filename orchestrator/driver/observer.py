@@ -15,6 +15,12 @@ class Observer(Protocol):
     def message(self, text: str, *, important: bool = False) -> None:
         """Receive a message; an important one is shown even with `--quiet`."""
 
+    def interrupted(self, text: str) -> None:
+        """Receive a message from a signal handler, which may have interrupted any other code.
+
+        Take no lock and write to no buffered file here; `os.write` is safe.
+        """
+
     def planned(self, plan: Sequence[PlannedRun], profile: str, store: str) -> None:
         """Receive the plan of a profile before its runs start, and the location of the store."""
 
@@ -34,6 +40,9 @@ class SilentObserver:
     """Ignores everything: the default when `run` is called from Python."""
 
     def message(self, text: str, *, important: bool = False) -> None:
+        """Ignore the message."""
+
+    def interrupted(self, text: str) -> None:
         """Ignore the message."""
 
     def planned(self, plan: Sequence[PlannedRun], profile: str, store: str) -> None:

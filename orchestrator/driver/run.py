@@ -1,6 +1,5 @@
 """One invocation of `run`: plan, train, record, write the tables. Prints nothing."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,10 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.analysis.report import make_report
-from orchestrator.analysis.tables import note_cells
 from orchestrator.driver.observer import Observer
 from orchestrator.driver.session import RunOptions, Session
 from orchestrator.environment import LOCAL, SIGTERM_EXIT, prepare
@@ -22,13 +20,14 @@ from orchestrator.reporting.render import write_report
 from orchestrator.scheduling.storage import parent_location
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Status, Store, StoredRun
+from orchestrator.store.cells import store_published_cells
 
 if TYPE_CHECKING:
     from orchestrator.tracking import TrackingRecorder
 
 MLFLOW_PATIENCE_S = 60.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-DEFERRED = b"Stopping once Ray has started; interrupt again to stop at once.\n"
+DEFERRED = "Stopping once Ray has started; interrupt again to stop at once."
 
 
 @dataclass(frozen=True)
@@ -51,22 +50,61 @@ class RunOutcome:
         return all(run.status is Status.DONE for run in self.runs)
 
 
-def run(experiment: Experiment, *, observer: Observer | None = None, **options: Any) -> RunOutcome:
+def run(
+    experiment: Experiment,
+    *,
+    observer: Observer | None = None,
+    only: str | None = None,
+    seeds: str | None = None,
+    jobs: int | None = None,
+    address: str = LOCAL,
+    results: Path | str | None = None,
+    store: str | None = None,
+    storage: str | None = None,
+    retries: int = 3,
+    fail_fast: bool = False,
+    rerun: str | None = None,
+) -> RunOutcome:
     """Train every run of the experiment that is not done in the store, then write the tables.
 
-    `options` are the fields of `RunOptions` except `spec`, `profile` and `settings`, which belong
-    to the experiment: `only`, `seeds`, `jobs`, `address`, `results`, `store`, `storage`, `retries`,
-    `fail_fast`, `rerun`. Results go to `results/` beside the experiment's file by default.
+    The profile and changed settings are the experiment's, see `load_experiment`. The options are
+    those of the command `run`:
 
-    Raises: OrchestratorError.
+    - `only`: IDs of the runs to train, such as "0,20-24"; all by default
+    - `seeds`: replicates of each run to train, such as "0..4"; only the run itself by default
+    - `jobs`: maximum number of runs at a time
+    - `address`: Ray cluster: "local" starts one on this machine; or "auto", or "HOST:PORT"
+    - `results`: folder of the results; `results/` beside the experiment's file by default
+    - `store`: path or SQLAlchemy URL of the store; `store.db` in the results by default
+    - `storage`: path or URI of the checkpoints; `ray/` in the results by default
+    - `retries`: number of retries of a run whose worker was lost
+    - `fail_fast`: stop all runs when one fails
+    - `rerun`: IDs of runs whose stored results are deleted first
+
+    `observer` receives messages and progress; by default nobody does.
+
+    Raises: AOLError, the base of the errors of `aol` and `orchestrator`.
     """
     prepare()
-    with Session(RunOptions(spec=experiment.path, **options), observer, experiment) as session:
+    options = RunOptions(
+        spec=experiment.path,
+        only=only,
+        seeds=seeds,
+        jobs=jobs,
+        address=address,
+        results=results,
+        store=store,
+        storage=storage,
+        retries=retries,
+        fail_fast=fail_fast,
+        rerun=rerun,
+    )
+    with Session(options, observer, experiment) as session:
         return run_session(session)
 
 
 def run_session(session: Session) -> RunOutcome:
-    """Run a session: plan, train, write the tables. Raises: OrchestratorError."""
+    """Run a session: plan, train, write the tables. Raises: AOLError."""
     session.log_to_file()
     store = Store(session.store_location, exclusive=True)
     session.stack.callback(store.close)
@@ -82,7 +120,7 @@ def run_session(session: Session) -> RunOutcome:
         stopped = _catch_signals(partial(_train, session, store, todo, requests, tracking))
     if stopped is not None:
         store.recover()
-    note_cells(session.whole, store)
+    store_published_cells(session.whole, store)
     report = make_report(session.whole, store)
     tables = write_report(report, session.results, "md")  # before MLflow, which may be slow
     problem = _finish_tracking(session, store, tracking) if tracking else None
@@ -186,8 +224,9 @@ def _train(
         retries=options.retries,
         fail_fast=options.fail_fast,
         warn=partial(session.observer.message, important=True),
+        interrupted=session.observer.interrupted,
     )
-    with deferred_signals() as deferred, ExitStack() as stack:
+    with deferred_signals(scheduling.interrupted) as deferred, ExitStack() as stack:
         session.observer.message(f"Starting Ray ({session.cluster}) ...")
         if options.address == LOCAL:
             stack.enter_context(connect(LOCAL, session.cluster))
@@ -207,10 +246,11 @@ def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
 
 
 @contextmanager
-def deferred_signals() -> Iterator[list[int]]:
+def deferred_signals(interrupted: Callable[[str], None]) -> Iterator[list[int]]:
     """Defer the first SIGINT or SIGTERM inside the block; the list has its number.
 
-    The second one acts immediately. Ray can hang if its start is interrupted.
+    `interrupted` receives a message from the handler. The second signal acts immediately. Ray can
+    hang if its start is interrupted.
     """
     deferred: list[int] = []
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
@@ -221,7 +261,7 @@ def deferred_signals() -> Iterator[list[int]]:
 
     def defer(number: int, frame: FrameType | None) -> None:
         deferred.append(number)
-        os.write(2, DEFERRED)  # print may be interrupted in the middle of itself
+        interrupted(DEFERRED)
         restore()
 
     for number in STOP_SIGNALS:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -71,14 +72,13 @@ class Session:
         """Find the cluster, choose the profile, read the file."""
         options = self.options
         prepare_ray(options.address)
-        file = None if self._given else SpecFile(options.spec)
+        given = self._given or SpecFile(options.spec)
         self.cluster = self._find_cluster()
-        if file:
-            profile = options.profile or self._default_profile(file)
-            self.whole = file.experiment(profile, options.settings)
-        elif self._given:
-            self.whole = self._given
-        self.experiment = self.whole.subset(options.only, options.seeds)
+        if isinstance(given, SpecFile):
+            profile = options.profile or self._default_profile(given)
+            given = given.experiment(profile, options.settings)
+        self.whole = given.whole
+        self.experiment = given.subset(options.only, options.seeds)
         return self
 
     def __exit__(
@@ -116,7 +116,7 @@ class Session:
         return {run.key: request for run, request in zip(todo, requests, strict=True)}
 
     def log_to_file(self) -> None:
-        """Send the log messages and warnings of all libraries to `driver.log`.
+        """Send the log messages and warnings of all libraries to `driver.log` until the end.
 
         Raises: ResourceError if the results folder is not writable.
         """
@@ -126,12 +126,16 @@ class Session:
         except OSError as error:
             raise ResourceError(f"--results {self.results}: cannot be used: {error}") from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.captureWarnings(True)
         root = logging.getLogger()
+        self.stack.callback(handler.close)
+        self.stack.callback(root.removeHandler, handler)
+        self.stack.callback(root.setLevel, root.level)
         root.addHandler(handler)
         root.setLevel(logging.INFO)
-        self.stack.callback(root.removeHandler, handler)
-        self.stack.callback(handler.close)
+        shown = warnings.showwarning
+        logging.captureWarnings(True)
+        if warnings.showwarning is not shown:  # else the caller captures them already
+            self.stack.callback(logging.captureWarnings, False)
 
     def _find_cluster(self) -> Cluster:
         if self.options.address == LOCAL:

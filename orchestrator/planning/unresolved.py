@@ -46,7 +46,7 @@ class RunNeeds:
         return sum(training.hours for training in self.trainings[:seeds])
 
     def resolved_by(self, seeds: int) -> tuple[CellVerdict, ...]:
-        """Return the cells that so many further seeds would resolve."""
+        """Return the cells that this number of further seeds would resolve."""
         return tuple(cell for cell in self.cells if (cell.further_seeds or seeds + 1) <= seeds)
 
     @property

@@ -37,7 +37,7 @@ def render_markdown(report: Report) -> str:
     if experiment.note:
         lines += [f"> **{experiment.note}**", ""]
     if report.violations:
-        lines += ["**Broken, so nothing below can be trusted:**", ""]
+        lines += ["**Violated invariants; do not trust the numbers below:**", ""]
         lines += [*(f"- {line}" for line in report.violations), ""]
     lines += [
         f"Source of the published values: {experiment.source}.",

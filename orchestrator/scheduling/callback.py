@@ -30,7 +30,7 @@ from orchestrator.store import Checkpoint, Status
 
 logger = logging.getLogger(__name__)
 
-STOPPING = b"Stopping: each run saves after its current epoch. Interrupt again to stop at once.\n"
+STOPPING = "Stopping: each run saves after its current epoch. Interrupt again to stop at once."
 
 
 class TrialEvents(tune.Callback):
@@ -44,11 +44,13 @@ class TrialEvents(tune.Callback):
         control: ControlActor,
         storage: str,
         fail_fast: bool = False,
-        warn: Callable[[str], None] = logger.warning,
+        warn: Callable[[str], None],
+        interrupted: Callable[[str], None],
     ) -> None:
+        """Send messages to `warn`, and those of the signal handler to `interrupted`."""
         self.runs = {run.key: run for run in runs}
         self.recorders, self.control, self.storage = list(recorders), control, storage
-        self.fail_fast, self.warn = fail_fast, warn
+        self.fail_fast, self.warn, self.interrupted = fail_fast, warn, interrupted
         self.unfinished = dict(self.runs)
         self.active: dict[str, RunSpec] = {}
         self.stopping = False
@@ -96,7 +98,7 @@ class TrialEvents(tune.Callback):
             os.kill(os.getpid(), signal.SIGUSR1)  # makes Tune stop without waiting
             return
         self.signal, self.stopping = number, True
-        os.write(2, STOPPING)  # print may be interrupted in the middle of itself
+        self.interrupted(STOPPING)
 
     def _finish(self, event: Finished) -> None:
         self.active.pop(event.run.key, None)

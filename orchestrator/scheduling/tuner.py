@@ -46,6 +46,7 @@ class SchedulingOptions:
     retries: int = 3  # per run, after the loss of its worker
     fail_fast: bool = False
     warn: Callable[[str], None] = logger.warning  # shows a message to the user
+    interrupted: Callable[[str], None] = lambda text: None  # the same, from a signal handler
 
 
 def run_jobs(
@@ -65,6 +66,7 @@ def run_jobs(
         storage=options.storage,
         fail_fast=options.fail_fast,
         warn=options.warn,
+        interrupted=options.interrupted,
     )
     options.log_folder.mkdir(parents=True, exist_ok=True)
     try:

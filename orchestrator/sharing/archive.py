@@ -7,14 +7,15 @@ unpacked size is limited.
 import json
 import re
 import shutil
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
@@ -118,19 +119,31 @@ def printable(text: str) -> str:
 @contextmanager
 def unpack_bundle(file: Path) -> Iterator[UnpackedBundle]:
     """Unpack a bundle for the length of the block. Raises: BundleError, OutputError."""
-    if not file.is_file():
-        raise BundleError(f"{file}: no such file")
-    with TemporaryDirectory(prefix="aol-bundle-") as folder:
+    with ExitStack() as stack:
         try:
-            with ZipFile(file) as archive:
-                found = _unpack(file, archive, Path(folder))
+            archive = stack.enter_context(_open(file))
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="aol-bundle-")))
+            found = _unpack(file, archive, folder)
         except CORRUPT_ZIP_ERRORS as error:
             raise BundleError(f"{file}: is not a zip file, or is damaged: {error}") from error
         except OSError as error:
+            place = tempfile.tempdir or "the system's temporary folder"
             reason = error.strerror or error
-            place = Path(folder).parent  # the folder itself is deleted by now
             raise OutputError(f"{file}: cannot be unpacked in {place}: {reason}") from error
         yield found
+
+
+def _open(file: Path) -> ZipFile:
+    try:
+        if file.is_file():
+            return ZipFile(file)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    raise BundleError(f"{file}: no such file")
+
+
+def _unreadable(file: Path | str | None, error: OSError) -> BundleError:
+    return BundleError(f"{file}: cannot be read: {error.strerror or error}")
 
 
 def _zip_info(name: str) -> ZipInfo:
@@ -180,11 +193,11 @@ def _read_manifest(file: Path, archive: ZipFile) -> Manifest:
 
 
 def _unpack_file(archive: ZipFile, name: str, entry: Entry, target: Path) -> Iterator[str]:
-    """Unpack one file and yield a line if it is damaged. Raises: OSError."""
+    """Unpack one file and yield a line if it is damaged. Raises: BundleError, OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with archive.open(name) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink, CHUNK_BYTES)  # at most the size that the zip declares
+            sink.writelines(_read_chunks(archive, source))
     except CORRUPT_ZIP_ERRORS as error:
         target.unlink(missing_ok=True)
         yield f"{name}: cannot be unpacked: {error}"
@@ -194,6 +207,18 @@ def _unpack_file(archive: ZipFile, name: str, entry: Entry, target: Path) -> Ite
         yield f"{name}: has {size}, the manifest has {entry.size:,}"
     elif (found := file_sha256(target)) != entry.sha256:
         yield f"{name}: its SHA-256 is {found}, the manifest has {entry.sha256}"
+
+
+def _read_chunks(archive: ZipFile, source: IO[bytes]) -> Iterator[bytes]:
+    """Yield the content of a file, at most of the size that the zip declares.
+
+    Raises: BundleError, so that an error of the bundle's disk is not taken for one of the target's.
+    """
+    try:
+        while chunk := source.read(CHUNK_BYTES):
+            yield chunk
+    except OSError as error:
+        raise _unreadable(archive.filename, error) from error
 
 
 def _first_error(error: ValidationError) -> str:

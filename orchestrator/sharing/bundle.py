@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from aol.provenance import checkout
 from orchestrator.analysis.report import make_report
-from orchestrator.analysis.tables import note_cells, runs_of
+from orchestrator.analysis.tables import runs_of
 from orchestrator.errors import BundleError, OutputError
 from orchestrator.formatting import to_json
 from orchestrator.provenance import installed, program_version
@@ -18,6 +18,7 @@ from orchestrator.reporting.render import render, write_text
 from orchestrator.sharing.archive import Manifest, list_entries, make_manifest, pack_bundle
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store, StoredRun, close_as_single_file, copy_run, snapshot
+from orchestrator.store.cells import store_published_cells
 
 YAML, LOCK, STORE = "experiments.yaml", "requirements.lock", "store.db"
 MARGINS, REPORT, ENVIRONMENT = "margins", "report", "environment.json"
@@ -75,7 +76,7 @@ def _write_contents(folder: Path, experiment: Experiment, source: Store) -> None
     with closing(Store(folder / STORE)) as copied:
         for run in runs:
             copy_run(source, copied, run.key)
-        note_cells(experiment, copied)
+        store_published_cells(experiment, copied)
         _write_margins(folder / MARGINS, runs, copied)
         _write_report(folder / REPORT, experiment, copied)
         close_as_single_file(copied)

@@ -78,7 +78,8 @@ class RunSpec(FrozenModel):
 class Experiment:
     """One profile of a YAML file: its runs and the tables they fill.
 
-    With overrides that can change a number, `profile` is "custom" and `base` the file's own.
+    With overrides that can change a number, `profile` is "custom" and `base` the file's own. If
+    `runs` are a selection or replicates, `all_runs` are all runs with the seeds of the file.
     """
 
     path: Path
@@ -95,6 +96,12 @@ class Experiment:
     prices: Prices = field(default_factory=Prices)
     base: str = ""
     overrides: tuple[str, ...] = ()
+    all_runs: tuple[RunSpec, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def whole(self) -> "Experiment":
+        """Return the experiment with all runs of the profile and the seeds of the file."""
+        return replace(self, runs=self.all_runs or self.runs)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -121,16 +128,15 @@ class Experiment:
         known = {run.id for run in self.runs}
         if unknown := selected - known:
             raise SpecError([unknown_ids(option, unknown, known)])
-        return replace(self, runs=tuple(run for run in self.runs if run.id in selected))
+        return self._with_runs(run for run in self.runs if run.id in selected)
 
     def replicates(self, numbers: Iterable[int]) -> "Experiment":
         """Return the experiment with the replicates of these numbers of every run."""
-        runs = tuple(
+        return self._with_runs(
             run.model_copy(update={"train": replace(run.train, seed=run.replicate_seed(k))})
             for k in numbers
             for run in self.runs
         )
-        return replace(self, runs=runs)
 
     def subset(self, only: str | None, seeds: str | None) -> "Experiment":
         """Return the experiment with the runs of `--only` and `--seeds`. Raises: SpecError."""
@@ -140,6 +146,9 @@ class Experiment:
         if seeds is not None:
             experiment = experiment.replicates(parse_ids_option("--seeds", seeds))
         return experiment
+
+    def _with_runs(self, runs: Iterable[RunSpec]) -> "Experiment":
+        return replace(self, runs=tuple(runs), all_runs=self.all_runs or self.runs)
 
 
 def unknown_ids(where: str, unknown: Iterable[int], known: Iterable[int]) -> str:

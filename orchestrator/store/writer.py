@@ -187,14 +187,18 @@ class Store(StoreReader):
             for table in reversed(run_tables()):
                 session.execute(delete(table).where(table.c.key == key))
 
-    def replace_cells(self, profile: str, cells: Iterable[Mapping[str, object]]) -> None:
+    def replace_cells(self, profile: str, cells: Iterable[Mapping[str, object] | None]) -> None:
         """Replace the published cells of a profile by these, in the order of the tables.
 
-        Each cell has the columns of `CellRow` except `profile` and `place`.
+        Each cell has the columns of `CellRow` except `profile` and `place`. None keeps the stored
+        cell at its place.
         """
-        rows = [{"profile": profile, "place": place, **cell} for place, cell in enumerate(cells)]
+        placed = list(enumerate(cells))
+        kept = [place for place, cell in placed if not cell]
+        rows = [{"profile": profile, "place": place, **cell} for place, cell in placed if cell]
+        others = (CellRow.profile == profile, CellRow.place.not_in(kept))
         with self._session() as session:
-            session.execute(delete(CellRow).where(CellRow.profile == profile))
+            session.execute(delete(CellRow).where(*others))
             if rows:
                 session.execute(insert(CellRow), rows)
 

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.analysis.report import Report, make_report
-from orchestrator.analysis.tables import note_cells, runs_of
+from orchestrator.analysis.tables import runs_of
 from orchestrator.errors import StoreError, TrackingError
 from orchestrator.reporting.figures import OVERALL, by_run, draw_figures, files_of
 from orchestrator.reporting.render import render
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
+from orchestrator.store.cells import store_published_cells
 from orchestrator.tracking import OVERALL_TAG, Tracker, tracker_for
 
 
@@ -23,7 +24,7 @@ def publish_imported(
     Raises: StoreError.
     """
     for profile in file.profiles:
-        note_cells(file.experiment(profile), store)
+        store_published_cells(file.experiment(profile), store)
     tracker = tracker_for(file.path, file.file.name)
     try:
         tracker.send(store, keys)

@@ -1,6 +1,14 @@
+from pathlib import Path
+
 import pytest
 
-from orchestrator.formatting import format_duration, format_percent, format_significant, pluralize
+from orchestrator.formatting import (
+    format_command,
+    format_duration,
+    format_percent,
+    format_significant,
+    pluralize,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +94,10 @@ def test_durations_have_a_readable_unit(seconds, words):
 )
 def test_a_rough_duration_has_one_significant_digit(seconds, words):
     assert format_duration(seconds, rough=True) == words
+
+
+def test_a_command_is_quoted_for_a_shell():
+    command = format_command("run", Path("my file.yaml"), "--only", 3, python="my env/python")
+
+    assert command == "'my env/python' -m orchestrator run 'my file.yaml' --only 3"
+    assert format_command("plan") == "python -m orchestrator plan"

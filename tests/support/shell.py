@@ -1,7 +1,6 @@
 """Run the command line in a separate folder, in this process or in a separate one."""
 
 import io
-import logging
 import os
 import re
 import signal
@@ -115,8 +114,6 @@ def _as_a_process(folder, environment, arguments):
     before = dict(os.environ), Path.cwd(), sys.argv
     opened, initialize = [], Store.__init__
     terminate = signal.getsignal(signal.SIGTERM)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -134,9 +131,6 @@ def _as_a_process(folder, environment, arguments):
         for store in opened:
             store.close()
         signal.signal(signal.SIGTERM, terminate)
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.captureWarnings(False)
         os.environ.clear()
         os.environ.update(before[0])
         os.chdir(before[1])

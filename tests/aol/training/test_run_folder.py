@@ -130,6 +130,7 @@ def test_the_estimated_time_of_an_epoch_is_the_longest_of_the_latest_five(
         device=CPU,
         must_stop=lambda taken: bool(estimates.append(taken)),
         save_every_s=1e9,
+        log=print,
     )
 
     assert estimates == [*[100.0] * 5, 3.0]
@@ -151,10 +152,11 @@ def test_without_time_no_run_is_started_and_the_exit_code_is_that_for_continuing
 def test_a_run_stopped_after_every_epoch_has_the_same_results(plan, data_root, tmp_path):
     run = select_runs(plan(), None)[0]
     straight, halting = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    straight.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
+    straight.train(run, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
     outcomes = [
-        halting.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS) for _ in range(3)
+        halting.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
+        for _ in range(3)
     ]
 
     assert outcomes == [Outcome.STOPPED, Outcome.STOPPED, Outcome.DONE]
@@ -171,11 +173,11 @@ def test_epochs_after_the_last_checkpoint_are_trained_again_and_torn_lines_dropp
 ):
     run = select_runs(plan(), None)[0]
     folder = RunFolder(tmp_path / "run")
-    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS)
+    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
     with folder.metrics_file.open("a") as file:
         file.write('{"epoch": 2, "values": {"train_loss": 7.0}}\n{"epoch": 3, "va')
 
-    folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
+    folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
     assert epochs(folder.path) == [1, 2, 3]
     assert 7.0 not in losses(folder.path)
@@ -187,7 +189,7 @@ def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(
     run = select_runs(plan("epochs=4"), None)[0]
     folder = RunFolder(tmp_path / "run")
     for _ in range(2):
-        folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS)
+        folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
     logged = []
     (folder.path / "state-2.pt").write_bytes(b"damaged")
 
@@ -200,16 +202,16 @@ def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(
     assert str(folder.path / "state-2.pt") in damaged
     assert continued == "run 0: continues after epoch 1"
     with pytest.raises(CheckpointError, match="remove these files to train from the start"):
-        folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER)
+        folder.train(run, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
 
 def test_a_folder_of_another_run_is_refused(plan, data_root, tmp_path):
     first, second = select_runs(plan(), None)
     folder = RunFolder(tmp_path / "run")
-    folder.train(first, data_root=data_root, device=CPU, must_stop=ALWAYS)
+    folder.train(first, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
 
     with pytest.raises(ValueError, match="describes another run"):
-        folder.train(second, data_root=data_root, device=CPU, must_stop=NEVER)
+        folder.train(second, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
 
 def test_a_diverged_run_ends_and_the_next_run_is_trained(box, folders):

@@ -8,6 +8,7 @@ from rich.console import Console
 from orchestrator.cli.console import (
     LINE_INTERVAL_S,
     LOG_LINES,
+    ConsoleObserver,
     ConsoleRecorder,
     RunTimer,
     failure_lines,
@@ -319,3 +320,9 @@ def test_the_plan_has_a_line_per_run(make_run):
     assert words(header) == "run name dataset seed action from to reason"
     assert words(first) == "7 AOL-Small digits 7 continue 4 10 interrupted after epoch 6"
     assert words(second) == "22 AOL-Small digits 22 new 0 3 not in the store"
+
+
+def test_a_message_of_a_signal_handler_is_printed_at_once_even_when_quiet(capfd):
+    ConsoleObserver(quiet=True).interrupted("Stopping.")
+
+    assert capfd.readouterr() == ("", "Stopping.\n")

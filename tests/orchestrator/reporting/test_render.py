@@ -153,7 +153,7 @@ def test_violations_are_at_the_top(experiment, store):
     finish(store, experiment.runs[0], 0.5, 0.75)
     text = render_markdown(make_report(experiment, store))
 
-    assert "**Broken, so nothing below can be trusted:**" in text.partition("## As")[0]
+    assert "**Violated invariants; do not trust the numbers below:**" in text.partition("## As")[0]
     assert "- run 0, seed 0: there are no margins" in text
 
 
@@ -179,7 +179,7 @@ def test_every_format_names_violations_and_excluded_runs(experiment, store, stat
     summary, tex = summarize(report), render(report, "tex")
 
     broken = len(report.violations)
-    assert summary.startswith(f"(Broken invariants: {broken}, so this is no claim.) We ")
+    assert summary.startswith(f"(Violated invariants: {broken}, so this is no claim.) We ")
     assert summary.endswith(f" Left out as {status}: 1 of the runs.")
     assert json.loads(render(report, "json"))["summary"] == summary
     assert (

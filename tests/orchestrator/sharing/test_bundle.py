@@ -771,3 +771,37 @@ def test_verify_rejects_other_files_and_exits_with_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"Error: {tmp_path / 'x.zip'}: is not a zip file, or is damaged")
     assert done.stderr.count("\n") == 1
+
+
+# Files that cannot be read
+
+
+def fail(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_bundle_that_cannot_be_opened_is_named_and_not_the_temporary_folder(made, monkeypatch):
+    monkeypatch.setattr(archive, "ZipFile", fail)
+
+    assert rejection(made) == f"{made}: cannot be read: Permission denied"
+
+
+def test_a_bundle_whose_disk_fails_is_named_and_not_the_temporary_folder(made, monkeypatch):
+    read = zipfile.ZipExtFile.read
+    monkeypatch.setattr(
+        zipfile.ZipExtFile, "read", lambda file, n=-1: fail() if n > 0 else read(file, n)
+    )
+
+    assert rejection(made) == f"{made}: cannot be read: Permission denied"
+
+
+def test_without_a_temporary_folder_the_error_is_one_line(made, monkeypatch):
+    monkeypatch.setattr(archive, "TemporaryDirectory", fail)
+
+    assert "demo.zip: cannot be unpacked in " in rejection(made, OutputError)
+
+
+def test_verify_of_a_missing_file_exits_with_2(tmp_path):
+    done = Shell(tmp_path / "here", tmp_path)("verify", "none.zip")
+
+    assert (done.returncode, done.stderr) == (2, "Error: none.zip: no such file\n")

@@ -283,7 +283,7 @@ def test_the_command_fills_store_and_mlflow_and_lists_the_runs(
     database.close()
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "run 0 AOL-Small, seed 0: done, 3 epochs" in first.stdout
-    assert "run 0 AOL-Small, seed 0: there already" in second.stdout
+    assert "run 0 AOL-Small, seed 0: unchanged" in second.stdout
     assert count == 2
 
 
