@@ -226,3 +226,15 @@ def test_the_architecture_page_lists_packages_in_the_enforced_order(part):
     enforced = [name.partition(".")[2] for name in ORDER if name.startswith(f"{part}.")]
 
     assert listed == [name for name in enforced if name != "__main__"]
+
+
+def test_files_of_tests_are_named_after_a_module_or_its_package():
+    files = [
+        file.relative_to(PROJECT / "tests")
+        for part in ("aol", "orchestrator")
+        for file in (PROJECT / "tests" / part).rglob("test_*.py")
+    ]
+    assert len(files) > 60
+    for file in files:
+        name = file.stem.removeprefix("test_")
+        assert name == file.parent.name or (PROJECT / file.parent / f"{name}.py").exists(), file
