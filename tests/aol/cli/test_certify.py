@@ -27,8 +27,8 @@ from aol.export.trained_network import load_network_from_folder
 from orchestrator.analysis.margins import margins_agree
 from orchestrator.planning.plan import as_rows, make_plan
 from orchestrator.spec.loader import SpecFile
-from tests.system.test_attacks import pgd
 from tests.support.shell import PROJECT, TINY
+from tests.system.test_attacks import pgd
 
 CPU = torch.device("cpu")
 FEW = 30  # images that are attacked
