@@ -9,7 +9,7 @@ A **chain** is any nest of `nn.Sequential`. Its leaves are of four kinds:
 
 Everything else is refused: it has no known bound.
 
-As in the rules, a module is recognised by its class's `forward`.
+A module is recognised by its class's `forward`; see `aol.layers.parametrization.forward_of`.
 """
 
 import math
@@ -24,7 +24,14 @@ from aol.certification.bounds import Reach, upper_bound, weighted_bound
 from aol.certification.certificate import Kind
 from aol.certification.rules import RULES, UnprovenError
 from aol.layers.modules import AOLConv2d, AOLLinear, in_float64
-from aol.layers.parametrization import is_plain, label, plain_problem, rescaling_of
+from aol.layers.parametrization import (
+    forward_of,
+    is_plain,
+    label,
+    plain_problem,
+    replaced_method,
+    rescaling_of,
+)
 
 LARGEST_DIVISOR = 1e100
 AOL_FORWARDS = (AOLLinear.forward, AOLConv2d.forward)
@@ -65,7 +72,7 @@ def leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
 
     One that occurs twice is there twice. A module that is no plain `nn.Sequential` is a leaf.
     """
-    if type(module).forward is not nn.Sequential.forward or _hooked(module):
+    if forward_of(module) is not nn.Sequential.forward or _hooked(module):
         yield name, module
         return
     for key, child in module._modules.items():
@@ -130,7 +137,7 @@ def _prove(
     `example` is one input with its output.
     """
     x, y = example
-    if (rule_of := RULES.get(type(module).forward)) is not None:
+    if (rule_of := RULES.get(forward_of(module))) is not None:
         rule = rule_of(module)
         return "plain" if rule.upper != 1 else None, rule.upper, rule.after(reach, y[0].numel())
     weighted = _weights(module)
@@ -152,7 +159,7 @@ def _prove(
 
 def _weights(module: nn.Module) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
     """Return the applied weight, the bias and an AOL layer's raw parameter, None if it has none."""
-    if isinstance(module, AOLLinear | AOLConv2d) and type(module).forward in AOL_FORWARDS:
+    if isinstance(module, AOLLinear | AOLConv2d) and forward_of(module) in AOL_FORWARDS:
         return module.rescaled(), module.bias, module.weight
     if is_plain(module):
         assert isinstance(module, nn.Linear | nn.Conv2d)  # noqa: S101 - for its type
@@ -173,9 +180,11 @@ def _declared(name: str, module: nn.Module) -> float:
 
 def _problem(module: nn.Module) -> str | None:
     """Return why a module has no bound, None if it has one."""
-    forward = type(module).forward
+    forward = forward_of(module)
     if _hooked(module):
         return "has forward hooks, which can change its output; remove them"
+    if (name := replaced_method(module)) is not None:
+        return f"has an attribute {name} of its own, which can change its output; delete it"
     if is_parametrized(module) and rescaling_of(module) is None:
         return (
             "is parametrized by something else than aol.parametrize; bake that in with "

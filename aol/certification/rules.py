@@ -1,7 +1,7 @@
 """Rules: what is proven of the modules without weights, each with its proof.
 
 A module is recognised by its class's `forward`, so that a subclass with another one is not taken
-for what it inherits from.
+for what it inherits from; see `aol.layers.parametrization.forward_of`.
 """
 
 import math
@@ -129,7 +129,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-RULES: dict[Callable[..., Any], Callable[[Any], Rule]] = {
+RULES: dict[Callable[..., Any] | None, Callable[[Any], Rule]] = {
     MaxMin.forward: _exact,
     plain.MaxMin.forward: _exact,
     plain.ConcatenationPooling.forward: _exact,

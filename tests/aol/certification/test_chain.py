@@ -20,6 +20,7 @@ from aol.certification.bounds import Reach, tight_divisors, upper_bound, weighte
 from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
 from aol.certification.chain import leaves, prove_chain
 from aol.certification.lipschitz import certify_network
+from aol.certification.radius import certified_radius
 from aol.certification.rules import RULES
 from aol.layers import plain
 from aol.layers.modules import AOLConv2d, AOLLinear, ConcatenationPooling, MaxMin
@@ -52,6 +53,14 @@ def norm(layer, *shape):
 
 def quick(network, shape=(2, 6, 6)):
     return certify_network(network, shape, iterations=20, restarts=2, steps=10)
+
+
+def certify(network):
+    return certify_network(network, (3,))
+
+
+def radius(network):
+    return certified_radius(network, torch.ones(1, 3), torch.tensor([0]))
 
 
 # --- standard modules ---
@@ -263,6 +272,70 @@ def test_a_module_with_hooks_is_refused():
     for model in (hooked, network):
         with pytest.raises(ValueError, match=r"has forward hooks, .*remove them"):
             certify_network(model, (3,))
+
+
+@pytest.mark.parametrize("place", ["0", "1", "1.0", ""])
+def test_a_module_with_a_forward_of_its_own_is_refused(place):
+    """
+    It replaces that of the class, alone and for all modules inside.
+    """
+    network = nn.Sequential(AOLLinear(3, 3), nn.Sequential(nn.ReLU()))
+    network.get_submodule(place).forward = lambda x: 2 * x
+    where = f"layer {place} " if place else "the module "
+
+    for call in (certify, radius):
+        with pytest.raises(ValueError, match=rf"^{where}.* attribute forward of its own, .*delete"):
+            call(network)
+
+
+class DoubleConv(nn.Conv2d):
+    def _conv_forward(self, *given):
+        return 2 * super()._conv_forward(*given)
+
+
+class DoubleCall(nn.ReLU):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class DoubleCallInside(AOLLinear):
+    def _call_impl(self, x):
+        return 2 * super()._call_impl(x)
+
+
+class Twice(nn.Sequential):
+    def __iter__(self):
+        return iter([*super().__iter__()] * 2)
+
+
+OVERRIDING = [DoubleConv(3, 3, 1), DoubleCall(), DoubleCallInside(3, 3), Twice(AOLLinear(3, 3))]
+
+
+@pytest.mark.parametrize("module", OVERRIDING, ids=lambda module: type(module).__name__)
+def test_a_subclass_that_overrides_a_method_around_the_forward_is_refused(module):
+    kind = type(module).__name__
+
+    for call in (certify, radius):
+        with pytest.raises(ValueError, match=rf"^layer 0 \({kind}\) has no known Lipschitz bound"):
+            call(nn.Sequential(module))
+
+
+def test_a_convolution_replaced_on_the_module_itself_is_refused():
+    layer = nn.Conv2d(3, 3, 1)
+    layer._conv_forward = lambda x, weight, bias: 2 * x
+
+    with pytest.raises(ValueError, match="has an attribute _conv_forward of its own"):
+        certify(nn.Sequential(layer))
+
+
+def test_a_declared_bound_is_that_of_an_overriding_subclass_too():
+    class Declared(DoubleConv):
+        def lipschitz_bound(self):
+            return 10.0
+
+    (layer,) = certify_network(nn.Sequential(Declared(3, 3, 1)), (3, 2, 2)).layers
+
+    assert (layer.kind, layer.upper) == ("declared", 10.0)
 
 
 def test_an_input_that_a_layer_cannot_take_is_told_by_its_name():

@@ -156,6 +156,17 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
+class DoubledInside(nn.Conv2d):
+    def _conv_forward(self, *given):
+        return 2 * super()._conv_forward(*given)
+
+
+def replaced():
+    layer = nn.Linear(3, 3)
+    layer.forward = lambda x: 2 * x
+    return layer
+
+
 def tied():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
@@ -172,6 +183,8 @@ UNPROVEN = [
     (nn.BatchNorm2d(3, affine=False), r"layer 1 \(BatchNorm2d\): has parameters or buffers"),
     (nn.PReLU(), r"layer 1 \(PReLU\): has parameters"),
     (Doubled(3, 3), r"layer 1 \(Doubled\): has parameters"),
+    (DoubledInside(3, 4, 3), r"layer 1 \(DoubledInside\): has parameters"),
+    (replaced(), r"layer 1 \(Linear\): has an attribute forward of its own; delete it"),
     (parametrizations.spectral_norm(nn.Linear(3, 3)), r"\(ParametrizedLinear\): is parametrized"),
     (parametrize(nn.Linear(3, 3)), r"layer 1 \(ParametrizedLinear\): is parametrized already"),
     (nn.LazyLinear(3), r"layer 1 \(LazyLinear\): has no weights yet"),
