@@ -154,7 +154,7 @@ def _prove(
             raise ValueError(f"{label(name, module)} has no positive divisor per input channel")
         upper = weighted_bound(weight, q.to(weight))
     kind: Kind = "plain" if raw is None else "aol"
-    return kind, upper, reach.after(weight, bias, upper, y.shape[2:].numel())
+    return kind, upper, reach.after(weight, bias, upper, y[0].numel() // weight.shape[0])
 
 
 def _weights(module: nn.Module) -> tuple[Tensor, Tensor | None, Tensor | None] | None:

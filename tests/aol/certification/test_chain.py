@@ -501,6 +501,29 @@ def test_only_aol_layers_have_to_be_below_one(layer, violated):
     assert bool(found.violations) == violated
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (AOLLinear(8, 2), (8,)),
+        (AOLLinear(8, 2), (100, 8)),
+        (nn.Linear(8, 2), (5, 20, 8)),
+        (AOLConv2d(8, 2, 3), (8, 12, 9)),
+        (nn.Conv2d(8, 2, 3, padding=2), (8, 10, 10)),
+    ],
+    ids=str,
+)
+def test_the_bias_counts_at_every_position_of_the_output(layer, shape):
+    """
+    On zeros the output is the bias at every position, which is all of the reach.
+    """
+    layer.bias.data.fill_(300)
+    zeros = torch.zeros(1, *shape, dtype=torch.float64)
+    (proven,) = prove_chain(layer.double(), shape, Reach(0.0, 0.0))
+
+    assert proven.reach.size == pytest.approx(layer(zeros).norm().item(), rel=1e-12)
+    assert proven.reach.error > 0
+
+
 # --- parametrized layers ---
 
 
