@@ -239,8 +239,7 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 class MaxMin(plain.MaxMin):
     """Each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller); an isometry a.e.
 
-    At a tie the gradient is halved between both. Differentiable once; inside the transforms of
-    `torch.func` as often as you like.
+    At a tie the gradient is halved between both. Differentiable any number of times.
 
     Shapes: (N, C, ...) or (C,) -> the same, C even. Raises: ValueError if C is odd.
     """

@@ -2,6 +2,8 @@
 Inside the transforms of torch.func: the same values, and derivatives of every order.
 """
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -129,11 +131,30 @@ def test_forward_derivatives_of_maxmin_are_those_of_its_gradient():
     torch.testing.assert_close((tangent * upstream).sum(), (gradient * direction).sum())
 
 
-def test_the_second_derivative_of_maxmin_is_zero():
+def test_the_second_derivative_of_maxmin_itself_is_zero():
     x = normal(6)
     found = hessian(lambda x: (MaxMin()(x) ** 2).sum())(x)
 
     torch.testing.assert_close(found, 2 * torch.eye(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+@pytest.mark.parametrize("shape", [(2, 4), (1, 4, 2, 1), (4,)])
+def test_second_derivatives_of_maxmin_outside_are_those_inside(shape, vectorize):
+    """
+    Of functions in which it is linear, squared, and twice with something in between.
+    """
+    x, mix = normal(*shape), normal(math.prod(shape), math.prod(shape), seed=1)
+    maxmin = MaxMin()
+
+    for function in (
+        lambda x: (maxmin(x) * x).sum(),
+        lambda x: (mix @ maxmin(x).flatten()).pow(3).sum(),
+        lambda x: maxmin(maxmin(x).square() * x.sum()).sin().sum(),
+    ):
+        found = torch.autograd.functional.hessian(function, x, vectorize=vectorize)
+        torch.testing.assert_close(found, hessian(function)(x))
+        assert found.norm() > 0.1
 
 
 # --- networks ---
