@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aol.ops.dispatch import kernels_for, transformed
+from aol.ops.dispatch import kernels_for, traced, transformed
 
 
 def maxmin(x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class _MaxMin(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         (order,) = ctx.saved_tensors
         share = order.to(upstream.dtype).add_(1).mul_(0.5)  # of a in the larger: 1, 1/2 or 0
-        if _traced(upstream):
+        if traced(upstream):
             return _traced_gradient(upstream, share)
         pairs = _pairs(upstream)
         larger, smaller = pairs.unbind(-1)
@@ -75,16 +75,11 @@ class _FusedMaxMin(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         (pairs,) = ctx.saved_tensors
-        if _traced(upstream):
+        if traced(upstream):
             a, b = pairs.unbind(-1)
             return _traced_gradient(upstream, (a - b).sign().add(1).mul(0.5))
         gradient: Tensor = ctx.kernels.maxmin_gradient(pairs, _pairs(upstream))
         return _channels(gradient)
-
-
-def _traced(upstream: Tensor) -> bool:
-    """Return whether autograd records the gradient, or it is taken for a batch of upstreams."""
-    return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(upstream)
 
 
 def _traced_gradient(upstream: Tensor, share: Tensor) -> Tensor:
