@@ -114,15 +114,43 @@ def prove_chain(
     x = torch.zeros(1, *shape, dtype=torch.float64, device=device_of(network))
     proven = []
     for name, module in leaves(network):
-        try:
-            y = module(x)
-        except RuntimeError as error:
-            where = f"{label(name, module)} cannot take an input of shape {tuple(x.shape[1:])}"
-            raise ValueError(f"{where}: {error}") from error
+        y = _output(name, module, x)
         kind, upper, reach = _prove(name, module, (x, y), reach, rest)
         proven.append(ProvenLayer(label(name, module), module, x.shape, kind, upper, reach))
         x = y
     return proven
+
+
+def _output(name: str, module: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a layer. Raises: ValueError if it cannot take this input."""
+    where = f"{label(name, module)} cannot take an input of shape {tuple(x.shape[1:])}"
+    if (needed := _needed_shape(module, x.shape[1:])) is not None:
+        raise ValueError(f"{where}; it needs {needed}")
+    try:
+        y: Tensor = module(x)
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    return y
+
+
+def _needed_shape(module: nn.Module, shape: Sequence[int]) -> str | None:
+    """Return the shape that an input needs if `shape` is another, None if it fits or anything may.
+
+    Torch alone would take some inputs of fewer dimensions for a single image without a batch.
+    """
+    if (weighted := _weights(module)) is not None:
+        inputs, is_convolution = weighted[0].shape[1], weighted[0].ndim > 2
+        if is_convolution:
+            fits, needed = len(shape) == 3 and shape[0] == inputs, f"({inputs}, height, width)"
+        else:
+            fits, needed = bool(shape) and shape[-1] == inputs, f"(..., {inputs})"
+        return None if fits else needed
+    if (rule_of := RULES.get(forward_of(module))) is None:
+        return None
+    fewest, most = rule_of(module).dimensions
+    if fewest <= len(shape) <= most:
+        return None
+    return "(channels, height, width)" if most == 3 else f"{fewest} dimensions or more"
 
 
 def _prove(

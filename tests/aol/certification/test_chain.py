@@ -345,6 +345,55 @@ def test_an_input_that_a_layer_cannot_take_is_told_by_its_name():
         certify_network(network, (2, 6, 6))
 
 
+TOO_FLAT = [
+    (nn.Conv2d(3, 4, 3), (8, 8), r"\(3, height, width\)"),
+    (AOLConv2d(1, 4, 3), (8, 8), r"\(1, height, width\)"),
+    (AOLConv2d(1, 4, 3), (2, 8, 8), r"\(1, height, width\)"),
+    (nn.Linear(3, 4), (8,), r"\(\.\.\., 3\)"),
+    (ConcatenationPooling(2, 2), (8, 8), r"\(channels, height, width\)"),
+    (Flatten(), (8, 8), r"\(channels, height, width\)"),
+    (nn.PixelUnshuffle(2), (8, 8), "3 dimensions or more"),
+    (nn.ZeroPad2d(1), (8,), "2 dimensions or more"),
+    (nn.Flatten(2), (8,), "2 dimensions or more"),
+    (nn.AvgPool2d(2), (8,), r"\(channels, height, width\)"),
+    (nn.MaxPool2d(2), (2, 2, 8, 8), r"\(channels, height, width\)"),
+]
+
+
+@pytest.mark.parametrize(("module", "shape", "needed"), TOO_FLAT, ids=str)
+def test_an_input_without_the_dimensions_of_a_layer_is_refused(module, shape, needed):
+    """
+    Torch takes some of them for one image without a batch, whose channels are the images.
+    """
+    network = nn.Sequential(nn.ReLU(), module)
+    where = rf"layer 1 \({type(module).__name__}\) cannot take an input of shape \({shape[0]}"
+
+    with pytest.raises(ValueError, match=rf"^{where}.*; it needs {needed}$"):
+        quick(network, shape)
+    with pytest.raises(ValueError, match=rf"^{where}.*; it needs {needed}$"):
+        certified_radius(network, torch.zeros(1, *shape), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("module", [nn.AvgPool2d(2), nn.MaxPool2d(2), nn.ZeroPad2d(1)], ids=str)
+def test_an_image_without_channels_is_accepted_where_batches_of_it_are(module):
+    flat, image = (quick(nn.Sequential(module), shape) for shape in ((4, 6), (1, 4, 6)))
+
+    assert flat.violations == ()
+    assert (flat.upper, flat.score_error) == (image.upper, image.score_error)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, -1)])
+def test_a_shape_that_no_input_has_is_refused(shape):
+    with pytest.raises(ValueError, match=r"at least one dimension .*, got \("):
+        certify_network(nn.Sequential(nn.ReLU()), shape)
+
+
+@pytest.mark.parametrize("module", [MaxMin(), AOLConv2d(3, 4, 5)], ids=str)
+def test_an_input_that_does_not_fit_is_told_by_the_name_of_the_layer(module):
+    with pytest.raises(ValueError, match=r"^layer 0 \(\w+\) cannot take an input of shape \(3, 4"):
+        certify_network(nn.Sequential(module), (3, 4, 4))
+
+
 def test_every_rule_has_been_tried():
     assert set(RULES) == {type(module).forward for module in [*NEVER, nn.AvgPool2d(2)]}
 
