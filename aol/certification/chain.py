@@ -28,9 +28,10 @@ from aol.layers.parametrization import (
     forward_of,
     is_plain,
     label,
-    plain_problem,
+    option_problem,
     replaced_method,
     rescaling_of,
+    weight_problem,
 )
 
 LARGEST_DIVISOR = 1e100
@@ -61,8 +62,11 @@ def check_chain(network: nn.Module) -> None:
     """Raise one ValueError that names every module of `network` without a bound."""
     found: dict[int, str] = {}
     for name, module in leaves(network):
+        where = label(name, module)
         if (problem := _problem(module)) is not None:
-            found.setdefault(id(module), f"{label(name, module)} {problem}")
+            found.setdefault(id(module), f"{where} {problem}")
+        elif is_plain(module) and (problem := option_problem(module)) is not None:
+            found.setdefault(id(module), f"{where}: {problem}")
     if found:
         raise ValueError("; ".join(found.values()))
 
@@ -219,7 +223,7 @@ def _problem(module: nn.Module) -> str | None:
             "torch.nn.utils.parametrize.remove_parametrizations"
         )
     if is_plain(module):
-        return plain_problem(module)
+        return weight_problem(module)
     if forward in RULES:
         try:
             RULES[forward](module)

@@ -72,21 +72,21 @@ def _constant_pad(module: Any) -> Rule:
 
 def _flatten(module: nn.Flatten) -> Rule:
     if module.start_dim < 1:
-        raise UnprovenError(f"start_dim is 1 or more, got {module.start_dim}: images stay apart")
+        raise UnprovenError(f"start_dim must be 1 or more, got {module.start_dim}")
     return Rule(dimensions=(module.start_dim, math.inf))
 
 
 def _dropout(module: nn.Dropout) -> Rule:
     """Do nothing in evaluation; in training the rest is scaled up by 1 / (1 - p)."""
     if module.training:
-        raise UnprovenError("is in training mode, where it is random; call .eval() on the network")
+        raise UnprovenError("it is random in training mode; call .eval() on the network")
     return Rule()
 
 
 def _leaky_relu(module: nn.LeakyReLU) -> Rule:
     """Multiply each entry by 1 or the slope: the larger size of both bounds the derivative."""
     if not abs(module.negative_slope) <= 1:
-        raise UnprovenError(f"the slope is between -1 and 1, got {module.negative_slope}")
+        raise UnprovenError(f"the slope must be between -1 and 1, got {module.negative_slope}")
     return Rule(rounding=EPS)
 
 
@@ -103,7 +103,7 @@ def _softplus(module: nn.Softplus) -> Rule:
     """
     beta, threshold = module.beta, module.threshold
     if not 0 < beta < math.inf or not threshold > 0:
-        raise UnprovenError(f"beta and threshold are above 0, got {beta} and {threshold}")
+        raise UnprovenError(f"beta and threshold must be above 0, got {beta} and {threshold}")
     jump = math.log1p(math.exp(-threshold)) / beta
     if not jump <= LARGEST_JUMP:
         raise UnprovenError(f"it jumps by {jump:.3g} at its threshold; raise the threshold to 20")

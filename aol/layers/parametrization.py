@@ -130,17 +130,22 @@ def rescaling_of(module: nn.Module) -> torch_parametrize.ParametrizationList | N
     return found if isinstance(found[0], AOLRescale) else None
 
 
-def plain_problem(module: nn.Module) -> str | None:
-    """Return why an `nn.Linear` or `nn.Conv2d` has no proven bound, None if it has one."""
+def weight_problem(module: nn.Module) -> str | None:
+    """Return why the weights of an `nn.Linear` or `nn.Conv2d` have no bound, None if they have."""
     own = list(module.parameters())
     if any(is_lazy(parameter) for parameter in own):
         return "has no weights yet; pass it one batch first"
     if not all(parameter.is_floating_point() for parameter in own):
         return "has weights that are not real numbers in floating point"
+    return None
+
+
+def option_problem(module: nn.Module) -> str | None:
+    """Return a sentence on the options of an `nn.Conv2d` without a bound, None if all have one."""
     if not isinstance(module, nn.Conv2d):
         return None
     options = {name: getattr(module, name) for name in ("stride", "groups", "padding_mode")}
-    return "; ".join(find_unproven(**options)) or None
+    return "; ".join(find_unproven(**options).values()) or None
 
 
 def label(name: str, module: nn.Module) -> str:
@@ -162,4 +167,4 @@ def _problem(module: nn.Module) -> str | None:
         return "has parameters or buffers of its own and no proven bound; take it out"
     if "weight" not in module._parameters:
         return "has a computed weight; remove the weight_norm or spectral_norm on it first"
-    return plain_problem(module)
+    return weight_problem(module) or option_problem(module)

@@ -174,11 +174,11 @@ def test_an_error_is_carried_through_modules():
 
 
 REFUSED = [
-    (nn.LeakyReLU(1.5), r"the slope is between -1 and 1, got 1\.5"),
-    (nn.LeakyReLU(math.nan), "the slope is between"),
-    (nn.Softplus(beta=-1.0), r"beta and threshold are above 0, got -1\.0 and 20"),
+    (nn.LeakyReLU(1.5), r"the slope must be between -1 and 1, got 1\.5"),
+    (nn.LeakyReLU(math.nan), "the slope must be between"),
+    (nn.Softplus(beta=-1.0), r"beta and threshold must be above 0, got -1\.0 and 20"),
     (nn.Softplus(threshold=5.0), r"jumps by 0\.00672 at its threshold; raise the threshold to 20"),
-    (nn.Dropout(), r"is in training mode, .*; call \.eval\(\)"),
+    (nn.Dropout(), r"it is random in training mode; call \.eval\(\)"),
     (nn.AvgPool2d(3, 2), r"windows of \(3, 3\) overlap at stride \(2, 2\); use stride \(3, 3\)"),
     (nn.MaxPool2d((2, 3), 2), r"windows of \(2, 3\) overlap at stride \(2, 2\)"),
     (nn.MaxPool2d(3, 1, 1), "overlap"),
@@ -188,10 +188,13 @@ REFUSED = [
     (nn.MaxPool2d(2, return_indices=True), "dilation and return_indices"),
     (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode and divisor_override"),
     (nn.AvgPool2d(2, divisor_override=1), "ceil_mode and divisor_override"),
-    (nn.Flatten(0), "start_dim is 1 or more, got 0"),
-    (nn.Conv2d(2, 2, 3, stride=2), r"stride is \(1, 1\), got \(2, 2\)"),
-    (nn.Conv2d(2, 2, 3, groups=2), "groups is 1, got 2"),
-    (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), "padding_mode is 'zeros'"),
+    (nn.Flatten(0), "start_dim must be 1 or more, got 0$"),
+    (nn.Conv2d(2, 2, 3, stride=2), r"stride must be 1, got \(2, 2\)$"),
+    (nn.Conv2d(2, 2, 3, groups=2), "groups must be 1, got 2$"),
+    (
+        nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"),
+        "padding_mode must be 'zeros', got 'reflect'$",
+    ),
     (nn.BatchNorm2d(2), "use the modules that aol.certify_network lists, or give it a method lip"),
     (nn.GELU(), r"lipschitz_bound\(\)"),
     (nn.Conv1d(2, 2, 1), "has no known Lipschitz bound"),
@@ -204,7 +207,7 @@ def test_what_is_not_proven_is_refused_by_name_type_and_what_to_do(module, messa
     network = nn.Sequential(OrderedDict(first=nn.ReLU(), inner=nn.Sequential(module)))
     kind = type(module).__name__
 
-    with pytest.raises(ValueError, match=rf"^layer inner\.0 \({kind}\) .*{message}"):
+    with pytest.raises(ValueError, match=rf"^layer inner\.0 \({kind}\):? .*{message}"):
         certify_network(network, (2, 6, 6))
 
 
@@ -220,6 +223,17 @@ def test_overlapping_windows_do_stretch():
     x = torch.zeros(1, 1, 5, 5)
     x[0, 0, 2, 2] = 1
     assert nn.MaxPool2d(3, 1)(x).norm() == 3
+
+
+def test_options_without_a_proof_are_named_with_what_is_found_and_allowed():
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, groups=2, padding_mode="circular"))
+
+    with pytest.raises(ValueError, match="stride") as caught:
+        certify_network(network, (4, 6, 6))
+    assert str(caught.value) == (
+        "layer 0 (Conv2d): stride must be 1, got (2, 2); groups must be 1, got 2; padding_mode "
+        "must be 'zeros', got 'circular'"
+    )
 
 
 def test_every_problem_is_named_at_once():

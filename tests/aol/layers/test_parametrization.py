@@ -174,9 +174,9 @@ def tied():
 
 
 UNPROVEN = [
-    (nn.Conv2d(3, 4, 3, stride=2), r"layer 1 \(Conv2d\): stride is \(1, 1\), got \(2, 2\)"),
-    (nn.Conv2d(4, 4, 3, groups=2), r"layer 1 \(Conv2d\): groups is 1, got 2"),
-    (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), "padding_mode is 'zeros', got 'circ"),
+    (nn.Conv2d(3, 4, 3, stride=2), r"layer 1 \(Conv2d\): stride must be 1, got \(2, 2\)"),
+    (nn.Conv2d(4, 4, 3, groups=2), r"layer 1 \(Conv2d\): groups must be 1, got 2"),
+    (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), "padding_mode must be 'zeros', got '"),
     (nn.ConvTranspose2d(3, 4, 3), r"layer 1 \(ConvTranspose2d\): has parameters or buffers"),
     (nn.Conv1d(3, 4, 3), r"layer 1 \(Conv1d\): has parameters or buffers of its own"),
     (nn.BatchNorm2d(3), r"layer 1 \(BatchNorm2d\): has parameters or buffers of its own"),
