@@ -178,6 +178,20 @@ def test_epochs_after_the_last_state_are_measured_again_and_torn_lines_dropped(
     assert 7.0 not in losses(folder.path)
 
 
+@pytest.mark.parametrize(
+    "line", ["[1]", "1", '"epoch"', "null", "{}", '{"epoch": null}', '{"epoch": 1e999}', "{"]
+)
+def test_lines_of_metrics_without_an_epoch_count_as_cut_off(plan, data_root, tmp_path, line):
+    run = select_runs(plan(), None)[0]
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.metrics_file.write_text(f"{line}\n", encoding="utf-8")
+
+    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS)
+
+    assert epochs(folder.path) == [1]
+
+
 def test_a_damaged_newest_state_gives_way_to_the_older_one_and_none_is_an_error(
     plan, data_root, tmp_path
 ):
