@@ -247,9 +247,29 @@ def test_mistakes_are_one_line_and_exit_2(box, capsys, arguments, message):
     assert error.count("\n") == 1
 
 
-def test_a_missing_source_of_images_is_said_and_nothing_is_written(box, capsys, tmp_path):
-    assert box("--data", tmp_path / "none", settings=("data.name=cifar100",)) == EXIT_USAGE
+def test_a_missing_source_of_images_is_exit_1(box, capsys, tmp_path):
+    assert box("--data", tmp_path / "none", settings=("data.name=cifar100",)) == 1
     assert "no source has cifar100" in capsys.readouterr().err
+
+
+def test_checkpoints_that_cannot_be_read_are_exit_1(box, capsys, folders):
+    box("--run", "0")
+    (folders()["0"] / "end.json").unlink()
+    for file in folders()["0"].glob("state-*.pt"):
+        file.write_bytes(b"damaged")
+    capsys.readouterr()
+
+    assert box("--run", "0") == 1
+    assert "run 0: none of its checkpoints can be read" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_exit_2(box, capsys, folders):
+    box("--run", "0")
+    (folders()["0"] / "end.json").unlink()
+    (folders()["0"] / "run.json").write_text("{}", encoding="utf-8")
+
+    assert box("--run", "0") == EXIT_USAGE
+    assert "describes another run" in capsys.readouterr().err
 
 
 @pytest.mark.slow
