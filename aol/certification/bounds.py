@@ -35,7 +35,15 @@ class Reach:
 
     @classmethod
     def of_images(cls, shape: Sequence[int]) -> "Reach":
-        """Return the reach of images with pixels in [0, 1]; none is larger than a white one."""
+        """Return the reach of images with pixels in [0, 1]; none is larger than a white one.
+
+        Raises: ValueError if `shape` is not that of an image.
+        """
+        if not shape or min(shape) < 1:
+            raise ValueError(
+                f"the shape of one input must have at least one dimension and no size below 1, as "
+                f"(3, 32, 32) does, got {tuple(shape)}"
+            )
         size = math.sqrt(math.prod(shape))
         return cls(size, EPS * size)
 

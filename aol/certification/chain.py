@@ -9,7 +9,7 @@ A **chain** is any nest of `nn.Sequential`. Its leaves are of four kinds:
 
 Everything else is refused: it has no known bound.
 
-As in the rules, a module is recognised by its class's `forward`.
+A module is recognised by its class's `forward`; see `aol.layers.parametrization.forward_of`.
 """
 
 import math
@@ -24,7 +24,15 @@ from aol.certification.bounds import Reach, upper_bound, weighted_bound
 from aol.certification.certificate import Kind
 from aol.certification.rules import RULES, UnprovenError
 from aol.layers.modules import AOLConv2d, AOLLinear, in_float64
-from aol.layers.parametrization import is_plain, label, plain_problem, rescaling_of
+from aol.layers.parametrization import (
+    forward_of,
+    is_plain,
+    label,
+    option_problem,
+    replaced_method,
+    rescaling_of,
+    weight_problem,
+)
 
 LARGEST_DIVISOR = 1e100
 AOL_FORWARDS = (AOLLinear.forward, AOLConv2d.forward)
@@ -54,8 +62,11 @@ def check_chain(network: nn.Module) -> None:
     """Raise one ValueError that names every module of `network` without a bound."""
     found: dict[int, str] = {}
     for name, module in leaves(network):
+        where = label(name, module)
         if (problem := _problem(module)) is not None:
-            found.setdefault(id(module), f"{label(name, module)} {problem}")
+            found.setdefault(id(module), f"{where} {problem}")
+        elif is_plain(module) and (problem := option_problem(module)) is not None:
+            found.setdefault(id(module), f"{where}: {problem}")
     if found:
         raise ValueError("; ".join(found.values()))
 
@@ -65,7 +76,7 @@ def leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
 
     One that occurs twice is there twice. A module that is no plain `nn.Sequential` is a leaf.
     """
-    if type(module).forward is not nn.Sequential.forward or _hooked(module):
+    if forward_of(module) is not nn.Sequential.forward or _hooked(module):
         yield name, module
         return
     for key, child in module._modules.items():
@@ -107,15 +118,43 @@ def prove_chain(
     x = torch.zeros(1, *shape, dtype=torch.float64, device=device_of(network))
     proven = []
     for name, module in leaves(network):
-        try:
-            y = module(x)
-        except RuntimeError as error:
-            where = f"{label(name, module)} cannot take an input of shape {tuple(x.shape[1:])}"
-            raise ValueError(f"{where}: {error}") from error
+        y = _output(name, module, x)
         kind, upper, reach = _prove(name, module, (x, y), reach, rest)
         proven.append(ProvenLayer(label(name, module), module, x.shape, kind, upper, reach))
         x = y
     return proven
+
+
+def _output(name: str, module: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a layer. Raises: ValueError if it cannot take this input."""
+    where = f"{label(name, module)} cannot take an input of shape {tuple(x.shape[1:])}"
+    if (needed := _needed_shape(module, x.shape[1:])) is not None:
+        raise ValueError(f"{where}; it needs {needed}")
+    try:
+        y: Tensor = module(x)
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    return y
+
+
+def _needed_shape(module: nn.Module, shape: Sequence[int]) -> str | None:
+    """Return the shape that an input needs if `shape` is another, None if it fits or anything may.
+
+    Torch alone would take some inputs of fewer dimensions for a single image without a batch.
+    """
+    if (weighted := _weights(module)) is not None:
+        inputs, is_convolution = weighted[0].shape[1], weighted[0].ndim > 2
+        if is_convolution:
+            fits, needed = len(shape) == 3 and shape[0] == inputs, f"({inputs}, height, width)"
+        else:
+            fits, needed = bool(shape) and shape[-1] == inputs, f"(..., {inputs})"
+        return None if fits else needed
+    if (rule_of := RULES.get(forward_of(module))) is None:
+        return None
+    fewest, most = rule_of(module).dimensions
+    if fewest <= len(shape) <= most:
+        return None
+    return "(channels, height, width)" if most == 3 else f"{fewest} dimensions or more"
 
 
 def _prove(
@@ -130,7 +169,7 @@ def _prove(
     `example` is one input with its output.
     """
     x, y = example
-    if (rule_of := RULES.get(type(module).forward)) is not None:
+    if (rule_of := RULES.get(forward_of(module))) is not None:
         rule = rule_of(module)
         return "plain" if rule.upper != 1 else None, rule.upper, rule.after(reach, y[0].numel())
     weighted = _weights(module)
@@ -147,12 +186,12 @@ def _prove(
             raise ValueError(f"{label(name, module)} has no positive divisor per input channel")
         upper = weighted_bound(weight, q.to(weight))
     kind: Kind = "plain" if raw is None else "aol"
-    return kind, upper, reach.after(weight, bias, upper, y.shape[2:].numel())
+    return kind, upper, reach.after(weight, bias, upper, y[0].numel() // weight.shape[0])
 
 
 def _weights(module: nn.Module) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
     """Return the applied weight, the bias and an AOL layer's raw parameter, None if it has none."""
-    if isinstance(module, AOLLinear | AOLConv2d) and type(module).forward in AOL_FORWARDS:
+    if isinstance(module, AOLLinear | AOLConv2d) and forward_of(module) in AOL_FORWARDS:
         return module.rescaled(), module.bias, module.weight
     if is_plain(module):
         assert isinstance(module, nn.Linear | nn.Conv2d)  # noqa: S101 - for its type
@@ -173,16 +212,18 @@ def _declared(name: str, module: nn.Module) -> float:
 
 def _problem(module: nn.Module) -> str | None:
     """Return why a module has no bound, None if it has one."""
-    forward = type(module).forward
+    forward = forward_of(module)
     if _hooked(module):
         return "has forward hooks, which can change its output; remove them"
+    if (name := replaced_method(module)) is not None:
+        return f"has an attribute {name} of its own, which can change its output; delete it"
     if is_parametrized(module) and rescaling_of(module) is None:
         return (
             "is parametrized by something else than aol.parametrize; bake that in with "
             "torch.nn.utils.parametrize.remove_parametrizations"
         )
     if is_plain(module):
-        return plain_problem(module)
+        return weight_problem(module)
     if forward in RULES:
         try:
             RULES[forward](module)

@@ -79,7 +79,7 @@ def certified_radius(network: nn.Module, images: Tensor, labels: Tensor) -> Tens
     exact, exactly = exact_copy(network), images.detach().double()
     sizes = exactly.flatten(1).norm(dim=1) * (1 + EPS * (exactly[:1].numel() + 8))
     largest = Reach(max(sizes.tolist(), default=0.0), 0.0)
-    proof = _conclude(prove_chain(exact, images.shape[1:], largest))
+    proof = _conclude(prove_chain(exact, images.shape[1:], largest), largest)
     scores = _finite_scores(exact, exactly.split(BATCH)).to(images.device)
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise ValueError(
@@ -139,15 +139,17 @@ def prove_bound(
 
     Raises: ValueError if a layer has no known bound.
     """
-    proof = _conclude(prove_chain(network, shape, Reach.of_images(shape), divisors))
+    reach = Reach.of_images(shape)
+    proof = _conclude(prove_chain(network, shape, reach, divisors), reach)
     return replace(proof, lipschitz=max(1.0, proof.lipschitz))
 
 
-def _conclude(layers: Sequence[ProvenLayer]) -> Proof:
+def _conclude(layers: Sequence[ProvenLayer], images: Reach) -> Proof:
     lipschitz = math.prod(layer.upper for layer in layers)
     if not math.isfinite(lipschitz):
         raise ValueError("its weights are not finite")
-    return Proof(lipschitz * (1 + SLACK), layers[-1].reach.error * (1 + SLACK))
+    scores = layers[-1].reach if layers else images
+    return Proof(lipschitz * (1 + SLACK), scores.error * (1 + SLACK))
 
 
 def _finite_scores(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:

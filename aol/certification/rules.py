@@ -1,7 +1,7 @@
 """Rules: what is proven of the modules without weights, each with its proof.
 
 A module is recognised by its class's `forward`, so that a subclass with another one is not taken
-for what it inherits from.
+for what it inherits from; see `aol.layers.parametrization.forward_of`.
 """
 
 import math
@@ -16,6 +16,10 @@ from aol.layers import plain
 from aol.layers.modules import MaxMin
 
 LIBRARY = 4 * EPS  # relative error of a function such as tanh, some units in the last place
+POOLED = (
+    2,
+    3,
+)  # dimensions of a pool's input: without the channels, torch takes the batch for them
 LARGEST_JUMP = 1e-8  # of nn.Softplus at its threshold; 2e-9 with the defaults of torch
 
 
@@ -29,12 +33,14 @@ class Rule:
 
     `upper` bounds how much it stretches a difference, `rounding` the error of float64 per length
     of an input, `at_zero` the size of each output entry for zeros, `entry_error` its error.
+    `dimensions` are the fewest and the most that one input has, without the one of the batch.
     """
 
     upper: float = 1.0
     rounding: float = 0.0
     at_zero: float = 0.0
     entry_error: float = 0.0
+    dimensions: tuple[int, float] = (1, math.inf)
 
     def after(self, reach: Reach, entries: int) -> Reach:
         """Return the reach behind the module, whose output has so many entries."""
@@ -48,28 +54,39 @@ def _exact(module: nn.Module) -> Rule:
     return Rule()
 
 
+def _exact_on_images(module: nn.Module) -> Rule:
+    """Move values of images (channels, height, width)."""
+    return Rule(dimensions=(3, 3))
+
+
+def _pixel_unshuffle(module: nn.PixelUnshuffle) -> Rule:
+    """Move values; dimensions before those of an image stay."""
+    return Rule(dimensions=(3, math.inf))
+
+
 def _constant_pad(module: Any) -> Rule:
     """Add entries that are the same for every input; nn.ZeroPad2d is the case of zeros."""
-    return Rule(at_zero=abs(float(module.value)))
+    padded = len(module.padding) // 2
+    return Rule(at_zero=abs(float(module.value)), dimensions=(padded, math.inf))
 
 
 def _flatten(module: nn.Flatten) -> Rule:
     if module.start_dim < 1:
-        raise UnprovenError(f"start_dim is 1 or more, got {module.start_dim}: images stay apart")
-    return Rule()
+        raise UnprovenError(f"start_dim must be 1 or more, got {module.start_dim}")
+    return Rule(dimensions=(module.start_dim, math.inf))
 
 
 def _dropout(module: nn.Dropout) -> Rule:
     """Do nothing in evaluation; in training the rest is scaled up by 1 / (1 - p)."""
     if module.training:
-        raise UnprovenError("is in training mode, where it is random; call .eval() on the network")
+        raise UnprovenError("it is random in training mode; call .eval() on the network")
     return Rule()
 
 
 def _leaky_relu(module: nn.LeakyReLU) -> Rule:
     """Multiply each entry by 1 or the slope: the larger size of both bounds the derivative."""
     if not abs(module.negative_slope) <= 1:
-        raise UnprovenError(f"the slope is between -1 and 1, got {module.negative_slope}")
+        raise UnprovenError(f"the slope must be between -1 and 1, got {module.negative_slope}")
     return Rule(rounding=EPS)
 
 
@@ -86,7 +103,7 @@ def _softplus(module: nn.Softplus) -> Rule:
     """
     beta, threshold = module.beta, module.threshold
     if not 0 < beta < math.inf or not threshold > 0:
-        raise UnprovenError(f"beta and threshold are above 0, got {beta} and {threshold}")
+        raise UnprovenError(f"beta and threshold must be above 0, got {beta} and {threshold}")
     jump = math.log1p(math.exp(-threshold)) / beta
     if not jump <= LARGEST_JUMP:
         raise UnprovenError(f"it jumps by {jump:.3g} at its threshold; raise the threshold to 20")
@@ -102,7 +119,8 @@ def _avg_pool(module: nn.AvgPool2d) -> Rule:
         raise UnprovenError("ceil_mode and divisor_override have no proven bound; leave them out")
     rows, columns = _pair(module.kernel_size)
     count = rows * columns
-    return Rule(upper=1 / math.sqrt(count) * (1 + EPS), rounding=EPS * (count + 1))
+    upper = 1 / math.sqrt(count) * (1 + EPS)
+    return Rule(upper=upper, rounding=EPS * (count + 1), dimensions=POOLED)
 
 
 def _max_pool(module: nn.MaxPool2d) -> Rule:
@@ -114,7 +132,7 @@ def _max_pool(module: nn.MaxPool2d) -> Rule:
     _check_windows(module)
     if _pair(module.dilation) != (1, 1) or module.return_indices:
         raise UnprovenError("dilation and return_indices have no proven bound; leave them out")
-    return Rule()
+    return Rule(dimensions=POOLED)
 
 
 def _check_windows(module: nn.AvgPool2d | nn.MaxPool2d) -> None:
@@ -129,15 +147,15 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-RULES: dict[Callable[..., Any], Callable[[Any], Rule]] = {
+RULES: dict[Callable[..., Any] | None, Callable[[Any], Rule]] = {
     MaxMin.forward: _exact,
     plain.MaxMin.forward: _exact,
-    plain.ConcatenationPooling.forward: _exact,
+    plain.ConcatenationPooling.forward: _exact_on_images,
     plain.FirstChannels.forward: _exact,
-    plain.Flatten.forward: _exact,
+    plain.Flatten.forward: _exact_on_images,
     nn.Identity.forward: _exact,
     nn.ReLU.forward: _exact,
-    nn.PixelUnshuffle.forward: _exact,
+    nn.PixelUnshuffle.forward: _pixel_unshuffle,
     nn.ZeroPad2d.forward: _constant_pad,
     nn.Flatten.forward: _flatten,
     nn.Dropout.forward: _dropout,

@@ -15,7 +15,7 @@ from types import FrameType
 import torch
 
 from aol.data.datasets import default_root
-from aol.errors import CheckpointError, DataError
+from aol.errors import AOLError
 from aol.training.records import Outcome, Run, parse_record
 from aol.training.run_folder import RunFolder
 
@@ -67,9 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
                 cuda_graph=not options.eager,
                 log=_log,
             )
-        except (CheckpointError, DataError, ValueError) as error:
+        except (AOLError, ValueError) as error:
             print(f"run {run.id}: {error}", file=sys.stderr)
-            return EXIT_USAGE
+            return error.exit_code if isinstance(error, AOLError) else EXIT_USAGE
         _log(f"run {run.id} {run.name}: {outcome}")
         outcomes.append(outcome)
     if deadline.signal:

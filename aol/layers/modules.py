@@ -143,21 +143,22 @@ class AOLLinear(_RescaledLayer):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}"
 
 
-# Options of nn.Conv2d: the one value that is taken, and why no other is.
-PROVEN: dict[str, tuple[object, str]] = {
-    "stride": ((1, 1), "the authors' layer has none; put a ConcatenationPooling before it"),
-    "groups": (1, "the scale would add up all groups, and shrink each for the others"),
-    "padding_mode": ("zeros", "reflected or repeated borders exceed norm 1"),
+# Options of nn.Conv2d: the one value that is accepted, how it is written, and why AOLConv2d has no
+# other.
+PROVEN: dict[str, tuple[object, str, str]] = {
+    "stride": ((1, 1), "1", "the authors' layer has none; put a ConcatenationPooling before it"),
+    "groups": (1, "1", "the scale would add up all groups, and shrink each for the others"),
+    "padding_mode": ("zeros", "'zeros'", "reflected or repeated borders exceed norm 1"),
 }
 
 
-def find_unproven(**options: object) -> list[str]:
-    """Return a sentence for each option of a convolution that the theorem is not used for."""
-    return [
-        f"{name} is {PROVEN[name][0]!r}, got {value!r}: {PROVEN[name][1]}"
+def find_unproven(**options: object) -> dict[str, str]:
+    """Return a sentence, by name, for each option of a convolution without a proven bound."""
+    return {
+        name: f"{name} must be {PROVEN[name][1]}, got {value!r}"
         for name, value in options.items()
         if value != PROVEN[name][0]
-    ]
+    }
 
 
 class AOLConv2d(_RescaledLayer):
@@ -198,7 +199,8 @@ class AOLConv2d(_RescaledLayer):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.dilation = _pair(kernel_size), _pair(dilation)
         self.padding: Padding = padding if isinstance(padding, str) else _pair(padding)
-        problems = find_unproven(stride=_pair(stride), groups=groups, padding_mode=padding_mode)
+        found = find_unproven(stride=_pair(stride), groups=groups, padding_mode=padding_mode)
+        problems = [f"{sentence}: {PROVEN[name][2]}" for name, sentence in found.items()]
         problems += self._padding_problems()
         if problems:
             raise ValueError("AOLConv2d: " + "; ".join(problems))
@@ -213,10 +215,14 @@ class AOLConv2d(_RescaledLayer):
             and all(p == 0 or 2 * p == r for p, r in zip(self.padding, reach, strict=True))
         ):
             return []
-        halves = "" if any(r % 2 for r in reach) else f", {reach[0] // 2, reach[1] // 2}"
+        allowed = ["0", "'valid'", "'same'"]
+        if not any(r % 2 for r in reach):
+            allowed.append(str((reach[0] // 2, reach[1] // 2)))
+        *others, last = allowed
         return [
-            f"padding is 0, 'valid', 'same'{halves}, got {self.padding!r}: the authors' layer has "
-            "zero padding to the image's size or none; put nn.ZeroPad2d before it for other borders"
+            f"padding must be {', '.join(others)} or {last}, got {self.padding!r}: the authors' "
+            "layer has zero padding to the image's size or none; put nn.ZeroPad2d before it for "
+            "other borders"
         ]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,8 +245,7 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 class MaxMin(plain.MaxMin):
     """Each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller); an isometry a.e.
 
-    At a tie the gradient is halved between both. Differentiable once; inside the transforms of
-    `torch.func` as often as you like.
+    At a tie the gradient is halved between both. Differentiable any number of times.
 
     Shapes: (N, C, ...) or (C,) -> the same, C even. Raises: ValueError if C is odd.
     """

@@ -1,6 +1,7 @@
 """The rescaling for existing networks: as a parametrization of `nn.Linear` and `nn.Conv2d`."""
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -10,6 +11,14 @@ from aol.layers.modules import Rescaling, _RescaledLayer, find_unproven
 from aol.ops.rescale import rescale_conv, rescale_convs, rescale_dense, rescale_denses
 
 Module = TypeVar("Module", bound=nn.Module)
+
+# Methods that a call passes through on its way to the weights, with the class that defines each.
+PASSED: dict[str, type[nn.Module]] = {
+    "__call__": nn.Module,
+    "_call_impl": nn.Module,
+    "__iter__": nn.Sequential,
+    "_conv_forward": nn.Conv2d,
+}
 
 
 class AOLRescale(Rescaling):
@@ -88,9 +97,26 @@ def remove(module: Module) -> Module:
     return module
 
 
+def forward_of(module: nn.Module) -> Callable[..., Any] | None:
+    """Return the `forward` of a module's class, None where it does not alone decide the output.
+
+    That is so if a method of `PASSED` is overridden, or one is replaced on the module itself.
+    """
+    kind = type(module)
+    for name, base in PASSED.items():
+        if isinstance(module, base) and getattr(kind, name) is not getattr(base, name):
+            return None
+    return None if replaced_method(module) else kind.forward
+
+
+def replaced_method(module: nn.Module) -> str | None:
+    """Return the name of a method that an attribute of the module itself replaces, None without."""
+    return next((name for name in ("forward", *PASSED) if name in vars(module)), None)
+
+
 def is_plain(module: nn.Module) -> bool:
-    """Return whether a module computes what `nn.Linear` or `nn.Conv2d` does, by its `forward`."""
-    return type(module).forward in (nn.Linear.forward, nn.Conv2d.forward)
+    """Return whether a module computes what `nn.Linear` or `nn.Conv2d` does; see `forward_of`."""
+    return forward_of(module) in (nn.Linear.forward, nn.Conv2d.forward)
 
 
 def rescaling_of(module: nn.Module) -> torch_parametrize.ParametrizationList | None:
@@ -104,17 +130,22 @@ def rescaling_of(module: nn.Module) -> torch_parametrize.ParametrizationList | N
     return found if isinstance(found[0], AOLRescale) else None
 
 
-def plain_problem(module: nn.Module) -> str | None:
-    """Return why an `nn.Linear` or `nn.Conv2d` has no proven bound, None if it has one."""
+def weight_problem(module: nn.Module) -> str | None:
+    """Return why the weights of an `nn.Linear` or `nn.Conv2d` have no bound, None if they have."""
     own = list(module.parameters())
     if any(is_lazy(parameter) for parameter in own):
         return "has no weights yet; pass it one batch first"
     if not all(parameter.is_floating_point() for parameter in own):
         return "has weights that are not real numbers in floating point"
+    return None
+
+
+def option_problem(module: nn.Module) -> str | None:
+    """Return a sentence on the options of an `nn.Conv2d` without a bound, None if all have one."""
     if not isinstance(module, nn.Conv2d):
         return None
     options = {name: getattr(module, name) for name in ("stride", "groups", "padding_mode")}
-    return "; ".join(find_unproven(**options)) or None
+    return "; ".join(find_unproven(**options).values()) or None
 
 
 def label(name: str, module: nn.Module) -> str:
@@ -130,8 +161,10 @@ def _problem(module: nn.Module) -> str | None:
         return "is parametrized already"
     if not own:
         return None
+    if (name := replaced_method(module)) is not None:
+        return f"has an attribute {name} of its own; delete it"
     if not is_plain(module):
         return "has parameters or buffers of its own and no proven bound; take it out"
     if "weight" not in module._parameters:
         return "has a computed weight; remove the weight_norm or spectral_norm on it first"
-    return plain_problem(module)
+    return weight_problem(module) or option_problem(module)

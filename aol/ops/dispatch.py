@@ -22,6 +22,15 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def traced(upstream: Tensor) -> bool:
+    """Return whether autograd records a gradient, or computes it for a batch of upstreams at once.
+
+    That is so for second derivatives, and with `vectorize=True` in `torch.autograd.functional`.
+    Torch's operations compute the gradient there, since a hand-written one cannot be followed.
+    """
+    return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(upstream)
+
+
 @cache  # needed in every step, and before one is recorded
 def _working_on(device: torch.device) -> ModuleType | None:
     """Return the kernels, or None with a warning if Triton or the compiler it needs is missing."""

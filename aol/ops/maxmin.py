@@ -4,16 +4,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from aol.ops.dispatch import kernels_for, transformed
+from aol.ops.dispatch import kernels_for, traced, transformed
 
 
 def maxmin(x: Tensor) -> Tensor:
     """Return each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller), channels last.
 
-    At a tie the gradient is halved between both. Differentiable once; inside the transforms of
-    `torch.func`, where torch's own operations do it, as often as you like.
+    At a tie the gradient is halved between both. Differentiable any number of times; torch's own
+    operations do it from the second derivative on, and inside the transforms of `torch.func`.
 
     Shapes: (N, C, ...) or (C,) -> the same, C even.
     Raises: ValueError if C is odd.
@@ -47,10 +46,11 @@ class _MaxMin(torch.autograd.Function):
         return _channels(result)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         (order,) = ctx.saved_tensors
         share = order.to(upstream.dtype).add_(1).mul_(0.5)  # of a in the larger: 1, 1/2 or 0
+        if traced(upstream):
+            return _traced_gradient(upstream, share)
         pairs = _pairs(upstream)
         larger, smaller = pairs.unbind(-1)
         gradient = torch.empty_like(pairs)
@@ -73,11 +73,24 @@ class _FusedMaxMin(torch.autograd.Function):
         return _channels(result)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         (pairs,) = ctx.saved_tensors
+        if traced(upstream):
+            a, b = pairs.unbind(-1)
+            return _traced_gradient(upstream, (a - b).sign().add(1).mul(0.5))
         gradient: Tensor = ctx.kernels.maxmin_gradient(pairs, _pairs(upstream))
         return _channels(gradient)
+
+
+def _traced_gradient(upstream: Tensor, share: Tensor) -> Tensor:
+    """Return the gradient by operations that autograd can follow: linear in `upstream`.
+
+    Shapes: (N, C, ...), (N, ..., C/2) -> (N, C, ...).
+    """
+    larger, smaller, of_a = upstream[:, ::2], upstream[:, 1::2], share.movedim(-1, 1)
+    of_b = 1 - of_a
+    gradients = (larger * of_a + smaller * of_b, larger * of_b + smaller * of_a)
+    return torch.stack(gradients, 2).reshape(upstream.shape)
 
 
 def _pairs(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ and a dense layer is a kernel with one tap. The gradient is written by hand: wit
 g = -1/2 * r**3 * sum(upstream * P), every |V_ij| pulls on P with weight sign(V_ij) * (g_i + g_j),
 so that only the signs of V are kept, a byte each. Narrow kernels take V from torch's convolution,
 whose one call is faster there than several products, and the narrowest leave the gradient to
-autograd.
+autograd. A gradient that has to be differentiated again is autograd's for the plain formula.
 
 Shape letters: B kernels of one shape, O output channels, I input channels, K x L taps.
 Source: arXiv:2208.03160, theorem for dense layers and for convolutions.
@@ -21,10 +21,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from aol.ops import algorithms
-from aol.ops.dispatch import kernels_for, transformed
+from aol.ops.dispatch import kernels_for, traced, transformed
 from aol.ops.gram import gram, gram_gradient, symmetric_product
 from aol.ops.matmul import batched_products
 
@@ -42,9 +41,10 @@ class _Rescale(torch.autograd.Function):
         return kernels_BOIKL * _per_input(scale_BI)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         kernels_BOIKL, signs, scale_BI = ctx.saved_tensors
+        if traced(upstream):
+            return _traced_gradient(_convs_rescaled_plainly, kernels_BOIKL, upstream)
         weights = signed_sums(signs, _pull(kernels_BOIKL, scale_BI, upstream))
         gradient = gram_gradient(kernels_BOIKL, weights)
         return torch.addcmul(gradient, upstream, _per_input(scale_BI))
@@ -62,9 +62,10 @@ class _RescaleDense(torch.autograd.Function):
         return matrices_BOI * scale_BI[:, None]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         matrices_BOI, signs, scale_BI = ctx.saved_tensors
+        if traced(upstream):
+            return _traced_gradient(_rescaled_plainly, matrices_BOI, upstream)
         pull = -0.5 * scale_BI**3 * (upstream * matrices_BOI).sum(1)
         weights = signed_sums(signs, pull)[0]
         gradient = batched_products(matrices_BOI, weights)  # they are symmetric
@@ -82,13 +83,25 @@ class _RescaleNarrow(torch.autograd.Function):
         return kernels_BOIKL * _per_input(scale_BI)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         kernels_BOIKL, whole, scale_BI = ctx.saved_tensors
+        if traced(upstream):
+            return _traced_gradient(_convs_rescaled_plainly, kernels_BOIKL, upstream)
         pull = _pull(kernels_BOIKL, scale_BI, upstream)
         weights = whole.sign().mul_((pull.mT[:, :, None] + pull)[..., None, None])
         gradient = _whole_gram_gradient(kernels_BOIKL, weights)
         return torch.addcmul(gradient, upstream, _per_input(scale_BI))
+
+
+def _traced_gradient(
+    plain: Callable[[Tensor], Tensor], kernels: Tensor, upstream: Tensor
+) -> Tensor:
+    """Return the gradient as autograd computes it for the plain formula, differentiable again."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        rescaled = _in_full_precision(plain, kernels)
+    (gradient,) = torch.autograd.grad(rescaled, kernels, upstream, create_graph=again)
+    return gradient
 
 
 def _whole_gram(kernels_BOIKL: Tensor) -> Tensor:
@@ -134,7 +147,7 @@ def rescale_convs(kernels: Tensor) -> Tensor:
     if rows == columns == 1:
         return rescale_denses(kernels.flatten(2)).view(kernels.shape)
     if transformed():
-        return torch.stack([rescale_conv(kernel) for kernel in kernels.unbind()])
+        return _in_full_precision(_convs_rescaled_plainly, kernels)
     function = _RescaleNarrow if inputs < algorithms.NARROW else _Rescale
     return _in_full_precision(function.apply, kernels)
 
@@ -152,8 +165,8 @@ def rescale_conv(kernel: Tensor) -> Tensor:
     """Return the kernel whose stride-1, zero-padded convolution is 1-Lipschitz in L2.
 
     In the kernel's own precision also under autocast: the scale is the certificate. Differentiable
-    once; narrow kernels, whose gradient is autograd's, and all inside the transforms of
-    `torch.func` as often as you like.
+    any number of times; from the second derivative on, and inside the transforms of `torch.func`,
+    by autograd.
 
     Shapes: (O, I, K, L) -> (O, I, K, L).
     Source: arXiv:2208.03160, theorem for convolutions.
@@ -168,7 +181,7 @@ def rescale_conv(kernel: Tensor) -> Tensor:
 def rescale_dense(matrix: Tensor) -> Tensor:
     """Return the matrix whose linear map is 1-Lipschitz in L2.
 
-    Precision and derivatives are as with `rescale_conv`.
+    Precision and derivatives are those of `rescale_conv`.
 
     Shapes: (O, I) -> (O, I).
     Source: arXiv:2208.03160, theorem for dense layers.
@@ -192,6 +205,11 @@ def _conv_rescaled_plainly(kernel_OIKL: Tensor) -> Tensor:
     gram = F.conv2d(by_input, by_input, padding=(rows - 1, columns - 1))
     scale = _scale_of(gram.abs().sum((1, 2, 3)))
     return kernel_OIKL * scale[:, None, None]
+
+
+def _convs_rescaled_plainly(kernels_BOIKL: Tensor) -> Tensor:
+    """Rescale kernels of one shape with autograd's gradient."""
+    return torch.stack([_conv_rescaled_plainly(kernel) for kernel in kernels_BOIKL.unbind()])
 
 
 def _in_full_precision(function: Callable[[Tensor], Tensor], kernels: Tensor) -> Tensor:

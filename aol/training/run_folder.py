@@ -192,10 +192,10 @@ def _log_run(log: Callable[[str], None], run: Run, text: str) -> None:
 
 
 def _epoch(line: bytes) -> float:
-    """Return the epoch of a line of metrics, infinity if the line was cut off."""
+    """Return the epoch of a line of metrics, infinity if the line was cut off or has none."""
     try:
         return int(json.loads(line)["epoch"])
-    except ValueError:
+    except (KeyError, OverflowError, TypeError, ValueError):
         return math.inf
 
 

@@ -2,6 +2,9 @@
 Inside the transforms of torch.func: the same values, and derivatives of every order.
 """
 
+import math
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -79,7 +82,7 @@ def test_jacobians_of_the_rescaling_agree_forwards_and_backwards(shape):
 @pytest.mark.parametrize(("rescale", "shape"), [(rescale_dense, (2, 256)), (rescale_conv, (2, 24))])
 def test_a_second_derivative_inside_is_the_difference_quotient(rescale, shape):
     """
-    Of wide kernels, whose hand-written gradient outside is differentiable once.
+    Of wide kernels, whose first derivative outside is written by hand.
     """
     kernel = normal(*shape, *([2, 1] if rescale is rescale_conv else []))
     direction, step = normal(*kernel.shape, seed=1), 1e-6
@@ -88,6 +91,32 @@ def test_a_second_derivative_inside_is_the_difference_quotient(rescale, shape):
     _, found = jvp(slope, (kernel,), (direction,))
 
     torch.testing.assert_close(found, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+@pytest.mark.parametrize(
+    ("rescale", "shape"),
+    [
+        *(
+            (rescale_conv, (1, 4, 2, 2)),
+            (rescale_conv, (1, 24, 2, 1)),
+            (rescale_conv, (1, 72, 1, 2)),
+        ),
+        *((rescale_dense, (1, 8)), (rescale_dense, (1, 256)), (rescale_denses, (2, 1, 256))),
+    ],
+)
+def test_second_derivatives_outside_are_those_inside(rescale, shape, vectorize):
+    kernel = normal(*shape)
+
+    for power in (1, 3):
+        function = partial(powered, rescale, power)
+        found = torch.autograd.functional.hessian(function, kernel, vectorize=vectorize)
+        torch.testing.assert_close(found, hessian(function)(kernel))
+        assert found.norm() > 1e-3
+
+
+def powered(rescale, power, kernel):
+    return rescale(kernel).pow(power).sum()
 
 
 @pytest.mark.parametrize(
@@ -129,11 +158,30 @@ def test_forward_derivatives_of_maxmin_are_those_of_its_gradient():
     torch.testing.assert_close((tangent * upstream).sum(), (gradient * direction).sum())
 
 
-def test_the_second_derivative_of_maxmin_is_zero():
+def test_the_second_derivative_of_maxmin_itself_is_zero():
     x = normal(6)
     found = hessian(lambda x: (MaxMin()(x) ** 2).sum())(x)
 
     torch.testing.assert_close(found, 2 * torch.eye(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+@pytest.mark.parametrize("shape", [(2, 4), (1, 4, 2, 1), (4,)])
+def test_second_derivatives_of_maxmin_outside_are_those_inside(shape, vectorize):
+    """
+    Of functions in which it is linear, squared, and twice with something in between.
+    """
+    x, mix = normal(*shape), normal(math.prod(shape), math.prod(shape), seed=1)
+    maxmin = MaxMin()
+
+    for function in (
+        lambda x: (maxmin(x) * x).sum(),
+        lambda x: (mix @ maxmin(x).flatten()).pow(3).sum(),
+        lambda x: maxmin(maxmin(x).square() * x.sum()).sin().sum(),
+    ):
+        found = torch.autograd.functional.hessian(function, x, vectorize=vectorize)
+        torch.testing.assert_close(found, hessian(function)(x))
+        assert found.norm() > 0.1
 
 
 # --- networks ---

@@ -20,6 +20,7 @@ from aol.certification.bounds import Reach, tight_divisors, upper_bound, weighte
 from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
 from aol.certification.chain import leaves, prove_chain
 from aol.certification.lipschitz import certify_network
+from aol.certification.radius import certified_radius
 from aol.certification.rules import RULES
 from aol.layers import plain
 from aol.layers.modules import AOLConv2d, AOLLinear, ConcatenationPooling, MaxMin
@@ -52,6 +53,14 @@ def norm(layer, *shape):
 
 def quick(network, shape=(2, 6, 6)):
     return certify_network(network, shape, iterations=20, restarts=2, steps=10)
+
+
+def certify(network):
+    return certify_network(network, (3,))
+
+
+def radius(network):
+    return certified_radius(network, torch.ones(1, 3), torch.tensor([0]))
 
 
 # --- standard modules ---
@@ -165,11 +174,11 @@ def test_an_error_is_carried_through_modules():
 
 
 REFUSED = [
-    (nn.LeakyReLU(1.5), r"the slope is between -1 and 1, got 1\.5"),
-    (nn.LeakyReLU(math.nan), "the slope is between"),
-    (nn.Softplus(beta=-1.0), r"beta and threshold are above 0, got -1\.0 and 20"),
+    (nn.LeakyReLU(1.5), r"the slope must be between -1 and 1, got 1\.5"),
+    (nn.LeakyReLU(math.nan), "the slope must be between"),
+    (nn.Softplus(beta=-1.0), r"beta and threshold must be above 0, got -1\.0 and 20"),
     (nn.Softplus(threshold=5.0), r"jumps by 0\.00672 at its threshold; raise the threshold to 20"),
-    (nn.Dropout(), r"is in training mode, .*; call \.eval\(\)"),
+    (nn.Dropout(), r"it is random in training mode; call \.eval\(\)"),
     (nn.AvgPool2d(3, 2), r"windows of \(3, 3\) overlap at stride \(2, 2\); use stride \(3, 3\)"),
     (nn.MaxPool2d((2, 3), 2), r"windows of \(2, 3\) overlap at stride \(2, 2\)"),
     (nn.MaxPool2d(3, 1, 1), "overlap"),
@@ -179,10 +188,13 @@ REFUSED = [
     (nn.MaxPool2d(2, return_indices=True), "dilation and return_indices"),
     (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode and divisor_override"),
     (nn.AvgPool2d(2, divisor_override=1), "ceil_mode and divisor_override"),
-    (nn.Flatten(0), "start_dim is 1 or more, got 0"),
-    (nn.Conv2d(2, 2, 3, stride=2), r"stride is \(1, 1\), got \(2, 2\)"),
-    (nn.Conv2d(2, 2, 3, groups=2), "groups is 1, got 2"),
-    (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), "padding_mode is 'zeros'"),
+    (nn.Flatten(0), "start_dim must be 1 or more, got 0$"),
+    (nn.Conv2d(2, 2, 3, stride=2), r"stride must be 1, got \(2, 2\)$"),
+    (nn.Conv2d(2, 2, 3, groups=2), "groups must be 1, got 2$"),
+    (
+        nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"),
+        "padding_mode must be 'zeros', got 'reflect'$",
+    ),
     (nn.BatchNorm2d(2), "use the modules that aol.certify_network lists, or give it a method lip"),
     (nn.GELU(), r"lipschitz_bound\(\)"),
     (nn.Conv1d(2, 2, 1), "has no known Lipschitz bound"),
@@ -195,7 +207,7 @@ def test_an_unproven_module_is_refused_with_its_name_its_type_and_advice(module,
     network = nn.Sequential(OrderedDict(first=nn.ReLU(), inner=nn.Sequential(module)))
     kind = type(module).__name__
 
-    with pytest.raises(ValueError, match=rf"^layer inner\.0 \({kind}\) .*{message}"):
+    with pytest.raises(ValueError, match=rf"^layer inner\.0 \({kind}\):? .*{message}"):
         certify_network(network, (2, 6, 6))
 
 
@@ -211,6 +223,17 @@ def test_overlapping_windows_do_stretch():
     x = torch.zeros(1, 1, 5, 5)
     x[0, 0, 2, 2] = 1
     assert nn.MaxPool2d(3, 1)(x).norm() == 3
+
+
+def test_options_without_a_proof_are_named_with_what_is_found_and_allowed():
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, groups=2, padding_mode="circular"))
+
+    with pytest.raises(ValueError, match="stride") as caught:
+        certify_network(network, (4, 6, 6))
+    assert str(caught.value) == (
+        "layer 0 (Conv2d): stride must be 1, got (2, 2); groups must be 1, got 2; padding_mode "
+        "must be 'zeros', got 'circular'"
+    )
 
 
 def test_every_problem_is_reported_at_once():
@@ -265,11 +288,124 @@ def test_a_module_with_hooks_is_refused():
             certify_network(model, (3,))
 
 
+@pytest.mark.parametrize("place", ["0", "1", "1.0", ""])
+def test_a_module_with_a_forward_of_its_own_is_refused(place):
+    """
+    It replaces that of the class, alone and for all modules inside.
+    """
+    network = nn.Sequential(AOLLinear(3, 3), nn.Sequential(nn.ReLU()))
+    network.get_submodule(place).forward = lambda x: 2 * x
+    where = f"layer {place} " if place else "the module "
+
+    for call in (certify, radius):
+        with pytest.raises(ValueError, match=rf"^{where}.* attribute forward of its own, .*delete"):
+            call(network)
+
+
+class DoubleConv(nn.Conv2d):
+    def _conv_forward(self, *given):
+        return 2 * super()._conv_forward(*given)
+
+
+class DoubleCall(nn.ReLU):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class DoubleCallInside(AOLLinear):
+    def _call_impl(self, x):
+        return 2 * super()._call_impl(x)
+
+
+class Twice(nn.Sequential):
+    def __iter__(self):
+        return iter([*super().__iter__()] * 2)
+
+
+OVERRIDING = [DoubleConv(3, 3, 1), DoubleCall(), DoubleCallInside(3, 3), Twice(AOLLinear(3, 3))]
+
+
+@pytest.mark.parametrize("module", OVERRIDING, ids=lambda module: type(module).__name__)
+def test_a_subclass_that_overrides_a_method_around_the_forward_is_refused(module):
+    kind = type(module).__name__
+
+    for call in (certify, radius):
+        with pytest.raises(ValueError, match=rf"^layer 0 \({kind}\) has no known Lipschitz bound"):
+            call(nn.Sequential(module))
+
+
+def test_a_convolution_replaced_on_the_module_itself_is_refused():
+    layer = nn.Conv2d(3, 3, 1)
+    layer._conv_forward = lambda x, weight, bias: 2 * x
+
+    with pytest.raises(ValueError, match="has an attribute _conv_forward of its own"):
+        certify(nn.Sequential(layer))
+
+
+def test_a_declared_bound_is_that_of_an_overriding_subclass_too():
+    class Declared(DoubleConv):
+        def lipschitz_bound(self):
+            return 10.0
+
+    (layer,) = certify_network(nn.Sequential(Declared(3, 3, 1)), (3, 2, 2)).layers
+
+    assert (layer.kind, layer.upper) == ("declared", 10.0)
+
+
 def test_the_error_for_a_wrong_input_shape_contains_the_name_of_the_layer():
     network = nn.Sequential(nn.Flatten(), nn.Sequential(AOLLinear(5, 3)))
 
     with pytest.raises(ValueError, match=r"layer 1\.0 \(AOLLinear\) cannot take .* shape \(72,\)"):
         certify_network(network, (2, 6, 6))
+
+
+TOO_FLAT = [
+    (nn.Conv2d(3, 4, 3), (8, 8), r"\(3, height, width\)"),
+    (AOLConv2d(1, 4, 3), (8, 8), r"\(1, height, width\)"),
+    (AOLConv2d(1, 4, 3), (2, 8, 8), r"\(1, height, width\)"),
+    (nn.Linear(3, 4), (8,), r"\(\.\.\., 3\)"),
+    (ConcatenationPooling(2, 2), (8, 8), r"\(channels, height, width\)"),
+    (Flatten(), (8, 8), r"\(channels, height, width\)"),
+    (nn.PixelUnshuffle(2), (8, 8), "3 dimensions or more"),
+    (nn.ZeroPad2d(1), (8,), "2 dimensions or more"),
+    (nn.Flatten(2), (8,), "2 dimensions or more"),
+    (nn.AvgPool2d(2), (8,), r"\(channels, height, width\)"),
+    (nn.MaxPool2d(2), (2, 2, 8, 8), r"\(channels, height, width\)"),
+]
+
+
+@pytest.mark.parametrize(("module", "shape", "needed"), TOO_FLAT, ids=str)
+def test_an_input_without_the_dimensions_of_a_layer_is_refused(module, shape, needed):
+    """
+    Torch takes some of them for one image without a batch, whose channels are the images.
+    """
+    network = nn.Sequential(nn.ReLU(), module)
+    where = rf"layer 1 \({type(module).__name__}\) cannot take an input of shape \({shape[0]}"
+
+    with pytest.raises(ValueError, match=rf"^{where}.*; it needs {needed}$"):
+        quick(network, shape)
+    with pytest.raises(ValueError, match=rf"^{where}.*; it needs {needed}$"):
+        certified_radius(network, torch.zeros(1, *shape), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("module", [nn.AvgPool2d(2), nn.MaxPool2d(2), nn.ZeroPad2d(1)], ids=str)
+def test_an_image_without_channels_is_accepted_where_batches_of_it_are(module):
+    flat, image = (quick(nn.Sequential(module), shape) for shape in ((4, 6), (1, 4, 6)))
+
+    assert flat.violations == ()
+    assert (flat.upper, flat.score_error) == (image.upper, image.score_error)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, -1)])
+def test_a_shape_that_no_input_has_is_refused(shape):
+    with pytest.raises(ValueError, match=r"at least one dimension .*, got \("):
+        certify_network(nn.Sequential(nn.ReLU()), shape)
+
+
+@pytest.mark.parametrize("module", [MaxMin(), AOLConv2d(3, 4, 5)], ids=str)
+def test_an_input_that_does_not_fit_is_told_by_the_name_of_the_layer(module):
+    with pytest.raises(ValueError, match=r"^layer 0 \(\w+\) cannot take an input of shape \(3, 4"):
+        certify_network(nn.Sequential(module), (3, 4, 4))
 
 
 def test_every_rule_is_tested():
@@ -426,6 +562,29 @@ def test_only_aol_layers_must_have_a_bound_of_one(layer, violated):
     found = LipschitzCertificate((layer,), ratio=0.0, score_error=0.0, tolerance=1e-6)
 
     assert bool(found.violations) == violated
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (AOLLinear(8, 2), (8,)),
+        (AOLLinear(8, 2), (100, 8)),
+        (nn.Linear(8, 2), (5, 20, 8)),
+        (AOLConv2d(8, 2, 3), (8, 12, 9)),
+        (nn.Conv2d(8, 2, 3, padding=2), (8, 10, 10)),
+    ],
+    ids=str,
+)
+def test_the_bias_counts_at_every_position_of_the_output(layer, shape):
+    """
+    On zeros the output is the bias at every position, which is all of the reach.
+    """
+    layer.bias.data.fill_(300)
+    zeros = torch.zeros(1, *shape, dtype=torch.float64)
+    (proven,) = prove_chain(layer.double(), shape, Reach(0.0, 0.0))
+
+    assert proven.reach.size == pytest.approx(layer(zeros).norm().item(), rel=1e-12)
+    assert proven.reach.error > 0
 
 
 # --- parametrized layers ---

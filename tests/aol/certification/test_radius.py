@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from aol.certification.lipschitz import certify_network
-from aol.certification.radius import certified_radius
+from aol.certification.radius import certified_radius, prove_bound
 from aol.config import ModelConfig
 from aol.layers.modules import AOLConv2d, AOLLinear, MaxMin, in_float64
 from aol.layers.parametrization import parametrize
@@ -194,6 +194,19 @@ def test_more_images_than_a_batch_have_the_radii_of_single_ones():
 
     torch.testing.assert_close(found, torch.cat(alone), rtol=1e-9, atol=1e-12)
     assert certified_radius(network, images[:0], labels[:0]).shape == (0,)
+
+
+def test_an_empty_network_has_the_radii_of_its_images():
+    """
+    It is the identity, whose scores are the pixels.
+    """
+    images = torch.tensor([[1.0, 0.0, 3.0], [1.0, 0.0, 3.0], [2.0, 2.0, 0.0]])
+    found = certified_radius(nn.Sequential(), images, torch.tensor([2, 0, 0]))
+
+    assert found.tolist() == pytest.approx([2**0.5, 0, 0], rel=1e-8)
+    assert prove_bound(nn.Sequential(), [], (3,)).score_error == pytest.approx(
+        certify_network(nn.Sequential(), (3,)).score_error, rel=1e-8, abs=0
+    )
 
 
 def test_images_and_network_are_unchanged():

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import gradgradcheck
 
 from aol.layers import plain
 from aol.layers.modules import (
@@ -249,12 +250,8 @@ def test_maxmin_interleaves_the_larger_and_the_smaller(pairs, rank, seed):
         assert torch.equal(y[:, 2 * i + 1], torch.min(x[:, 2 * i], x[:, 2 * i + 1]))
 
 
-def test_a_second_derivative_of_maxmin_is_refused():
-    x = normal(2, 4, 3, 3, seed=0).requires_grad_()
-    (gradient,) = torch.autograd.grad(MaxMin()(x).square().sum(), x, create_graph=True)
-
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+def test_second_derivatives_of_maxmin_pass_gradgradcheck():
+    assert gradgradcheck(MaxMin(), normal(2, 4, 3, 3, seed=0).requires_grad_())
 
 
 def test_an_odd_number_of_channels_cannot_be_paired():
@@ -471,29 +468,32 @@ def test_a_padding_of_half_the_kernel_equals_same():
 @pytest.mark.parametrize(
     ("kernel", "dilation", "padding", "allowed"),
     [
-        (3, 1, 2, r"'same', \(1, 1\), got \(2, 2\)"),
-        (3, 1, (1, 2), r"'same', \(1, 1\), got \(1, 2\)"),
-        (3, 1, -1, r"'same', \(1, 1\), got \(-1, -1\)"),
-        (3, 2, 1, r"'same', \(2, 2\), got \(1, 1\)"),
-        (4, 1, 1, r"'same', got \(1, 1\)"),
-        (3, 1, "reflect", r"'same', \(1, 1\), got 'reflect'"),
+        (3, 1, 2, r", 'same' or \(1, 1\), got \(2, 2\)"),
+        (3, 1, (1, 2), r", 'same' or \(1, 1\), got \(1, 2\)"),
+        (3, 1, -1, r", 'same' or \(1, 1\), got \(-1, -1\)"),
+        (3, 2, 1, r", 'same' or \(2, 2\), got \(1, 1\)"),
+        (4, 1, 1, r" or 'same', got \(1, 1\)"),
+        (3, 1, "reflect", r", 'same' or \(1, 1\), got 'reflect'"),
     ],
 )
 def test_other_paddings_are_refused_with_the_reason(kernel, dilation, padding, allowed):
-    with pytest.raises(ValueError, match=rf"padding is 0, 'valid', {allowed}: .*nn\.ZeroPad2d"):
+    with pytest.raises(ValueError, match=rf"padding must be 0, 'valid'{allowed}: .*nn\.ZeroPad2d"):
         AOLConv2d(3, 4, kernel, padding=padding, dilation=dilation)
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"stride": 2}, r"stride is \(1, 1\), got \(2, 2\): .*ConcatenationPooling"),
-        ({"stride": (1, 2)}, r"stride is \(1, 1\), got \(1, 2\)"),
-        ({"groups": 2}, "groups is 1, got 2: .*add up all groups"),
-        ({"padding_mode": "reflect"}, "padding_mode is 'zeros', got 'reflect': .*exceed norm 1"),
-        ({"padding_mode": "replicate"}, "padding_mode is 'zeros', got 'replicate'"),
-        ({"padding_mode": "circular"}, "padding_mode is 'zeros', got 'circular'"),
-        ({"stride": 2, "groups": 4, "padding": "reflect"}, "stride is .*; groups is .*; padding"),
+        ({"stride": 2}, r"stride must be 1, got \(2, 2\): .*ConcatenationPooling"),
+        ({"stride": (1, 2)}, r"stride must be 1, got \(1, 2\)"),
+        ({"groups": 2}, "groups must be 1, got 2: .*add up all groups"),
+        (
+            {"padding_mode": "reflect"},
+            "padding_mode must be 'zeros', got 'reflect': .*exceed norm 1",
+        ),
+        ({"padding_mode": "replicate"}, "padding_mode must be 'zeros', got 'replicate'"),
+        ({"padding_mode": "circular"}, "padding_mode must be 'zeros', got 'circular'"),
+        ({"stride": 2, "groups": 4, "padding": "reflect"}, "stride .*; groups .*; padding"),
     ],
 )
 def test_options_without_a_proven_bound_are_refused_with_the_reason(option, message):

@@ -156,6 +156,17 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
+class DoubledInside(nn.Conv2d):
+    def _conv_forward(self, *given):
+        return 2 * super()._conv_forward(*given)
+
+
+def replaced():
+    layer = nn.Linear(3, 3)
+    layer.forward = lambda x: 2 * x
+    return layer
+
+
 def tied():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
@@ -163,15 +174,17 @@ def tied():
 
 
 UNPROVEN = [
-    (nn.Conv2d(3, 4, 3, stride=2), r"layer 1 \(Conv2d\): stride is \(1, 1\), got \(2, 2\)"),
-    (nn.Conv2d(4, 4, 3, groups=2), r"layer 1 \(Conv2d\): groups is 1, got 2"),
-    (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), "padding_mode is 'zeros', got 'circ"),
+    (nn.Conv2d(3, 4, 3, stride=2), r"layer 1 \(Conv2d\): stride must be 1, got \(2, 2\)"),
+    (nn.Conv2d(4, 4, 3, groups=2), r"layer 1 \(Conv2d\): groups must be 1, got 2"),
+    (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), "padding_mode must be 'zeros', got '"),
     (nn.ConvTranspose2d(3, 4, 3), r"layer 1 \(ConvTranspose2d\): has parameters or buffers"),
     (nn.Conv1d(3, 4, 3), r"layer 1 \(Conv1d\): has parameters or buffers of its own"),
     (nn.BatchNorm2d(3), r"layer 1 \(BatchNorm2d\): has parameters or buffers of its own"),
     (nn.BatchNorm2d(3, affine=False), r"layer 1 \(BatchNorm2d\): has parameters or buffers"),
     (nn.PReLU(), r"layer 1 \(PReLU\): has parameters"),
     (Doubled(3, 3), r"layer 1 \(Doubled\): has parameters"),
+    (DoubledInside(3, 4, 3), r"layer 1 \(DoubledInside\): has parameters"),
+    (replaced(), r"layer 1 \(Linear\): has an attribute forward of its own; delete it"),
     (parametrizations.spectral_norm(nn.Linear(3, 3)), r"\(ParametrizedLinear\): is parametrized"),
     (parametrize(nn.Linear(3, 3)), r"layer 1 \(ParametrizedLinear\): is parametrized already"),
     (nn.LazyLinear(3), r"layer 1 \(LazyLinear\): has no weights yet"),

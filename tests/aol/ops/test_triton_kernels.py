@@ -69,6 +69,19 @@ def test_maxmin_is_equal_to_the_last_bit_including_ties(monkeypatch, shape, dtyp
     assert torch.equal(found[1], plain[1])
 
 
+def test_the_second_derivative_of_maxmin_is_the_same(monkeypatch):
+    x = normal(2, 6)
+    x[0, 1] = x[0, 0]
+
+    def run():
+        return torch.autograd.functional.hessian(lambda x: MaxMin()(x).pow(3).sum(), x)
+
+    plain, found = both_ways(monkeypatch, run)
+
+    assert torch.equal(found, plain)
+    assert found.norm() > 1
+
+
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_maxmin_propagates_nan(monkeypatch, dtype):
     """

@@ -183,6 +183,20 @@ def test_epochs_after_the_last_checkpoint_are_trained_again_and_torn_lines_dropp
     assert 7.0 not in losses(folder.path)
 
 
+@pytest.mark.parametrize(
+    "line", ["[1]", "1", '"epoch"', "null", "{}", '{"epoch": null}', '{"epoch": 1e999}', "{"]
+)
+def test_lines_of_metrics_without_an_epoch_count_as_cut_off(plan, data_root, tmp_path, line):
+    run = select_runs(plan(), None)[0]
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.metrics_file.write_text(f"{line}\n", encoding="utf-8")
+
+    folder.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
+
+    assert epochs(folder.path) == [1]
+
+
 def test_a_damaged_checkpoint_is_skipped_and_it_is_an_error_if_all_are_damaged(
     plan, data_root, tmp_path
 ):
@@ -238,9 +252,29 @@ def test_usage_errors_are_one_line_with_exit_code_2(box, capsys, arguments, mess
     assert error.count("\n") == 1
 
 
-def test_images_without_a_source_are_a_usage_error(box, capsys, tmp_path):
-    assert box("--data", tmp_path / "none", settings=("data.name=cifar100",)) == EXIT_USAGE
+def test_a_missing_source_of_images_is_exit_1(box, capsys, tmp_path):
+    assert box("--data", tmp_path / "none", settings=("data.name=cifar100",)) == 1
     assert "no source has cifar100" in capsys.readouterr().err
+
+
+def test_checkpoints_that_cannot_be_read_are_exit_1(box, capsys, folders):
+    box("--run", "0")
+    (folders()["0"] / "end.json").unlink()
+    for file in folders()["0"].glob("state-*.pt"):
+        file.write_bytes(b"damaged")
+    capsys.readouterr()
+
+    assert box("--run", "0") == 1
+    assert "run 0: none of its checkpoints can be read" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_exit_2(box, capsys, folders):
+    box("--run", "0")
+    (folders()["0"] / "end.json").unlink()
+    (folders()["0"] / "run.json").write_text("{}", encoding="utf-8")
+
+    assert box("--run", "0") == EXIT_USAGE
+    assert "describes another run" in capsys.readouterr().err
 
 
 @pytest.mark.slow
