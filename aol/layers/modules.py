@@ -111,7 +111,7 @@ class AOLLinear(_RescaledLayer):
     `generator`.
 
     Shapes: (..., in_features) -> (..., out_features).
-    Source: `layers/` of the authors' code, AOLDense.
+    Source: `layers/aol/aol_dense.py` of the authors' code.
     """
 
     _rescale = staticmethod(rescale_dense)
@@ -172,7 +172,7 @@ class AOLConv2d(_RescaledLayer):
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H', W').
     Raises: ValueError for options that the authors' layer does not have.
-    Source: `layers/` of the authors' code, AOLConv2D.
+    Source: `layers/aol/aol_conv2d.py` of the authors' code.
     """
 
     _rescale = staticmethod(rescale_conv)
@@ -247,7 +247,9 @@ class MaxMin(plain.MaxMin):
 
     At a tie the gradient is halved between both. Differentiable any number of times.
 
-    Shapes: (N, C, ...) or (C,) -> the same, C even. Raises: ValueError if C is odd.
+    Shapes: (N, C, ...) or (C,) -> the same, C even.
+    Raises: ValueError for an odd number of channels, or an input without dimensions.
+    Source: `layers/basic/max_min_activation.py` of the authors' code; arXiv:1811.05381.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -283,7 +285,8 @@ def _keeping(model: nn.Module) -> Iterator[None]:
 def rescaled_once(model: nn.Module) -> Iterator[None]:
     """Let every layer keep its rescaled weight inside the block, without gradients to the raw one.
 
-    For evaluation in several batches. Do not change weights inside.
+    For evaluation in several batches. Do not change weights inside. Inputs and outputs of the
+    model keep their shapes, and each kept weight has the shape of its raw parameter.
     """
     with _keeping(model):
         with torch.no_grad():
