@@ -1,4 +1,4 @@
-"""The Lipschitz certificate: are the layers, and the network, 1-Lipschitz in L2 as they are?
+"""The Lipschitz certificate of a network in L2, from its weights as they are.
 
 From above, a proof (`aol.certification.chain`). With q_i what an AOL layer divided input channel i
 of its raw parameter by, its bound is the paper's and below 1.

@@ -43,7 +43,7 @@ class Rule:
     dimensions: tuple[int, float] = (1, math.inf)
 
     def after(self, reach: Reach, entries: int) -> Reach:
-        """Return the reach behind the module, whose output has so many entries."""
+        """Return the reach behind the module, whose output has `entries` entries."""
         given, root = reach.size + reach.error, math.sqrt(entries)
         error = self.upper * reach.error + self.rounding * given + self.entry_error * root
         return Reach(self.upper * reach.size + self.at_zero * root, error)

@@ -42,7 +42,7 @@ Padding = Literal["same", "valid"] | tuple[int, int]
 
 
 class Rescaling(nn.Module):
-    """A module that applies a rescaled weight, kept or computed anew from its raw parameter."""
+    """A module that applies a rescaled weight, kept or computed again from its raw parameter."""
 
     _rescale: Callable[[Tensor], Tensor]
     _rescale_all: Callable[[Tensor], Tensor]

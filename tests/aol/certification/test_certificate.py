@@ -23,5 +23,5 @@ def test_what_is_no_radius_is_refused_in_one_line(text):
         parse_radius(text)
 
     assert str(caught.value) == (
-        f"{text!r} is no radius; write a number that is not negative, like 0.5 or 36/255"
+        f"{text!r} is not a radius; write a number that is not negative, like 0.5 or 36/255"
     )

@@ -377,7 +377,7 @@ def test_a_radius_that_is_none_is_refused(models, files, capsys):
     with pytest.raises(SystemExit):
         main(["certify", str(models), str(files), "--radius=-1"])
 
-    assert "'-1' is no radius; write a number" in capsys.readouterr().err
+    assert "'-1' is not a radius; write a number" in capsys.readouterr().err
 
 
 # --- a folder of training ---
@@ -402,7 +402,7 @@ def test_a_damaged_state_is_said_and_no_older_one_taken(copied, files, say):
     code, _, error = say(copied, files)
 
     assert code == 1
-    assert error.startswith(f"{copied / 'state-3.pt'}: is damaged or no checkpoint: ")
+    assert error.startswith(f"{copied / 'state-3.pt'}: is damaged or not a checkpoint: ")
     assert error.count("\n") == 1
 
 

@@ -330,7 +330,7 @@ def test_a_checkpoint_that_is_gone_is_said(known, experiment):
 def test_a_damaged_checkpoint_is_said(known, experiment):
     state_of(known).write_bytes(b"torn")
 
-    with pytest.raises(CheckpointError, match="is damaged or no checkpoint: "):
+    with pytest.raises(CheckpointError, match="is damaged or not a checkpoint: "):
         from_store(experiment, known, 0)
 
 
@@ -436,7 +436,7 @@ def test_a_damaged_layer_is_no_network(folder):
     state["model"].pop(next(iter(state["model"])))
     torch.save(state, folder / "state-3.pt")
 
-    with pytest.raises(CheckpointError, match="is no checkpoint of this network: Error"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this network: Error"):
         from_folder(folder)
 
 
