@@ -29,6 +29,7 @@ __all__ = [
     "Flatten",
     "MaxMin",
     "Rescaling",
+    "as_pair",
     "find_unproven",
     "identity_",
     "in_float64",
@@ -197,9 +198,9 @@ class AOLConv2d(_RescaledLayer):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.dilation = _pair(kernel_size), _pair(dilation)
-        self.padding: Padding = padding if isinstance(padding, str) else _pair(padding)
-        found = find_unproven(stride=_pair(stride), groups=groups, padding_mode=padding_mode)
+        self.kernel_size, self.dilation = as_pair(kernel_size), as_pair(dilation)
+        self.padding: Padding = padding if isinstance(padding, str) else as_pair(padding)
+        found = find_unproven(stride=as_pair(stride), groups=groups, padding_mode=padding_mode)
         problems = [f"{sentence}: {PROVEN[name][2]}" for name, sentence in found.items()]
         problems += self._padding_problems()
         if problems:
@@ -238,8 +239,9 @@ class AOLConv2d(_RescaledLayer):
         return shown if self.bias is not None else shown + ", bias=False"
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def as_pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return an option of torch, one number or two, as two: for rows and for columns."""
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 class MaxMin(plain.MaxMin):
