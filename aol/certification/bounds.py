@@ -48,7 +48,9 @@ class Reach:
         return cls(size, EPS * size)
 
     def after(self, weight: Tensor, bias: Tensor | None, upper: float, positions: int) -> "Reach":
-        """Return the reach behind a layer of norm `upper` at most, with so many output positions.
+        """Return the reach behind a layer of norm `upper` at most.
+
+        `positions` is the number of places of the output that have a value per channel.
 
         Shapes: weight (O, I, K, L) or (O, I), bias (O,).
         """

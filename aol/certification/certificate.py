@@ -42,7 +42,7 @@ class LayerBound:
         """Return the bound that `as_dict` stored. Raises: KeyError, TypeError, ValueError."""
         kind = record.get("kind", "aol")
         if kind not in KINDS:
-            raise ValueError(f"no kind of layer: {kind!r}")
+            raise ValueError(f"{kind!r} is not a kind of layer")
         return cls(str(record["name"]), float(record["upper"]), float(record["lower"]), kind)
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class LayerBound:
         return record
 
     def bound_violation(self, tolerance: float) -> str | None:
-        """Return a sentence if the bound is none, or that of an AOL layer above 1 (or NaN)."""
+        """Return a sentence if the bound is not finite, or above 1 for an AOL layer."""
         limit = 1 + tolerance
         if self.kind == "aol" and not self.upper <= limit:
             return f"{self.name}: its bound is {self.upper:.9g}, above {limit:.9g}"
@@ -89,7 +89,7 @@ class LipschitzCertificate:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "LipschitzCertificate":
-        """Return the certificate that `as_dict` stored; conclusions are drawn anew.
+        """Return the certificate that `as_dict` stored; conclusions are drawn again.
 
         Raises: ValueError if the record is not one.
         """
@@ -102,7 +102,7 @@ class LipschitzCertificate:
 
     @property
     def upper(self) -> float:
-        """Return a bound of the network: the product of its layers', 1 for all that have none.
+        """Return a bound of the network: the product of its layers', where others count as 1.
 
         It is proven if no layer's bound is declared.
         """
@@ -112,8 +112,8 @@ class LipschitzCertificate:
     def violations(self) -> tuple[str, ...]:
         """Return a sentence for each contradiction to the bounds; none for a sound network.
 
-        An AOL layer violates its promise with a bound above 1, a plain layer with no bound below
-        infinity; each layer, and the network, by a stretch above its bound. Tolerances are
+        An AOL layer violates its promise with a bound above 1, any other layer with a bound that is
+        not finite; each layer, and the network, by a stretch above its bound. Tolerances are
         relative to bounds above 1.
         """
         bounds = (layer.bound_violation(self.tolerance) for layer in self.layers)
@@ -155,6 +155,6 @@ def parse_radius(text: str) -> float:
         value = math.nan
     if not 0 <= value < math.inf:
         raise RadiusError(
-            f"{text!r} is no radius; write a number that is not negative, like 0.5 or 36/255"
+            f"{text!r} is not a radius; write a number that is not negative, like 0.5 or 36/255"
         )
     return value

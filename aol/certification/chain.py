@@ -74,7 +74,7 @@ def check_chain(network: nn.Module) -> None:
 def leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules of a chain with their dotted names, in the order of a pass.
 
-    One that occurs twice is there twice. A module that is no plain `nn.Sequential` is a leaf.
+    One that occurs twice is there twice. Any module but a plain `nn.Sequential` is a leaf.
     """
     if forward_of(module) is not nn.Sequential.forward or _hooked(module):
         yield name, module

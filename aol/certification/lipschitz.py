@@ -1,4 +1,4 @@
-"""The Lipschitz certificate: are the layers, and the network, 1-Lipschitz in L2 as they are?
+"""The Lipschitz certificate of a network in L2, from its weights as they are.
 
 From above, a proof (`aol.certification.chain`). With q_i what an AOL layer divided input channel i
 of its raw parameter by, its bound is the paper's and below 1.
@@ -46,8 +46,10 @@ def certify_network(
       It is recorded as declared, and looked for contradictions like every other.
 
     `violations` of the certificate names what contradicts it: an AOL layer with a bound above 1,
-    and any layer or pair of inputs that is stretched beyond a bound. A plain layer's bound above
-    1 is none; it is a factor of `upper`. `score_error` is for inputs in [0, 1].
+    and any layer or pair of inputs that is stretched beyond a bound. A plain layer's bound above 1
+    is not a violation; it is a factor of `upper`. `upper` and `ratio` are lengths of a difference
+    of outputs per length of the difference of inputs, in the units of each: the bound and the
+    largest found. `score_error` is in the units of the outputs, for inputs in [0, 1].
 
     `iterations` of power iteration per layer, `steps` of ascent from `restarts` pairs: a large
     network may have fewer. The weights are those `network` applies, in its own precision; all else

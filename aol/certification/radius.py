@@ -67,7 +67,7 @@ def certified_radius(network: nn.Module, images: Tensor, labels: Tensor) -> Tens
     as large as those given. 0 where an image is misclassified or its score tied. The radius is
     that of the weights that `network` applies, in exact arithmetic; it is computed in float64.
     Divide pixels as in training, since the radius scales with them. Bounds that modules declare
-    are believed.
+    are not checked.
 
     Shapes: (N, ...) of a floating type, (N,) integers -> (N,) float64, on the images' device.
     Raises: ValueError for a module without a known bound, images or labels of another shape or

@@ -13,7 +13,7 @@ from torch import nn
 
 from aol.certification.bounds import EPS, Reach
 from aol.layers import plain
-from aol.layers.modules import MaxMin
+from aol.layers.modules import MaxMin, as_pair
 
 LIBRARY = 4 * EPS  # relative error of a function such as tanh, some units in the last place
 POOLED = (
@@ -43,7 +43,7 @@ class Rule:
     dimensions: tuple[int, float] = (1, math.inf)
 
     def after(self, reach: Reach, entries: int) -> Reach:
-        """Return the reach behind the module, whose output has so many entries."""
+        """Return the reach behind the module, whose output has `entries` entries."""
         given, root = reach.size + reach.error, math.sqrt(entries)
         error = self.upper * reach.error + self.rounding * given + self.entry_error * root
         return Reach(self.upper * reach.size + self.at_zero * root, error)
@@ -117,7 +117,7 @@ def _avg_pool(module: nn.AvgPool2d) -> Rule:
     _check_windows(module)
     if module.ceil_mode or module.divisor_override is not None:
         raise UnprovenError("ceil_mode and divisor_override have no proven bound; leave them out")
-    rows, columns = _pair(module.kernel_size)
+    rows, columns = as_pair(module.kernel_size)
     count = rows * columns
     upper = 1 / math.sqrt(count) * (1 + EPS)
     return Rule(upper=upper, rounding=EPS * (count + 1), dimensions=POOLED)
@@ -130,21 +130,17 @@ def _max_pool(module: nn.MaxPool2d) -> Rule:
     more than the length of the difference there.
     """
     _check_windows(module)
-    if _pair(module.dilation) != (1, 1) or module.return_indices:
+    if as_pair(module.dilation) != (1, 1) or module.return_indices:
         raise UnprovenError("dilation and return_indices have no proven bound; leave them out")
     return Rule(dimensions=POOLED)
 
 
 def _check_windows(module: nn.AvgPool2d | nn.MaxPool2d) -> None:
-    sizes, strides = _pair(module.kernel_size), _pair(module.stride)
+    sizes, strides = as_pair(module.kernel_size), as_pair(module.stride)
     if any(stride < size for stride, size in zip(strides, sizes, strict=True)):
         raise UnprovenError(f"windows of {sizes} overlap at stride {strides}; use stride {sizes}")
-    if _pair(module.padding) != (0, 0):
+    if as_pair(module.padding) != (0, 0):
         raise UnprovenError("padding has no proven bound; put nn.ZeroPad2d before it")
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 RULES: dict[Callable[..., Any] | None, Callable[[Any], Rule]] = {

@@ -20,7 +20,7 @@ from aol.training.records import Outcome, Run, parse_record
 from aol.training.run_folder import RunFolder
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONTINUE = 3, 2, 75  # 75 is EX_TEMPFAIL: call again
-EPOCH_TIME_SAFETY = 1.5  # the next epoch may take so many times the longest of the latest ones
+EPOCH_TIME_SAFETY = 1.5  # times the longest of the latest epochs, which the next may take
 
 
 class Deadline:
@@ -31,7 +31,7 @@ class Deadline:
         self.signal: int | None = None
 
     def must_stop(self, next_s: float) -> bool:
-        """Return whether an epoch of so many seconds would not end in time."""
+        """Return whether an epoch of `next_s` seconds would not end in time."""
         late = self.end is not None and time.monotonic() + EPOCH_TIME_SAFETY * next_s > self.end
         return late or self.signal is not None
 

@@ -35,7 +35,7 @@ def load_network(config: TrainConfig, file: Path) -> TrainedNetwork:
         raise CheckpointError(f"{file}: {error}") from None
     except Exception as error:  # the state of another program raises anything
         first = first_line(error)
-        raise CheckpointError(f"{file}: is no checkpoint of this network: {first}") from error
+        raise CheckpointError(f"{file}: is not a checkpoint of this network: {first}") from error
 
 
 def load_network_from_folder(path: Path) -> tuple[Run, TrainedNetwork]:

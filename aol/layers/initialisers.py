@@ -13,7 +13,12 @@ class Initialiser(Protocol):
 
 
 def identity_(matrix: Tensor, generator: torch.Generator | None = None) -> None:
-    """Fill `matrix` with the identity; `generator` is not used. Shapes: (outputs, inputs)."""
+    """Fill `matrix` with the identity; `generator` is not used.
+
+    Shapes: (outputs, inputs).
+    Source: `layers/initializers/convolutional_center_initializers.py` of the authors' code; the
+        layers fill the spatial centre of their kernels with it.
+    """
     nn.init.eye_(matrix)
 
 
@@ -25,6 +30,7 @@ def repeated_orthogonal_(matrix: Tensor, generator: torch.Generator | None = Non
     of how often that basis vector was drawn.
 
     Shapes: (outputs, inputs), on the device of `generator`.
+    Source: `layers/initializers/repeated_orthogonal_initializer.py` of the authors' code.
     """
     outputs, inputs = matrix.shape
     if inputs <= outputs:

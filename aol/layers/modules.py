@@ -29,6 +29,7 @@ __all__ = [
     "Flatten",
     "MaxMin",
     "Rescaling",
+    "as_pair",
     "find_unproven",
     "identity_",
     "in_float64",
@@ -42,7 +43,7 @@ Padding = Literal["same", "valid"] | tuple[int, int]
 
 
 class Rescaling(nn.Module):
-    """A module that applies a rescaled weight, kept or computed anew from its raw parameter."""
+    """A module that applies a rescaled weight, kept or computed again from its raw parameter."""
 
     _rescale: Callable[[Tensor], Tensor]
     _rescale_all: Callable[[Tensor], Tensor]
@@ -111,7 +112,7 @@ class AOLLinear(_RescaledLayer):
     `generator`.
 
     Shapes: (..., in_features) -> (..., out_features).
-    Source: `layers/` of the authors' code, AOLDense.
+    Source: `layers/aol/aol_dense.py` of the authors' code.
     """
 
     _rescale = staticmethod(rescale_dense)
@@ -172,7 +173,7 @@ class AOLConv2d(_RescaledLayer):
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H', W').
     Raises: ValueError for options that the authors' layer does not have.
-    Source: `layers/` of the authors' code, AOLConv2D.
+    Source: `layers/aol/aol_conv2d.py` of the authors' code.
     """
 
     _rescale = staticmethod(rescale_conv)
@@ -197,9 +198,9 @@ class AOLConv2d(_RescaledLayer):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.dilation = _pair(kernel_size), _pair(dilation)
-        self.padding: Padding = padding if isinstance(padding, str) else _pair(padding)
-        found = find_unproven(stride=_pair(stride), groups=groups, padding_mode=padding_mode)
+        self.kernel_size, self.dilation = as_pair(kernel_size), as_pair(dilation)
+        self.padding: Padding = padding if isinstance(padding, str) else as_pair(padding)
+        found = find_unproven(stride=as_pair(stride), groups=groups, padding_mode=padding_mode)
         problems = [f"{sentence}: {PROVEN[name][2]}" for name, sentence in found.items()]
         problems += self._padding_problems()
         if problems:
@@ -238,8 +239,9 @@ class AOLConv2d(_RescaledLayer):
         return shown if self.bias is not None else shown + ", bias=False"
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def as_pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return an option of torch, one number or two, as two: for rows and for columns."""
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 class MaxMin(plain.MaxMin):
@@ -247,7 +249,9 @@ class MaxMin(plain.MaxMin):
 
     At a tie the gradient is halved between both. Differentiable any number of times.
 
-    Shapes: (N, C, ...) or (C,) -> the same, C even. Raises: ValueError if C is odd.
+    Shapes: (N, C, ...) or (C,) -> the same, C even.
+    Raises: ValueError for an odd number of channels, or an input without dimensions.
+    Source: `layers/basic/max_min_activation.py` of the authors' code; arXiv:1811.05381.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -283,7 +287,8 @@ def _keeping(model: nn.Module) -> Iterator[None]:
 def rescaled_once(model: nn.Module) -> Iterator[None]:
     """Let every layer keep its rescaled weight inside the block, without gradients to the raw one.
 
-    For evaluation in several batches. Do not change weights inside.
+    For evaluation in several batches. Do not change weights inside. Inputs and outputs of the
+    model keep their shapes, and each kept weight has the shape of its raw parameter.
     """
     with _keeping(model):
         with torch.no_grad():

@@ -25,6 +25,8 @@ class AOLRescale(Rescaling):
     """The parametrization `raw -> rescaled` of a dense layer's or a convolution's weight.
 
     Shapes: (O, I) or (O, I, K, L) -> the same.
+    Source: arXiv:2208.03160, theorem for dense layers and for convolutions; see
+        `aol.ops.rescale`.
     """
 
     @staticmethod
@@ -88,6 +90,8 @@ def remove(module: Module) -> Module:
 
     Returns `module`, changed in place.
     Raises: ValueError if no layer in it is parametrized by `parametrize`.
+    Source: arXiv:2208.03160, theorem for dense layers and for convolutions, by which the rescaled
+        weights have a norm of at most 1 on their own.
     """
     found = [child for child in module.modules() if rescaling_of(child) is not None]
     if not found:

@@ -21,6 +21,7 @@ class MaxMin(nn.Module):
     """Each pair of neighbouring channels (2i, 2i + 1) as (larger, smaller).
 
     Shapes: (N, C, ...) or (C,) -> the same, C even.
+    Raises: RuntimeError or IndexError, by torch, for other shapes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,8 +34,11 @@ class MaxMin(nn.Module):
 class ConcatenationPooling(nn.Module):
     """Each patch of pixels as the channels of one pixel, in the order row, column, channel.
 
-    Rows and columns that fill no patch are dropped. An isometry otherwise.
+    Rows and columns at the end that do not fill a patch are dropped. An isometry otherwise.
+
     Shapes: (N, C, H, W) -> (N, rows * columns * C, H // rows, W // columns), channels-last.
+    Raises: ValueError for other shapes, and for images that are smaller than a patch.
+    Source: `layers/basic/concatenation_pooling.py` of the authors' code.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -42,6 +46,11 @@ class ConcatenationPooling(nn.Module):
         self.rows, self.columns = rows, columns
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[2] < self.rows or x.shape[3] < self.columns:
+            raise ValueError(
+                f"ConcatenationPooling: got an input of shape {tuple(x.shape)}; it needs "
+                f"(N, C, H, W), H at least {self.rows} and W at least {self.columns}"
+            )
         height, width = x.shape[2] // self.rows, x.shape[3] // self.columns
         x = x[:, :, : height * self.rows, : width * self.columns]
         tiles = x.permute(0, 2, 3, 1).unflatten(1, [height, self.rows])
@@ -54,7 +63,11 @@ class ConcatenationPooling(nn.Module):
 
 
 class FirstChannels(nn.Module):
-    """The first `channels` channels. Shapes: (N, C, ...) -> (N, channels, ...)."""
+    """The first `channels` channels, or all if there are fewer.
+
+    Shapes: (N, C, ...) -> (N, channels, ...).
+    Source: `layers/basic/first_channels.py` of the authors' code.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

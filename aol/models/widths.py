@@ -14,7 +14,7 @@ PATCHWISE_CHANNELS = 192
 FC_WIDTH = 4096
 STD_WIDTH = 32
 PATCHES = 8 * 8  # of 4 x 4 pixels
-MOST_CHANNELS = 2**20  # a dense layer between so many has 4 TiB of weights
+MOST_CHANNELS = 2**20  # a dense layer with as many inputs and outputs has 4 TiB of weights
 REACH = 1024  # how far to look for a value that fits, in steps of one channel
 
 Model = tuple[ModelConfig, int]  # with its number of classes

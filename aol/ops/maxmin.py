@@ -15,13 +15,13 @@ def maxmin(x: Tensor) -> Tensor:
     operations do it from the second derivative on, and inside the transforms of `torch.func`.
 
     Shapes: (N, C, ...) or (C,) -> the same, C even.
-    Raises: ValueError if C is odd.
+    Raises: ValueError for other shapes.
     """
     channels = min(1, x.ndim - 1)
     if x.ndim == 0 or x.shape[channels] % 2:
         raise ValueError(
-            f"MaxMin: got an input of shape {tuple(x.shape)}, whose dimension {channels} cannot be "
-            "split into pairs of channels; use a layer with an even number of outputs before it"
+            f"MaxMin: got an input of shape {tuple(x.shape)}; it needs (N, C, ...) or (C,) with an "
+            "even number of channels C, that of the outputs of the layer before it"
         )
     if transformed() or not channels:
         pairs = x.unflatten(channels, (-1, 2))

@@ -169,8 +169,13 @@ def rescale_conv(kernel: Tensor) -> Tensor:
     by autograd.
 
     Shapes: (O, I, K, L) -> (O, I, K, L).
+    Raises: ValueError for another number of dimensions.
     Source: arXiv:2208.03160, theorem for convolutions.
     """
+    if kernel.ndim != 4:
+        raise ValueError(
+            f"rescale_conv: a kernel must have shape (O, I, K, L), got {(*kernel.shape,)}"
+        )
     if kernel.shape[2:].numel() == 1:
         return rescale_dense(kernel.flatten(1)).view(kernel.shape)
     if kernel.shape[1] < algorithms.NARROWEST or transformed():
@@ -184,8 +189,11 @@ def rescale_dense(matrix: Tensor) -> Tensor:
     Precision and derivatives are those of `rescale_conv`.
 
     Shapes: (O, I) -> (O, I).
+    Raises: ValueError for another number of dimensions.
     Source: arXiv:2208.03160, theorem for dense layers.
     """
+    if matrix.ndim != 2:
+        raise ValueError(f"rescale_dense: a matrix must have shape (O, I), got {(*matrix.shape,)}")
     if matrix.shape[-1] < algorithms.NARROW_DENSE or transformed():
         return _in_full_precision(_rescaled_plainly, matrix)
     return rescale_denses(matrix[None])[0]

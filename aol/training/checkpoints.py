@@ -33,7 +33,7 @@ def load_checkpoint(file: Path, device: "torch.device | str" = "cpu") -> dict[st
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
     except Exception as error:  # a damaged file raises anything
         first = first_line(error)
-        raise CheckpointError(f"{file}: is damaged or no checkpoint: {first}") from error
+        raise CheckpointError(f"{file}: is damaged or not a checkpoint: {first}") from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{file}: is no checkpoint: it holds a {type(state).__name__}")
+        raise CheckpointError(f"{file}: is not a checkpoint: it holds a {type(state).__name__}")
     return state

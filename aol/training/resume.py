@@ -17,8 +17,8 @@ from aol.training.checkpoints import load_checkpoint
 if TYPE_CHECKING:
     from aol.training.trainer import EpochMetrics, Trainer
 
-# An epoch's time is taken from so many of the latest ones. The first of a process takes longer:
-# libraries choose their algorithms in it, and the step is captured as a CUDA graph.
+# The number of latest epochs that an epoch's time is estimated from. The first of a process takes
+# longer: libraries choose their algorithms in it, and the step is captured as a CUDA graph.
 TIMED_EPOCHS = 5
 
 SavedState = AbstractContextManager[Path]  # opened, it gives the file of a checkpoint

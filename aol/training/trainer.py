@@ -80,7 +80,12 @@ class EpochMetrics:
 
 
 class Trainer:
-    """Model, optimiser, images and random numbers of one run."""
+    """Model, optimiser, images and random numbers of one run.
+
+    Shapes: pixels (N, 3, 32, 32) uint8 and labels (N,) int64 of both sets of images; the model
+        maps (N, 3, 32, 32) pixels in [0, 1] to scores (N, classes).
+    Source: arXiv:2208.03160, training of its experiments.
+    """
 
     def __init__(
         self,

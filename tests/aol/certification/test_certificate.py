@@ -23,5 +23,5 @@ def test_an_invalid_radius_is_a_one_line_error(text):
         parse_radius(text)
 
     assert str(caught.value) == (
-        f"{text!r} is no radius; write a number that is not negative, like 0.5 or 36/255"
+        f"{text!r} is not a radius; write a number that is not negative, like 0.5 or 36/255"
     )

@@ -379,7 +379,7 @@ def test_an_invalid_radius_is_refused(models, files, capsys):
     with pytest.raises(SystemExit):
         main(["certify", str(models), str(files), "--radius=-1"])
 
-    assert "'-1' is no radius; write a number" in capsys.readouterr().err
+    assert "'-1' is not a radius; write a number" in capsys.readouterr().err
 
 
 # --- folders of runs ---
@@ -404,7 +404,7 @@ def test_a_damaged_checkpoint_is_an_error_and_no_older_one_is_used(copied, files
     code, _, error = certify(copied, files)
 
     assert code == 1
-    assert error.startswith(f"{copied / 'state-3.pt'}: is damaged or no checkpoint: ")
+    assert error.startswith(f"{copied / 'state-3.pt'}: is damaged or not a checkpoint: ")
     assert error.count("\n") == 1
 
 

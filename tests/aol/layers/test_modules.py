@@ -255,7 +255,7 @@ def test_second_derivatives_of_maxmin_pass_gradgradcheck():
 
 
 def test_an_odd_number_of_channels_cannot_be_paired():
-    with pytest.raises(ValueError, match=r"shape \(1, 3, 2\), whose dimension 1 cannot be split"):
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 2\); .* even number of channels"):
         MaxMin()(torch.zeros(1, 3, 2))
 
 
@@ -807,8 +807,18 @@ def test_maxmin_and_pooling_are_those_of_exported_networks():
 
 @pytest.mark.parametrize("shape", [(2, 3), (3,), ()])
 def test_inputs_that_cannot_be_paired_are_refused(shape):
-    with pytest.raises(ValueError, match="cannot be split into pairs of channels; use a layer"):
+    with pytest.raises(
+        ValueError, match=r"^MaxMin: got .*; it needs \(N, C, \.\.\.\) or \(C,\) with"
+    ):
         MaxMin()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (6,), (2, 12), (2, 3, 4), (2, 1, 3, 4, 4), (1, 3, 1, 4), (1, 3, 4, 2)]
+)
+def test_inputs_without_a_patch_are_refused(shape):
+    with pytest.raises(ValueError, match=r"^ConcatenationPooling: got .* it needs \(N, C, H, W\)"):
+        ConcatenationPooling(2, 3)(torch.zeros(shape))
 
 
 # --- weights kept for evaluation ---

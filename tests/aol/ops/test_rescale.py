@@ -259,6 +259,14 @@ def test_sign_of_zero_is_zero_in_a_convolutions_gradient(size, way):
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 3), (2, 3, 3, 3), (2, 3, 1, 1, 1)])
+def test_weights_of_another_number_of_dimensions_are_refused(shape):
+    for rescale, dimensions in ((rescale_dense, 2), (rescale_conv, 4)):
+        if len(shape) != dimensions:
+            with pytest.raises(ValueError, match=rf"^{rescale.__name__}: .*, got \("):
+                rescale(torch.ones(shape))
+
+
 @pytest.mark.parametrize("rescale", [rescale_conv, rescale_dense])
 def test_second_derivatives_are_the_difference_quotient(rescale, way):
     """

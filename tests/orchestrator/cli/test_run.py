@@ -185,8 +185,8 @@ def test_runs_can_be_compared_and_evaluated_at_any_radius(finished):
     assert [one["radius"] for one in json.loads(fraction.stdout)] == [36 / 255] * 2
     assert (endless.returncode, endless.stderr) == (
         2,
-        "Error: --radius: '1e400' is no radius; write a number that is not negative, like 0.5 or "
-        "36/255\n",
+        "Error: --radius: '1e400' is not a radius; write a number that is not negative, like 0.5 "
+        "or 36/255\n",
     )
     assert wrong.returncode == 2
     assert "there is no run 7" in wrong.stderr

@@ -330,7 +330,7 @@ def test_a_missing_checkpoint_is_an_error(ray_store, experiment):
 def test_a_damaged_checkpoint_is_an_error(ray_store, experiment):
     checkpoint_file(ray_store).write_bytes(b"torn")
 
-    with pytest.raises(CheckpointError, match="is damaged or no checkpoint: "):
+    with pytest.raises(CheckpointError, match="is damaged or not a checkpoint: "):
         from_store(experiment, ray_store, 0)
 
 
@@ -436,7 +436,7 @@ def test_a_checkpoint_that_lacks_a_parameter_is_an_error(folder):
     state["model"].pop(next(iter(state["model"])))
     torch.save(state, folder / "state-3.pt")
 
-    with pytest.raises(CheckpointError, match="is no checkpoint of this network: Error"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this network: Error"):
         from_folder(folder)
 
 
