@@ -48,7 +48,7 @@ class ConcatenationPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[2] < self.rows or x.shape[3] < self.columns:
             raise ValueError(
-                f"ConcatenationPooling: got an input of shape {tuple(x.shape)}; it needs "
+                f"ConcatenationPooling: got an input of shape {list(x.shape)}; it needs "
                 f"(N, C, H, W), H at least {self.rows} and W at least {self.columns}"
             )
         height, width = x.shape[2] // self.rows, x.shape[3] // self.columns
