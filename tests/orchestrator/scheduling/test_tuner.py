@@ -18,6 +18,8 @@ from tests.support.shell import TINY
 environment.prepare()
 environment.prepare_ray("local")
 
+import ray  # noqa: E402 - reads the environment when it is imported, here before other tests
+
 from orchestrator.errors import SchedulingError  # noqa: E402
 from orchestrator.scheduling import cluster as machines  # noqa: E402
 from orchestrator.scheduling import storage as storage_module  # noqa: E402 - reads the environment
@@ -214,8 +216,6 @@ def test_after_the_loss_of_its_worker_a_run_continues_from_the_newest_valid_chec
     First the worker is killed and the newest checkpoint of this invocation is damaged. Then another
     worker is killed, together with the actor that holds the checkpoints.
     """
-    import ray
-
     recorder = EventRecorder()
     run = runs("epochs=6")[0]
 
