@@ -12,8 +12,8 @@ from orchestrator.analysis.margins import certified_share
 from orchestrator.analysis.report import make_report, summarize
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.reporting.render import render
+from orchestrator.spec.fields import RADII
 from orchestrator.spec.loader import SpecFile
-from orchestrator.spec.schema import RADII
 from orchestrator.store import Status, Store
 from tests.support.reports import certificate
 from tests.support.shell import PROJECT
