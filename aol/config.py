@@ -11,6 +11,7 @@ from aol.catalog import DATASETS, DatasetName
 Kind = Literal["patchwise", "fc", "conv", "std"]
 Precision = Literal["float32", "tf32", "bf16"]
 Certify = Literal["float64", "float32"]
+Shuffle = Literal["full", "authors"]
 
 
 def _check_positive(**values: float | None) -> list[str]:
@@ -46,12 +47,16 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The images of a run. The limits keep the first images of a fixed shuffled order."""
+    """The images of a run. The limits keep the first images of a fixed shuffled order.
+
+    `shuffle` is how the training images are ordered in each epoch (see `aol.data.shuffle`).
+    """
 
     name: DatasetName
     train_limit: int | None = None
     test_limit: int | None = None
     augment: bool = True
+    shuffle: Shuffle = "full"
 
     def __post_init__(self) -> None:
         _raise_all(_check_positive(train_limit=self.train_limit, test_limit=self.test_limit))

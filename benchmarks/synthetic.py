@@ -15,8 +15,8 @@ from aol.training.records import Attempt, End, Epoch, Outcome, Time
 from orchestrator.analysis.margins import certified_share
 from orchestrator.sharing.run_folder import RunFolderContents
 from orchestrator.spec.experiment import Experiment, RunSpec
+from orchestrator.spec.fields import RADII
 from orchestrator.spec.loader import SpecFile
-from orchestrator.spec.schema import RADII
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments.yaml"
 SEEDS = 5  # replicates of each run of the paper

@@ -251,7 +251,8 @@ def reported(make_run, tmp_path):
     Return an experiment of two runs in two tables, one of them an ablation, with a note.
     """
     from orchestrator.spec.experiment import Experiment
-    from orchestrator.spec.schema import RADII, Column, Row, Table
+    from orchestrator.spec.fields import RADII
+    from orchestrator.spec.schema import Column, Row, Table
 
     columns = [Column(title=metric, metric=metric) for metric in RADII]
     published = [70.0, 60.0, 50.0, 40.0, 20.0]

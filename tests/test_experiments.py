@@ -90,6 +90,7 @@ def test_all_runs_train_as_the_paper_trains(paper):
             "train_limit": None,
             "test_limit": None,
             "augment": True,
+            "shuffle": "full",
         }
         assert settings["optimizer"] == {
             "learning_rate": 1e-3,

@@ -149,10 +149,16 @@ class RunFolder:
 
     def _write_run(self, run: Run) -> None:
         described = json.dumps(run.as_dict(), indent=1).encode()
-        if self.run_file.exists() and self.run_file.read_bytes() != described:
+        if self.run_file.exists() and not self._is_of(run):
             raise ValueError(f"{self.run_file} describes another run; use another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         _write(self.run_file, described)
+
+    def _is_of(self, run: Run) -> bool:
+        try:
+            return self.run() == run  # other versions write other fields at their default
+        except ValueError:
+            return False
 
     def _append_attempt(self, run: Run, device: "torch.device", epoch: int) -> None:
         file = self.attempts_file

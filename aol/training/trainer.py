@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from aol.certification.certificate import RADII, LipschitzCertificate
 from aol.certification.lipschitz import certify_network
+from aol.certification.spectrum import JACOBIAN_IMAGES, jacobian_spectrum, layer_spectra
 from aol.config import TrainConfig
 from aol.data.datasets import Images, load
+from aol.data.shuffle import shuffled
 from aol.errors import CheckpointError
 from aol.layers.modules import rescaled_once
 from aol.models.architectures import build_model
@@ -157,6 +159,21 @@ class Trainer:
         """Certify the current network, in the arithmetic of `config.certify`."""
         return certify_network(self._certified_model(), tuple(self.test.pixels.shape[1:]))
 
+    def singular_values(self) -> dict[str, Any]:
+        """Return the spectra of the layers at the start and now, and of the Jacobian, for JSON.
+
+        The Jacobian is that at the first test images. Source: `aol.certification.spectrum`.
+        """
+        shape = tuple(self.test.pixels.shape[1:])
+        generator = torch.Generator().manual_seed(self.config.seed)
+        start = build_model(self.config.model, self.config.data.classes, generator).to(self.device)
+        images = scale_pixels(self.test.pixels[:JACOBIAN_IMAGES])
+        return {
+            "start": [one.as_dict() for one in layer_spectra(start, shape)],
+            "trained": [one.as_dict() for one in layer_spectra(self.model, shape)],
+            "jacobian": jacobian_spectrum(self.model, images).as_dict(),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state that continues this run: weights, momentum, epoch, random numbers.
 
@@ -196,7 +213,7 @@ class Trainer:
     def _train_epoch(self) -> tuple[float, float]:
         """Train one pass over the shuffled images; return its mean loss and accuracy."""
         set_training_precision(self.config.precision)
-        order = torch.randperm(len(self.train), generator=self.order).to(self.device)
+        order = shuffled(len(self.train), self.config.data.shuffle, self.order).to(self.device)
         self.model.train()
         losses, hits = self.step.epoch(order)
         bad = (~losses.isfinite()).nonzero()  # once an epoch: the steps do not wait for it
@@ -243,8 +260,9 @@ class Trainer:
 class RunResult:
     """The result of a run that trained to its last epoch.
 
-    `margins` of the test set as little-endian float32; `certificate` as plain values; `violations`
-    that `aol.certification.lipschitz` found, none for a sound network.
+    `margins` of the test set as little-endian float32; `certificate` as plain values, with the
+    singular values of the network; `violations` that `aol.certification.lipschitz` found, none for
+    a sound network.
     """
 
     margins: bytes
@@ -269,7 +287,11 @@ def evaluate_result(trainer: Trainer) -> RunResult:
     """Return a trained run's margins and certificate. Raises: DivergedError."""
     margins = trainer.margins().numpy().astype("<f4").tobytes()
     found = trainer.certificate()
-    certificate = {"arithmetic": trainer.config.certify, **found.as_dict()}
+    certificate = {
+        "arithmetic": trainer.config.certify,
+        **found.as_dict(),
+        "singular_values": trainer.singular_values(),
+    }
     return RunResult(margins, certificate, found.violations)
 
 

@@ -10,7 +10,7 @@ from orchestrator.analysis.report import Report, as_record
 from orchestrator.analysis.tables import Cell, runs_of
 from orchestrator.analysis.verdicts import describe_verdict
 from orchestrator.errors import RequestError
-from orchestrator.formatting import format_command
+from orchestrator.formatting import format_command, format_percent
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.schema import Column
 from orchestrator.store import Attempt, Store, StoredRun
@@ -69,9 +69,16 @@ def explain(
         trained |= {origin.replicate for origin in origins}
         selected = tuple(origin for origin in origins if replicate in (None, origin.replicate))
         verdict = report.verdicts[cell]
-        explanations.append(
-            CellExplanation(title, describe_verdict(verdict), as_record(verdict), selected)
-        )
+        if experiment.comparable:
+            text = describe_verdict(verdict)
+        else:
+            text = (
+                f"{format_percent(cell.measured)} measured, {cell.published} published; not "
+                f"compared, because the profile `{experiment.profile}` is not comparable with the "
+                "paper."
+            )
+        record = as_record(verdict, comparable=experiment.comparable)
+        explanations.append(CellExplanation(title, text, record, selected))
     if replicate is not None and replicate not in trained:
         known = ", ".join(map(str, sorted(trained))) or "none"
         raise RequestError(f"--replicate {replicate}: not in the store; its replicates: {known}")

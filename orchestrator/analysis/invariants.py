@@ -12,7 +12,7 @@ from orchestrator.analysis.margins import load_margins, margins_agree
 from orchestrator.analysis.tables import finished_runs
 from orchestrator.errors import RecordError
 from orchestrator.spec.experiment import Experiment, RunSpec
-from orchestrator.spec.schema import RADII, Metric
+from orchestrator.spec.fields import RADII, Metric
 from orchestrator.store import Store, StoredRun
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The report of a profile: its tables, a verdict per cell and violated invariants."""
+"""The report of a profile: claims, tables, a verdict per cell and violated invariants."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from orchestrator.analysis.claims import JudgedClaim, judge_claims, summarize_claims
 from orchestrator.analysis.invariants import find_violations
 from orchestrator.analysis.tables import Cell, FilledTable, fill_tables
 from orchestrator.analysis.verdicts import CellVerdict, Verdict, judge_cells
@@ -13,14 +14,33 @@ from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store
 
+# The fields of a cell's record that compare it with the published value
+COMPARING = (
+    "difference",
+    "verdict",
+    "margin",
+    "interval_low",
+    "interval_high",
+    "spread",
+    "spread_from_prior",
+    "p_equivalent",
+    "p_differs",
+    "further_seeds",
+)
+
 
 @dataclass(frozen=True)
 class Report:
-    """The results of a profile."""
+    """The results of a profile.
+
+    If the profile is not comparable with the paper, only the claims are judged: its cells have no
+    verdicts.
+    """
 
     experiment: Experiment
     tables: tuple[FilledTable, ...]
     violations: tuple[str, ...]  # a line per violated invariant
+    claims: tuple[JudgedClaim, ...] = ()
 
     @property
     def cells(self) -> list[Cell]:
@@ -45,25 +65,55 @@ class Report:
 
     @property
     def counts(self) -> Mapping[Verdict, int]:
-        """Return the number of cells with each verdict."""
+        """Return the number of cells with each verdict; none if they are not compared."""
+        if not self.experiment.comparable:
+            return Counter()
         return Counter(self.verdicts[cell].verdict for cell in self.cells)
 
 
 def make_report(experiment: Experiment, store: Store) -> Report:
     """Return the report of a profile from the store. Raises: StoreError."""
     return Report(
-        experiment, tuple(fill_tables(experiment, store)), tuple(find_violations(experiment, store))
+        experiment,
+        tuple(fill_tables(experiment, store)),
+        tuple(find_violations(experiment, store)),
+        tuple(judge_claims(experiment, store)),
     )
 
 
 def summarize(report: Report) -> str:
     """Return the results as a paragraph that can be quoted."""
+    sentences = [summarize_claims(report.claims)] if report.claims else []
+    sentences += _summarize_cells(report) if report.experiment.comparable else []
+    seeds = sorted({cell.seeds for cell in report.cells if cell.seeds})
+    if seeds:
+        fewest = f"{seeds[0]} to " if len(seeds) > 1 else ""
+        published = "; the published values have one" if report.experiment.comparable else ""
+        sentences.append(
+            f"Values are those of the last epoch on all test images, with {fewest}"
+            f"{pluralize(seeds[-1], 'seed')} per cell{published}."
+        )
+    if report.unsound:
+        sentences.append(f"Left out as unsound: {len(report.unsound)} of the runs.")
+    if report.diverged:
+        sentences.append(f"Left out as diverged: {len(report.diverged)} of the runs.")
+    if report.violations:
+        sentences.insert(
+            0, f"(Violated invariants: {len(report.violations)}, so this is no claim.)"
+        )
+    if report.experiment.note and report.experiment.comparable:
+        note = f"({report.experiment.note}; as a claim about the paper this would read:)"
+        sentences.insert(0, note)
+    return " ".join(sentences)
+
+
+def _summarize_cells(report: Report) -> list[str]:
+    """Return sentences about the verdicts of the cells."""
     counts, cells = report.counts, report.cells
     experiment, rules = report.experiment, report.experiment.reproduction
     margins = sorted({cell.margin for cell in cells} or {rules.margin})
     last = pluralize(margins[-1], "percentage point")
     within = " or ".join([*(f"{margin:g}" for margin in margins[:-1]), last])
-    seeds = sorted({cell.seeds for cell in cells if cell.seeds})
     sentences = [
         f"We reproduced {counts[Verdict.REPRODUCED]} of the "
         f"{pluralize(len(cells), 'published cell')} of "
@@ -80,35 +130,23 @@ def summarize(report: Report) -> str:
         sentences.append(f"{undecided} undecided with the seeds there are.")
     if unmeasured := counts[Verdict.PARTIAL] + counts[Verdict.MISSING]:
         sentences.append(f"{pluralize(unmeasured, 'has', 'have')} no value.")
-    if seeds:
-        fewest = f"{seeds[0]} to " if len(seeds) > 1 else ""
-        sentences.append(
-            f"Values are those of the last epoch on all test images, with {fewest}"
-            f"{pluralize(seeds[-1], 'seed')} per cell; the published values have one."
-        )
-    if report.unsound:
-        sentences.append(f"Left out as unsound: {len(report.unsound)} of the runs.")
-    if report.diverged:
-        sentences.append(f"Left out as diverged: {len(report.diverged)} of the runs.")
-    if report.violations:
-        sentences.insert(
-            0, f"(Violated invariants: {len(report.violations)}, so this is no claim.)"
-        )
-    if experiment.note:
-        sentences.insert(0, f"({experiment.note}; as a claim about the paper this would read:)")
-    return " ".join(sentences)
+    return sentences
 
 
 def as_records(report: Report) -> list[dict[str, Any]]:
     """Return a record per cell."""
-    return [as_record(report.verdicts[cell]) for cell in report.cells]
+    comparable = report.experiment.comparable
+    return [as_record(report.verdicts[cell], comparable=comparable) for cell in report.cells]
 
 
-def as_record(judged: CellVerdict) -> dict[str, Any]:
-    """Return a cell and its verdict as plain values; None where nothing was measured."""
+def as_record(judged: CellVerdict, *, comparable: bool) -> dict[str, Any]:
+    """Return a cell and its verdict as plain values; None where nothing was measured.
+
+    Of a profile that is not comparable with the paper, all that compares them is None too.
+    """
     cell = judged.cell
     low, high = judged.interval or (None, None)
-    return {
+    record = {
         "table": cell.table,
         "row": cell.row,
         "run_id": cell.run,
@@ -130,3 +168,4 @@ def as_record(judged: CellVerdict) -> dict[str, Any]:
         "further_seeds": judged.further_seeds,
         "binomial": judged.binomial,
     }
+    return record if comparable else record | dict.fromkeys(COMPARING)

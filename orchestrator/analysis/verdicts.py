@@ -88,7 +88,7 @@ class CellVerdict:
 def judge_cells(cells: Sequence[Cell], rules: Reproduction) -> list[CellVerdict]:
     """Return the verdict of every cell, with Holm's correction over the measured ones."""
     spreads = [_pooled_spread(cell, rules) if cell.values else None for cell in cells]
-    p_differs = _holm(
+    p_differs = holm(
         {
             index: _p_differs(cells[index], rules, spread)
             for index, spread in enumerate(spreads)
@@ -164,7 +164,7 @@ def _judge_measured(
     return CellVerdict(cell, verdict, spread, interval, p_equivalent, p_differs, further)
 
 
-def _holm(p_values: Mapping[int, float]) -> dict[int, float]:
+def holm(p_values: Mapping[int, float]) -> dict[int, float]:
     """Return p-values corrected for multiple testing, by the same keys. Source: S. Holm (1979)."""
     corrected, largest = {}, 0.0
     for rank, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):

@@ -9,6 +9,12 @@ import typer
 from aol.catalog import DATASETS
 from aol.config import from_dict
 from orchestrator.analysis import explain as analysis
+from orchestrator.analysis.claims import (
+    JudgedClaim,
+    claim_record,
+    describe_evidence,
+    describe_step,
+)
 from orchestrator.analysis.explain import CellExplanation, Origin
 from orchestrator.analysis.invariants import certificate_violations
 from orchestrator.analysis.report import make_report
@@ -24,7 +30,8 @@ def explain(
     cell: Annotated[
         str,
         typer.Argument(
-            metavar="CELL", help="A name such as CIFAR-10/AOL-Small/CRA 1, or a run ID."
+            metavar="CELL",
+            help="A name such as CIFAR-10/AOL-Small/CRA 1, a run ID or the ID of a claim.",
         ),
     ],
     options: ProfileOptions,
@@ -39,13 +46,19 @@ def explain(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the runs behind a cell of the tables.
+    """Print the runs behind a cell of the tables, or the evidence for a claim.
 
-    Each has its provenance and the commands that reproduce it.
+    Each run has its provenance and the commands that reproduce it.
     """
     store, experiment = options.open_profile()
+    report = make_report(experiment, store)
+    for judged in report.claims:
+        if judged.claim.id.casefold() == cell.casefold():
+            text = to_json(claim_record(judged)) if as_json else claim_text(judged)
+            typer.echo(text if as_json else with_note(experiment.note, text))
+            return
     explanations = analysis.explain(
-        make_report(experiment, store),
+        report,
         store,
         cell,
         column,
@@ -56,6 +69,19 @@ def explain(
         typer.echo(analysis.common_patch(explanations), nl=False)
     else:
         typer.echo((explanation_json if as_json else explanation_text)(experiment, explanations))
+
+
+def claim_text(judged: JudgedClaim) -> str:
+    """Return a claim, its verdict, the evidence and every step."""
+    claim, found = judged.claim, judged.assessment
+    lines = [f"{claim.id}: {claim.text}"]
+    lines += [f"  source    {claim.source}"] if claim.source else []
+    lines += [f"  verdict   {judged.verdict}", f"  evidence  {describe_evidence(judged)}"]
+    lines += [f"  paper     {judged.published}"] if judged.published else []
+    if found:
+        lines.append("  steps, each claimed to be positive:")
+        lines += [f"    {describe_step(step, found.basis)}" for step in found.steps]
+    return "\n".join(lines)
 
 
 def explanation_json(experiment: Experiment, explanations: Sequence[CellExplanation]) -> str:

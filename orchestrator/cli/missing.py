@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from orchestrator.analysis.report import make_report
+from orchestrator.analysis.report import Report, make_report
 from orchestrator.analysis.verdicts import CellVerdict
 from orchestrator.cli.options import JsonOption, SessionOptions, TableOption, command, store_options
 from orchestrator.formatting import (
@@ -19,7 +19,14 @@ from orchestrator.formatting import (
 )
 from orchestrator.planning.budget import Allocation, allocate_budget, parse_budget
 from orchestrator.planning.resources import Cluster, cpu_seconds
-from orchestrator.planning.unresolved import RemainingWork, RunNeeds, Training, find_remaining_work
+from orchestrator.planning.unresolved import (
+    ClaimNeeds,
+    RemainingWork,
+    RunNeeds,
+    Training,
+    claim_needs,
+    find_remaining_work,
+)
 from orchestrator.store import Store, exists
 
 if TYPE_CHECKING:
@@ -38,14 +45,16 @@ def missing(
     The cost is that of the runs that would resolve them, in GPU-hours and money.
     """
     with options.open_session(quiet=as_json) as session:
-        work = _remaining_work(session, table)
-        typer.echo((missing_json if as_json else missing_text)(work, session.cluster))
+        report, store = _report(session)
+        work = _remaining_work(session, report, store, table)
+        claims = [] if table else claim_needs(report, store)
+        typer.echo((missing_json if as_json else missing_text)(work, session.cluster, claims))
 
 
 def print_budget(session: "Session", budget: str, table: str | None, *, as_json: bool) -> None:
     """Print which runs resolve most cells within a budget, in their order."""
     hours = parse_budget(budget, session.whole.prices)
-    work = _remaining_work(session, table)
+    work = _remaining_work(session, *_report(session), table)
     allocations = allocate_budget(work.runs, hours)
     if as_json:
         typer.echo(budget_json(allocations, work, hours))
@@ -53,11 +62,17 @@ def print_budget(session: "Session", budget: str, table: str | None, *, as_json:
         typer.echo(budget_text(allocations, work, hours, _run_command(session)))
 
 
-def _remaining_work(session: "Session", table: str | None) -> RemainingWork:
-    """Return the work for the session's runs; the verdicts are those of the whole experiment."""
+def _report(session: "Session") -> tuple[Report, Store]:
+    """Return the report of the whole experiment, and its store."""
     location = session.store_location
     store = Store(location if exists(location) else IN_MEMORY)
-    report = make_report(session.whole, store)
+    return make_report(session.whole, store), store
+
+
+def _remaining_work(
+    session: "Session", report: Report, store: Store, table: str | None
+) -> RemainingWork:
+    """Return the work for the session's runs; the verdicts are those of the whole experiment."""
     only = {run.id for run in session.experiment.runs}
     return find_remaining_work(report, store, table and session.whole.table(table).id, only=only)
 
@@ -68,18 +83,49 @@ def _run_command(session: "Session") -> str:
     return format_command("run", options.spec, *session.whole.options, *store_options(options))
 
 
-def missing_text(work: RemainingWork, cluster: Cluster) -> str:
+def missing_text(work: RemainingWork, cluster: Cluster, claims: Sequence[ClaimNeeds] = ()) -> str:
+    """Return what is undecided and its cost: claims, then the unresolved cells by run."""
+    parts = [_claims_text(claims)] if claims else []
+    if work.cells:
+        parts.append(_cells_text(work, cluster))
+    elif not claims:
+        parts.append("Nothing is missing: every claim is decided.")
+    return with_note(work.note, "\n\n".join(parts))
+
+
+def _claims_text(claims: Sequence[ClaimNeeds]) -> str:
+    """Return a table of the claims that are not decided, with what would decide them."""
+    rows = []
+    for needs in claims:
+        judged = needs.judged
+        runs: dict[int, list[Training]] = {}
+        for run, training in needs.trainings:
+            runs.setdefault(run.id, []).append(training)
+        row = [judged.claim.id, str(judged.verdict)]
+        if not needs.trainings:
+            rows.append([*row, "no number of seeds decides it", "", "", ""])
+            continue
+        replicates = {format_replicates(trainings) for trainings in runs.values()}
+        seeds = replicates.pop() if len(replicates) == 1 else "by run"
+        hours = format_significant(needs.hours)
+        basis = "timed" if needs.timed else "estimated for a GPU"
+        rows.append([*row, ",".join(map(str, runs)), seeds, hours, basis])
+    headers = ["claim", "verdict", "--only", "--seeds", "hours", "basis"]
+    return format_table(rows, headers, left={"claim", "verdict", "--only", "--seeds", "basis"})
+
+
+def _cells_text(work: RemainingWork, cluster: Cluster) -> str:
     """Return a table of the unresolved cells by run, and the total cost of resolving them."""
     rows = [
         _row(needs, seeds, cells, work) for needs in work.runs for seeds, cells in _by_seeds(needs)
     ]
     if not rows:
         cells = pluralize(work.cells, "cell is", "cells are")
-        return with_note(work.note, f"Nothing is missing: {cells} resolved.")
+        return f"Nothing is missing: {cells} resolved."
     headers = ["run", "name", "dataset", "cells", "verdict", "seeds", "--seeds", "GPU-hours"]
     headers.append(work.prices.currency)
     table = format_table(rows, headers, left={"name", "dataset", "cells", "verdict", "--seeds"})
-    return with_note(work.note, f"{table}\n\n{_total(work, cluster)}")
+    return f"{table}\n\n{_total(work, cluster)}"
 
 
 def _by_seeds(needs: RunNeeds) -> Iterator[tuple[int | None, list[CellVerdict]]]:
@@ -155,12 +201,13 @@ def format_replicates(trainings: Sequence[Training]) -> str:
     return ",".join(str(low) if low == high else f"{low}..{high}" for low, high in spans)
 
 
-def missing_json(work: RemainingWork, cluster: Cluster) -> str:
-    """Return the unresolved cells as JSON, with the total cost of resolving them."""
+def missing_json(work: RemainingWork, cluster: Cluster, claims: Sequence[ClaimNeeds] = ()) -> str:
+    """Return what is undecided as JSON, with the total cost of resolving the cells."""
     return to_json(
         {
             "profile": work.profile,
             "note": work.note,
+            "claims": [_claim_record(needs) for needs in claims],
             "cells": [
                 _cell_record(needs, cell, work) for needs in work.runs for cell in needs.cells
             ],
@@ -171,6 +218,19 @@ def missing_json(work: RemainingWork, cluster: Cluster) -> str:
             "eta_s": eta_s(work, cluster) if work.runs else 0.0,
         }
     )
+
+
+def _claim_record(needs: ClaimNeeds) -> dict[str, Any]:
+    return {
+        "claim": needs.judged.claim.id,
+        "verdict": str(needs.judged.verdict),
+        "trainings": [
+            {"run_id": run.id, "replicate": training.replicate, "hours": training.hours}
+            for run, training in needs.trainings
+        ],
+        "hours": needs.hours,
+        "timed": needs.timed,
+    }
 
 
 def _cell_record(needs: RunNeeds, judged: CellVerdict, work: RemainingWork) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from aol.config import TrainConfig, from_dict
 from aol.training.resume import TIMED_EPOCHS
+from orchestrator.analysis.claims import ClaimVerdict, JudgedClaim
 from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import UNFINISHED, Cell, runs_of
 from orchestrator.analysis.verdicts import CellVerdict, Verdict
@@ -56,6 +57,23 @@ class RunNeeds:
 
 
 @dataclass(frozen=True)
+class ClaimNeeds:
+    """A claim that is not decided and the trainings that would decide it; maybe none would.
+
+    `timed` says whether their hours are estimated from epochs of equal settings in the store.
+    """
+
+    judged: JudgedClaim
+    trainings: tuple[tuple[RunSpec, Training], ...]
+    timed: bool
+
+    @property
+    def hours(self) -> float:
+        """Return the hours of all trainings, one after another."""
+        return sum(training.hours for _, training in self.trainings)
+
+
+@dataclass(frozen=True)
 class RemainingWork:
     """All work that would resolve the cells of a report; `flop` is its floating-point operations.
 
@@ -90,17 +108,19 @@ def find_remaining_work(
     experiment = report.experiment
     specs = {run.id: run for run in experiment.runs}
     stored = runs_of(experiment, store)
-    epoch_seconds = gpu_epoch_seconds(store)
+    timed = epoch_seconds(store, on_gpu=True)
     cells = [
         cell
         for cell in report.cells
-        if table in (None, cell.table) and (only is None or cell.run in only)
+        if experiment.comparable
+        and table in (None, cell.table)
+        and (only is None or cell.run in only)
     ]
     needs = []
     for run_id, verdicts in _unresolved_by_run(report, cells).items():
         run = specs[run_id]
         seeds = max((verdict.further_seeds or 0 for verdict in verdicts), default=0)
-        seconds = epoch_seconds.get(_timing_key(run.train))
+        seconds = timed.get(_timing_key(run.train))
         epoch_hours = _epoch_hours(run, seconds, experiment.prices)
         trainings = islice(_unfinished_seeds(run, stored[run_id], epoch_hours), seeds)
         needs.append(RunNeeds(run, tuple(verdicts), tuple(trainings), seconds is not None))
@@ -114,9 +134,35 @@ def find_remaining_work(
     )
 
 
-def gpu_epoch_seconds(store: Store) -> dict[tuple[object, ...], float]:
-    """Return the seconds of recent epochs on GPUs, by the settings that determine them."""
-    runs = {run.key: run for run in store.runs() if _trained_on_gpu(run)}
+def claim_needs(report: Report, store: Store) -> list[ClaimNeeds]:
+    """Return the trainings that would decide each claim that is not decided. Raises: StoreError."""
+    experiment = report.experiment
+    specs = {run.id: run for run in experiment.runs}
+    stored = runs_of(experiment, store)
+    timed = epoch_seconds(store, on_gpu=False) | epoch_seconds(store, on_gpu=True)
+
+    def next_seeds(run_id: int, seeds: int) -> list[tuple[RunSpec, Training]]:
+        run = specs[run_id]
+        hours = _epoch_hours(run, timed.get(_timing_key(run.train)), experiment.prices)
+        found = islice(_unfinished_seeds(run, stored[run_id], hours), seeds)
+        return [(run, training) for training in found]
+
+    needs = []
+    for judged in report.claims:
+        if judged.verdict not in (ClaimVerdict.UNDECIDED, ClaimVerdict.NOT_MEASURED):
+            continue
+        runs, seeds = judged.unmeasured, 1
+        if judged.verdict is ClaimVerdict.UNDECIDED:
+            runs, seeds = judged.claim.runs_among(specs), judged.seeds_to_train
+        trainings = [one for run in runs for one in next_seeds(run, seeds)]
+        known = all(_timing_key(run.train) in timed for run, _ in trainings)
+        needs.append(ClaimNeeds(judged, tuple(trainings), known))
+    return needs
+
+
+def epoch_seconds(store: Store, *, on_gpu: bool) -> dict[tuple[object, ...], float]:
+    """Return the seconds of recent epochs on GPUs or CPUs, by the settings that determine them."""
+    runs = {run.key: run for run in store.runs() if run.device and _trained_on_gpu(run) == on_gpu}
     timed = store.latest_metrics(runs, epochs=TIMED_EPOCHS, names=["seconds"])
 
     def recorded_at(key: str) -> str:

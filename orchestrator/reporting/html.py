@@ -5,6 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.analysis.claims import (
+    ClaimVerdict,
+    JudgedClaim,
+    describe_evidence,
+    describe_step,
+)
 from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import FilledTable, runs_of
 from orchestrator.analysis.verdicts import CellVerdict, Verdict, describe_verdict
@@ -22,6 +28,12 @@ LEGEND = {
     Verdict.PARTIAL: "in training",
     Verdict.MISSING: "no finished and sound run has a value",
 }
+CLAIM_STYLES = {
+    ClaimVerdict.HOLDS: "reproduced",
+    ClaimVerdict.CONTRADICTED: "differs",
+    ClaimVerdict.UNDECIDED: "underpowered",
+    ClaimVerdict.NOT_MEASURED: "missing",
+}
 FAILURES = (Status.FAILED, Status.DIVERGED, Status.UNSOUND, Status.INTERRUPTED)
 
 
@@ -35,7 +47,22 @@ class TableCell:
     verdict: Verdict
     symbol: str
     description: str
+    spread: str  # standard deviation between seeds, empty with one seed
     sort_key: float  # the measured value, -1 if there is none
+
+
+@dataclass(frozen=True)
+class PageClaim:
+    """The texts of a claim on the page."""
+
+    id: str
+    text: str
+    source: str
+    verdict: ClaimVerdict
+    style: str  # its class in the page's style sheet
+    evidence: str
+    published: str
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,7 @@ def render_page(report: Report, store: Store, figures: Sequence[Path]) -> str:
         experiment=report.experiment,
         summary=summarize(report),
         counts=[(verdict, report.counts[verdict]) for verdict in Verdict],
+        claims=[_page_claim(judged) for judged in report.claims],
         cells={cell.name: _table_cell(report.verdicts[cell]) for cell in report.cells},
         legends={filled.table.id: _legend(report, filled) for filled in report.tables},
         figures=[_embed(path) for path in figures],
@@ -92,7 +120,22 @@ def _table_cell(judged: CellVerdict) -> TableCell:
         judged.verdict,
         "" if judged.verdict is Verdict.MISSING else verdict_symbol(judged) + prior,
         describe_verdict(judged),
+        "" if cell.sd is None else f"{cell.sd:.1f}",
         -1.0 if cell.measured is None else cell.measured,
+    )
+
+
+def _page_claim(judged: JudgedClaim) -> PageClaim:
+    found = judged.assessment
+    return PageClaim(
+        judged.claim.id,
+        judged.claim.text,
+        judged.claim.source,
+        judged.verdict,
+        CLAIM_STYLES[judged.verdict],
+        describe_evidence(judged),
+        judged.published,
+        tuple(describe_step(step, found.basis) for step in found.steps) if found else (),
     )
 
 

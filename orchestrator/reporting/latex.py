@@ -3,6 +3,7 @@ r"""The tables in LaTeX, for \input in a document that uses booktabs."""
 import re
 from collections.abc import Sequence
 
+from orchestrator.analysis.claims import describe_evidence
 from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import Cell, FilledTable
 from orchestrator.formatting import MISSING, format_percent
@@ -35,6 +36,7 @@ def render_latex(report: Report) -> str:
             for line in report.violations
         ),
         *map(_comment, [*report.unsound, *report.diverged]),
+        *([_claims(report)] if report.claims else []),
         *(_table(report, filled) for filled in report.tables),
         escape(summarize(report)),
     ]
@@ -51,15 +53,39 @@ def _comment(line: str) -> str:
     return f"% {' '.join(line.split())}"
 
 
+def _claims(report: Report) -> str:
+    note = report.experiment.note.partition(":")[0]
+    caption = "Claims of the paper" + (f" ({note})" if note else "")
+    lines = [
+        _line([one.claim.id, one.claim.text, str(one.verdict), describe_evidence(one)])
+        for one in report.claims
+    ]
+    columns = r"lp{0.3\textwidth}lp{0.4\textwidth}"
+    heads = ["", "Claim", "Verdict", "Evidence"]
+    return _environment(caption, "claims", columns, heads, lines)
+
+
 def _table(report: Report, filled: FilledTable) -> str:
     note = report.experiment.note.partition(":")[0]
     titles = [filled.table.header or "Network", *(column.title for column in filled.columns)]
     with_sd = any(cell.sd is not None for row in filled.cells for cell in row)
-    rows = [line for row in filled.cells for line in _row_lines(row, with_sd=with_sd)]
+    comparable = report.experiment.comparable
+    rows = [
+        line
+        for row in filled.cells
+        for line in _row_lines(row, with_sd=with_sd, with_published=comparable)
+    ]
     caption = filled.table.title + (f" ({note})" if note else "")
-    caption += ". Percent; published values in parentheses."
+    caption += ". Percent; published values in parentheses." if comparable else ". Percent."
     if with_sd:
         caption += " ±: standard deviation between seeds."
+    columns = f"l{'r' * len(filled.columns)}"
+    return _environment(caption, filled.table.id, columns, titles, rows)
+
+
+def _environment(
+    caption: str, label: str, columns: str, titles: Sequence[str], lines: Sequence[str]
+) -> str:
     return "\n".join(
         [
             r"\begin{table}",
@@ -68,12 +94,12 @@ def _table(report: Report, filled: FilledTable) -> str:
             r"\setlength{\tabcolsep}{3pt}",  # fits five columns of two numbers on a page
             r"\setlength{\belowcaptionskip}{\abovecaptionskip}",
             rf"\caption{{{escape(caption)}}}",
-            rf"\label{{tab:{filled.table.id}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(filled.columns)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             _line(titles),
             r"\midrule",
-            *rows,
+            *lines,
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -81,15 +107,15 @@ def _table(report: Report, filled: FilledTable) -> str:
     )
 
 
-def _row_lines(row: Sequence[Cell], *, with_sd: bool) -> list[str]:
+def _row_lines(row: Sequence[Cell], *, with_sd: bool, with_published: bool) -> list[str]:
     """Return the lines of a row.
 
     With standard deviations the published values have their own line, or the table is too wide.
     """
-    published = [f"({format_percent(cell.published)})" for cell in row]
+    published = [f"({format_percent(cell.published)})" if with_published else "" for cell in row]
     if not with_sd:
         texts = [
-            f"{format_percent(cell.measured)} {text}"
+            f"{format_percent(cell.measured)} {text}".rstrip()
             for cell, text in zip(row, published, strict=True)
         ]
         return [_line([row[0].row, *texts])]
@@ -97,7 +123,8 @@ def _row_lines(row: Sequence[Cell], *, with_sd: bool) -> list[str]:
         format_percent(cell.measured) + ("" if cell.sd is None else f" ± {cell.sd:.1f}")
         for cell in row
     ]
-    return [_line([row[0].row, *texts]), _line(["", *published])]
+    lines = [_line([row[0].row, *texts])]
+    return [*lines, _line(["", *published])] if with_published else lines
 
 
 def _line(texts: Sequence[str]) -> str:

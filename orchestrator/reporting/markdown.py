@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from orchestrator.analysis.claims import ClaimVerdict, describe_evidence, summarize_claims
 from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import Cell, FilledTable
 from orchestrator.analysis.verdicts import CellVerdict, Verdict
@@ -14,6 +15,15 @@ SYMBOLS = {
     Verdict.PARTIAL: "…",
     Verdict.MISSING: MISSING,
 }
+CLAIM_SYMBOLS = {
+    ClaimVerdict.HOLDS: "✓",
+    ClaimVerdict.CONTRADICTED: "✗",
+    ClaimVerdict.UNDECIDED: "?",
+    ClaimVerdict.NOT_MEASURED: MISSING,
+}
+CLAIM_LEGEND = """\
+Evidence: differences in percentage points with 95 % intervals, each claimed to be positive;
+p-values are corrected by Holm's method over all claims. See `docs/claims.md`."""
 PRIOR_SYMBOL = "°"  # marks intervals whose standard deviation is the prior alone
 COMPARISON_LEGEND = """\
 measured / published (difference; of several seeds also their number and standard deviation, sd)"""
@@ -39,6 +49,7 @@ def render_markdown(report: Report) -> str:
     if report.violations:
         lines += ["**Violated invariants; do not trust the numbers below:**", ""]
         lines += [*(f"- {line}" for line in report.violations), ""]
+    lines += _claims(report)
     lines += [
         f"Source of the published values: {experiment.source}.",
         "",
@@ -47,6 +58,10 @@ def render_markdown(report: Report) -> str:
         f"{MISSING}: not there yet.",
         "",
     ]
+    if not experiment.comparable:
+        legend = "± standard deviation between seeds" if _with_sd(report) else ""
+        lines += _section(report, "Tables", legend, _format_measured)
+        return "\n".join(lines)
     lines += _section(
         report, "As the paper prints them", "", lambda cell: format_percent(cell.measured)
     )
@@ -58,6 +73,36 @@ def render_markdown(report: Report) -> str:
         lambda cell: _format_verdict(report.verdicts[cell]),
     )
     return "\n".join(lines)
+
+
+def _claims(report: Report) -> list[str]:
+    """Return the lines of the section about claims, none if the file has no claims."""
+    if not report.claims:
+        return []
+    rows = [
+        [
+            judged.claim.id,
+            judged.claim.text,
+            f"{CLAIM_SYMBOLS[judged.verdict]} {judged.verdict}",
+        ]
+        for judged in report.claims
+    ]
+    headers = ["ID", "Claim", "Verdict"]
+    table = format_table(rows, headers, left=set(headers), style="pipe")
+    lines = ["## Claims", "", summarize_claims(report.claims), "", table, "", CLAIM_LEGEND, ""]
+    for judged in report.claims:
+        published = f" The paper's own numbers: {judged.published}." if judged.published else ""
+        lines.append(f"- {judged.claim.id}: {describe_evidence(judged)}{published}")
+    return [*lines, ""]
+
+
+def _with_sd(report: Report) -> bool:
+    return any(cell.sd is not None for cell in report.cells)
+
+
+def _format_measured(cell: Cell) -> str:
+    sd = "" if cell.sd is None else f" ± {cell.sd:.1f}"
+    return format_percent(cell.measured) + sd
 
 
 def _section(

@@ -1,9 +1,10 @@
 """The report as text in every format, and its files."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from aol.atomic import atomic_path
+from orchestrator.analysis.claims import claim_record
 from orchestrator.analysis.report import Report, as_records, summarize
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.errors import OutputError
@@ -31,6 +32,8 @@ def render(report: Report, form: Format) -> str:
                 "profile": report.experiment.profile,
                 "note": report.experiment.note,
                 "summary": summarize(report),
+                "comparable": report.experiment.comparable,
+                "claims": [claim_record(judged) for judged in report.claims],
                 "verdicts": {str(verdict): report.counts[verdict] for verdict in Verdict},
                 "unsound": report.unsound,
                 "diverged": report.diverged,
@@ -40,10 +43,30 @@ def render(report: Report, form: Format) -> str:
         )
     import pandas as pd
 
-    frame = pd.DataFrame(as_records(report))
+    claims = (_claim_row(claim_record(judged)) for judged in report.claims)
+    frame = pd.DataFrame([*as_records(report), *claims])
     frame.insert(0, "profile", report.experiment.profile)
     frame["note"] = report.experiment.note
     return frame.to_csv(index=False)
+
+
+def _claim_row(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a claim in the columns of the cells: its difference is that of its weakest step."""
+    weakest: dict[str, Any] = max(
+        record["steps"], key=lambda step: (step["p_holds"], -step["difference"]), default={}
+    )
+    return {
+        "table": "claims",
+        "row": record["id"],
+        "column": record["claim"],
+        "metric": record["relation"],
+        "difference": weakest.get("difference"),
+        "seeds": record["seeds"] or 0,
+        "verdict": record["verdict"],
+        "interval_low": weakest.get("interval_low"),
+        "interval_high": weakest.get("interval_high"),
+        "further_seeds": record["further_seeds"],
+    }
 
 
 def write_report(report: Report, folder: Path, form: Format) -> Path:

@@ -1,10 +1,12 @@
 """Checking the sections of the YAML file against each other."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from orchestrator.formatting import pluralize
+from orchestrator.spec.claims import KINDS, claim_mistakes
 from orchestrator.spec.experiment import CUSTOM, unknown_ids
-from orchestrator.spec.schema import FILE_NAME, File
+from orchestrator.spec.fields import FILE_NAME
+from orchestrator.spec.schema import File
 from orchestrator.spec.source import Document, Loc, Mistake
 from orchestrator.spec.validation import FieldError, suggest, validate
 
@@ -23,7 +25,12 @@ def check_sections(document: Document) -> tuple[File | None, list[Mistake]]:
         rest = {key: value for key, value in document.data.items() if key not in wrong}
         file, _ = validate(File, rest)
     if file:
-        checks = (_check_repeats(document, file), _check_tables(file), _check_profiles(file))
+        checks = (
+            _check_repeats(document, file),
+            _check_tables(file),
+            _check_claims(file, dict(errors)),
+            _check_profiles(file),
+        )
         found += [one for check in checks for one in check if one[0] not in dict(errors)]
     return file, [Mistake(document.where(loc), text) for loc, text in found]
 
@@ -38,6 +45,8 @@ def _check_repeats(document: Document, file: File) -> Iterator[FieldError]:
         names["tables", i, "id"] = f"table {table.id!r}"
         for j, row in enumerate(table.rows):
             names["tables", i, "rows", j, "label"] = f"table {table.id}: row {row.label!r}"
+    for i, claim in enumerate(file.claims):
+        names["claims", i, "id"] = f"claim {claim.id!r}"
     first: dict[tuple[Loc, str], Loc] = {}
     for loc, name in names.items():
         group = (loc[:-2], name)
@@ -61,6 +70,24 @@ def _check_tables(file: File) -> Iterator[FieldError]:
                 if title not in titles:
                     text = f"table {table.id}: no column {title!r}{suggest(title, titles)}"
                     yield (*loc, "margins", title), text
+
+
+def _check_claims(file: File, wrong: Iterable[Loc]) -> Iterator[FieldError]:
+    """Check the claims without a wrong field."""
+    titles = [column.title for column in file.columns]
+    for i, claim in enumerate(file.claims):
+        if any(loc[:2] == ("claims", i) for loc in wrong):
+            continue
+        if len(claim.relations) != 1:
+            found = " and ".join(claim.relations) or "none"
+            text = f"needs one of {', '.join(KINDS)}; found {found}"
+            yield ("claims", i), f"claim {claim.id}: {text}"
+            continue
+        loc = ("claims", i, claim.kind)
+        if unknown := file.unknown(claim.runs_among(())):
+            yield loc, unknown_ids(f"claim {claim.id}", unknown, file.run_ids)
+        for name, text in claim_mistakes(claim, titles):
+            yield (*loc, name), f"claim {claim.id}: {text}"
 
 
 def _check_profiles(file: File) -> Iterator[FieldError]:

@@ -9,16 +9,9 @@ from pydantic import Field, FiniteFloat, field_validator
 
 from aol.config import TrainConfig
 from orchestrator.errors import SpecError
-from orchestrator.spec.schema import (
-    MAX_ID,
-    Column,
-    FrozenModel,
-    Prices,
-    Reproduction,
-    Row,
-    Table,
-    parse_ids,
-)
+from orchestrator.spec.claims import Claim
+from orchestrator.spec.fields import MAX_ID, FrozenModel, parse_ids
+from orchestrator.spec.schema import Column, Prices, Reproduction, Row, Table
 
 REPLICATE_STRIDE = 1000  # replicate k of a run trains with its seed + 1000 k
 MIN_SHARE = 0.0001  # of a CPU or GPU in Ray
@@ -92,10 +85,12 @@ class Experiment:
     runs: tuple[RunSpec, ...]
     columns: tuple[Column, ...]
     tables: tuple[Table, ...]
+    claims: tuple[Claim, ...] = ()
     reproduction: Reproduction = field(default_factory=Reproduction)
     prices: Prices = field(default_factory=Prices)
     base: str = ""
     overrides: tuple[str, ...] = ()
+    comparable: bool = True  # with the published values
     all_runs: tuple[RunSpec, ...] = field(default=(), repr=False, compare=False)
 
     @property

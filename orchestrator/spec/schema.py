@@ -1,66 +1,22 @@
 """The sections of the YAML file as pydantic models."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat
 
-from aol.certification import certificate
-
-Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
-RADII = cast(dict[Metric, float], {"accuracy": 0.0, **certificate.RADII})
-MAX_ID = 1_000_000
-FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
-CELL_BREAKS = re.compile(r"[|\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what no markdown cell may contain
-
-
-def parse_ids(value: Any) -> tuple[int, ...]:
-    """Return the numbers of "0, 20-24" or "0..4" (or of a list), in order, each once.
-
-    Raises: ValueError.
-    """
-    if isinstance(value, list):
-        value = ",".join(str(item) for item in value)
-    numbers: dict[int, None] = {}
-    for part in str(value).replace("..", "-").split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            low, high = int(first), int(last if dash else first)
-        except ValueError:
-            raise ValueError(
-                f"{part.strip()!r} is no number or range; write for example 0,20-24"
-            ) from None
-        if high > MAX_ID:
-            raise ValueError(f"{high} is larger than {MAX_ID}")
-        if high < low:
-            raise ValueError(f"the range {part.strip()} is empty")
-        numbers |= dict.fromkeys(range(low, high + 1))
-    return tuple(numbers)
-
-
-def _check_cell(text: str) -> str:
-    if CELL_BREAKS.search(text):
-        raise ValueError("would break the printed table; use no | and no line break")
-    return text
-
-
-def _check_file_name(text: str) -> str:
-    if not FILE_NAME.fullmatch(text):
-        raise ValueError("becomes part of file names; use letters, digits, - and _")
-    return text
-
-
-Cell = Annotated[str, AfterValidator(_check_cell)]
-Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
-Points = Annotated[FiniteFloat, Field(gt=0, le=100)]  # percentage points
-
-
-class FrozenModel(BaseModel):
-    """Base of models that are immutable and reject unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from orchestrator.spec.claims import Claim
+from orchestrator.spec.fields import (
+    RADII,
+    Cell,
+    FrozenModel,
+    Metric,
+    Percent,
+    Points,
+    check_file_name,
+    parse_ids,
+)
 
 
 class Column(FrozenModel):
@@ -90,7 +46,7 @@ class Row(FrozenModel):
 class Table(FrozenModel):
     """One of the paper's tables, with its own margin if it has one."""
 
-    id: Annotated[str, AfterValidator(_check_file_name)]
+    id: Annotated[str, AfterValidator(check_file_name)]
     title: str
     header: Cell = ""
     margin: Points | None = None
@@ -140,9 +96,13 @@ class Change(FrozenModel):
 
 
 class Profile(FrozenModel):
-    """A way to train all runs: the paper's own, or a quick one with a note about that."""
+    """A way to train all runs: the paper's own, or a quick one with a note about that.
+
+    Cells of a profile that is not `comparable` with the paper are not compared with its values.
+    """
 
     note: str = ""
+    comparable: bool = True
     checkpoint_seconds: Annotated[FiniteFloat, Field(gt=0)] = 60.0
     changes: list[Change] = Field(default_factory=list)
 
@@ -169,6 +129,7 @@ class File(FrozenModel):
     profiles: Annotated[dict[str, OptionalProfile], Field(min_length=1)]
     columns: tuple[Column, ...] = ()
     tables: tuple[Table, ...] = ()
+    claims: tuple[Claim, ...] = ()
     reproduction: Reproduction = Reproduction()
     prices: Prices = Prices()
 

@@ -30,6 +30,7 @@ OTHERS = {
     "data.train_limit": 1000,
     "data.test_limit": 500,
     "data.augment": False,
+    "data.shuffle": "authors",
     "loss.offset": 1.0,
     "loss.temperature": 1.0,
     "optimizer.learning_rate": 0.01,

@@ -8,7 +8,7 @@ import numpy as np
 from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
 from aol.models.flops import layers_of
 from orchestrator.analysis.margins import certified_share
-from orchestrator.spec.schema import RADII
+from orchestrator.spec.fields import RADII
 from orchestrator.store import Status
 from tests.support.stores import ORIGIN
 

@@ -27,25 +27,29 @@ PANELS = (
 )
 
 
-def certified_curves(filled: FilledTable, runs: Runs, store: Store, note: str) -> "Figure":
+def certified_curves(
+    filled: FilledTable, runs: Runs, store: Store, note: str, *, published: bool
+) -> "Figure":
     """Return the certified accuracy by radius: mean and range of the seeds, published values."""
     import numpy as np
 
     figure, (axes,) = make_panels(filled.table.title, note)
-    published = [column.radius for column in filled.columns]
-    radii = np.union1d(np.linspace(0, LARGEST_RADIUS, RADIUS_STEPS), published)
+    printed = [column.radius for column in filled.columns]
+    radii = np.union1d(np.linspace(0, LARGEST_RADIUS, RADIUS_STEPS), printed)
     entries = []
     for index, row in enumerate(filled.table.rows):
         color, linestyle, marker = line_style(index)
-        artists = axes.plot(
-            published,
-            row.published,
-            linestyle="none",
-            color=color,
-            marker=marker,
-            markerfacecolor="none",
-            clip_on=False,
-        )
+        artists = []
+        if published:
+            artists += axes.plot(
+                printed,
+                row.published,
+                linestyle="none",
+                color=color,
+                marker=marker,
+                markerfacecolor="none",
+                clip_on=False,
+            )
         curves = [
             [100 * certified_share(margins, float(radius)) for radius in radii]
             for margins in _margins(runs[row.run], store)
@@ -54,10 +58,12 @@ def certified_curves(filled: FilledTable, runs: Runs, store: Store, note: str) -
             artists += axes.plot(radii, np.mean(curves, axis=0), color=color, linestyle=linestyle)
             low, high = np.min(curves, axis=0), np.max(curves, axis=0)
             axes.fill_between(radii, low, high, color=color, alpha=0.2)
-        entries.append((row.label, tuple(artists)))
+        if artists:
+            entries.append((row.label, tuple(artists)))
     axes.set(xlabel="radius ε (L2, pixels in [0, 1])", ylabel="certified robust accuracy (%)")
     axes.set(xlim=(0, LARGEST_RADIUS), ylim=(0, None))
-    add_legend(figure, entries, "lines: mean of the seeds; bands: their range; markers: published")
+    legend = "lines: mean of the seeds; bands: their range"
+    add_legend(figure, entries, f"{legend}; markers: published" if published else legend)
     return figure
 
 

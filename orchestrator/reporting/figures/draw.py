@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import runs_of
+from orchestrator.reporting.figures.claims import claims_figure
 from orchestrator.reporting.figures.curves import certified_curves, training_curves
 from orchestrator.reporting.figures.scatter import paper_against_ours, trade_off
+from orchestrator.reporting.figures.spectra import singular_values
 from orchestrator.reporting.figures.style import RC_PARAMS
 from orchestrator.store import Status, Store
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg")
+SPECTRA = "singular-values-"  # name before the run's ID
+CLAIMS = "claims"  # name of the figure of all claims
 OVERALL = "paper-against-ours"  # name of the figure of all tables together
 TABLE_FIGURES = ("curves", "training", "trade-off")  # names before the table's ID
 
@@ -40,18 +44,27 @@ def draw_figures(
 
 def figures_of(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
     """Yield every figure that has data, with its name."""
-    note = report.experiment.note
-    stored = runs_of(report.experiment, store)
+    experiment, note = report.experiment, report.experiment.note
+    if any(judged.assessment for judged in report.claims):
+        yield CLAIMS, claims_figure(report.claims, note)
+    stored = runs_of(experiment, store)
     for filled in report.tables:
         rows = {row.run: stored.get(row.run, []) for row in filled.table.rows}
         if any(run.status is Status.DONE for runs in rows.values() for run in runs):
-            yield f"curves-{filled.table.id}", certified_curves(filled, rows, store, note)
+            figure = certified_curves(filled, rows, store, note, published=experiment.comparable)
+            yield f"curves-{filled.table.id}", figure
         if any(run.epoch for runs in rows.values() for run in runs):
             yield f"training-{filled.table.id}", training_curves(filled, rows, store, note)
-        if filled.table.header and (figure := trade_off(filled, note)):
-            yield f"trade-off-{filled.table.id}", figure
-    if any(cell.values for cell in report.cells):
+        if filled.table.header:
+            traded = trade_off(filled, note, published=experiment.comparable)
+            if traded:
+                yield f"trade-off-{filled.table.id}", traded
+    if experiment.comparable and any(cell.values for cell in report.cells):
         yield OVERALL, paper_against_ours(report)
+    for run_id, runs in stored.items():
+        first = next((run for run in runs if run.status is Status.DONE), None)
+        if first and (spectra := singular_values(first, note)):
+            yield f"{SPECTRA}{run_id}", spectra
 
 
 def by_run(report: Report, drawn: Sequence[Path]) -> dict[int, list[Path]]:
@@ -62,6 +75,9 @@ def by_run(report: Report, drawn: Sequence[Path]) -> dict[int, list[Path]]:
         of_table = [path for path in drawn if path.stem in names]
         for run in {row.run for row in filled.table.rows}:
             figures.setdefault(run, []).extend(of_table)
+    for path in drawn:
+        if path.stem.startswith(SPECTRA):
+            figures.setdefault(int(path.stem.removeprefix(SPECTRA)), []).append(path)
     return figures
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 MARGIN_GREY = "#d0d0d0"
 
 
-def trade_off(filled: FilledTable, note: str) -> "Figure | None":
-    """Return standard against certified accuracy, row by row, measured and published.
+def trade_off(filled: FilledTable, note: str, *, published: bool) -> "Figure | None":
+    """Return standard against certified accuracy, row by row, measured and maybe published.
 
     Returns None if the table lacks either column or has no measured values.
     """
@@ -42,18 +42,19 @@ def trade_off(filled: FilledTable, note: str) -> "Figure | None":
         (line,) = axes.plot(
             [x for _, x, _ in measured], [y for _, _, y in measured], color=color, marker=marker
         )
-        axes.plot(
-            [row[accuracy].published for row in filled.cells],
-            [row[column].published for row in filled.cells],
-            linestyle=":",
-            markerfacecolor="none",
-            color=color,
-            marker=marker,
-        )
+        if published:
+            axes.plot(
+                [row[accuracy].published for row in filled.cells],
+                [row[column].published for row in filled.cells],
+                linestyle=":",
+                markerfacecolor="none",
+                color=color,
+                marker=marker,
+            )
         entries.append((columns[column].title, line))
     axes.margins(x=0.12)  # room for labels
     axes.set(xlabel="standard accuracy (%)", ylabel="certified robust accuracy (%)")
-    add_legend(figure, entries, "filled: measured; open: published")
+    add_legend(figure, entries, "filled: measured; open: published" if published else "")
     add_labels(figure, axes, _measured(filled, accuracy, certified[0]))
     return figure
 

@@ -62,7 +62,12 @@ def make_panels(title: str, note: str, panels: int = 1) -> tuple["Figure", list[
 
 
 def add_legend(figure: "Figure", entries: Sequence[tuple[str, Any]], title: str) -> None:
-    """Add a legend below the axes, with as many columns as its labels leave room for."""
+    """Add a legend below the axes, with as many columns as its labels leave room for.
+
+    Nothing is added without entries.
+    """
+    if not entries:
+        return
     available = int(figure.get_figwidth() * CHARACTERS_PER_INCH)
     widest = max(len(label) for label, _ in entries) + 10  # with the line beside it
     figure.legend(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from aol.certification.certificate import RADII
+from aol.certification.singular_values import Spectrum, share_nearly_orthogonal
 from aol.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
 from aol.data.datasets import Images
 from aol.errors import CheckpointError
@@ -19,7 +20,7 @@ from aol.training.loss import offset_cross_entropy
 from aol.training.metrics import certified, correct, margins
 from aol.training.optimizer import make_optimizer, set_learning_rate
 from aol.training.step import scale_pixels
-from aol.training.trainer import DivergedError, Trainer
+from aol.training.trainer import DivergedError, Trainer, evaluate_result
 from tests.support.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -734,3 +735,17 @@ def test_given_images_replace_those_of_the_data_root(tmp_path):
     assert [len(trainer.train), len(trainer.test)] == [40, 20]
     assert metrics.accuracy is not None
     assert not list(tmp_path.iterdir())
+
+
+def test_the_result_has_the_singular_values_at_the_start_and_after_training(trainer):
+    run = trainer(ONE_EPOCH)
+    for _ in run.epochs():
+        pass
+    found = evaluate_result(run).certificate["singular_values"]
+    start, trained = (
+        [Spectrum.from_dict(one) for one in found[when]] for when in ("start", "trained")
+    )
+
+    assert len(start) == len(trained) == 28
+    assert share_nearly_orthogonal(start) > 0.95
+    assert Spectrum.from_dict(found["jacobian"]).size == 10 * min(32, len(run.test))

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.analysis.compare import compare_margins, compare_runs
 from orchestrator.analysis.margins import certified_share, describe_missing_margins
 from orchestrator.errors import RecordError, RequestError, SpecError
-from orchestrator.spec.schema import RADII
+from orchestrator.spec.fields import RADII
 from orchestrator.store import Status
 from tests.support.reports import damage_margins, finish_with_margins
 from tests.support.stores import ORIGIN

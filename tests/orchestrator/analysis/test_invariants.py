@@ -3,7 +3,7 @@ import pytest
 
 from orchestrator.analysis.invariants import find_violations
 from orchestrator.analysis.margins import certified_share
-from orchestrator.spec.schema import RADII
+from orchestrator.spec.fields import RADII
 from orchestrator.store import Status
 from tests.support.reports import certificate, damage_margins
 from tests.support.stores import ORIGIN

@@ -7,7 +7,7 @@ import torch
 from aol.certification import certificate
 from aol.training import metrics
 from orchestrator.analysis.margins import certified, margins_agree, read_margins
-from orchestrator.spec.schema import RADII
+from orchestrator.spec.fields import RADII
 
 
 def scores_and_margins(images=500, classes=10):

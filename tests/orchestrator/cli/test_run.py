@@ -159,7 +159,7 @@ def test_report_draws_figures_and_checks_invariants(finished, tmp_path, data_roo
     bad = shell("report", "experiments.yaml", "--check")
 
     assert good.returncode == 0, good.stderr
-    assert "3 figures in results/demo/figures" in good.stderr
+    assert "5 figures in results/demo/figures" in good.stderr
     assert (tmp_path / "results" / "demo" / "figures" / "curves-only.svg").exists()
     assert (unchecked.returncode, bad.returncode) == (0, 4)
     assert "violated: run 0, seed 0: cra_1 0.9990 is above cra_108" in bad.stderr

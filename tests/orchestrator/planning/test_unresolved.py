@@ -9,7 +9,7 @@ from orchestrator.analysis.verdicts import Verdict
 from orchestrator.cli import app
 from orchestrator.errors import SpecError
 from orchestrator.planning.resources import cost
-from orchestrator.planning.unresolved import find_remaining_work, gpu_epoch_seconds
+from orchestrator.planning.unresolved import epoch_seconds, find_remaining_work
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import Prices
 from orchestrator.store import Checkpoint, Epoch, Status, Store
@@ -176,7 +176,7 @@ def test_hours_are_estimated_from_recent_epochs_on_gpus(remaining, experiment, s
             store.record(run.key, epoch, {"seconds": taken})
     found = remaining()
 
-    assert len(gpu_epoch_seconds(store)) == 2
+    assert len(epoch_seconds(store, on_gpu=True)) == 2
     assert found.timed
     assert found.runs[0].hours() == pytest.approx(3 * 36 / 3600)
 
@@ -198,7 +198,7 @@ def test_the_newest_of_comparable_runs_determines_the_time(store, make_run, newe
         at = f"202{6 if place == newest else 5}-01-01T00:00:00.000+00:00"
         store.record_epochs(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
 
-    assert list(gpu_epoch_seconds(store).values()) == [10.0 + newest]
+    assert list(epoch_seconds(store, on_gpu=True).values()) == [10.0 + newest]
 
 
 def test_a_quarter_of_a_gpu_costs_a_quarter(experiment, store):

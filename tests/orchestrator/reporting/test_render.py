@@ -388,6 +388,8 @@ def test_json_has_the_note_and_every_cell(experiment, store):
         "profile": "demo",
         "note": NOTE,
         "summary": summarize(report),
+        "comparable": True,
+        "claims": [],
         "verdicts": {
             "reproduced": 0,
             "differs": 0,

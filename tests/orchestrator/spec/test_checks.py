@@ -68,11 +68,11 @@ def test_all_mistakes_of_a_file_are_reported_at_once(problems_in):
 
     assert problems_in(text=text) == [
         f"x.yaml:1: nam: unknown field; did you mean `name`? {file}columns, tables, "
-        "reproduction, prices)",
+        "claims, reproduction, prices)",
         "x.yaml:4: runs 0, 1, 4: epochs: must be a whole number, got 'many'",
         f"x.yaml:5: runs 0, 1, 4: dat: unknown field; did you mean `data`? {TRAINING}",
         "x.yaml:6: runs 0, 1, 4: data.augmnt: unknown field; did you mean `augment`? "
-        "(allowed: name, train_limit, test_limit, augment)",
+        "(allowed: name, train_limit, test_limit, augment, shuffle)",
         f"x.yaml:6: runs 0, 1, 4: data.name: must be {datasets}, got 'mnist'",
         "x.yaml:7: runs 0, 1, 4: loss.offset: must be finite and not negative, got -1.0",
         "x.yaml:7: runs 0, 1, 4: loss.temperature: must be positive and finite, got nan",

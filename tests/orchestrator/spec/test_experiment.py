@@ -2,7 +2,7 @@ import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.spec.experiment import parse_ids_option
-from orchestrator.spec.schema import parse_ids
+from orchestrator.spec.fields import parse_ids
 
 NO_RANGE = "no number or range; write for example 0,20-24"
 

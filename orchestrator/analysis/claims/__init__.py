@@ -1,0 +1,25 @@
+"""Whether the claims of a paper hold for the runs that were trained."""
+
+from orchestrator.analysis.claims.contrasts import Step
+from orchestrator.analysis.claims.describe import (
+    claim_record,
+    describe_evidence,
+    describe_step,
+    summarize_claims,
+)
+from orchestrator.analysis.claims.measurements import Basis
+from orchestrator.analysis.claims.relations import Assessment
+from orchestrator.analysis.claims.verdicts import ClaimVerdict, JudgedClaim, judge_claims
+
+__all__ = [
+    "Assessment",
+    "Basis",
+    "ClaimVerdict",
+    "JudgedClaim",
+    "Step",
+    "claim_record",
+    "describe_evidence",
+    "describe_step",
+    "judge_claims",
+    "summarize_claims",
+]

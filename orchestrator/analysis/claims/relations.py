@@ -1,0 +1,206 @@
+"""The tests of each relation that a claim can state."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+
+from orchestrator.analysis.claims.contrasts import Contrasts, SeedContrasts, Step
+from orchestrator.analysis.claims.measurements import Basis, Comparisons, PublishedComparisons
+from orchestrator.spec.claims import Above, Bound, Claim, Extreme, Moves, Trend
+
+Source = Comparisons | PublishedComparisons
+Outcome = tuple[Sequence[Step], float, float]  # steps, p-values of holding and of the opposite
+Name = Callable[[int, int, str], str]  # of a step: the higher run, the lower one, the column
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The steps of a claim and the p-values of its two decisions.
+
+    `p_holds` and `p_opposite` are None where nothing is random. `highest` is the probability that
+    the claimed run is the highest, for a claim about an extreme. `at` gives the p-values if so many
+    seeds had the same means and the same spread.
+    """
+
+    basis: Basis
+    seeds: int
+    steps: tuple[Step, ...]
+    p_holds: float | None
+    p_opposite: float | None
+    highest: float | None = None
+    at: Callable[[int], tuple[float, float]] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class ClaimTest:
+    """The contrasts of a claim, and the function that tests them."""
+
+    contrasts: tuple[Contrasts, ...]
+    evaluate: Callable[[Sequence[Contrasts]], Outcome]
+    highest: Callable[[], float] | None = None
+
+    def assessment(self, basis: Basis, seeds: int) -> Assessment:
+        """Return the evidence."""
+        steps, p_holds, p_opposite = self.evaluate(self.contrasts)
+
+        def at(more: int) -> tuple[float, float]:
+            scaled = [
+                each.with_seeds(more) for each in self.contrasts if isinstance(each, SeedContrasts)
+            ]
+            return self.evaluate(scaled)[1:]
+
+        return Assessment(
+            basis,
+            seeds,
+            tuple(steps),
+            p_holds,
+            p_opposite,
+            self.highest() if self.highest else None,
+            at if basis is Basis.SEEDS else None,
+        )
+
+
+def claim_test(claim: Claim, source: Source, labels: Mapping[int, str]) -> ClaimTest | None:
+    """Return the tests of a claim's steps; None if the source lacks a value."""
+
+    def name(higher: int, lower: int, column: str) -> str:
+        return f"{labels[higher]} over {labels[lower]}, {column}"
+
+    match claim.relation:
+        case Trend() as trend:
+            return _trend_tests(trend, claim.kind, source, name)
+        case Extreme() as extreme:
+            return _extreme_tests(extreme, claim.kind, source, name)
+        case Above() as above:
+            return _above_tests(above, claim.columns_among(source.titles), source, name)
+        case Moves() as moves:
+            return _moves_tests(moves, source, name)
+        case _:
+            return None
+
+
+def _all_steps(steps: Sequence[Step]) -> Outcome:
+    """Return the outcome of steps that all have to be positive.
+
+    All are, if each test rejects (an intersection-union test); one is not, by Bonferroni's method.
+    """
+    p_holds = max(step.p_holds for step in steps)
+    return steps, p_holds, min(1.0, len(steps) * min(step.p_opposite for step in steps))
+
+
+def _trend_tests(trend: Trend, kind: str, source: Source, name: Name) -> ClaimTest | None:
+    rising = trend.runs if kind == "increases" else trend.runs[::-1]
+    found = source.contrasts([rising], trend.column, trend.minus)
+    if found is None:
+        return None
+    column = trend.column if trend.minus is None else f"{trend.column} minus {trend.minus}"
+
+    def evaluate(contrasts: Sequence[Contrasts]) -> Outcome:
+        (only,) = contrasts
+        steps = [only.step(name(high, low, column), high, low) for low, high in pairwise(rising)]
+        _, p_holds, p_opposite = _all_steps(steps)
+        if source.basis is Basis.SEEDS and isinstance(only, SeedContrasts):
+            in_order = all(step.difference > 0 for step in steps)
+            p_holds = only.trend_p(rising) if in_order else 1.0
+        return steps, p_holds, p_opposite
+
+    return ClaimTest(tuple(found), evaluate)
+
+
+def _extreme_tests(extreme: Extreme, kind: str, source: Source, name: Name) -> ClaimTest | None:
+    found = source.contrasts([extreme.runs], extreme.column)
+    if found is None:
+        return None
+    others = [run for run in extreme.runs if run != extreme.run]
+    pairs = [(extreme.run, other) for other in others]
+    if kind == "lowest":
+        pairs = [(other, extreme.run) for other in others]
+
+    def evaluate(contrasts: Sequence[Contrasts]) -> Outcome:
+        (only,) = contrasts
+        return _all_steps([only.step(name(*pair, extreme.column), *pair) for pair in pairs])
+
+    sign = 1 if kind == "highest" else -1
+    return ClaimTest(
+        tuple(found), evaluate, partial(found[0].highest_probability, extreme.run, sign)
+    )
+
+
+def _above_tests(
+    above: Above, columns: Sequence[str], source: Source, name: Name
+) -> ClaimTest | None:
+    found, pairs = [], []
+    for column in columns:
+        contrasts = source.contrasts(above.orders, column)
+        if contrasts is None:
+            return None
+        for order, contrast in zip(above.orders, contrasts, strict=True):
+            for pair in pairwise(order):
+                found.append(contrast)
+                pairs.append((name(*pair, column), *pair))
+
+    def evaluate(contrasts: Sequence[Contrasts]) -> Outcome:
+        return _all_steps([each.step(*pair) for each, pair in zip(contrasts, pairs, strict=True)])
+
+    return ClaimTest(tuple(found), evaluate)
+
+
+def _moves_tests(moves: Moves, source: Source, name: Name) -> ClaimTest | None:
+    found = []
+    for column in moves.best:
+        contrasts = source.contrasts([moves.runs], column)
+        if contrasts is None:
+            return None
+        found += contrasts
+
+    def evaluate(contrasts: Sequence[Contrasts]) -> Outcome:
+        outcomes = [
+            _best_of(each, best, [run for run in moves.runs if run not in best], column, name)
+            for each, (column, best) in zip(contrasts, moves.best.items(), strict=True)
+        ]
+        return (
+            [step for step, _, _ in outcomes],
+            max(p_holds for _, p_holds, _ in outcomes),
+            min(1.0, len(outcomes) * min(p_opposite for _, _, p_opposite in outcomes)),
+        )
+
+    return ClaimTest(tuple(found), evaluate)
+
+
+def _best_of(
+    contrasts: Contrasts, best: Sequence[int], others: Sequence[int], column: str, name: Name
+) -> tuple[Step, float, float]:
+    """Return the test that one of `best` is above all others: its hardest step and p-values."""
+
+    def step(run: int, other: int) -> Step:
+        return contrasts.step(name(run, other, column), run, other)
+
+    hardest = [max((step(run, other) for other in others), key=support) for run in best]
+    strongest = min(hardest, key=support)
+    p_opposite = min(max(step(run, other).p_opposite for run in best) for other in others)
+    return (
+        strongest,
+        min(1.0, len(best) * strongest.p_holds),
+        min(1.0, len(others) * p_opposite),
+    )
+
+
+def support(step: Step) -> tuple[float, float]:
+    """Return a key that is larger the less a step is supported."""
+    return step.p_holds, -step.difference
+
+
+def assess_bound(
+    bound: Bound, kind: str, comparisons: Comparisons, labels: Mapping[int, str]
+) -> Assessment:
+    """Return the evidence for a bound: a step per run, its seed that is nearest to the bound."""
+    sign = 1.0 if kind == "at_least" else -1.0
+    steps = []
+    for run in comparisons.seeds:
+        values = comparisons.measured.values(run, bound.column).values()
+        distance = min(sign * (value - bound.value) for value in values)
+        p_holds = 0.0 if distance >= 0 else 1.0
+        name = f"{labels[run]}, {bound.column}"
+        steps.append(Step(name, distance, (distance, distance), p_holds, 1 - p_holds))
+    return Assessment(Basis.VALUES, comparisons.least_seeds, tuple(steps), None, None)

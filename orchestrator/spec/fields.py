@@ -1,0 +1,62 @@
+"""The types that the fields of the YAML file are made of."""
+
+import re
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+
+from aol.certification import certificate
+
+Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
+RADII = cast(dict[Metric, float], {"accuracy": 0.0, **certificate.RADII})
+MAX_ID = 1_000_000
+FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+CELL_BREAKS = re.compile(r"[|\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what no markdown cell may contain
+
+
+def parse_ids(value: Any) -> tuple[int, ...]:
+    """Return the numbers of "0, 20-24" or "0..4" (or of a list), in order, each once.
+
+    Raises: ValueError.
+    """
+    if isinstance(value, list):
+        value = ",".join(str(item) for item in value)
+    numbers: dict[int, None] = {}
+    for part in str(value).replace("..", "-").split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            low, high = int(first), int(last if dash else first)
+        except ValueError:
+            raise ValueError(
+                f"{part.strip()!r} is no number or range; write for example 0,20-24"
+            ) from None
+        if high > MAX_ID:
+            raise ValueError(f"{high} is larger than {MAX_ID}")
+        if high < low:
+            raise ValueError(f"the range {part.strip()} is empty")
+        numbers |= dict.fromkeys(range(low, high + 1))
+    return tuple(numbers)
+
+
+def _check_cell(text: str) -> str:
+    if CELL_BREAKS.search(text):
+        raise ValueError("would break the printed table; use no | and no line break")
+    return text
+
+
+def check_file_name(text: str) -> str:
+    """Return a text that can be part of a file name. Raises: ValueError."""
+    if not FILE_NAME.fullmatch(text):
+        raise ValueError("becomes part of file names; use letters, digits, - and _")
+    return text
+
+
+Cell = Annotated[str, AfterValidator(_check_cell)]
+Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
+Points = Annotated[FiniteFloat, Field(gt=0, le=100)]  # percentage points
+
+
+class FrozenModel(BaseModel):
+    """Base of models that are immutable and reject unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,0 +1,205 @@
+"""
+Claims judged over stored runs: each relation, what is undecided and why, and the error rates.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from orchestrator.analysis.claims import ClaimVerdict, judge_claims
+from orchestrator.analysis.claims.contrasts import SeedContrasts, pool_spread
+from orchestrator.analysis.claims.measurements import Basis
+from orchestrator.analysis.claims.relations import claim_test
+from orchestrator.analysis.verdicts import SIGNIFICANCE_LEVEL, holm
+from orchestrator.spec.claims import Claim
+from orchestrator.spec.loader import SpecFile
+from tests.support.shell import PROJECT
+
+HOLDS, CONTRADICTED, UNDECIDED, NOT_MEASURED = ClaimVerdict
+RUNS = (20, 21, 22, 23, 24)
+COLUMNS = ("Std Acc", "CRA 36/255", "CRA 1")
+LABELS = {run: f"run {run}" for run in RUNS}
+
+
+def claim(kind, **relation):
+    return Claim.model_validate({"id": "C", "text": "so it is", kind: relation})
+
+
+FALLS = claim("decreases", runs="20-24", column="Std Acc")
+RISES = claim("increases", runs="20-24", column="Std Acc")
+SHRINKS = claim("decreases", runs="20-24", column="Std Acc", minus="CRA 36/255")
+HIGHEST = claim("highest", run=20, runs="20-24", column="Std Acc")
+LOWEST = claim("lowest", run=24, runs="20-24", column="Std Acc")
+ABOVE = claim("above", orders=[[20, 21], [22, 23]], columns=["Std Acc", "CRA 36/255"])
+MOVES = claim("moves", runs="20-24", best={"Std Acc": 20, "CRA 36/255": "21-22", "CRA 1": 23})
+ALL = [FALLS, RISES, SHRINKS, HIGHEST, LOWEST, ABOVE, MOVES]
+
+
+class Table:
+    """
+    Values by column, run and seed, to be compared by their seeds.
+    """
+
+    basis, titles = Basis.SEEDS, COLUMNS
+
+    def __init__(self, values):
+        self.values = values
+
+    def contrasts(self, groups, column, minus=None):
+        less = self.values[minus] if minus else 0.0
+        rows = dict(zip(RUNS, self.values[column] - less, strict=True))
+        values = [{run: list(rows[run]) for run in group} for group in groups]
+        spread = pool_spread(values, paired=True, least=1e-9)
+        return [SeedContrasts(group, spread, len(next(iter(group.values())))) for group in values]
+
+
+def judged(asked, table):
+    """
+    The verdict of one claim alone, which Holm's correction leaves as it is.
+    """
+    tests = claim_test(asked, table, LABELS)
+    _, p_holds, p_opposite = tests.evaluate(tests.contrasts)
+    if 2 * min(p_holds, p_opposite) >= SIGNIFICANCE_LEVEL:
+        return UNDECIDED
+    return HOLDS if p_holds < p_opposite else CONTRADICTED
+
+
+PAPER = {
+    "Std Acc": [80.3, 77.8, 70.6, 59.9, 48.5],
+    "CRA 36/255": [46.4, 63.0, 62.8, 55.0, 45.4],
+    "CRA 1": [0.0, 2.2, 22.5, 31.1, 29.0],
+}
+
+
+def around(means, *, seeds=3, sd=0.3, generator=None):
+    generator = generator or np.random.default_rng(1)
+    return Table(
+        {
+            column: np.array(row)[:, None] + sd * generator.normal(size=(5, seeds))
+            for column, row in means.items()
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "verdict"),
+    [
+        (FALLS, HOLDS),
+        (RISES, CONTRADICTED),
+        (SHRINKS, HOLDS),
+        (HIGHEST, HOLDS),
+        (LOWEST, HOLDS),
+        (ABOVE, CONTRADICTED),  # 46.4 is not above 63.0
+        (MOVES, HOLDS),
+        (claim("above", orders=[[20, 21, 22]], columns=["Std Acc"]), HOLDS),
+        (claim("highest", run=24, runs="20-24", column="CRA 1"), CONTRADICTED),
+        (claim("moves", runs="20-24", best={"Std Acc": 21, "CRA 1": 23}), CONTRADICTED),
+        (claim("moves", runs="20-22", best={"CRA 36/255": 21}), UNDECIDED),
+    ],
+)
+def test_the_papers_numbers_with_noise_decide_as_they_should(asked, verdict):
+    assert judged(asked, around(PAPER)) is verdict
+
+
+def test_a_trend_with_a_step_in_the_wrong_order_does_not_hold():
+    means = PAPER | {"Std Acc": [80.0, 80.1, 70.0, 60.0, 50.0]}
+
+    assert judged(FALLS, around(means, sd=0.5, seeds=8)) is not HOLDS
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("asked", ALL, ids=lambda asked: asked.kind)
+def test_where_all_runs_are_equal_few_claims_are_decided(asked, seeds):
+    """
+    In either direction together, in 5 % of experiments at most.
+    """
+    generator = np.random.default_rng(seeds)
+    equal = {column: [50.0] * 5 for column in COLUMNS}
+    draws = 400
+    decided = sum(
+        judged(asked, around(equal, seeds=seeds, generator=generator)) is not UNDECIDED
+        for _ in range(draws)
+    )
+
+    assert decided / draws <= SIGNIFICANCE_LEVEL + 3 * np.sqrt(0.05 * 0.95 / draws)
+
+
+def test_over_all_claims_holms_correction_keeps_the_rate_of_a_wrong_decision():
+    """
+    Ten claims about ten independent pairs of equal runs.
+    """
+    generator = np.random.default_rng(0)
+    one = claim("above", orders=[[20, 21]], columns=["Std Acc"])
+    draws, wrong = 400, 0
+    for _ in range(draws):
+        p_values = {}
+        for number in range(10):
+            tests = claim_test(one, around({"Std Acc": [50.0] * 5}, generator=generator), LABELS)
+            _, p_holds, p_opposite = tests.evaluate(tests.contrasts)
+            p_values[number] = min(1.0, 2 * min(p_holds, p_opposite))
+        wrong += min(holm(p_values).values()) < SIGNIFICANCE_LEVEL
+
+    assert wrong / draws <= SIGNIFICANCE_LEVEL + 3 * np.sqrt(0.05 * 0.95 / draws)
+
+
+def test_adding_seeds_until_a_claim_is_decided_inflates_the_error():
+    """
+    As docs/claims.md states: from 3 seeds to 12, looking after each one, about three times.
+    """
+    generator = np.random.default_rng(7)
+    one = claim("above", orders=[[20, 21]], columns=["Std Acc"])
+    draws, wrong = 600, 0
+    for _ in range(draws):
+        values = around({"Std Acc": [50.0] * 5}, seeds=12, generator=generator).values["Std Acc"]
+        wrong += any(
+            judged(one, Table({"Std Acc": values[:, :seeds]})) is not UNDECIDED
+            for seeds in range(3, 13)
+        )
+
+    assert 0.10 < wrong / draws < 0.22
+
+
+def test_the_seeds_that_decide_a_claim_do_so_if_nothing_changes():
+    values = np.zeros((5, 3))
+    values[0] = [0.6, -0.2, 0.5]
+    one = claim("above", orders=[[20, 21]], columns=["Std Acc"])
+    found = claim_test(one, Table({"Std Acc": values}), LABELS).assessment(Basis.SEEDS, 3)
+    needed = next(n for n in range(3, 100) if 2 * min(found.at(n)) < SIGNIFICANCE_LEVEL)
+
+    assert needed > 3
+    assert 2 * min(found.at(needed - 1)) >= SIGNIFICANCE_LEVEL
+
+
+@pytest.fixture
+def file(tmp_path):
+    """
+    The paper's runs with claims about them.
+    """
+    parts = (PROJECT / "experiments.yaml", PROJECT / "tests" / "fixtures" / "claims.yaml")
+    path = tmp_path / "experiments.yaml"
+    path.write_text("".join(part.read_text(encoding="utf-8") for part in parts), encoding="utf-8")
+    return SpecFile(path)
+
+
+def test_the_papers_own_numbers_are_checked_against_its_claims(file, store):
+    published = {
+        one.claim.id: one.published for one in judge_claims(file.experiment("paper"), store)
+    }
+    spread = "by more than its own spread between replicates"
+
+    for certain in ("C1", "C2", "C3", "C4", "C7"):
+        assert published[certain] == f"holds in the paper, {spread}"
+    assert published["C5"] == f"holds in the paper; {spread} in 9 of 10 steps"
+    assert published["C6"].startswith("not decided by the paper itself: ")
+    assert published["C9"] == ""
+
+
+def test_a_claim_of_untrained_runs_names_them(file, store):
+    experiment = file.experiment("paper")
+    first = judge_claims(experiment, store)[0]
+
+    assert first.verdict is NOT_MEASURED
+    assert first.unmeasured == RUNS
+    assert first.assessment is None
+    assert judge_claims(replace(experiment, claims=()), store) == []
