@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aol.atomic import atomic_path
-from orchestrator.analysis.claims import claim_record
+from orchestrator.analysis.claims import JudgedClaim, claim_record
 from orchestrator.analysis.report import Report, as_records, summarize
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.errors import OutputError
@@ -43,29 +43,28 @@ def render(report: Report, form: Format) -> str:
         )
     import pandas as pd
 
-    claims = (_claim_row(claim_record(judged)) for judged in report.claims)
+    claims = map(_claim_row, report.claims)
     frame = pd.DataFrame([*as_records(report), *claims])
     frame.insert(0, "profile", report.experiment.profile)
     frame["note"] = report.experiment.note
     return frame.to_csv(index=False)
 
 
-def _claim_row(record: dict[str, Any]) -> dict[str, Any]:
+def _claim_row(judged: JudgedClaim) -> dict[str, Any]:
     """Return a claim in the columns of the cells: its difference is that of its weakest step."""
-    weakest: dict[str, Any] = max(
-        record["steps"], key=lambda step: (step["p_holds"], -step["difference"]), default={}
-    )
+    claim, found, weakest = judged.claim, judged.assessment, judged.weakest
+    low, high = weakest.interval if weakest else (None, None)
     return {
         "table": "claims",
-        "row": record["id"],
-        "column": record["claim"],
-        "metric": record["relation"],
-        "difference": weakest.get("difference"),
-        "seeds": record["seeds"] or 0,
-        "verdict": record["verdict"],
-        "interval_low": weakest.get("interval_low"),
-        "interval_high": weakest.get("interval_high"),
-        "further_seeds": record["further_seeds"],
+        "row": claim.id,
+        "column": claim.text,
+        "metric": claim.kind,
+        "difference": weakest.difference if weakest else None,
+        "seeds": found.seeds if found else 0,
+        "verdict": str(judged.verdict),
+        "interval_low": low,
+        "interval_high": high,
+        "further_seeds": judged.further_seeds,
     }
 
 

@@ -1,4 +1,4 @@
-"""Whether the claims of a paper hold for the runs that were trained."""
+"""Test the claims of a paper on the runs that were trained."""
 
 from orchestrator.analysis.claims.contrasts import Step
 from orchestrator.analysis.claims.describe import (

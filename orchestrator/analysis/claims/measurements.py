@@ -27,7 +27,7 @@ HALF_AN_IMAGE = 0.5  # of a share, which is a whole number of images: the least 
 
 
 class Basis(StrEnum):
-    """What a verdict rests on."""
+    """The evidence that a verdict is based on."""
 
     SEEDS = "seeds"  # the spread between them
     IMAGES = "test images"  # a bootstrap over them, with one seed

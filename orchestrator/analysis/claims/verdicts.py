@@ -1,4 +1,4 @@
-"""Whether the claims of a paper hold for the runs that were trained; see `docs/claims.md`.
+"""Judge the claims of a paper by the runs that were trained; see `docs/claims.md`.
 
 A claim consists of steps: differences that have to be positive. It holds if the test of all its
 steps together rejects the opposite, and is contradicted if one step is negative. Both decisions are

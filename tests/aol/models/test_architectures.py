@@ -140,13 +140,13 @@ def test_layers_are_the_authors(passed):
 
 
 def test_every_layers_output_has_the_authors_norm(passed):
-    bound = limit(passed, float64=1e-13, float32=5e-5)
+    bound = limit(passed, float64=1e-13, float32=2e-5)
 
     assert passed.norms == pytest.approx(passed.reference["layer_output_norms"], rel=bound)
 
 
 def test_scores_equal_the_authors(passed):
-    bound = limit(passed, float64=1e-13, float32=5e-5)
+    bound = limit(passed, float64=1e-13, float32=2.5e-5)
 
     assert np.abs(passed.scores - passed.reference["scores"]).max() <= bound
 
@@ -155,9 +155,10 @@ def test_losses_equal_the_authors(passed):
     """
     Theirs is the mean offset cross-entropy, and 5e-4 times the sum of all squared raw weights.
     """
-    exact = limit(passed, float64=1e-13, float32=5e-5)
+    exact = limit(passed, float64=1e-13, float32=1e-5)
+    mean = limit(passed, float64=1e-13, float32=2e-5)  # of scores that are off by as much
 
-    assert passed.data_loss == pytest.approx(float(passed.reference["data_loss"]), abs=exact)
+    assert passed.data_loss == pytest.approx(float(passed.reference["data_loss"]), abs=mean)
     assert passed.reg_loss == pytest.approx(float(passed.reference["reg_loss"]), rel=exact)
 
 

@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aol.config import ModelConfig
@@ -45,7 +45,6 @@ def gives_scores(config):
             return False
 
 
-@settings(max_examples=20)
 @given(kind=KINDS, size=SIZES, width=st.floats(1e-4, 1.5))
 @example(kind="patchwise", size=193, width=1.0)
 @example(kind="patchwise", size=200, width=1 / 16)

@@ -197,8 +197,9 @@ def test_sizes_outside_the_golden_files_follow_the_plain_formula_too(shape):
         assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
+@pytest.mark.slow
 @every_way
-@settings(max_examples=5)
+@settings(max_examples=20)
 @given(shape=SHAPES, seed=SEEDS)
 def test_the_gradient_is_the_difference_quotient(shape, seed, way):
     """

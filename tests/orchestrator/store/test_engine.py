@@ -359,7 +359,7 @@ READ = "store = Store(sys.argv[1]); print(store.runs()[0].status); store.close()
 DRIVE = "Store(sys.argv[1], exclusive=True)"
 
 
-@pytest.mark.parametrize(("file", "folder"), [(0o444, 0o777), (0o666, 0o555)])
+@pytest.mark.parametrize(("file", "folder"), [(0o444, 0o555), (0o444, 0o777), (0o666, 0o555)])
 def test_a_read_only_store_can_be_read(kept, file, folder):
     kept.chmod(file)
     kept.parent.chmod(folder)
