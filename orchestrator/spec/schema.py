@@ -64,7 +64,7 @@ class Prior(FrozenModel):
 
 
 class Reproduction(FrozenModel):
-    """When a cell counts as reproduced; see `orchestrator.analysis.verdicts`."""
+    """The rules by which a cell counts as reproduced; see `orchestrator.analysis.verdicts`."""
 
     margin: Points = 1.0  # between the published value and ours
     decimals: Annotated[int, Field(ge=0, le=6)] = 1  # of the published values
