@@ -7,14 +7,15 @@ import textwrap
 import hypothesis
 import pytest
 
+from orchestrator import environment
 from orchestrator.errors import SpecError
 from orchestrator.spec.loader import SpecFile
 from tests.support.figures import sketched
 from tests.support.specs import GOOD
 from tests.support.trained import train_once
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+environment.prepare()
+environment.prepare_ray(environment.LOCAL)  # before the first module of the tests imports Ray
 os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs run on the CPU
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -187,7 +187,7 @@ def _catch_signals(train: Callable[[], int | None]) -> int | None:
     except KeyboardInterrupt:
         return signal.SIGINT
     except SystemExit as exit_:
-        if exit_.code not in (SIGTERM_EXIT, signal.SIGTERM):  # the latter is Ray's
+        if exit_.code != SIGTERM_EXIT:
             raise
         return signal.SIGTERM
 

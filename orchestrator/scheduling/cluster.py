@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -48,9 +47,7 @@ def connect(address: str, local: Cluster) -> Iterator[Cluster]:
     ray_logger.handlers.clear()  # Ray's messages go to the log file like all others
     ray_logger.propagate = True
     connected = _local_cluster(local) if address == LOCAL else _existing_cluster(address)
-    handler = signal.getsignal(signal.SIGTERM)
     with connected:
-        signal.signal(signal.SIGTERM, handler)  # Ray has replaced it
         yield Cluster(
             tuple(
                 Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
@@ -88,16 +85,17 @@ def prepare_machines(datasets: Sequence[str], data_root: Path | None, storage: s
 def _local_cluster(local: Cluster) -> Iterator[None]:
     with _temporary_folder() as folder:
         try:
-            ray.init(
-                address=LOCAL,
-                num_cpus=int(local.cpus),
-                num_gpus=int(local.gpus),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",  # see also `environment.prepare_ray`
-                _temp_dir=str(folder),
-                **INIT_OPTIONS,
-            )
+            with _kept_signal_handler():
+                ray.init(
+                    address=LOCAL,
+                    num_cpus=int(local.cpus),
+                    num_gpus=int(local.gpus),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",  # see also `environment.prepare_ray`
+                    _temp_dir=str(folder),
+                    **INIT_OPTIONS,
+                )
         except (OSError, RuntimeError, ValueError) as error:
             raise ResourceError(f"Ray cannot start on this machine: {error}") from error
         try:
@@ -117,13 +115,30 @@ def _existing_cluster(address: str) -> Iterator[None]:
     shipped = [str(project / package) for package in SHIPPED_PACKAGES]
     try:
         _check_reachable(address)
-        ray.init(address=address, runtime_env={"py_modules": shipped}, **INIT_OPTIONS)
+        with _kept_signal_handler():
+            ray.init(address=address, runtime_env={"py_modules": shipped}, **INIT_OPTIONS)
     except (OSError, RuntimeError, ValueError) as error:
         raise ResourceError(f"no Ray cluster at {address}: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _kept_signal_handler() -> Iterator[None]:
+    """Keep Ray from replacing the handler of SIGTERM.
+
+    Ray's own raises SystemExit wherever the program is. Python ignores exceptions in some places,
+    such as the lock of `logging` while a process is forked, and the signal is lost.
+    """
+    utils = ray._private.utils
+    install = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = install
 
 
 def _check_reachable(address: str) -> None:

@@ -1,12 +1,17 @@
 """
-Runs on an existing cluster, joined by its address: several Ray nodes on this machine.
+The start of a cluster, and runs on an existing one: several Ray nodes on this machine.
 """
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from orchestrator.planning.resources import Cluster, Node
+from orchestrator.scheduling.cluster import connect
 from tests.support.shell import PROJECT, TINY, Shell, epochs_of, statuses_of, stop, wait_for
 
 
@@ -68,3 +73,34 @@ def test_runs_survive_the_loss_of_a_machine(tmp_path, shell, machines):
     assert statuses_of(tmp_path) == {11: "done"}
     assert [sorted(epochs) for epochs in epochs_of(tmp_path).values()] == [list(range(1, 16))]
     assert not list((tmp_path / "results" / "ray").glob(".seen-*"))
+
+
+@pytest.mark.slow
+def test_no_signal_is_lost_while_ray_starts():
+    """
+    Every SIGTERM, from before the start to its end, reaches the handler of the program.
+    """
+    received, started = [], threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    sent = 0
+
+    def send():
+        nonlocal sent
+        while not started.wait(0.01):
+            seen = len(received)
+            os.kill(os.getpid(), signal.SIGTERM)
+            sent += 1
+            while len(received) == seen and not started.wait(0.01):
+                pass  # signals that wait at the same time are delivered as one
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with connect("local", Cluster((Node(1.0, 0.0),))):
+            started.set()
+            sender.join()
+            assert sent > 10
+            assert len(received) == sent
+    finally:
+        started.set()
+        signal.signal(signal.SIGTERM, before)

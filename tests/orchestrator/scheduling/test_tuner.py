@@ -7,24 +7,17 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import ray
 
-from orchestrator import environment
-from orchestrator.errors import ResourceError
+from orchestrator.errors import ResourceError, SchedulingError
 from orchestrator.planning.resources import Cluster, Node, ResourceRequest
+from orchestrator.scheduling import cluster as machines
+from orchestrator.scheduling import storage as storage_module
+from orchestrator.scheduling import tuner
+from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status
 from tests.support.shell import TINY
-
-environment.prepare()
-environment.prepare_ray("local")
-
-import ray  # noqa: E402 - reads the environment when it is imported, here before other tests
-
-from orchestrator.errors import SchedulingError  # noqa: E402
-from orchestrator.scheduling import cluster as machines  # noqa: E402
-from orchestrator.scheduling import storage as storage_module  # noqa: E402 - reads the environment
-from orchestrator.scheduling import tuner  # noqa: E402
-from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
