@@ -163,7 +163,7 @@ def test_columns_are_the_papers(paper):
 def test_gpus_train_the_paper_and_cpus_the_demo():
     file = SpecFile(PAPER)
 
-    assert file.profiles == ("paper", "demo")
+    assert file.profiles == ("paper", "demo", "laptop")
     assert file.default_profile(has_gpu=True) == "paper"
     assert file.default_profile(has_gpu=False) == "demo"
 

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+import click
 import typer
 from typer.models import ArgumentInfo
 
+from orchestrator.analysis.tables import runs_of
 from orchestrator.environment import LOCAL
 from orchestrator.errors import SpecError, StoreError
+from orchestrator.sharing.archive import SUFFIX
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store, exists
@@ -30,6 +33,7 @@ app = typer.Typer(
 )
 
 PIPED_WIDTH = 160  # columns of tables that go to a file or a pipe
+BUNDLE = "bundle.zip"  # in a profile's folder of the results
 SPEC = Path("experiments.yaml")  # in the current folder
 SPEC_HELP = "The YAML file of experiments."
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
@@ -85,9 +89,14 @@ class StoreOptions:
         return self.store or str(self.results_folder / "store.db")
 
     def open_store(self) -> Store:
-        """Open an existing store. Raises: StoreError, SpecError if the YAML file is missing."""
+        """Open an existing store, or the one in a bundle.
+
+        Raises: BundleError, StoreError, SpecError if the YAML file is missing.
+        """
         if not self.spec.is_file():
             raise SpecError([f"{self.spec}: no such file"])
+        if self.location.endswith(SUFFIX):
+            return _open_read_only(self.location)
         if not exists(self.location):
             raise StoreError(f"there is no store at {self.location} yet; `run` creates it")
         return Store(self.location)
@@ -104,11 +113,27 @@ class ProfileOptions(StoreOptions):
     settings: SetOption = None
 
     def open_profile(self) -> tuple[Store, Experiment]:
-        """Open the store and read the profile. Raises: StoreError, SpecError."""
+        """Open the store and read the profile.
+
+        If the store has no run of the profile that was asked for, open the bundle in the folder of
+        its results. Raises: BundleError, StoreError, SpecError.
+        """
         file = SpecFile(self.spec)
+        if self.profile and not self.store:
+            experiment = file.experiment(self.profile, self.settings or ())
+            bundle = self.results_folder / experiment.profile / BUNDLE
+            if bundle.is_file() and not self._has_runs(experiment):
+                typer.echo(f"Reading {bundle}, as the store has no run of the profile", err=True)
+                return _open_read_only(str(bundle)), experiment
         store = self.open_store()
         profile = self.profile or store.newest_profile(file.profiles) or file.profiles[0]
         return store, file.experiment(profile, self.settings or ())
+
+    def _has_runs(self, experiment: Experiment) -> bool:
+        if not exists(self.location):
+            return False
+        with closing(Store(self.location)) as store:
+            return any(runs_of(experiment, store).values())
 
 
 @dataclass(frozen=True)
@@ -138,6 +163,13 @@ class SessionOptions(StoreOptions):
             Session(RunOptions(**given), observer) as session,
         ):
             yield session
+
+
+def _open_read_only(location: str) -> Store:
+    """Open a copy of the results in a store or bundle until the command ends."""
+    from orchestrator.sharing.bundle import open_results
+
+    return click.get_current_context().with_resource(open_results(location))
 
 
 def store_options(options: "StoreOptions | RunOptions") -> list[str]:

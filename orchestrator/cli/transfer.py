@@ -12,7 +12,7 @@ from orchestrator.cli.options import JsonOption, ProfileOptions, StoreOptions, a
 from orchestrator.errors import CheckFailedError, RecordError
 from orchestrator.formatting import pluralize, to_json, with_note
 from orchestrator.spec.loader import SpecFile
-from orchestrator.store import Store, snapshot
+from orchestrator.store import Store
 
 if TYPE_CHECKING:
     from orchestrator.sharing.verify import VerificationResult
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
 @command
 def merge(
     other: Annotated[
-        str, typer.Argument(metavar="OTHER", help="Path or SQLAlchemy URL of another store.")
+        str, typer.Argument(metavar="OTHER", help="Path or URL of a store, or a bundle.")
     ],
     options: StoreOptions,
     replace: Annotated[
         bool, typer.Option("--replace", help="Let OTHER's runs replace conflicting ones.")
     ] = False,
 ) -> None:
-    """Copy the runs of another store.
+    """Copy the runs of another store or of a bundle.
 
     They are added to this store and to MLflow; OTHER is only read.
     """
+    from orchestrator.sharing.bundle import open_results
     from orchestrator.sharing.merge import MergeResult, merge_stores, summarize_merge
     from orchestrator.tracking.publish import publish_imported
 
     file = SpecFile(options.spec)
-    with snapshot(other) as theirs, closing(Store(options.location, exclusive=True)) as ours:
+    with open_results(other) as theirs, closing(Store(options.location, exclusive=True)) as ours:
         ours.recover()
         outcomes = merge_stores(theirs, ours, replace=replace)
         for outcome in outcomes:

@@ -25,6 +25,7 @@ from aol.provenance import file_sha256
 from orchestrator.errors import BundleError, OutputError
 from orchestrator.formatting import pluralize
 
+SUFFIX = ".zip"
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 10 * 2**20  # bytes
 UNPACKED_LIMIT = 4 * 2**30  # bytes

@@ -2,8 +2,8 @@
 
 import platform
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,14 @@ from orchestrator.formatting import to_json
 from orchestrator.provenance import installed, program_version
 from orchestrator.reporting.html import write_page
 from orchestrator.reporting.render import render, write_text
-from orchestrator.sharing.archive import Manifest, list_entries, make_manifest, pack_bundle
+from orchestrator.sharing.archive import (
+    SUFFIX,
+    Manifest,
+    list_entries,
+    make_manifest,
+    pack_bundle,
+    unpack_bundle,
+)
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store, StoredRun, close_as_single_file, copy_run, snapshot
 from orchestrator.store.cells import store_published_cells
@@ -23,6 +30,23 @@ from orchestrator.store.cells import store_published_cells
 YAML, LOCK, STORE = "experiments.yaml", "requirements.lock", "store.db"
 MARGINS, REPORT, ENVIRONMENT = "margins", "report", "environment.json"
 PROJECT = Path(__file__).parents[2]
+
+
+@contextmanager
+def open_results(location: str) -> Iterator[Store]:
+    """Open a store, or the one in a bundle, as it is at this moment; nothing is written to it.
+
+    Raises: BundleError if a bundle contradicts its manifest; OutputError, StoreError.
+    """
+    if not location.endswith(SUFFIX):
+        with snapshot(location) as store:
+            yield store
+        return
+    with unpack_bundle(Path(location)) as found:
+        if found.problems:
+            raise BundleError(f"{location}: {found.problems[0]}; `verify` lists every problem")
+        with snapshot(found.folder / STORE) as store:
+            yield store
 
 
 def write_bundle(

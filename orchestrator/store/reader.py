@@ -185,15 +185,20 @@ class StoreReader:
         with self._session() as session:
             return {row.epoch: row.recorded_at for row in session.execute(query)}
 
-    def final(self, keys: Iterable[str]) -> dict[str, dict[str, float]]:
-        """Return the last epoch's metrics of the finished runs among `keys`, by key."""
+    def final(
+        self, keys: Iterable[str], *, epoch: int | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Return the metrics of the finished runs among `keys`, by key.
+
+        They are those of the last epoch, or of `epoch`, counted from 1.
+        """
         query = (
             select(MetricRow.key, MetricRow.name, MetricRow.value)
             .join(RunRow, RunRow.key == MetricRow.key)
             .where(
                 RunRow.key.in_(list(keys)),
                 RunRow.status == Status.DONE,
-                MetricRow.epoch == RunRow.epochs,
+                MetricRow.epoch == (RunRow.epochs if epoch is None else epoch),
             )
         )
         found: dict[str, dict[str, float]] = {}

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from aol.certification.certificate import TOLERANCE, LayerBound, LipschitzCertificate
+from aol.certification.singular_values import BINS, Spectrum
 from aol.models.flops import layers_of
 from orchestrator.analysis.margins import certified_share
 from orchestrator.spec.fields import RADII
@@ -29,7 +30,10 @@ def certificate(run):
     """
     layers = [LayerBound(f"layer {n}", 1.0, 0.9) for n, _ in enumerate(layers_of(run.train.model))]
     found = LipschitzCertificate(tuple(layers), ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
-    return {"arithmetic": "float64", **found.as_dict()}
+    shares = (0.0,) * (BINS - 1) + (1.0,)
+    spectra = [Spectrum(layer.name, 8, exact=True, shares=shares).as_dict() for layer in layers]
+    values = {"start": spectra, "trained": spectra, "jacobian": spectra[0]}
+    return {"arithmetic": "float64", **found.as_dict(), "singular_values": values}
 
 
 def damage_margins(store, length):

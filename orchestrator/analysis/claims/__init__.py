@@ -9,7 +9,12 @@ from orchestrator.analysis.claims.describe import (
 )
 from orchestrator.analysis.claims.measurements import Basis
 from orchestrator.analysis.claims.relations import Assessment
-from orchestrator.analysis.claims.verdicts import ClaimVerdict, JudgedClaim, judge_claims
+from orchestrator.analysis.claims.verdicts import (
+    ClaimVerdict,
+    JudgedClaim,
+    judge_by_epoch,
+    judge_claims,
+)
 
 __all__ = [
     "Assessment",
@@ -20,6 +25,7 @@ __all__ = [
     "claim_record",
     "describe_evidence",
     "describe_step",
+    "judge_by_epoch",
     "judge_claims",
     "summarize_claims",
 ]

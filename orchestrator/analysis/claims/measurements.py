@@ -35,14 +35,19 @@ class Basis(StrEnum):
 
 
 class Measurements:
-    """The values of the finished runs of a profile, by run ID and seed."""
+    """The values of the finished runs of a profile, by run ID and seed.
 
-    def __init__(self, experiment: Experiment, store: Store) -> None:
-        self.experiment, self._store = experiment, store
+    They are those of the last epoch. With `epoch`, counted from 1, they are the metrics of that
+    one: margins and certificates are kept of the last only.
+    """
+
+    def __init__(self, experiment: Experiment, store: Store, epoch: int | None = None) -> None:
+        self.experiment, self._store, self._epoch = experiment, store, epoch
         self._runs: dict[int, list[StoredRun]] = {run.id: [] for run in experiment.runs}
         for run in finished_runs(experiment, store):
             self._runs[run.run_id].append(run)
-        self._final = store.final([run.key for runs in self._runs.values() for run in runs])
+        keys = [run.key for runs in self._runs.values() for run in runs]
+        self._metric_values = store.final(keys, epoch=epoch)
         self._metrics = {column.title: column.metric for column in experiment.columns}
         self._margins: dict[str, Any] = {}
 
@@ -62,19 +67,21 @@ class Measurements:
         None if there are no margins, or if the column is no share of the images.
         """
         radius = self._radius(column)
-        if radius is None or not self._runs[run]:
+        if radius is None or not self._runs[run] or self._epoch is not None:
             return None
         margins = self._load(self._runs[run][0])
         return None if margins is None else 100.0 * certified(margins, radius).astype(float)
 
     def _value(self, run: StoredRun, column: str) -> float | None:
+        if (metric := self._metrics.get(column)) is not None:
+            value = self._metric_values.get(run.key, {}).get(metric)
+            return None if value is None else 100 * value
+        if self._epoch is not None:
+            return None
         if column == LAYER_NORM:
             return _largest_bound(run)
         if column == NEARLY_ORTHOGONAL:
             return nearly_orthogonal(run)
-        if (metric := self._metrics.get(column)) is not None:
-            value = self._final.get(run.key, {}).get(metric)
-            return None if value is None else 100 * value
         margins, radius = self._load(run), radius_of(column)
         if margins is None or radius is None:
             return None

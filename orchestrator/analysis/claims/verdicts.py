@@ -22,11 +22,14 @@ from orchestrator.analysis.claims.relations import (
     claim_test,
     support,
 )
+from orchestrator.analysis.tables import finished_runs
 from orchestrator.analysis.verdicts import MAX_SEEDS, SIGNIFICANCE_LEVEL, holm
 from orchestrator.formatting import pluralize
 from orchestrator.spec.claims import Bound, Claim
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store
+
+EPOCHS_SHOWN = 40  # of a training, at most
 
 
 class ClaimVerdict(StrEnum):
@@ -74,12 +77,16 @@ class JudgedClaim:
         return max(self.assessment.steps, key=support)
 
 
-def judge_claims(experiment: Experiment, store: Store) -> list[JudgedClaim]:
-    """Return the verdict of every claim of the file, for the runs of a profile.
+def judge_claims(
+    experiment: Experiment, store: Store, *, epoch: int | None = None
+) -> list[JudgedClaim]:
+    """Return the verdict of every claim of the file, for the finished runs of a profile.
+
+    They are judged by their last epoch, or by `epoch`, counted from 1.
 
     Raises: StoreError, RecordError if margins in the store are damaged.
     """
-    measured = Measurements(experiment, store)
+    measured = Measurements(experiment, store, epoch)
     published = PublishedComparisons(experiment)
     labels = run_labels(experiment)
     assessed = [_assess(claim, measured, labels) for claim in experiment.claims]
@@ -173,3 +180,24 @@ def describe_published(
     if any(step.p_opposite < SIGNIFICANCE_LEVEL for step in steps):
         return "contradicted by the paper's own numbers"
     return f"not decided by the paper itself: {spread} in {beyond} of {len(steps)} steps only"
+
+
+def judge_by_epoch(experiment: Experiment, store: Store) -> dict[int, list[JudgedClaim]]:
+    """Return the verdicts after each epoch in which a claim can be judged by its seeds.
+
+    Of a long training, they are `EPOCHS_SHOWN` epochs at even distances. A claim about something
+    that is measured after the last epoch only is never measured here. Raises: StoreError.
+    """
+    one_per_run = {run.run_id: run.key for run in finished_runs(experiment, store)}
+    evaluated = {
+        epoch
+        for key in one_per_run.values()
+        for epoch, values in store.metrics(key).items()
+        if "accuracy" in values
+    }
+    every = max(1, -(-len(evaluated) // EPOCHS_SHOWN))
+    epochs = sorted(evaluated, reverse=True)[::every][::-1]
+    judged = {epoch: judge_claims(experiment, store, epoch=epoch) for epoch in epochs}
+    return {
+        epoch: claims for epoch, claims in judged.items() if any(one.assessment for one in claims)
+    }

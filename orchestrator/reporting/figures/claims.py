@@ -1,6 +1,6 @@
-"""The figure of the claims: their steps as intervals, their verdicts as colours."""
+"""The figures of the claims: their steps as intervals, and their verdicts over the training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.claims import Basis, ClaimVerdict, JudgedClaim
@@ -41,6 +41,41 @@ def claims_figure(claims: Sequence[JudgedClaim], note: str) -> "Figure":
     axes.set_xlim(min(low, -1.5 * LINEAR_POINTS), max(high, 1.5 * LINEAR_POINTS))
     entries = [(str(verdict), handles[verdict]) for verdict in ClaimVerdict if verdict in handles]
     add_legend(figure, entries, "line: 95 % interval of the weakest step; dots: the other steps")
+    return figure
+
+
+def claims_by_epoch(by_epoch: Mapping[int, Sequence[JudgedClaim]], note: str) -> "Figure":
+    """Return a row per claim that is measured during training: its verdict after each epoch."""
+    from matplotlib.figure import Figure
+
+    (first, *_) = by_epoch.values()
+    rows = [
+        index
+        for index in range(len(first))
+        if any(claims[index].assessment for claims in by_epoch.values())
+    ]
+    figure = Figure(figsize=(10.0, 1.6 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("Verdicts if training had ended after each epoch")
+    if note:
+        figure.suptitle(note, fontsize=SMALL_FONT, color=GREY, wrap=True)
+    entries = []
+    for verdict, style in STYLES.items():
+        points = [
+            (epoch, place)
+            for epoch, claims in by_epoch.items()
+            for place, index in enumerate(rows)
+            if claims[index].verdict is verdict
+        ]
+        if points:
+            (artist,) = axes.plot(
+                *zip(*points, strict=True), color=style.color, marker=style.marker, linestyle="none"
+            )
+            entries.append((str(verdict), artist))
+    axes.set_yticks(range(len(rows)), [_label(first[index]) for index in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("epoch")
+    add_legend(figure, entries, "")
     return figure
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.analysis.claims import judge_by_epoch
 from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import runs_of
-from orchestrator.reporting.figures.claims import claims_figure
+from orchestrator.reporting.figures.claims import claims_by_epoch, claims_figure
 from orchestrator.reporting.figures.curves import certified_curves, training_curves
 from orchestrator.reporting.figures.scatter import paper_against_ours, trade_off
 from orchestrator.reporting.figures.spectra import singular_values
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg")
 SPECTRA = "singular-values-"  # name before the run's ID
 CLAIMS = "claims"  # name of the figure of all claims
+CLAIMS_BY_EPOCH = "claims-by-epoch"
 OVERALL = "paper-against-ours"  # name of the figure of all tables together
 TABLE_FIGURES = ("curves", "training", "trade-off")  # names before the table's ID
 
@@ -46,7 +48,7 @@ def figures_of(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
     """Yield every figure that has data, with its name."""
     experiment, note = report.experiment, report.experiment.note
     if any(judged.assessment for judged in report.claims):
-        yield CLAIMS, claims_figure(report.claims, note)
+        yield from _claims_figures(report, store)
     stored = runs_of(experiment, store)
     for filled in report.tables:
         rows = {row.run: stored.get(row.run, []) for row in filled.table.rows}
@@ -65,6 +67,14 @@ def figures_of(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
         first = next((run for run in runs if run.status is Status.DONE), None)
         if first and (spectra := singular_values(first, note)):
             yield f"{SPECTRA}{run_id}", spectra
+
+
+def _claims_figures(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
+    note = report.experiment.note
+    yield CLAIMS, claims_figure(report.claims, note)
+    by_epoch = judge_by_epoch(report.experiment, store)
+    if len(by_epoch) > 1:
+        yield CLAIMS_BY_EPOCH, claims_by_epoch(by_epoch, note)
 
 
 def by_run(report: Report, drawn: Sequence[Path]) -> dict[int, list[Path]]:

@@ -172,14 +172,11 @@ def test_the_seeds_that_decide_a_claim_do_so_if_nothing_changes():
 
 
 @pytest.fixture
-def file(tmp_path):
+def file():
     """
-    The paper's runs with claims about them.
+    Return the paper's runs with its claims about them.
     """
-    parts = (PROJECT / "experiments.yaml", PROJECT / "tests" / "fixtures" / "claims.yaml")
-    path = tmp_path / "experiments.yaml"
-    path.write_text("".join(part.read_text(encoding="utf-8") for part in parts), encoding="utf-8")
-    return SpecFile(path)
+    return SpecFile(PROJECT / "experiments.yaml")
 
 
 def test_the_papers_own_numbers_are_checked_against_its_claims(file, store):
