@@ -27,7 +27,7 @@ def main() -> None:
 
     implementation, kind, batch = sys.argv[1:]
     kinds: dict[str, Kind] = {name: name for name in get_args(Kind)}
-    before = _peak_kib()
+    before = peak_kib()
     config = implementations.train_config(ModelConfig(kind=kinds[kind]), int(batch))
     make = (
         implementations.plain_training
@@ -37,10 +37,11 @@ def main() -> None:
     run = make(config, implementations.initial_model(config.model))
     for _ in range(STEPS):
         run()
-    print((_peak_kib() - before) / 1000)
+    print((peak_kib() - before) / 1000)
 
 
-def _peak_kib() -> int:
+def peak_kib() -> int:
+    """Return this process's peak resident memory so far, in KiB."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (line,) = (line for line in lines if line.startswith("VmHWM:"))
     return int(line.split()[1])

@@ -27,6 +27,7 @@ from orchestrator.planning.unresolved import (
     claim_needs,
     find_remaining_work,
 )
+from orchestrator.spec.claims import Cheaper
 from orchestrator.store import Store, exists
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ def _claims_text(claims: Sequence[ClaimNeeds]) -> str:
             runs.setdefault(run.id, []).append(training)
         row = [judged.claim.id, str(judged.verdict)]
         if not needs.trainings:
-            rows.append([*row, "no number of seeds decides it", "", "", ""])
+            relation = judged.claim.relation
+            costs = f"needs {relation.costs}" if isinstance(relation, Cheaper) else None
+            rows.append([*row, costs or "no number of seeds decides it", "", "", ""])
             continue
         replicates = {format_replicates(trainings) for trainings in runs.values()}
         seeds = replicates.pop() if len(replicates) == 1 else "by run"

@@ -3,12 +3,12 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-import click
 import typer
 from typer.models import ArgumentInfo
 
@@ -78,6 +78,11 @@ class StoreOptions:
     results: ResultsOption = None
     store: StoreOption = None
 
+    @cached_property
+    def opened(self) -> ExitStack:
+        """Return what the command has opened; it is closed when the command ends."""
+        return ExitStack()
+
     @property
     def results_folder(self) -> Path:
         """Return the folder of the results."""
@@ -96,10 +101,15 @@ class StoreOptions:
         if not self.spec.is_file():
             raise SpecError([f"{self.spec}: no such file"])
         if self.location.endswith(SUFFIX):
-            return _open_read_only(self.location)
+            return self._open_bundle(self.location)
         if not exists(self.location):
             raise StoreError(f"there is no store at {self.location} yet; `run` creates it")
-        return Store(self.location)
+        return self.opened.enter_context(Store(self.location))
+
+    def _open_bundle(self, location: str) -> Store:
+        from orchestrator.sharing.bundle import open_results
+
+        return self.opened.enter_context(open_results(location))
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ class ProfileOptions(StoreOptions):
             bundle = self.results_folder / experiment.profile / BUNDLE
             if bundle.is_file() and not self._has_runs(experiment):
                 typer.echo(f"Reading {bundle}, as the store has no run of the profile", err=True)
-                return _open_read_only(str(bundle)), experiment
+                return self._open_bundle(str(bundle)), experiment
         store = self.open_store()
         profile = self.profile or store.newest_profile(file.profiles) or file.profiles[0]
         return store, file.experiment(profile, self.settings or ())
@@ -165,13 +175,6 @@ class SessionOptions(StoreOptions):
             yield session
 
 
-def _open_read_only(location: str) -> Store:
-    """Open a copy of the results in a store or bundle until the command ends."""
-    from orchestrator.sharing.bundle import open_results
-
-    return click.get_current_context().with_resource(open_results(location))
-
-
 def store_options(options: "StoreOptions | RunOptions") -> list[str]:
     """Return the options that select the same results and store on the command line."""
     given = {"--results": options.results, "--store": options.store}
@@ -192,7 +195,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapper(**values: Any) -> None:
         options = options_class(**{name: values.pop(name) for name in shared})
-        function(options=options, **values)
+        with options.opened:
+            function(options=options, **values)
 
     parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)

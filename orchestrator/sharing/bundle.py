@@ -23,6 +23,7 @@ from orchestrator.sharing.archive import (
     pack_bundle,
     unpack_bundle,
 )
+from orchestrator.spec.claims import Cheaper
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store, StoredRun, close_as_single_file, copy_run, snapshot
 from orchestrator.store.cells import store_published_cells
@@ -97,6 +98,10 @@ def _write_contents(folder: Path, experiment: Experiment, source: Store) -> None
         raise BundleError(
             f"the store has no run of the profile `{experiment.profile}`; `status` lists the others"
         )
+    for file in _cost_files(experiment):
+        copied_file = folder / file
+        copied_file.parent.mkdir(parents=True, exist_ok=True)
+        copied_file.write_bytes((experiment.path.parent / file).read_bytes())
     with closing(Store(folder / STORE)) as copied:
         for run in runs:
             copy_run(source, copied, run.key)
@@ -110,6 +115,13 @@ def _write_contents(folder: Path, experiment: Experiment, source: Store) -> None
             (folder / LOCK).write_bytes(lock.read_bytes())
             break
     write_text(folder / ENVIRONMENT, _environment())
+
+
+def _cost_files(experiment: Experiment) -> set[str]:
+    """Return the files of benchmarks that claims refer to and that exist, as they name them."""
+    relations = [claim.relation for claim in experiment.claims]
+    files = {relation.costs for relation in relations if isinstance(relation, Cheaper)}
+    return {file for file in files if (experiment.path.parent / file).is_file()}
 
 
 def _write_margins(folder: Path, runs: Sequence[StoredRun], store: Store) -> None:

@@ -18,7 +18,7 @@ from orchestrator.analysis.margins import ROUNDING, certified_share, read_margin
 from orchestrator.analysis.report import Report, as_records, make_report
 from orchestrator.analysis.tables import Cell, runs_of
 from orchestrator.analysis.verdicts import Verdict
-from orchestrator.errors import BundleError, NewerStoreError, SpecError, StoreError
+from orchestrator.errors import BundleError, NewerStoreError, RecordError, SpecError, StoreError
 from orchestrator.reporting.render import SCHEMA, render
 from orchestrator.sharing.archive import Manifest, UnpackedBundle, unpack_bundle
 from orchestrator.sharing.bundle import MARGINS, REPORT, STORE, YAML
@@ -100,7 +100,7 @@ def verify_bundle(file: Path) -> VerificationResult:
                 return _verify(found, BundleContents(found.folder, experiment, store))
         except NewerStoreError as error:  # not a fault of the bundle
             raise BundleError(f"{file}: {str(error).replace(f'{found.folder}/', '')}") from error
-        except (SpecError, StoreError) as error:
+        except (SpecError, StoreError, RecordError) as error:
             problems += tuple(str(error).replace(f"{found.folder}/", "").splitlines())
         except CORRUPT_RECORD_ERRORS as error:
             problems += (f"{STORE}: cannot be evaluated: {type(error).__name__}: {error}",)

@@ -1,5 +1,6 @@
 """The claims of a paper in a small vocabulary over runs and columns."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from orchestrator.spec.validation import suggest
 LAYER_NORM = "layer norm"  # the largest proven bound of a layer's norm
 NEARLY_ORTHOGONAL = "nearly orthogonal"  # percent of the layers' singular values above 0.9
 MEASUREMENTS = (LAYER_NORM, NEARLY_ORTHOGONAL)  # of a run, beside the columns of the tables
+INNER_PATH = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 CRA = "CRA "  # followed by a radius: certified robust accuracy at any radius
 
 
@@ -27,6 +29,15 @@ def radius_of(column: str) -> float | None:
 
 
 RunIds = Annotated[tuple[int, ...], BeforeValidator(parse_ids)]
+
+
+def _check_inner_path(text: str) -> str:
+    if not INNER_PATH.fullmatch(text):
+        raise ValueError(
+            "must be a path below the folder of the YAML file, of letters, digits, `_`, `.` and "
+            f"`-`, such as benchmarks/results/costs.json; got {text!r}"
+        )
+    return text
 
 
 class Trend(FrozenModel):
@@ -92,7 +103,28 @@ class Bound(FrozenModel):
         return (self.column,)
 
 
-Relation = Trend | Extreme | Above | Moves | Bound
+class Cheaper(FrozenModel):
+    """A method that costs less than each of several others, by the file of a benchmark.
+
+    `costs` is its path, relative to the folder of the YAML file.
+    """
+
+    method: str
+    than: Annotated[tuple[str, ...], Field(min_length=1)]
+    costs: Annotated[str, AfterValidator(_check_inner_path)]
+
+    @property
+    def runs(self) -> tuple[int, ...]:
+        """The runs that the claim is about: none."""
+        return ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the claim is about: none."""
+        return ()
+
+
+Relation = Trend | Extreme | Above | Moves | Bound | Cheaper
 
 
 class Claim(FrozenModel):
@@ -109,6 +141,7 @@ class Claim(FrozenModel):
     moves: Moves | None = None
     at_most: Bound | None = None
     at_least: Bound | None = None
+    cheaper: Cheaper | None = None
 
     @property
     def relations(self) -> dict[str, Relation]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.analysis.claims import judge_by_epoch
 from orchestrator.analysis.explain import explain
 from orchestrator.analysis.report import make_report, summarize
 from orchestrator.cli.explain import claim_text
@@ -19,7 +20,10 @@ from orchestrator.reporting.figures import figures_of
 from orchestrator.reporting.html import render_page
 from orchestrator.reporting.render import render
 from orchestrator.spec.claims import Claim
-from tests.support.reports import finish, replicate_of
+from orchestrator.spec.fields import RADII
+from orchestrator.store import Status
+from tests.support.reports import certificate, finish, replicate_of
+from tests.support.stores import ORIGIN
 
 ONE_CPU = Cluster((Node(1, 0),))
 
@@ -154,6 +158,42 @@ def test_figures_show_the_claims_and_no_published_point(claimed, store, trained)
     assert names[0] == "claims"
     assert "paper-against-ours" not in names
     assert "paper-against-ours" in compared
+
+
+@pytest.fixture
+def improving(claimed, store):
+    """
+    Three seeds of each run: run 22 is worse after the first epoch and better after the second.
+    """
+    for index, run in enumerate(claimed.runs):
+        for number in range(3):
+            replicate = replicate_of(run, number)
+            store.queue([replicate])
+            store.start(replicate, ORIGIN)
+            for epoch in (1, 2):
+                better = (index == 1) == (epoch == 2)
+                values = dict.fromkeys(RADII, 0.5 + 0.1 * better + 0.001 * number * number)
+                store.record(replicate.key, epoch, values)
+            store.finish(replicate.key, Status.DONE, certificate=certificate(replicate))
+    return make_report(claimed, store)
+
+
+def test_the_verdicts_after_each_epoch_are_those_of_its_values(claimed, store, improving):
+    by_epoch = judge_by_epoch(claimed, store)
+    found = {
+        epoch: [str(judged.verdict) for judged in claims[:3]] for epoch, claims in by_epoch.items()
+    }
+
+    assert found == {
+        1: ["contradicted", "holds", "not measured"],  # margins are kept of the last epoch only
+        2: ["holds", "contradicted", "not measured"],
+    }
+    assert "claims-by-epoch" in [name for name, _ in figures_of(improving, store)]
+
+
+def test_with_one_seed_no_epoch_before_the_last_is_judged(claimed, store, once):
+    assert judge_by_epoch(claimed, store) == {}
+    assert "claims-by-epoch" not in [name for name, _ in figures_of(once, store)]
 
 
 def test_the_summary_counts_claims_and_compares_nothing(trained):

@@ -8,6 +8,7 @@ from orchestrator.analysis.claims.contrasts import Step
 from orchestrator.analysis.claims.measurements import Basis
 from orchestrator.analysis.claims.verdicts import ClaimVerdict, JudgedClaim
 from orchestrator.formatting import format_percent, format_significant, pluralize
+from orchestrator.spec.claims import Cheaper
 
 VERBS = {
     ClaimVerdict.HOLDS: ("holds", "hold"),
@@ -30,6 +31,8 @@ def describe_evidence(judged: JudgedClaim) -> str:
     """Return the evidence for a verdict, and what would decide the claim if it is undecided."""
     found = judged.assessment
     if found is None:
+        if isinstance(judged.claim.relation, Cheaper):
+            return f"There is no file {judged.claim.relation.costs} of the benchmark."
         if not judged.unmeasured:
             return "The store has no margins of its runs."
         runs = ", ".join(map(str, judged.unmeasured))
@@ -64,12 +67,16 @@ def _describe_basis(judged: JudgedClaim) -> str:
     if found is None or found.basis is Basis.VALUES:
         return "Every network satisfies the bound or not; nothing is estimated."
     p = f"p = {format_significant(judged.p or 0.0)}"
+    if found.basis is Basis.ROUNDS:
+        return f"Percent saved in {found.seeds} rounds of a benchmark ({found.setting}); {p}."
     if found.basis is Basis.IMAGES:
         return f"One seed: a bootstrap over the test images, without the spread of seeds; {p}."
     return f"{found.seeds} seeds, {p}."
 
 
 def _describe_need(judged: JudgedClaim) -> str:
+    if judged.assessment and judged.assessment.basis is Basis.ROUNDS:
+        return "More rounds of the benchmark may decide it."
     if judged.assessment is None or judged.assessment.basis is Basis.IMAGES:
         return "A second seed would show the spread between seeds."
     if judged.further_seeds is None:
@@ -88,7 +95,7 @@ def claim_record(judged: JudgedClaim) -> dict[str, Any]:
         "verdict": str(judged.verdict),
         "published": judged.published or None,
         "basis": str(found.basis) if found else None,
-        "seeds": found.seeds if found else None,
+        "seeds": found.seeds if found else None,  # or rounds of a benchmark
         "p": judged.p,
         "probability_first": found.highest if found else None,
         "further_seeds": judged.further_seeds,

@@ -31,6 +31,7 @@ class Basis(StrEnum):
 
     SEEDS = "seeds"  # the spread between them
     IMAGES = "test images"  # a bootstrap over them, with one seed
+    ROUNDS = "rounds of a benchmark"  # the spread between them
     VALUES = "values"  # every network satisfies the bound or not: nothing is random
 
 

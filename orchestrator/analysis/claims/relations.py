@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 from orchestrator.analysis.claims.contrasts import Contrasts, SeedContrasts, Step
+from orchestrator.analysis.claims.costs import cost_steps, read_costs
 from orchestrator.analysis.claims.measurements import Basis, Comparisons, PublishedComparisons
-from orchestrator.spec.claims import Above, Bound, Claim, Extreme, Moves, Trend
+from orchestrator.errors import RecordError
+from orchestrator.spec.claims import Above, Bound, Cheaper, Claim, Extreme, Moves, Trend
 
 Source = Comparisons | PublishedComparisons
 Outcome = tuple[Sequence[Step], float, float]  # steps, p-values of holding and of the opposite
@@ -19,8 +22,9 @@ class Assessment:
     """The steps of a claim and the p-values of its two decisions.
 
     `p_holds` and `p_opposite` are None where nothing is random. `highest` is the probability that
-    the claimed run is the highest, for a claim about an extreme. `at` gives the p-values if so many
-    seeds had the same means and the same spread.
+    the claimed run is the highest, for a claim about an extreme. If a benchmark is the evidence,
+    `setting` says what it measured, and `seeds` is the number of its rounds. `at` gives the
+    p-values if so many seeds had the same means and the same spread.
     """
 
     basis: Basis
@@ -29,6 +33,7 @@ class Assessment:
     p_holds: float | None
     p_opposite: float | None
     highest: float | None = None
+    setting: str = ""
     at: Callable[[int], tuple[float, float]] | None = field(default=None, compare=False)
 
 
@@ -57,7 +62,7 @@ class ClaimTest:
             p_holds,
             p_opposite,
             self.highest() if self.highest else None,
-            at if basis is Basis.SEEDS else None,
+            at=at if basis is Basis.SEEDS else None,
         )
 
 
@@ -204,3 +209,26 @@ def assess_bound(
         name = f"{labels[run]}, {bound.column}"
         steps.append(Step(name, distance, (distance, distance), p_holds, 1 - p_holds))
     return Assessment(Basis.VALUES, comparisons.least_seeds, tuple(steps), None, None)
+
+
+def assess_costs(relation: Cheaper, folder: Path) -> Assessment | None:
+    """Return the evidence in the file of a benchmark, None if there is no such file.
+
+    Raises: RecordError if the file is damaged or lacks a method.
+    """
+    file = folder / relation.costs
+    if not file.exists():
+        return None
+    record = read_costs(file)
+    try:
+        steps = cost_steps(relation, record)
+    except KeyError as error:
+        known = ", ".join(record.methods)
+        raise RecordError(f"{file}: has no method {error}, only {known}") from error
+    except ValueError as error:
+        raise RecordError(f"{file}: the methods have different numbers of values") from error
+    rounds = len(record.methods[relation.method].step_ms)
+    _, p_holds, p_opposite = _all_steps(steps)
+    return Assessment(
+        Basis.ROUNDS, rounds, tuple(steps), p_holds, p_opposite, setting=record.setting
+    )

@@ -19,13 +19,14 @@ from orchestrator.analysis.claims.measurements import (
 from orchestrator.analysis.claims.relations import (
     Assessment,
     assess_bound,
+    assess_costs,
     claim_test,
     support,
 )
 from orchestrator.analysis.tables import finished_runs
 from orchestrator.analysis.verdicts import MAX_SEEDS, SIGNIFICANCE_LEVEL, holm
 from orchestrator.formatting import pluralize
-from orchestrator.spec.claims import Bound, Claim
+from orchestrator.spec.claims import Bound, Cheaper, Claim
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Store
 
@@ -84,7 +85,7 @@ def judge_claims(
 
     They are judged by their last epoch, or by `epoch`, counted from 1.
 
-    Raises: StoreError, RecordError if margins in the store are damaged.
+    Raises: StoreError, RecordError if margins or the file of a benchmark are damaged.
     """
     measured = Measurements(experiment, store, epoch)
     published = PublishedComparisons(experiment)
@@ -144,6 +145,8 @@ def _assess(
     claim: Claim, measured: Measurements, labels: Mapping[int, str]
 ) -> tuple[Assessment | None, tuple[int, ...]]:
     """Return the evidence for a claim, None if a value is missing; and the runs without values."""
+    if isinstance(claim.relation, Cheaper):
+        return assess_costs(claim.relation, measured.experiment.path.parent), ()
     comparisons = Comparisons(measured, claim)
     if comparisons.unmeasured:
         return None, comparisons.unmeasured

@@ -805,3 +805,60 @@ def test_verify_of_a_missing_file_exits_with_2(tmp_path):
     done = Shell(tmp_path / "here", tmp_path)("verify", "none.zip")
 
     assert (done.returncode, done.stderr) == (2, "Error: none.zip: no such file\n")
+
+
+@pytest.fixture
+def clone(home, experiment, store, tmp_path, data_root):
+    """
+    Return the shell of another folder with the YAML file and the bundle, and without a store.
+    """
+    shell = Shell(tmp_path / "clone", data_root)
+    bundle = shell.folder / "results" / "demo" / "bundle.zip"
+    bundle.parent.mkdir(parents=True)
+    write_bundle(experiment, store, bundle, at=AT)
+    return shell
+
+
+def test_commands_read_the_bundle_of_a_profile_that_the_store_lacks(clone):
+    report = clone("report", "--profile", "demo", "--format", "json")
+    cells = json.loads(report.stdout)["cells"]
+
+    assert report.returncode == 0, report.stderr
+    assert "Reading results/demo/bundle.zip, as the store has no run of the" in report.stderr
+    assert any(cell["seeds"] == 2 for cell in cells)
+    assert clone("cra", "--profile", "demo", "--radius", "1/4").returncode == 0
+    assert not (clone.folder / "results" / "store.db").exists()
+
+
+def test_a_bundle_is_read_like_a_store_and_never_written(clone):
+    bundle = clone.folder / "results" / "demo" / "bundle.zip"
+    before = bundle.read_bytes()
+    found = clone("query", "SELECT key FROM runs", "--store", str(bundle))
+
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("-s") >= 3
+    assert bundle.read_bytes() == before
+
+
+def test_the_runs_of_a_bundle_are_merged(clone):
+    bundle = clone.folder / "results" / "demo" / "bundle.zip"
+    merged = clone("merge", str(bundle))
+    report = clone("report", "--profile", "demo")
+
+    assert merged.returncode == 0, merged.stderr
+    assert merged.stdout.count("imported") >= 2
+    assert "bundle.zip" not in report.stderr
+
+
+def test_a_damaged_bundle_is_not_taken_for_a_store(clone):
+    bundle = clone.folder / "results" / "demo" / "bundle.zip"
+    with zipfile.ZipFile(bundle) as packed:
+        place = packed.getinfo("store.db").header_offset + 200
+    content = bytearray(bundle.read_bytes())
+    content[place] ^= 1
+    bundle.write_bytes(content)
+    found = clone("report", "--profile", "demo")
+
+    assert found.returncode == 2
+    assert "bundle.zip: " in found.stderr
+    assert "Traceback" not in found.stderr
