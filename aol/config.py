@@ -12,6 +12,8 @@ Kind = Literal["patchwise", "fc", "conv", "std"]
 Precision = Literal["float32", "tf32", "bf16"]
 Certify = Literal["float64", "float32"]
 Shuffle = Literal["full", "authors"]
+AttackName = Literal["pgd_l2"]
+NOT_IN_DIGEST = ("seed", "attack")
 
 
 def _check_positive(**values: float | None) -> list[str]:
@@ -124,11 +126,28 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """An attack on the trained network, in L2 up to `radius`, on the first `images` test images.
+
+    See `aol.training.attack`.
+    """
+
+    radius: float
+    name: AttackName = "pgd_l2"
+    steps: int = 50
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        _raise_all(_check_positive(radius=self.radius, steps=self.steps, images=self.images))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """All settings that can change the numbers of one run.
 
     `precision` is the arithmetic of training; `certify` that of the last evaluation, whose
-    accuracy, CRA and margins are the run's result (the others are in float32).
+    accuracy, CRA and margins are the run's result (the others are in float32). `attack` adds a
+    measurement after training. It changes no other number and is no part of the digest.
 
     A new field needs a default that keeps the old behaviour, and no default may change: the digest
     leaves out fields at their default, so that the keys of finished runs stay as they are.
@@ -144,6 +163,7 @@ class TrainConfig:
     precision: Precision = "float32"
     eval_every: int = 1
     certify: Certify = "float64"
+    attack: AttackConfig | None = None
 
     def __post_init__(self) -> None:
         problems = _check_positive(
@@ -154,9 +174,10 @@ class TrainConfig:
         _raise_all(problems)
 
     def digest(self) -> str:
-        """Return eight hexadecimal digits that identify these settings, without the seed."""
+        """Return eight hexadecimal digits that identify the training, apart from its seed."""
         settings = _changed_settings(self)
-        settings.pop("seed", None)
+        for name in NOT_IN_DIGEST:
+            settings.pop(name, None)
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -204,10 +225,12 @@ def from_dict(settings: dict[str, Any]) -> TrainConfig:
     parts = dict(settings)
     optimizer = dict(parts["optimizer"])
     optimizer["drops"] = tuple(optimizer["drops"])
+    attack = parts.pop("attack", None)
     return TrainConfig(
         model=ModelConfig(**parts.pop("model")),
         data=DataConfig(**parts.pop("data")),
         loss=LossConfig(**parts.pop("loss")),
         optimizer=OptimizerConfig(**optimizer),
+        attack=AttackConfig(**attack) if attack else None,
         **{name: value for name, value in parts.items() if name != "optimizer"},
     )

@@ -23,6 +23,7 @@ from aol.data.shuffle import shuffled
 from aol.errors import CheckpointError
 from aol.layers.modules import rescaled_once
 from aol.models.architectures import build_model
+from aol.training.attack import projected_gradient_descent
 from aol.training.loss import offset_cross_entropy
 from aol.training.metrics import certified, correct, margins, round_down
 from aol.training.optimizer import (
@@ -174,6 +175,43 @@ class Trainer:
             "jacobian": jacobian_spectrum(self.model, images).as_dict(),
         }
 
+    def attacked(self) -> dict[str, Any] | None:
+        """Return what `config.attack` leaves of the accuracy, for JSON; None without an attack.
+
+        `accuracy` and `robust` are shares of the attacked images before and after. The attack
+        computes in the arithmetic of `config.certify`.
+        """
+        attack = self.config.attack
+        if attack is None:
+            return None
+        model = self._certified_model()
+        dtype = next(model.parameters()).dtype
+        test = self.test
+        images = min(attack.images or len(test), len(test))
+        model.eval()
+        robust = []
+        with rescaled_once(model):
+            for pixels, labels in zip(
+                test.pixels[:images].split(CERTIFY_BATCH),
+                test.labels[:images].split(CERTIFY_BATCH),
+                strict=True,
+            ):
+                robust.append(
+                    projected_gradient_descent(
+                        model,
+                        scale_pixels(pixels, dtype),
+                        labels.long(),
+                        radius=attack.radius,
+                        steps=attack.steps,
+                    )
+                )
+        right = self.margins()[:images] > 0
+        return asdict(attack) | {
+            "images": images,
+            "accuracy": float(right.double().mean()),
+            "robust": float(torch.cat(robust).double().mean()),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state that continues this run: weights, momentum, epoch, random numbers.
 
@@ -261,8 +299,8 @@ class RunResult:
     """The result of a run that trained to its last epoch.
 
     `margins` of the test set as little-endian float32; `certificate` as plain values, with the
-    singular values of the network; `violations` that `aol.certification.lipschitz` found, none for
-    a sound network.
+    singular values of the network and the outcome of an attack; `violations` that
+    `aol.certification.lipschitz` found, none for a sound network.
     """
 
     margins: bytes
@@ -284,7 +322,7 @@ class RunResult:
 
 
 def evaluate_result(trainer: Trainer) -> RunResult:
-    """Return a trained run's margins and certificate. Raises: DivergedError."""
+    """Return a trained run's margins, certificate and attack. Raises: DivergedError."""
     margins = trainer.margins().numpy().astype("<f4").tobytes()
     found = trainer.certificate()
     certificate = {
@@ -292,6 +330,8 @@ def evaluate_result(trainer: Trainer) -> RunResult:
         **found.as_dict(),
         "singular_values": trainer.singular_values(),
     }
+    if attacked := trainer.attacked():
+        certificate["attack"] = attacked
     return RunResult(margins, certificate, found.violations)
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from aol.certification.certificate import TOLERANCE, LipschitzCertificate
 from aol.config import ModelConfig
 from aol.models.flops import layers_of
-from orchestrator.analysis.margins import load_margins, margins_agree
+from orchestrator.analysis.certificates import Attacked, attacked
+from orchestrator.analysis.margins import (
+    ROUNDING,
+    certified_share,
+    load_margins,
+    margins_agree,
+    tied_share,
+)
 from orchestrator.analysis.tables import finished_runs
 from orchestrator.errors import RecordError
 from orchestrator.spec.experiment import Experiment, RunSpec
@@ -58,6 +65,7 @@ def _run_violations(
         yield "its margins are damaged"
     else:
         yield from _margin_violations(margins, spec.train.data.test_images, values)
+        yield from _attack_violations(margins, attacked(run))
     if run.certificate is None:
         yield "there is no certificate of its Lipschitz bound"
     else:
@@ -90,3 +98,17 @@ def _margin_violations(
     for name, radius in RADII.items():
         if name in values and not margins_agree(margins, radius, values[name]):
             yield f"{name} {values[name]:.4f} is not what the margins give"
+
+
+def _attack_violations(margins: "Margins | None", attack: Attacked | None) -> Iterator[str]:
+    """Yield a line if an attack leaves fewer images right than are certified, or more than were."""
+    if margins is None or attack is None:
+        return
+    images = margins[: attack.images]
+    least, most = certified_share(images, attack.radius), certified_share(images, 0.0)
+    tied = tied_share(images, attack.radius) + ROUNDING
+    if not least - tied <= attack.robust <= most + ROUNDING:
+        yield (
+            f"under attack {attack.robust:.4f} of the images are right, but {least:.4f} are "
+            f"certified and {most:.4f} right without an attack"
+        )

@@ -1,11 +1,13 @@
 """The cells of the paper's tables, filled from the store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from orchestrator.analysis.certificates import MEASURES
 from orchestrator.errors import RequestError
 from orchestrator.spec.experiment import Experiment, RunSpec
+from orchestrator.spec.fields import Measurement
 from orchestrator.spec.schema import Column, Row, Table
 from orchestrator.store import Status, Store, StoredRun
 
@@ -62,6 +64,10 @@ class FilledTable:
     table: Table
     columns: tuple[Column, ...]
     cells: tuple[tuple[Cell, ...], ...]  # a tuple per row
+    measurements: tuple[
+        Measurement, ...
+    ] = ()  # titles of further columns, without published values
+    measured: tuple[tuple[float | None, ...], ...] = ()  # their means over the seeds, per row
     unsound: tuple[str, ...] = ()  # a line per run that is left out as unsound
     diverged: tuple[str, ...] = ()  # a line per run that is left out as diverged
 
@@ -100,6 +106,10 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
             excluded=tuple(reason for status, reason in EXCLUDED.items() if status in statuses),
         )
 
+    def measurements(row: Row) -> tuple[float | None, ...]:
+        done = [run for run in stored.get(row.run, []) if run.status is Status.DONE]
+        return tuple(_mean_of(MEASURES[name], done) for name in experiment.measurements)
+
     return [
         FilledTable(
             table,
@@ -111,11 +121,20 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
                 )
                 for row in table.rows
             ),
+            experiment.measurements,
+            tuple(map(measurements, table.rows)),
             unsound=_excluded_lines(table, stored, Status.UNSOUND),
             diverged=_excluded_lines(table, stored, Status.DIVERGED),
         )
         for table in experiment.tables
     ]
+
+
+def _mean_of(
+    measure: Callable[[StoredRun], float | None], runs: Sequence[StoredRun]
+) -> float | None:
+    values = [value for value in map(measure, runs) if value is not None]
+    return fmean(values) if values else None
 
 
 def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:

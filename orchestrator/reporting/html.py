@@ -107,6 +107,7 @@ def render_page(report: Report, store: Store, figures: Sequence[Path]) -> str:
         runs=stored,
         failures=[run for run in stored if run.status in FAILURES],
         provenance=_provenance,
+        format_percent=format_percent,
     )
 
 

@@ -68,18 +68,19 @@ def _claims(report: Report) -> str:
 def _table(report: Report, filled: FilledTable) -> str:
     note = report.experiment.note.partition(":")[0]
     titles = [filled.table.header or "Network", *(column.title for column in filled.columns)]
+    titles += filled.measurements
     with_sd = any(cell.sd is not None for row in filled.cells for cell in row)
     comparable = report.experiment.comparable
     rows = [
         line
-        for row in filled.cells
-        for line in _row_lines(row, with_sd=with_sd, with_published=comparable)
+        for row, measured in zip(filled.cells, filled.measured, strict=True)
+        for line in _row_lines(row, measured, with_sd=with_sd, with_published=comparable)
     ]
     caption = filled.table.title + (f" ({note})" if note else "")
     caption += ". Percent; published values in parentheses." if comparable else ". Percent."
     if with_sd:
         caption += " ±: standard deviation between seeds."
-    columns = f"l{'r' * len(filled.columns)}"
+    columns = f"l{'r' * (len(titles) - 1)}"
     return _environment(caption, filled.table.id, columns, titles, rows)
 
 
@@ -107,24 +108,31 @@ def _environment(
     )
 
 
-def _row_lines(row: Sequence[Cell], *, with_sd: bool, with_published: bool) -> list[str]:
+def _row_lines(
+    row: Sequence[Cell],
+    measured: Sequence[float | None],
+    *,
+    with_sd: bool,
+    with_published: bool,
+) -> list[str]:
     """Return the lines of a row.
 
     With standard deviations the published values have their own line, or the table is too wide.
     """
+    further = [format_percent(value) for value in measured]
     published = [f"({format_percent(cell.published)})" if with_published else "" for cell in row]
     if not with_sd:
         texts = [
             f"{format_percent(cell.measured)} {text}".rstrip()
             for cell, text in zip(row, published, strict=True)
         ]
-        return [_line([row[0].row, *texts])]
+        return [_line([row[0].row, *texts, *further])]
     texts = [
         format_percent(cell.measured) + ("" if cell.sd is None else f" ± {cell.sd:.1f}")
         for cell in row
     ]
-    lines = [_line([row[0].row, *texts])]
-    return [*lines, _line(["", *published])] if with_published else lines
+    lines = [_line([row[0].row, *texts, *further])]
+    return [*lines, _line(["", *published, *[""] * len(further)])] if with_published else lines
 
 
 def _line(texts: Sequence[str]) -> str:

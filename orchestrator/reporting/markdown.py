@@ -141,10 +141,11 @@ def _format_verdict(judged: CellVerdict) -> str:
 
 def _table(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
     header = filled.table.header
-    headers = [header, *(column.title for column in filled.columns), "Run ID"]
+    titles = [column.title for column in filled.columns]
+    headers = [header, *titles, *filled.measurements, "Run ID"]
     rows = [
-        [row.label, *cells, str(row.run)]
-        for row, cells in zip(filled.table.rows, texts, strict=True)
+        [row.label, *cells, *map(format_percent, measured), str(row.run)]
+        for row, cells, measured in zip(filled.table.rows, texts, filled.measured, strict=True)
     ]
     table = format_table(rows, headers, left={header}, style="pipe")
     return "\n\n".join([table, *filled.excluded])

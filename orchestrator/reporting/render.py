@@ -39,6 +39,7 @@ def render(report: Report, form: Format) -> str:
                 "diverged": report.diverged,
                 "broken": list(report.violations),
                 "cells": as_records(report),
+                "measurements": _measurement_records(report),
             }
         )
     import pandas as pd
@@ -48,6 +49,16 @@ def render(report: Report, form: Format) -> str:
     frame.insert(0, "profile", report.experiment.profile)
     frame["note"] = report.experiment.note
     return frame.to_csv(index=False)
+
+
+def _measurement_records(report: Report) -> list[dict[str, Any]]:
+    return [
+        {"table": filled.table.id, "row": row.label, "run_id": row.run}
+        | dict(zip(filled.measurements, measured, strict=True))
+        for filled in report.tables
+        for row, measured in zip(filled.table.rows, filled.measured, strict=True)
+        if measured
+    ]
 
 
 def _claim_row(judged: JudgedClaim) -> dict[str, Any]:

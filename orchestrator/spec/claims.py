@@ -8,12 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat
 
 from aol.certification.certificate import parse_radius
 from aol.errors import RadiusError
-from orchestrator.spec.fields import FrozenModel, check_file_name, parse_ids
+from orchestrator.spec.fields import MEASUREMENTS, FrozenModel, check_file_name, parse_ids
 from orchestrator.spec.validation import suggest
 
-LAYER_NORM = "layer norm"  # the largest proven bound of a layer's norm
-NEARLY_ORTHOGONAL = "nearly orthogonal"  # percent of the layers' singular values above 0.9
-MEASUREMENTS = (LAYER_NORM, NEARLY_ORTHOGONAL)  # of a run, beside the columns of the tables
 INNER_PATH = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 CRA = "CRA "  # followed by a radius: certified robust accuracy at any radius
 

@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat, field_validator
 from aol.config import TrainConfig
 from orchestrator.errors import SpecError
 from orchestrator.spec.claims import Claim
-from orchestrator.spec.fields import MAX_ID, FrozenModel, parse_ids
+from orchestrator.spec.fields import MAX_ID, FrozenModel, Measurement, parse_ids
 from orchestrator.spec.schema import Column, Prices, Reproduction, Row, Table
 
 REPLICATE_STRIDE = 1000  # replicate k of a run trains with its seed + 1000 k
@@ -91,6 +91,7 @@ class Experiment:
     base: str = ""
     overrides: tuple[str, ...] = ()
     comparable: bool = True  # with the published values
+    measurements: tuple[Measurement, ...] = ()  # columns of the tables that were not published
     all_runs: tuple[RunSpec, ...] = field(default=(), repr=False, compare=False)
 
     @property

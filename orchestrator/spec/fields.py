@@ -8,7 +8,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 from aol.certification import certificate
 
 Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
+Measurement = Literal[
+    "layer norm", "nearly orthogonal", "under attack"
+]  # of a run's network, not of its images
 RADII = cast(dict[Metric, float], {"accuracy": 0.0, **certificate.RADII})
+LAYER_NORM: Measurement = "layer norm"  # the largest proven bound of a layer's norm
+NEARLY_ORTHOGONAL: Measurement = "nearly orthogonal"  # percent of singular values above 0.9
+UNDER_ATTACK: Measurement = "under attack"  # percent of the attacked images that stay right
+MEASUREMENTS: tuple[Measurement, ...] = (LAYER_NORM, NEARLY_ORTHOGONAL, UNDER_ATTACK)
 MAX_ID = 1_000_000
 FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 CELL_BREAKS = re.compile(r"[|\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what no markdown cell may contain

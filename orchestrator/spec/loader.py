@@ -97,6 +97,7 @@ class SpecFile:
             data_root=self.file.data_root,
             runs=tuple(runs),
             columns=self.file.columns,
+            measurements=self.file.measurements,
             tables=self.file.tables,
             claims=self.file.claims,
             reproduction=self.file.reproduction,

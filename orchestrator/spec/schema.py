@@ -11,6 +11,7 @@ from orchestrator.spec.fields import (
     RADII,
     Cell,
     FrozenModel,
+    Measurement,
     Metric,
     Percent,
     Points,
@@ -128,6 +129,7 @@ class File(FrozenModel):
     runs: Annotated[list[dict[str, Any]], Field(min_length=1)]
     profiles: Annotated[dict[str, OptionalProfile], Field(min_length=1)]
     columns: tuple[Column, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
     tables: tuple[Table, ...] = ()
     claims: tuple[Claim, ...] = ()
     reproduction: Reproduction = Reproduction()

@@ -69,7 +69,7 @@ def _attach_tables(tracker: Tracker, store: Store, report: Report) -> None:
 
 
 def _attach_figures(tracker: Tracker, store: Store, report: Report) -> None:
-    """Attach the figures of its own tables to each run, and the overall figure to all runs."""
+    """Attach the figures of its own tables to each run, and those of the claims to all runs."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             drawn = draw_figures(report, store, Path(folder))
@@ -79,7 +79,7 @@ def _attach_figures(tracker: Tracker, store: Store, report: Report) -> None:
                 store,
                 {run.key: files_of(own.get(id_, [])) for id_ in found for run in found[id_]},
             )
-            overall = files_of([path for path in drawn if path.stem == OVERALL])
+            overall = files_of([path for path in drawn if path.stem in OVERALL])
             runs = store.runs(profiles=[report.experiment.profile])
             tracker.attach_figures(store, {run.key: overall for run in runs}, OVERALL_TAG)
     except (TrackingError, StoreError):

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from aol.certification.certificate import LipschitzCertificate
-from aol.certification.singular_values import Spectrum, share_nearly_orthogonal
+from orchestrator.analysis.certificates import MEASURES
 from orchestrator.analysis.claims.contrasts import (
     Contrasts,
     ImageContrasts,
@@ -15,7 +14,7 @@ from orchestrator.analysis.claims.contrasts import (
 )
 from orchestrator.analysis.margins import certified, certified_share, load_margins
 from orchestrator.analysis.tables import finished_runs
-from orchestrator.spec.claims import LAYER_NORM, NEARLY_ORTHOGONAL, Claim, radius_of
+from orchestrator.spec.claims import Claim, radius_of
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.fields import RADII
 from orchestrator.store import Store, StoredRun
@@ -79,10 +78,8 @@ class Measurements:
             return None if value is None else 100 * value
         if self._epoch is not None:
             return None
-        if column == LAYER_NORM:
-            return _largest_bound(run)
-        if column == NEARLY_ORTHOGONAL:
-            return nearly_orthogonal(run)
+        if column in MEASURES:
+            return MEASURES[column](run)
         margins, radius = self._load(run), radius_of(column)
         if margins is None or radius is None:
             return None
@@ -97,24 +94,6 @@ class Measurements:
         if run.key not in self._margins:
             self._margins[run.key] = load_margins(self._store, run)
         return self._margins[run.key]
-
-
-def _largest_bound(run: StoredRun) -> float | None:
-    """Return the largest proven bound of a layer's norm, by the run's certificate."""
-    try:
-        certificate = LipschitzCertificate.from_dict(run.certificate or {})
-    except ValueError:
-        return None
-    return max((layer.upper for layer in certificate.layers), default=None)
-
-
-def nearly_orthogonal(run: StoredRun) -> float | None:
-    """Return the percentage of the layers' singular values above 0.9, None if not measured."""
-    try:
-        records = (run.certificate or {})["singular_values"]["trained"]
-        return 100 * share_nearly_orthogonal([Spectrum.from_dict(one) for one in records])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
 
 
 class Comparisons:

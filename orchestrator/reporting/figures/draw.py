@@ -21,7 +21,8 @@ FORMATS = ("png", "svg")
 SPECTRA = "singular-values-"  # name before the run's ID
 CLAIMS = "claims"  # name of the figure of all claims
 CLAIMS_BY_EPOCH = "claims-by-epoch"
-OVERALL = "paper-against-ours"  # name of the figure of all tables together
+PAPER_AGAINST_OURS = "paper-against-ours"
+OVERALL = (CLAIMS, CLAIMS_BY_EPOCH, PAPER_AGAINST_OURS)  # names of the figures about all runs
 TABLE_FIGURES = ("curves", "training", "trade-off")  # names before the table's ID
 
 
@@ -62,7 +63,7 @@ def figures_of(report: Report, store: Store) -> Iterator[tuple[str, "Figure"]]:
             if traded:
                 yield f"trade-off-{filled.table.id}", traded
     if experiment.comparable and any(cell.values for cell in report.cells):
-        yield OVERALL, paper_against_ours(report)
+        yield PAPER_AGAINST_OURS, paper_against_ours(report)
     for run_id, runs in stored.items():
         first = next((run for run in runs if run.status is Status.DONE), None)
         if first and (spectra := singular_values(first, note)):

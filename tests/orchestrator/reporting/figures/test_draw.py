@@ -470,7 +470,7 @@ def test_the_figures_of_a_run_are_those_of_its_tables_in_one_format_or_all(
     report = make_report(reported, store)
     folder = tmp_path / "figures"
     written = draw_figures(report, store, folder, ["png"])
-    own = [path for path in written if path.stem != OVERALL]
+    own = [path for path in written if path.stem not in OVERALL]
 
     assert names(folder) == sorted(path.name for path in written)
     assert {path.suffix for path in written} == {".png"}
