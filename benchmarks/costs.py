@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=float, default=1.0, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=8, help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=3, help="of memory; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=8, help="of memory; default: %(default)s")
     parser.add_argument("--clock", choices=CLOCKS, default="cpu", help="default: %(default)s")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results/costs.json")
     parser.add_argument("--memory-of", choices=METHODS, help=argparse.SUPPRESS)

@@ -71,6 +71,11 @@ class JudgedClaim:
         return self.further_seeds or 0
 
     @property
+    def judged_by_seeds(self) -> bool:
+        """Return whether its evidence is the spread between seeds."""
+        return self.assessment is not None and self.assessment.basis is Basis.SEEDS
+
+    @property
     def weakest(self) -> Step | None:
         """Return the step with the least support, which decides the verdict."""
         if not self.assessment:
@@ -202,5 +207,7 @@ def judge_by_epoch(experiment: Experiment, store: Store) -> dict[int, list[Judge
     epochs = sorted(evaluated, reverse=True)[::every][::-1]
     judged = {epoch: judge_claims(experiment, store, epoch=epoch) for epoch in epochs}
     return {
-        epoch: claims for epoch, claims in judged.items() if any(one.assessment for one in claims)
+        epoch: claims
+        for epoch, claims in judged.items()
+        if any(one.judged_by_seeds for one in claims)
     }

@@ -52,7 +52,7 @@ def claims_by_epoch(by_epoch: Mapping[int, Sequence[JudgedClaim]], note: str) ->
     rows = [
         index
         for index in range(len(first))
-        if any(claims[index].assessment for claims in by_epoch.values())
+        if any(claims[index].judged_by_seeds for claims in by_epoch.values())
     ]
     figure = Figure(figsize=(10.0, 1.6 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
