@@ -15,13 +15,17 @@ PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-all test-lowest check docs bench lock clean
+.PHONY: help run laptop test test-slow test-all test-lowest check docs bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## train the demo: fourteen runs in about two minutes, then the paper's tables
 	@$(BIN)/python -m orchestrator run experiments.yaml --profile demo
+
+laptop: $(READY) ## train on real images with three seeds, in about three hours; continues
+	@test ! -f results/laptop/bundle.zip || $(BIN)/python -m orchestrator merge results/laptop/bundle.zip
+	@$(BIN)/python -m orchestrator run experiments.yaml --profile laptop --seeds 0-2
 
 test: $(READY) ## run the tests, in about five minutes on two cores
 	@$(BIN)/python -m pytest -q $(PARALLEL)

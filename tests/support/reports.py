@@ -24,16 +24,18 @@ diff --git a/aol/x.py b/aol/x.py
 """
 
 
-def certificate(run):
+def certificate(run, *, spectra=False):
     """
-    Return the certificate of a sound run as it is stored.
+    Return the certificate of a sound run as it is stored, with singular values or without.
     """
     layers = [LayerBound(f"layer {n}", 1.0, 0.9) for n, _ in enumerate(layers_of(run.train.model))]
     found = LipschitzCertificate(tuple(layers), ratio=0.5, score_error=1e-12, tolerance=TOLERANCE)
-    shares = (0.0,) * (BINS - 1) + (1.0,)
-    spectra = [Spectrum(layer.name, 8, exact=True, shares=shares).as_dict() for layer in layers]
-    values = {"start": spectra, "trained": spectra, "jacobian": spectra[0]}
-    return {"arithmetic": "float64", **found.as_dict(), "singular_values": values}
+    record = {"arithmetic": "float64", **found.as_dict()}
+    if spectra:
+        shares = (0.0,) * (BINS - 1) + (1.0,)
+        values = [Spectrum(layer.name, 8, exact=True, shares=shares).as_dict() for layer in layers]
+        record["singular_values"] = {"start": values, "trained": values, "jacobian": values[0]}
+    return record
 
 
 def damage_margins(store, length):
@@ -46,7 +48,7 @@ def damage_margins(store, length):
     connection.close()
 
 
-def finish(store, run, shift, origin=ORIGIN):
+def finish(store, run, shift, origin=ORIGIN, *, spectra=False):
     margins = np.linspace(-1, 3, 100, dtype="<f4") + np.float32(shift)
     store.queue([run])
     store.start(run, origin)
@@ -54,7 +56,8 @@ def finish(store, run, shift, origin=ORIGIN):
         rate = 0.1 if epoch < run.train.epochs else 0.01
         values = {name: certified_share(margins, radius) for name, radius in RADII.items()}
         store.record(run.key, epoch, values | {"train_loss": 1 / epoch, "learning_rate": rate})
-    store.finish(run.key, Status.DONE, margins=margins.tobytes(), certificate=certificate(run))
+    found = certificate(run, spectra=spectra)
+    store.finish(run.key, Status.DONE, margins=margins.tobytes(), certificate=found)
 
 
 def finish_with_margins(store, run, margins, status=Status.DONE):

@@ -249,3 +249,34 @@ def test_with_every_claim_decided_nothing_is_missing(trained, store):
     text = missing_text(find_remaining_work(trained, store), ONE_CPU, claim_needs(trained, store))
 
     assert text.endswith("Nothing is missing: every claim is decided.")
+
+
+@pytest.fixture
+def measured(reported, store):
+    """
+    A run with singular values and an attack, and one without, with columns for them.
+    """
+    experiment = replace(reported, measurements=("nearly orthogonal", "under attack"))
+    first, second = experiment.runs
+    finish(store, first, 0.0, spectra=True)
+    attack = {"radius": 0.1, "images": 100, "accuracy": 0.75, "robust": 0.7431}
+    found = certificate(first, spectra=True) | {"attack": attack}
+    margins = store.margins(first.key)
+    store.finish(first.key, Status.DONE, margins=margins, certificate=found)
+    finish(store, second, 0.0)
+    return make_report(experiment, store)
+
+
+def test_measurements_are_columns_of_the_tables_in_every_format(measured, store):
+    text, page = render(measured, "md"), render_page(measured, store, [])
+    records = json.loads(render(measured, "json"))["measurements"]
+
+    assert "|   nearly orthogonal |   under attack |   Run ID |" in text
+    assert "|               100.0 |           74.3 |        0 |" in text
+    assert "|                   – |              – |       22 |" in text
+    assert "& nearly orthogonal & under attack" in render(measured, "tex")
+    assert "& 100.0 & 74.3 " in render(measured, "tex")
+    assert '<th scope="col">under attack</th>' in page
+    assert '<td data-value="74.31">74.3</td>' in page
+    assert records[0]["under attack"] == pytest.approx(74.31)
+    assert records[1]["nearly orthogonal"] is None

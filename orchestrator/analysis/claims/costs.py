@@ -2,51 +2,13 @@
 
 from itertools import product
 from math import exp, log, sqrt
-from pathlib import Path
 from statistics import fmean, stdev
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from orchestrator.analysis.claims.contrasts import CONFIDENCE, Step
-from orchestrator.errors import RecordError
 from orchestrator.spec.claims import Cheaper
+from orchestrator.spec.costs import CostRecord
 
 LEAST_SD = 0.001  # of a ratio's logarithm: equal figures do not show that there is no spread
-SIZE_LIMIT = 2**20  # bytes
-Values = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=2)]
-
-
-class MethodCosts(BaseModel):
-    """The costs of a method: each round's milliseconds per training step, each process's MB."""
-
-    step_ms: Values
-    peak_mb: Values
-
-
-class CostRecord(BaseModel):
-    """The file that a benchmark of costs wrote; `setting` says what was measured, and where."""
-
-    form: Annotated[Literal["aol-costs/1"], Field(alias="schema")]
-    setting: str
-    methods: dict[str, MethodCosts]
-
-
-def read_costs(file: Path) -> CostRecord:
-    """Return the record in a file. Raises: RecordError if it cannot be read or is not valid."""
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(SIZE_LIMIT + 1)
-    except OSError as error:
-        raise RecordError(f"{file}: cannot be read: {error.strerror or error}") from error
-    if len(content) > SIZE_LIMIT:
-        raise RecordError(f"{file}: is larger than {SIZE_LIMIT} bytes")
-    try:
-        return CostRecord.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise RecordError(f"{file}: {place}: {first['msg']}") from error
 
 
 def cost_steps(relation: Cheaper, record: CostRecord) -> list[Step]:

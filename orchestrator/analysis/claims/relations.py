@@ -7,10 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from orchestrator.analysis.claims.contrasts import Contrasts, SeedContrasts, Step
-from orchestrator.analysis.claims.costs import cost_steps, read_costs
+from orchestrator.analysis.claims.costs import cost_steps
 from orchestrator.analysis.claims.measurements import Basis, Comparisons, PublishedComparisons
 from orchestrator.errors import RecordError
 from orchestrator.spec.claims import Above, Bound, Cheaper, Claim, Extreme, Moves, Trend
+from orchestrator.spec.costs import read_costs
 
 Source = Comparisons | PublishedComparisons
 Outcome = tuple[Sequence[Step], float, float]  # steps, p-values of holding and of the opposite

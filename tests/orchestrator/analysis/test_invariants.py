@@ -56,6 +56,30 @@ def test_each_violation_is_reported_in_one_line(reported, store, changes, found)
     assert violations(reported, store, **changes) == [f"run 0, seed 0: {line}" for line in found]
 
 
+def attacked(robust, images):
+    attack = {"radius": 36 / 255, "images": images, "accuracy": 0.5, "robust": robust}
+    return lambda run: certificate(run) | {"attack": attack}
+
+
+@pytest.mark.parametrize("robust", [0.6, 0.65, 0.70])
+def test_an_attack_between_the_certified_and_the_clean_accuracy_is_no_violation(
+    reported, store, robust
+):
+    assert violations(reported, store, record=attacked(robust, 50)) == []
+
+
+@pytest.mark.parametrize("robust", [0.58, 0.72])
+def test_an_attack_beyond_the_certified_or_the_clean_accuracy_is_a_violation(
+    reported, store, robust
+):
+    (found,) = violations(reported, store, record=attacked(robust, 50))
+
+    assert found == (
+        f"run 0, seed 0: under attack {robust:.4f} of the images are right, but 0.6000 are "
+        "certified and 0.7000 right without an attack"
+    )
+
+
 @pytest.mark.parametrize("length", [399, 0])
 def test_truncated_margins_are_a_violation(reported, store, length):
     violations(reported, store)

@@ -210,7 +210,7 @@ def whole(tmp_path_factory):
     opened = Store(tmp_path_factory.mktemp("whole") / "store.db")
     experiment = SpecFile(PROJECT / "experiments.yaml").experiment("demo")
     for run in experiment.runs:
-        finish(opened, run, 0.0)
+        finish(opened, run, 0.0, spectra=True)
     yield experiment, opened
     opened.close()
 
@@ -233,9 +233,9 @@ def test_the_committed_page_of_the_demo_is_current_in_structure(whole, tmp_path)
 
 def wording(text):
     """
-    Return the text without tables, with # for each number, and the summary.
+    Return the text without tables and evidence, with # for each number, and the summary.
     """
-    lines = [line for line in text.splitlines() if not line.startswith("|")]
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "- C"))]
     (summary,) = (line for line in lines if " of the paper, " in line)
     rest = [line for line in lines if line != summary]
     return [re.sub(r"\d+(\.\d+)?", "#", line) for line in rest], summary

@@ -401,6 +401,7 @@ def test_json_has_the_note_and_every_cell(experiment, store):
         "diverged": [],
         "broken": [],
         "cells": as_records(report),
+        "measurements": [],
     }
     assert "√2" in text
 

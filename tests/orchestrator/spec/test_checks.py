@@ -4,7 +4,7 @@ from tests.support.specs import GOOD
 
 TRAINING = (
     "(allowed: model, data, loss, optimizer, epochs, batch_size, seed, precision, eval_every, "
-    "certify)"
+    "certify, attack)"
 )
 ROWS = "rows: [{label: A, run: 0, published: [1.0, 0.5]}]"
 ONE_GPU = "a run trains on one GPU at most; allowed: 0, 1, or a share of one from 0.0001"
@@ -67,7 +67,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(problems_in):
     optimizer = "(allowed: learning_rate, momentum, nesterov, l2, drops, drop_factor)"
 
     assert problems_in(text=text) == [
-        f"x.yaml:1: nam: unknown field; did you mean `name`? {file}columns, tables, "
+        f"x.yaml:1: nam: unknown field; did you mean `name`? {file}columns, measurements, tables, "
         "claims, reproduction, prices)",
         "x.yaml:4: runs 0, 1, 4: epochs: must be a whole number, got 'many'",
         f"x.yaml:5: runs 0, 1, 4: dat: unknown field; did you mean `data`? {TRAINING}",
@@ -208,6 +208,26 @@ TOO_BIG = "must be a whole number below 2**63, got"
             'title: T\n    header: "A\\e[2J"',
             17,
             f"tables.0.header: got 'A\\x1b[2J': {BREAKS}",
+        ),
+        (
+            "columns:",
+            "measurements: [norms]\ncolumns:",
+            13,
+            "measurements.0: must be 'layer norm', 'nearly orthogonal' or 'under attack', got "
+            "'norms'",
+        ),
+        (
+            "seed: 1,",
+            "seed: 1, attack: {radius: 0},",
+            8,
+            "run 1: attack.radius: must be positive and finite, got 0.0",
+        ),
+        (
+            "seed: 1,",
+            "seed: 1, attack: {radius: 36/255, step: 5},",
+            8,
+            "run 1: attack.step: unknown field; did you mean `steps`? (allowed: radius, name, "
+            "steps, images)",
         ),
         ("  quick:", "  a b:", 10, f"profile 'a b' {FOLDER}"),
         ("  quick:", "  ../evil:", 10, f"profile '../evil' {FOLDER}"),
