@@ -90,7 +90,7 @@ def test_all_runs_train_as_the_paper_trains(paper):
             "train_limit": None,
             "test_limit": None,
             "augment": True,
-            "shuffle": "full",
+            "shuffle": "authors",
         }
         assert settings["optimizer"] == {
             "learning_rate": 1e-3,
