@@ -31,12 +31,14 @@ def export(
 ) -> None:
     """Export a finished run's network, rescaled weights folded in, with a model card."""
     from orchestrator.analysis.report import make_report
+    from orchestrator.scheduling.storage import CHECKPOINTS
     from orchestrator.sharing.export import from_folder, from_store
 
     report = None
     if run.isdecimal():
         store, experiment = options.open_profile()
-        finished = from_store(experiment, store, int(run), replicate)
+        storage = str(options.results_folder / CHECKPOINTS)
+        finished = from_store(experiment, store, int(run), replicate, storage=storage)
         report = make_report(experiment, store)
     else:
         finished = from_folder(Path(run))

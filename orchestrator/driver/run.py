@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,9 +17,9 @@ from orchestrator.formatting import pluralize
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun
 from orchestrator.reporting.render import write_report
-from orchestrator.scheduling.storage import parent_location
+from orchestrator.scheduling.storage import CheckpointStorage, parent_location
 from orchestrator.spec.experiment import Experiment
-from orchestrator.store import Status, Store, StoredRun
+from orchestrator.store import Checkpoint, Status, Store, StoredRun
 from orchestrator.store.cells import store_published_cells
 
 if TYPE_CHECKING:
@@ -170,13 +170,11 @@ def _finish_tracking(session: Session, store: Store, tracking: "TrackingRecorder
 
 def _delete_runs(session: Session, store: Store, todo: Sequence[PlannedRun]) -> None:
     """Delete the records and checkpoints of the runs to train from the start."""
-    from orchestrator.scheduling.storage import delete_folder
-
-    ids = session.rerun()
+    storage, ids = CheckpointStorage(session.storage), session.rerun()
     for stored in store.runs({item.run.key for item in todo if item.run.id in ids}):
         paths = [checkpoint.path for checkpoint in stored.checkpoints if checkpoint.managed]
         for folder in {parent_location(path) for path in paths}:
-            delete_folder(folder)
+            storage.discard(folder)
         store.delete_run(stored.key)
 
 
@@ -204,15 +202,14 @@ def _train(
     from orchestrator.driver.recorder import StoreRecorder
     from orchestrator.provenance import provenance
     from orchestrator.scheduling.cluster import connect, prepare_machines
-    from orchestrator.scheduling.storage import delete_folder
     from orchestrator.scheduling.tuner import Job, SchedulingOptions, run_jobs
 
     options = session.options
-    work = _work(todo)
+    work, storage = _work(todo), CheckpointStorage(session.storage)
     datasets = sorted({item.run.train.data.name for item in todo})
-    recorder = StoreRecorder(store, {name: provenance(name) for name in datasets}, delete_folder)
+    recorder = StoreRecorder(store, {name: provenance(name) for name in datasets}, storage.discard)
     jobs = [
-        Job(item.run, requests[item.run.key], item.checkpoints)
+        Job(item.run, requests[item.run.key], _located(item.checkpoints, storage))
         for item in sorted(todo, key=lambda item: -work[item.run.key])
     ]
     scheduling = SchedulingOptions(
@@ -235,6 +232,15 @@ def _train(
             return deferred[0]
         with session.observer.watch(work, session.logs) as console:
             return run_jobs(jobs, [recorder, tracking, console], scheduling)
+
+
+def _located(
+    checkpoints: Sequence[Checkpoint], storage: CheckpointStorage
+) -> tuple[Checkpoint, ...]:
+    """Return the checkpoints with the locations to read them from."""
+    return tuple(
+        replace(one, path=storage.locate(one.path)) if one.managed else one for one in checkpoints
+    )
 
 
 def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from orchestrator.formatting import format_duration, pluralize
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun, plan
 from orchestrator.planning.resources import Cluster
-from orchestrator.scheduling.storage import absolute_location, is_uri
+from orchestrator.scheduling.storage import CHECKPOINTS, absolute_location, is_uri
 from orchestrator.spec.experiment import Experiment, parse_ids_option
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
@@ -64,7 +64,7 @@ class Session:
         self.results = Path(options.results or options.spec.parent / "results").absolute()
         self.logs = self.results / "logs"
         self.store_location = options.store or str(self.results / "store.db")
-        self.storage = absolute_location(options.storage or str(self.results / "ray"))
+        self.storage = absolute_location(options.storage or str(self.results / CHECKPOINTS))
         self.stack = ExitStack()  # closed when the session ends
         self._given = experiment
 

@@ -1,6 +1,7 @@
 """Locations in the storage of checkpoints: paths of a shared folder, or URIs."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,10 @@ from uuid import uuid4
 from orchestrator.errors import ResourceError
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "ray"  # folder of the results that is the storage by default
+# An invocation, in it a run by its key, and in it a checkpoint, as Ray saves them
+SAVED = re.compile(r"(?<=/)\d{8}-\d{6}-\d+/\d+-s\d+-[0-9a-f]{8}(/checkpoint_\d+)?$")
 
 
 def is_uri(location: str) -> bool:
@@ -80,10 +85,50 @@ def open_checkpoint(location: str) -> AbstractContextManager[str]:
     return folder
 
 
-def delete_folder(folder: str) -> None:
-    """Delete a folder of the storage; log an error, as if it is deleted already."""
-    try:
-        system, path = open_location(folder)
-        system.delete_dir(path)
-    except (OSError, ValueError) as error:
-        logger.info("%s is not deleted: %s", folder, error)
+class CheckpointStorage:
+    """The folder or URI in which an invocation saves; nothing outside it is ever deleted.
+
+    Ray saves to `<invocation>/<run key>/checkpoint_<number>` in it. The store has the location at
+    the time of saving, which is another one after the project was copied, moved or merged.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = absolute_location(root)
+
+    def locate(self, recorded: str) -> str:
+        """Return this storage's own copy of a checkpoint if there is one, else `recorded`."""
+        own = self._own(recorded)
+        if own is None or own == recorded:
+            return recorded
+        try:
+            system, path = open_location(own)
+            return own if _exists(system, path) else recorded
+        except (OSError, ValueError):
+            return recorded
+
+    def discard(self, recorded: str) -> None:
+        """Delete this storage's own copy of a checkpoint, or of all that a run saved.
+
+        What was recorded elsewhere is left. An error is logged, as if it is deleted already.
+        """
+        own = self._own(recorded)
+        if own is None:
+            logger.warning("%s is not deleted: it is not a checkpoint", recorded)
+            return
+        try:
+            system, path = open_location(own)
+            system.delete_dir(path)
+        except (OSError, ValueError) as error:
+            logger.info("%s is not deleted: %s", own, error)
+
+    def _own(self, recorded: str) -> str | None:
+        """Return where this storage would have what is recorded, None if no run can save there."""
+        path = urlsplit(recorded).path if is_uri(recorded) else recorded
+        found = SAVED.search(path)
+        return join_location(self.root, found[0]) if found else None
+
+
+def _exists(system: Any, path: str) -> bool:
+    from pyarrow.fs import FileType
+
+    return bool(system.get_file_info(path).type != FileType.NotFound)

@@ -40,9 +40,16 @@ class FinishedRun:
 
 
 def from_store(
-    experiment: Experiment, store: Store, run_id: int, replicate: int = 0
+    experiment: Experiment,
+    store: Store,
+    run_id: int,
+    replicate: int = 0,
+    *,
+    storage: str | None = None,
 ) -> FinishedRun:
     """Return a finished run of a profile with the network of its newest checkpoint.
+
+    It is read from `storage` if that is given and has it, else from where it was saved.
 
     Raises: RequestError, SpecError, CheckpointError, StoreError.
     """
@@ -57,7 +64,7 @@ def from_store(
     newest = stored.checkpoints[0]
     return FinishedRun(
         run=run,
-        network=_load_stored(run, newest),
+        network=_load_stored(run, newest, storage),
         values=store.final([stored.key])[stored.key],
         certificate=stored.certificate or {},
         device=stored.device,
@@ -67,19 +74,22 @@ def from_store(
     )
 
 
-def _load_stored(run: RunSpec, checkpoint: Checkpoint) -> TrainedNetwork:
+def _load_stored(run: RunSpec, checkpoint: Checkpoint, storage: str | None) -> TrainedNetwork:
     """Return the network of a checkpoint in the store. Raises: CheckpointError."""
     if not checkpoint.managed:
         return _load_final(run, Path(checkpoint.path))
-    from orchestrator.scheduling.storage import open_checkpoint
+    from orchestrator.scheduling.storage import CheckpointStorage, open_checkpoint
 
+    location = checkpoint.path
+    if storage is not None:
+        location = CheckpointStorage(storage).locate(location)
     try:
-        with open_checkpoint(checkpoint.path) as folder:
+        with open_checkpoint(location) as folder:
             return _load_final(run, Path(folder) / STATE_FILE)
     except CheckpointError:
         raise
     except Exception as error:  # Ray and file systems raise anything
-        raise CheckpointError(f"{checkpoint.path}: cannot be opened: {error}") from error
+        raise CheckpointError(f"{location}: cannot be opened: {error}") from error
 
 
 def from_folder(folder: Path) -> FinishedRun:

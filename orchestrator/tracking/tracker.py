@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,8 +118,29 @@ class Tracker:
                 self._experiment_id = client.create_experiment(name, location)
             else:
                 self._experiment_id = found.experiment_id
+                self._own_artifacts(found.artifact_location)
             self._client = client
         return self._client
+
+    def _own_artifacts(self, location: str) -> None:
+        """Move the locations of artifacts to this project, if it was copied or moved.
+
+        MLflow keeps absolute locations. Those in a database beside the folder of artifacts belong
+        to it: otherwise a copy would write to its original.
+        """
+        own = self.artifacts.absolute()
+        database = own.parent / "mlflow.db"
+        if location == own.as_uri() or self.uri != f"sqlite:///{database}":
+            return
+        import sqlite3
+
+        with closing(sqlite3.connect(database)) as connection, connection:
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608 - above
+                    f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (own.as_uri(), len(location) + 1, location, len(location) + 1, f"{location}/"),
+                )
 
     def _send_run(self, client: "MlflowClient", store: Store, run: StoredRun) -> None:
         mlflow_run = self._find(client, run) or self._create(client, run)

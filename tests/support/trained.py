@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +26,9 @@ class Trained:
 
     def copy(self, folder):
         """
-        Return a shell in a copy of the folder that has its own checkpoints.
+        Return a shell in a copy of the folder.
         """
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        with closing(sqlite3.connect(folder / "results" / "store.db")) as database, database:
-            database.execute(
-                "UPDATE runs SET checkpoints = replace(checkpoints, ?, ?)",
-                (f"{self.folder}/", f"{folder}/"),
-            )
         return Shell(folder, self.data_root)
 
 

@@ -483,6 +483,7 @@ def test_a_rerun_trains_from_the_start_and_creates_a_new_mlflow_run(trained, tmp
     shell = trained.copy(tmp_path)
     arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
     before = [*(tmp_path / "results" / "ray").rglob("state.pt")]
+    originals = files_of(trained.folder)
 
     again = shell.process(*arguments, "--rerun", "11")
 
@@ -495,6 +496,20 @@ def test_a_rerun_trains_from_the_start_and_creates_a_new_mlflow_run(trained, tmp
     assert all(run.info.end_time for run in runs)
     (kept,) = [path for path in before if path.exists()]
     assert "0-s0-" in str(kept)
+    assert files_of(trained.folder) == originals
+    assert all(str(tmp_path) in run.info.artifact_uri for run in runs)
+
+
+def files_of(folder):
+    """
+    Return the files of a results folder and of MLflow, with the times of their last change.
+    """
+    return {
+        path: path.stat().st_mtime_ns
+        for name in ("results", "mlruns")
+        for path in (folder / name).rglob("*")
+        if path.is_file()
+    }
 
 
 def test_the_table_of_the_readme_is_that_of_the_demo():

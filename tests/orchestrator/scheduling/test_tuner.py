@@ -12,7 +12,6 @@ import ray
 from orchestrator.errors import ResourceError, SchedulingError
 from orchestrator.planning.resources import Cluster, Node, ResourceRequest
 from orchestrator.scheduling import cluster as machines
-from orchestrator.scheduling import storage as storage_module
 from orchestrator.scheduling import tuner
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.spec.loader import SpecFile
@@ -289,27 +288,6 @@ def test_runs_can_use_fractions_of_a_gpu(cluster, runs, options):
     assert len(recorder.of(Started)) == 2
     assert {event.status for event in recorder.of(Finished)} == {Status.FAILED}
     assert all("cuda" in event.error.lower() for event in recorder.of(Finished))
-
-
-def test_deleting_a_missing_folder_is_no_error(tmp_path):
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    storage_module.delete_folder(str(folder))
-    storage_module.delete_folder(str(folder))
-
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize("storage", ["nonsense://x", "/dev/null/ray", "s3:///"])
-def test_an_unwritable_storage_is_an_error(storage):
-    with pytest.raises(ResourceError, match=f"--storage {storage}: is not writable"):
-        storage_module.check_storage(storage)
-
-
-def test_the_check_of_a_storage_leaves_no_files(tmp_path):
-    storage_module.check_storage(str(tmp_path / "ray"))
-
-    assert list((tmp_path / "ray").iterdir()) == []
 
 
 @pytest.mark.slow

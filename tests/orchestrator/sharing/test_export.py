@@ -45,7 +45,7 @@ from orchestrator.sharing.run_folder import find_run_folders
 from orchestrator.sharing.run_folder import read_run_folder as read_folder
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Checkpoint, Store
-from tests.support.shell import TINY
+from tests.support.shell import TINY, Shell
 
 FORMATS = tuple(FILES)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -278,10 +278,10 @@ def ray_store(store, folder):
     Return the store with run 0, whose checkpoint is a folder as Ray writes it.
     """
     ingest_run(read_folder(folder), store)
-    place = folder.parent / "storage" / "checkpoint_000002"
+    (run,) = store.runs()
+    place = folder.parent / "storage" / "20260101-000000-7" / run.key / "checkpoint_000002"
     place.mkdir(parents=True)
     shutil.copy(folder / "state-3.pt", place / "state.pt")
-    (run,) = store.runs()
     store.add_checkpoint(run.key, Checkpoint(3, str(place)))
     store.keep_checkpoints(run.key, 1)
     return store
@@ -472,20 +472,22 @@ def test_a_rerun_keeps_the_ingested_folder(store, folder, experiment):
     """
     ingest_run(read_folder(folder), store)
     files = sorted(folder.iterdir())
-    again = SimpleNamespace(rerun=lambda: {0})
+    again = SimpleNamespace(storage=str(folder.parent / "storage"), rerun=lambda: {0})
     _delete_runs(again, store, make_plan(experiment, store.runs(), rerun=[0]))
 
     assert store.runs() == []
     assert sorted(folder.iterdir()) == files
 
 
-def test_a_rerun_deletes_ray_checkpoints(ray_store, experiment):
+@pytest.mark.parametrize(("storage", "kept"), [("storage", False), ("another", True)])
+def test_a_rerun_deletes_checkpoints_of_its_own_storage_only(
+    ray_store, folder, experiment, storage, kept
+):
     file = checkpoint_file(ray_store)
-    _delete_runs(
-        SimpleNamespace(rerun=lambda: {0}), ray_store, make_plan(experiment, [], rerun=[0])
-    )
+    again = SimpleNamespace(storage=str(folder.parent / storage), rerun=lambda: {0})
+    _delete_runs(again, ray_store, make_plan(experiment, [], rerun=[0]))
 
-    assert not file.exists()
+    assert file.exists() == kept
 
 
 def test_the_folder_of_an_unfinished_run_has_no_final_checkpoint(folder, store):
@@ -513,6 +515,17 @@ def test_the_command_exports_a_trained_run(shell):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == [f"results/demo/models/{place.name}/{name}" for name in files]
     assert "| differs |" in (place / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_moved_project_exports_from_its_own_checkpoints(trained, tmp_path):
+    first = trained.copy(tmp_path / "first")
+    shutil.copytree(first.folder, tmp_path / "second")
+    for state in first.folder.rglob("state.pt"):
+        state.write_bytes(b"of the original")
+    second = Shell(tmp_path / "second", trained.data_root)
+
+    assert second("export", "0").returncode == 0
+    assert first("export", "0").returncode == 1
 
 
 @pytest.mark.slow

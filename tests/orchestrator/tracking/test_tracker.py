@@ -900,3 +900,31 @@ def test_an_unreadable_store_is_reported_when_the_recorder_closes(tracker, store
     recorder(Started(run))
 
     assert recorder.close(10) is not None
+
+
+def test_a_copied_project_keeps_its_artifacts_to_itself(tracker, store, run, tmp_path):
+    """
+    In MLflow, locations of artifacts are absolute.
+    """
+    record(store, run, 1)
+    tracker.send(store)
+    original, copy = tracker.artifacts.parent, tmp_path / "copy"
+    shutil.copytree(original, copy)
+    copied = Tracker(f"sqlite:///{copy}/mlflow.db", "tiny", copy / "mlruns")
+    copied.send(store)
+
+    for one, folder in ((tracker, original), (copied, copy)):
+        (found,) = client_of(one).search_experiments(filter_string="name = 'tiny'")
+        (sent,) = mlflow_runs(one)
+        assert found.artifact_location == (folder / "mlruns").as_uri()
+        assert sent.info.artifact_uri == f"{found.artifact_location}/{sent.info.run_id}/artifacts"
+
+
+def test_a_shared_database_keeps_the_locations_of_its_artifacts(tracker, store, run, tmp_path):
+    record(store, run, 1)
+    tracker.send(store)
+    elsewhere = Tracker(tracker.uri, "tiny", tmp_path / "elsewhere" / "mlruns")
+    elsewhere.send(store)
+
+    (found,) = client_of(tracker).search_experiments(filter_string="name = 'tiny'")
+    assert found.artifact_location == tracker.artifacts.absolute().as_uri()
