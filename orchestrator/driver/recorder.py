@@ -1,31 +1,89 @@
 """Recording the events of runs in the store."""
 
+import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
+from orchestrator.errors import StoreError
+from orchestrator.formatting import pluralize
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, Saved, Started, Tick
 from orchestrator.scheduling.storage import parent_location
 from orchestrator.store import Checkpoint, Status, Store
 
+logger = logging.getLogger(__name__)
+
 HEARTBEAT_S = 5.0
+RETRY_S = 1.0
+PATIENCE_S = 60.0  # after the last event
 
 
 class StoreRecorder:
-    """Writes events to the store and deletes checkpoints that are no longer kept."""
+    """Writes events to the store and deletes checkpoints that are no longer kept.
+
+    While the store cannot be written, events wait in their order, and no checkpoint is deleted.
+    """
 
     def __init__(
         self,
         store: Store,
         provenances: dict[str, Provenance],
         discard: Callable[[str], None],
+        warn: Callable[[str], None] = logger.warning,
     ) -> None:
         """`provenances` are by dataset; `discard` deletes a folder of checkpoints."""
-        self.store, self.provenances, self.discard = store, provenances, discard
-        self._last_heartbeat = 0.0
+        self.store, self.provenances, self.discard, self.warn = store, provenances, discard, warn
+        self._waiting: deque[Event] = deque()
+        self._failure: StoreError | None = None
+        self._last_heartbeat = self._last_try = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Write the event; this is idempotent."""
+        """Write the event, now or when the store can be written; this is idempotent."""
+        if not isinstance(event, Tick):
+            self._waiting.append(event)
+        elif not self._failure and time.monotonic() - self._last_heartbeat > HEARTBEAT_S:
+            self._last_heartbeat = time.monotonic()
+            try:
+                self.store.heartbeat()
+            except StoreError as error:  # the next one may succeed
+                logger.info("no heartbeat: %s", error)
+        if not self._failure or time.monotonic() - self._last_try > RETRY_S:
+            self._write()
+
+    def close(self, patience_s: float = PATIENCE_S) -> None:
+        """Write what waits. Raises: StoreError if that fails for so many seconds."""
+        end = time.monotonic() + patience_s
+        while self._failure and time.monotonic() < end:
+            time.sleep(min(RETRY_S, patience_s))
+            self._write()
+        if self._failure:
+            waiting = pluralize(len(self._waiting), "event was", "events were")
+            raise StoreError(
+                f"{self._failure}; {waiting} not written, so repeat the command when the store can "
+                "be written: it continues from the last checkpoints before them"
+            ) from self._failure
+
+    def _write(self) -> None:
+        """Write the events that wait, up to the first that fails."""
+        self._last_try = time.monotonic()
+        while self._waiting:
+            try:
+                self._record(self._waiting[0])
+            except StoreError as error:
+                if not self._failure:
+                    self.warn(f"The store cannot be written, so events wait: {error}")
+                self._failure = error
+                return
+            except Exception:
+                self._waiting.popleft()
+                raise
+            self._waiting.popleft()
+        if self._failure:
+            self._failure = None
+            self.warn("The store can be written again, and is complete.")
+
+    def _record(self, event: Event) -> None:
         match event:
             case Started(run):
                 self.store.start(run, self.provenances[run.train.data.name])
@@ -42,9 +100,6 @@ class StoreRecorder:
                 )
                 if status in (Status.DONE, Status.UNSOUND):
                     self._discard_checkpoints(run.key, self.store.keep_checkpoints(run.key, 1))
-            case Tick() if time.monotonic() - self._last_heartbeat > HEARTBEAT_S:
-                self._last_heartbeat = time.monotonic()
-                self.store.heartbeat()
 
     def _discard_checkpoints(self, key: str, checkpoints: list[Checkpoint]) -> None:
         """Discard checkpoints, and the folder of an earlier invocation with its last checkpoint.

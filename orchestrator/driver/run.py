@@ -207,7 +207,12 @@ def _train(
     options = session.options
     work, storage = _work(todo), CheckpointStorage(session.storage)
     datasets = sorted({item.run.train.data.name for item in todo})
-    recorder = StoreRecorder(store, {name: provenance(name) for name in datasets}, storage.discard)
+    recorder = StoreRecorder(
+        store,
+        {name: provenance(name) for name in datasets},
+        storage.discard,
+        partial(session.observer.message, important=True),
+    )
     jobs = [
         Job(item.run, requests[item.run.key], _located(item.checkpoints, storage))
         for item in sorted(todo, key=lambda item: -work[item.run.key])
@@ -231,7 +236,10 @@ def _train(
         if deferred:
             return deferred[0]
         with session.observer.watch(work, session.logs) as console:
-            return run_jobs(jobs, [recorder, tracking, console], scheduling)
+            try:
+                return run_jobs(jobs, [recorder, tracking, console], scheduling)
+            finally:
+                recorder.close()
 
 
 def _located(

@@ -70,9 +70,7 @@ def make_plan(
 
 def usable_checkpoints(stored: StoredRun) -> tuple[Checkpoint, ...]:
     """Return the checkpoints up to which every epoch is recorded, newest first."""
-    if stored.recorded != stored.epoch:
-        return ()
-    return tuple(item for item in stored.checkpoints if item.epoch <= stored.epoch)
+    return tuple(item for item in stored.checkpoints if item.epoch <= stored.recorded)
 
 
 def describe_changes(before: Mapping[str, object], now: TrainConfig) -> str:
@@ -134,12 +132,13 @@ def _plan_unknown(run: RunSpec, known: Iterable[StoredRun]) -> PlannedRun:
 
 def _plan_unfinished(run: RunSpec, stored: StoredRun) -> PlannedRun:
     status = Status.INTERRUPTED if stored.status is Status.RUNNING else stored.status
+    gap = f", but epoch {stored.recorded + 1} is not recorded"
     if checkpoints := usable_checkpoints(stored):
         reason = f"{status} after epoch {stored.epoch}"
+        reason += gap if stored.recorded != stored.epoch else ""
         return PlannedRun(run, Action.CONTINUE, reason, checkpoints[0].epoch, checkpoints)
     if stored.recorded != stored.epoch:
-        missing = pluralize(stored.epoch - stored.recorded, "epoch is", "epochs are")
-        reason = f"{status}, and {missing} not recorded"
+        reason = f"{status}{gap}"
     elif stored.epoch:
         reason = f"{status} before its first checkpoint"
     else:

@@ -92,7 +92,7 @@ def open_engine(url: URL) -> Engine:
     file = sqlite_file(url)
     try:
         if url.get_backend_name() != "sqlite":
-            return create_engine(url)
+            return create_engine(url, pool_pre_ping=True)  # after a restart of the server
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
         if file and _is_read_only(file):

@@ -121,10 +121,10 @@ def run_tables() -> list[Table]:
 
 
 def to_stored_run(row: Row[*tuple[Any, ...]]) -> StoredRun:
-    """Convert a row of `RUN_COLUMNS` with the last epoch and the number of recorded epochs."""
+    """Convert a row of `RUN_COLUMNS` with the last epoch and the last one before a gap."""
     values = dict(row._mapping)
     values["status"] = Status(row.status)
-    values["epoch"] = row.epoch or 0
+    values["epoch"], values["recorded"] = row.epoch or 0, row.recorded or 0
     values["checkpoints"] = tuple(Checkpoint(**item) for item in row.checkpoints)
     return StoredRun(**values)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import case, func, select
 from sqlalchemy.engine import URL
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from orchestrator.store.engine import (
     REVISION,
@@ -40,7 +40,23 @@ KEYS_PER_QUERY = 1000  # fits into one statement of every database
 LAST_SEEN = func.coalesce(RunRow.heartbeat_at, RunRow.created_at)
 SAME_RUN = EpochRow.key == RunRow.key
 LAST_EPOCH = select(func.max(EpochRow.epoch)).where(SAME_RUN).correlate(RunRow).scalar_subquery()
-RECORDED_EPOCHS = select(func.count()).where(SAME_RUN).correlate(RunRow).scalar_subquery()
+FIRST_EPOCH = select(func.min(EpochRow.epoch)).where(SAME_RUN).correlate(RunRow).scalar_subquery()
+EPOCHS = select(func.count()).where(SAME_RUN).correlate(RunRow).scalar_subquery()
+NEXT = aliased(EpochRow)
+BEFORE_GAP = (
+    select(func.min(EpochRow.epoch))
+    .where(
+        SAME_RUN,
+        ~select(NEXT.epoch)
+        .where(NEXT.key == EpochRow.key, NEXT.epoch == EpochRow.epoch + 1)
+        .correlate(EpochRow)
+        .exists(),
+    )
+    .correlate(RunRow)
+    .scalar_subquery()
+)
+# Almost no run has a gap, so that the last case is rarely computed
+RECORDED_EPOCHS = case((EPOCHS == LAST_EPOCH, EPOCHS), (FIRST_EPOCH > 1, 0), else_=BEFORE_GAP)
 
 
 class StoreReader:

@@ -77,7 +77,7 @@ class StoredRun:
     epochs: int
     status: Status
     epoch: int  # the last one recorded, 0 before the first
-    recorded: int  # number of recorded epochs; equals `epoch` if none is missing
+    recorded: int  # the last one before the first that is missing; equals `epoch` if none is
     checkpoints: tuple[Checkpoint, ...]
     created_at: str
     started_at: str | None

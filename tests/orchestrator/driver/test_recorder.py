@@ -1,9 +1,15 @@
+import math
+import sqlite3
 import struct
 import time
+from contextlib import closing, contextmanager
 
 import pytest
+from sqlalchemy.event import listen
 
+from orchestrator.driver import recorder as recorder_module
 from orchestrator.driver.recorder import HEARTBEAT_S, StoreRecorder
+from orchestrator.errors import StoreError
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.store import Checkpoint, Status, Store
@@ -202,3 +208,86 @@ def test_a_tick_renews_the_heartbeat_of_a_stored_run(recorder, store, run):
     recorder(Tick((run,)))
 
     assert only(store).heartbeat_at > before
+
+
+@pytest.fixture
+def lock(store):
+    """
+    Return a context manager that locks the database, as another program may.
+    """
+
+    @contextmanager
+    def locked():
+        with closing(sqlite3.connect(store.url.database, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("ROLLBACK")
+
+    return locked
+
+
+@pytest.fixture
+def impatient(store, monkeypatch):
+    """
+    Let the store give up at once if the database is locked, and the recorder try at every event.
+    """
+    monkeypatch.setattr(recorder_module, "RETRY_S", 0.0)
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    listen(store.engine, "checkout", lambda one, *_: one.execute("PRAGMA busy_timeout = 0"))
+
+
+def test_events_wait_in_their_order_while_the_store_is_locked(
+    store, run, discarded, impatient, lock
+):
+    said = []
+    recorder = StoreRecorder(store, ORIGINS, discarded.append, said.append)
+    recorder(Started(run))
+    recorder(Saved(run, Checkpoint(1, "/s/a/1")))
+    with lock():
+        for epoch in (1, 2, 3):
+            recorder(EpochDone(run, epoch, {"train_loss": 1 / epoch}))
+            recorder(Saved(run, Checkpoint(epoch, f"/s/a/{epoch}")))
+        during = [*discarded]
+        recorder(Tick((run,)))
+    recorder(Tick((run,)))
+    recorder.close()
+
+    assert during == []
+    assert discarded == ["/s/a/1"]
+    assert list(store.metrics(run.key)) == [1, 2, 3]
+    assert [one.path for one in only(store).checkpoints] == ["/s/a/3", "/s/a/2"]
+    assert len(said) == 2
+    assert said[0].startswith("The store cannot be written, so events wait: ")
+    assert said[1] == "The store can be written again, and is complete."
+
+
+def test_the_end_waits_for_the_store(store, run, discarded, impatient, lock):
+    recorder = StoreRecorder(store, ORIGINS, discarded.append, print)
+    recorder(Started(run))
+    with lock():
+        recorder(EpochDone(run, 1, {"train_loss": 1.0}))
+    recorder.close()
+
+    assert list(store.metrics(run.key)) == [1]
+
+
+def test_what_cannot_be_written_to_the_end_is_an_error(store, run, discarded, impatient, lock):
+    recorder = StoreRecorder(store, ORIGINS, discarded.append, print)
+    recorder(Started(run))
+    with lock():
+        recorder(EpochDone(run, 1, {"train_loss": 1.0}))
+        recorder(Finished(run, Status.DONE, margins=b"1234"))
+        with pytest.raises(StoreError, match=r"2 events were not written, so repeat the command"):
+            recorder.close(patience_s=0.01)
+
+    assert only(store).status is Status.RUNNING
+
+
+def test_an_event_that_can_never_be_written_does_not_hold_up_the_others(recorder, store, run):
+    recorder(Started(run))
+    with pytest.raises(ValueError, match="is not a number"):
+        recorder(EpochDone(run, 1, {"train_loss": math.nan}))
+    recorder(EpochDone(run, 2, {"train_loss": 0.5}))
+
+    assert list(store.metrics(run.key)) == [2]

@@ -167,11 +167,18 @@ def test_a_checkpoint_beyond_the_recorded_epochs_is_not_used(run):
     assert planned(run, beyond)[:2] == (Action.NEW, 0)
 
 
-def test_a_run_with_a_gap_in_its_epochs_is_trained_from_the_start(run):
-    known = stored(run, Status.INTERRUPTED, epoch=6, recorded=5, checkpoints=[6, 4])
-    action, epoch, _, checkpoints = planned(run, known)
+def test_a_run_with_a_gap_continues_from_the_newest_checkpoint_before_it(run):
+    known = stored(run, Status.INTERRUPTED, epoch=6, recorded=4, checkpoints=[6, 4])
+    reason = "interrupted after epoch 6, but epoch 5 is not recorded"
 
-    assert (action, epoch, checkpoints) == (Action.NEW, 0, [])
+    assert planned(run, known) == (Action.CONTINUE, 4, reason, [4])
+
+
+def test_a_run_with_a_gap_before_every_checkpoint_is_trained_from_the_start(run):
+    known = stored(run, Status.DONE, epoch=6, recorded=2, checkpoints=[6, 4])
+    reason = "done after epoch 6, but epoch 3 is not recorded"
+
+    assert planned(run, known) == (Action.NEW, 0, reason.replace(" after epoch 6", ""), [])
 
 
 def test_a_run_interrupted_before_its_first_checkpoint_is_new(run):
@@ -460,7 +467,7 @@ def test_a_done_run_with_a_missing_epoch_is_trained_again(run):
     action, epoch, reason, _ = planned(run, known)
 
     assert (action, epoch) == (Action.NEW, 0)
-    assert "1 epoch is not recorded" in reason
+    assert reason == "done, but epoch 10 is not recorded"
 
 
 def test_a_run_of_a_running_driver_is_not_trained(run):

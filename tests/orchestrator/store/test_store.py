@@ -289,6 +289,19 @@ def test_recording_an_epoch_again_replaces_it_and_deletes_the_later_ones(store, 
     assert (only(store).epoch, only(store).recorded) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "last", "before_the_gap"),
+    [((1, 2, 3), 3, 3), ((1, 2, 4, 5, 7), 7, 2), ((2, 3), 3, 0), ((3,), 3, 0)],
+)
+def test_the_recorded_epochs_end_before_the_first_that_is_missing(
+    store, running, epochs, last, before_the_gap
+):
+    for epoch in epochs:
+        store.record(running.key, epoch, VALUES)
+
+    assert (only(store).epoch, only(store).recorded) == (last, before_the_gap)
+
+
 def test_each_epoch_has_the_time_of_its_recording(store, running):
     store.record(running.key, 1, VALUES)
     store.record(running.key, 2, VALUES)
@@ -387,13 +400,6 @@ def test_a_transaction_is_invisible_to_other_threads_until_it_ends(store, runnin
     (after,) = store.runs()
 
     assert [before[0].status, after.status] == [Status.RUNNING, Status.DONE]
-
-
-def test_a_missing_epoch_shows_in_the_number_recorded(store, running):
-    for epoch in (1, 2, 4):
-        store.record(running.key, epoch, VALUES)
-
-    assert (only(store).epoch, only(store).recorded) == (4, 3)
 
 
 def test_numbers_are_stored_exactly(store, running):
