@@ -1,10 +1,11 @@
-"""What the certificate of a finished run says about its network."""
+"""Measurements of a finished run's network, from its certificate."""
 
 from dataclasses import dataclass
 
 from aol.certification.certificate import LipschitzCertificate
 from aol.certification.singular_values import Spectrum, share_nearly_orthogonal
-from orchestrator.spec.fields import LAYER_NORM, NEARLY_ORTHOGONAL, UNDER_ATTACK
+from orchestrator.spec.experiment import RunSpec
+from orchestrator.spec.fields import Measurement
 from orchestrator.store import StoredRun
 
 
@@ -27,37 +28,59 @@ def nearly_orthogonal(run: StoredRun) -> float | None:
 
 
 @dataclass(frozen=True)
-class Attacked:
+class AttackOutcome:
     """An attack on the first `images` test images: the shares that are right before and after."""
 
     radius: float
+    steps: int
     images: int
     accuracy: float
     robust: float
 
 
-def attacked(run: StoredRun) -> Attacked | None:
-    """Return what an attack left of the accuracy, None without one or if it is damaged."""
+def attack_outcome(run: StoredRun) -> AttackOutcome | None:
+    """Return the outcome of the attack on a run, None without one.
+
+    Raises: ValueError if its record is damaged.
+    """
+    record = (run.certificate or {}).get("attack")
+    if record is None:
+        return None
     try:
-        record = (run.certificate or {})["attack"]
-        return Attacked(
+        return AttackOutcome(
             float(record["radius"]),
+            int(record["steps"]),
             int(record["images"]),
             float(record["accuracy"]),
             float(record["robust"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"lacks {error}") from error
+
+
+def under_attack(run: StoredRun, spec: RunSpec) -> float | None:
+    """Return the percentage of the attacked images that stayed right.
+
+    None without an attack, or if it was another one than that of the profile.
+    """
+    asked = spec.train.attack
+    try:
+        found = attack_outcome(run)
+    except ValueError:
         return None
+    if found is None or asked is None:
+        return None
+    images = min(asked.images or spec.train.data.test_images, spec.train.data.test_images)
+    same = (found.radius, found.steps, found.images) == (asked.radius, asked.steps, images)
+    return 100 * found.robust if same else None
 
 
-def under_attack(run: StoredRun) -> float | None:
-    """Return the percentage of the attacked images that stayed right, None without an attack."""
-    found = attacked(run)
-    return 100 * found.robust if found else None
-
-
-MEASURES = {
-    LAYER_NORM: largest_bound,
-    NEARLY_ORTHOGONAL: nearly_orthogonal,
-    UNDER_ATTACK: under_attack,
-}
+def measure(name: Measurement, run: StoredRun, spec: RunSpec) -> float | None:
+    """Return a measurement of a run's network, None if it was not made."""
+    match name:
+        case "layer norm":
+            return largest_bound(run)
+        case "nearly orthogonal":
+            return nearly_orthogonal(run)
+        case "under attack":
+            return under_attack(run, spec)

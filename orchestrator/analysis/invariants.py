@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aol.certification.certificate import TOLERANCE, LipschitzCertificate
 from aol.config import ModelConfig
 from aol.models.flops import layers_of
-from orchestrator.analysis.certificates import Attacked, attacked
+from orchestrator.analysis.certificates import attack_outcome
 from orchestrator.analysis.margins import (
     ROUNDING,
     certified_share,
@@ -65,7 +65,7 @@ def _run_violations(
         yield "its margins are damaged"
     else:
         yield from _margin_violations(margins, spec.train.data.test_images, values)
-        yield from _attack_violations(margins, attacked(run))
+        yield from _attack_violations(margins, run)
     if run.certificate is None:
         yield "there is no certificate of its Lipschitz bound"
     else:
@@ -100,9 +100,17 @@ def _margin_violations(
             yield f"{name} {values[name]:.4f} is not what the margins give"
 
 
-def _attack_violations(margins: "Margins | None", attack: Attacked | None) -> Iterator[str]:
+def _attack_violations(margins: "Margins | None", run: StoredRun) -> Iterator[str]:
     """Yield a line if an attack leaves fewer images right than are certified, or more than were."""
+    try:
+        attack = attack_outcome(run)
+    except ValueError as error:
+        yield f"the record of its attack is damaged: {error}"
+        return
     if margins is None or attack is None:
+        return
+    if not 1 <= attack.images <= len(margins):
+        yield f"an attack on {attack.images} of {len(margins)} test images is recorded"
         return
     images = margins[: attack.images]
     least, most = certified_share(images, attack.radius), certified_share(images, 0.0)

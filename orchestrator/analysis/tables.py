@@ -1,10 +1,10 @@
 """The cells of the paper's tables, filled from the store."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from orchestrator.analysis.certificates import MEASURES
+from orchestrator.analysis.certificates import measure
 from orchestrator.errors import RequestError
 from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.spec.fields import Measurement
@@ -108,7 +108,10 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
 
     def measurements(row: Row) -> tuple[float | None, ...]:
         done = [run for run in stored.get(row.run, []) if run.status is Status.DONE]
-        return tuple(_mean_of(MEASURES[name], done) for name in experiment.measurements)
+        return tuple(
+            _mean(measure(name, run, specs[row.run]) for run in done)
+            for name in experiment.measurements
+        )
 
     return [
         FilledTable(
@@ -130,11 +133,9 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
     ]
 
 
-def _mean_of(
-    measure: Callable[[StoredRun], float | None], runs: Sequence[StoredRun]
-) -> float | None:
-    values = [value for value in map(measure, runs) if value is not None]
-    return fmean(values) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:

@@ -19,6 +19,7 @@ from orchestrator.analysis.explain import CellExplanation, Origin
 from orchestrator.analysis.invariants import certificate_violations
 from orchestrator.analysis.report import make_report
 from orchestrator.cli.options import JsonOption, ProfileOptions, command, store_options
+from orchestrator.errors import RequestError
 from orchestrator.formatting import MISSING, format_percent, pluralize, to_json, with_note
 from orchestrator.provenance import package_versions
 from orchestrator.spec.experiment import Experiment
@@ -54,6 +55,10 @@ def explain(
     report = make_report(experiment, store)
     for judged in report.claims:
         if judged.claim.id.casefold() == cell.casefold():
+            if column or diff or replicate is not None:
+                raise RequestError(
+                    f"{judged.claim.id} is a claim: leave out the column, --replicate and --diff"
+                )
             text = to_json(claim_record(judged)) if as_json else claim_text(judged)
             typer.echo(text if as_json else with_note(experiment.note, text))
             return

@@ -39,7 +39,7 @@ def render(report: Report, form: Format) -> str:
                 "diverged": report.diverged,
                 "broken": list(report.violations),
                 "cells": as_records(report),
-                "measurements": _measurement_records(report),
+                "measurements": measurement_records(report),
             }
         )
     import pandas as pd
@@ -51,7 +51,8 @@ def render(report: Report, form: Format) -> str:
     return frame.to_csv(index=False)
 
 
-def _measurement_records(report: Report) -> list[dict[str, Any]]:
+def measurement_records(report: Report) -> list[dict[str, Any]]:
+    """Return a record per row of the tables with its measurements, none without any."""
     return [
         {"table": filled.table.id, "row": row.label, "run_id": row.run}
         | dict(zip(filled.measurements, measured, strict=True))

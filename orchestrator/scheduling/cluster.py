@@ -132,13 +132,13 @@ def _kept_signal_handler() -> Iterator[None]:
     Ray's own raises SystemExit wherever the program is. Python ignores exceptions in some places,
     such as the lock of `logging` while a process is forked, and the signal is lost.
     """
-    utils = ray._private.utils
-    install = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
+    utils, name = ray._private.utils, "set_sigterm_handler"  # there from Ray 2.50 to 2.60, at least
+    install = getattr(utils, name, None)
+    setattr(utils, name, lambda handler: None)
     try:
         yield
     finally:
-        utils.set_sigterm_handler = install
+        setattr(utils, name, install)
 
 
 def _check_reachable(address: str) -> None:

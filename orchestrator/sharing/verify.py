@@ -14,12 +14,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from orchestrator.analysis.claims import Basis, claim_record
 from orchestrator.analysis.margins import ROUNDING, certified_share, read_margins, tied_share
 from orchestrator.analysis.report import Report, as_records, make_report
 from orchestrator.analysis.tables import Cell, runs_of
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.errors import BundleError, NewerStoreError, RecordError, SpecError, StoreError
-from orchestrator.reporting.render import SCHEMA, render
+from orchestrator.reporting.render import SCHEMA, measurement_records, render
 from orchestrator.sharing.archive import Manifest, UnpackedBundle, unpack_bundle
 from orchestrator.sharing.bundle import MARGINS, REPORT, STORE, YAML
 from orchestrator.sharing.consistency import CORRUPT_RECORD_ERRORS, find_contradictions
@@ -198,6 +199,7 @@ def _read_report(folder: Path, report: Report) -> WrittenReport:
         return _unreadable(folder, TABLES_JSON, "its cells differ from those of the tables")
     place = f"{folder.name}/{TABLES_JSON}"
     problems = [f"{place}: {line}" for line in _differences(written, _facts(report))]
+    problems += [f"{place}: {line}" for line in _claim_differences(written, report)]
     for cell, record, now in zip(report.cells, given, fresh, strict=True):
         if lines := list(_differences(record, now)):
             problems.append(f"{place}: {cell.name}: {', '.join(lines)}")
@@ -219,8 +221,41 @@ def _facts(report: Report) -> dict[str, Any]:
         "experiment": report.experiment.name,
         "profile": report.experiment.profile,
         "note": report.experiment.note,
+        "comparable": report.experiment.comparable,
+        "measurements": measurement_records(report),
         "verdicts": {str(verdict): report.counts[verdict] for verdict in Verdict},
     }
+
+
+def _claim_differences(written: Mapping[str, Any], report: Report) -> Iterator[str]:
+    """Yield the claims whose written evidence is not that of the results.
+
+    Where it rests on drawn images, only the verdict is compared: other versions draw others.
+    """
+    given = written.get("claims")
+    records = given if isinstance(given, list) else []
+    by_id = {one["id"]: one for one in records if isinstance(one, dict) and "id" in one}
+    if list(by_id) != [judged.claim.id for judged in report.claims]:
+        yield "its claims differ from those of the experiment"
+        return
+    for judged in report.claims:
+        fresh = claim_record(judged)
+        fresh.pop("probability_first")
+        steps = fresh.pop("steps")
+        drawn = judged.assessment is not None and judged.assessment.basis is Basis.IMAGES
+        if drawn:
+            fresh = {name: fresh[name] for name in ("id", "verdict", "basis", "seeds")}
+        record = by_id[judged.claim.id]
+        lines = list(_differences(record, fresh))
+        found = record.get("steps")
+        found = found if isinstance(found, list) else []
+        if not drawn and len(found) == len(steps):
+            for one, step in zip(found, steps, strict=True):
+                lines += _differences(one if isinstance(one, dict) else {}, step)
+        elif len(found) != len(steps):
+            lines.append(f"has {len(found)} steps, the results give {len(steps)}")
+        if lines:
+            yield f"claim {judged.claim.id}: {', '.join(lines)}"
 
 
 def _table_lines(markdown: str) -> list[str]:

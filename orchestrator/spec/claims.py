@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat
 
@@ -26,6 +26,17 @@ def radius_of(column: str) -> float | None:
 
 
 RunIds = Annotated[tuple[int, ...], BeforeValidator(parse_ids)]
+
+
+def find_repeated(values: Sequence[Any]) -> Any:
+    """Return the first value that occurs again, None if none does."""
+    return next((value for index, value in enumerate(values) if value in values[:index]), None)
+
+
+def _check_claim_id(text: str) -> str:
+    if text[:1].isdigit():
+        raise ValueError(f"must not begin with a digit, as run IDs do; got {text!r}")
+    return check_file_name(text)
 
 
 def _check_inner_path(text: str) -> str:
@@ -127,7 +138,7 @@ Relation = Trend | Extreme | Above | Moves | Bound | Cheaper
 class Claim(FrozenModel):
     """A sentence of the paper, its place there, and exactly one relation that states it."""
 
-    id: Annotated[str, AfterValidator(check_file_name)]
+    id: Annotated[str, AfterValidator(_check_claim_id)]
     text: Annotated[str, Field(min_length=1)]
     source: str = ""
     increases: Trend | None = None
@@ -183,11 +194,27 @@ def claim_mistakes(claim: Claim, titles: Sequence[str]) -> Iterator[tuple[str, s
             hint = suggest(column, [*titles, *MEASUREMENTS, "CRA RADIUS"])
             yield "column", f"no column {column!r}{hint}"
     match claim.relation:
+        case Above() as above:
+            yield from _above_mistakes(above)
+        case Trend(column=column, minus=minus) if column == minus:
+            yield "minus", f"is {column!r} like `column`, which claims nothing"
         case Extreme(run=run, runs=runs) if run not in runs:
             yield "run", f"run {run} is not among its `runs`"
-        case Moves(runs=runs, best=best):
-            for column, chosen in best.items():
-                if wrong := sorted(set(chosen) - set(runs)):
-                    yield "best", f"{column}: run {wrong[0]} is not among its `runs`"
-                elif set(chosen) == set(runs):
-                    yield "best", f"{column}: names every run, which claims nothing"
+        case Moves() as moves:
+            yield from _moves_mistakes(moves)
+
+
+def _above_mistakes(above: Above) -> Iterator[tuple[str, str]]:
+    for order in above.orders:
+        if (repeated := find_repeated(order)) is not None:
+            yield "orders", f"run {repeated} occurs twice in an order"
+    if above.columns != "all" and (repeated := find_repeated(above.columns)) is not None:
+        yield "columns", f"column {repeated!r} occurs twice"
+
+
+def _moves_mistakes(moves: Moves) -> Iterator[tuple[str, str]]:
+    for column, chosen in moves.best.items():
+        if wrong := sorted(set(chosen) - set(moves.runs)):
+            yield "best", f"{column}: run {wrong[0]} is not among its `runs`"
+        elif set(chosen) == set(moves.runs):
+            yield "best", f"{column}: names every run, which claims nothing"

@@ -8,9 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 from aol.certification import certificate
 
 Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
-Measurement = Literal[
-    "layer norm", "nearly orthogonal", "under attack"
-]  # of a run's network, not of its images
+Measurement = Literal["layer norm", "nearly orthogonal", "under attack"]  # of a run's network
 RADII = cast(dict[Metric, float], {"accuracy": 0.0, **certificate.RADII})
 LAYER_NORM: Measurement = "layer norm"  # the largest proven bound of a layer's norm
 NEARLY_ORTHOGONAL: Measurement = "nearly orthogonal"  # percent of singular values above 0.9

@@ -118,19 +118,20 @@ class Tracker:
                 self._experiment_id = client.create_experiment(name, location)
             else:
                 self._experiment_id = found.experiment_id
-                self._own_artifacts(found.artifact_location)
+                self._adopt_artifacts(found.artifact_location)
             self._client = client
         return self._client
 
-    def _own_artifacts(self, location: str) -> None:
-        """Move the locations of artifacts to this project, if it was copied or moved.
+    def _adopt_artifacts(self, location: str) -> None:
+        """Change the locations of artifacts to this project's, if it was copied or moved.
 
-        MLflow keeps absolute locations. Those in a database beside the folder of artifacts belong
-        to it: otherwise a copy would write to its original.
+        MLflow keeps absolute locations, and a copy would write to its original. Locations that this
+        program did not choose are left as they are.
         """
         own = self.artifacts.absolute()
         database = own.parent / "mlflow.db"
-        if location == own.as_uri() or self.uri != f"sqlite:///{database}":
+        chosen = location.startswith("file:") and location.rpartition("/")[2] == own.name
+        if location == own.as_uri() or not chosen or self.uri != f"sqlite:///{database}":
             return
         import sqlite3
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from aol.config import AttackConfig
 from orchestrator.analysis.claims import judge_by_epoch
 from orchestrator.analysis.explain import explain
 from orchestrator.analysis.report import make_report, summarize
@@ -181,12 +182,13 @@ def improving(claimed, store):
 def test_the_verdicts_after_each_epoch_are_those_of_its_values(claimed, store, improving):
     by_epoch = judge_by_epoch(claimed, store)
     found = {
-        epoch: [str(judged.verdict) for judged in claims[:3]] for epoch, claims in by_epoch.items()
+        epoch: {claim: str(verdict) for claim, verdict in verdicts.items()}
+        for epoch, verdicts in by_epoch.items()
     }
 
-    assert found == {
-        1: ["contradicted", "holds", "not measured"],  # margins are kept of the last epoch only
-        2: ["holds", "contradicted", "not measured"],
+    assert found == {  # margins and norms are kept of the last epoch only
+        1: {"C1": "contradicted", "C2": "holds"},
+        2: {"C1": "holds", "C2": "contradicted"},
     }
     assert "claims-by-epoch" in [name for name, _ in figures_of(improving, store)]
 
@@ -256,10 +258,16 @@ def measured(reported, store):
     """
     A run with singular values and an attack, and one without, with columns for them.
     """
-    experiment = replace(reported, measurements=("nearly orthogonal", "under attack"))
+    attacked = [
+        run.model_copy(update={"train": replace(run.train, attack=AttackConfig(radius=0.1))})
+        for run in reported.runs
+    ]
+    experiment = replace(
+        reported, runs=tuple(attacked), measurements=("nearly orthogonal", "under attack")
+    )
     first, second = experiment.runs
     finish(store, first, 0.0, spectra=True)
-    attack = {"radius": 0.1, "images": 100, "accuracy": 0.75, "robust": 0.7431}
+    attack = {"radius": 0.1, "steps": 50, "images": 100, "accuracy": 0.75, "robust": 0.7431}
     found = certificate(first, spectra=True) | {"attack": attack}
     margins = store.margins(first.key)
     store.finish(first.key, Status.DONE, margins=margins, certificate=found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle, islice, permutations
 from math import factorial, sqrt
-from statistics import fmean
+from statistics import fmean, variance
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ class Step:
 class Contrasts(Protocol):
     """Runs of one metric, to be compared with each other."""
 
+    @property
+    def seeds(self) -> int:
+        """Return the number of seeds of each run that are compared."""
+        ...
+
     def mean(self, run: int) -> float:
         """Return the mean value of a run, in percent."""
         ...
@@ -56,25 +61,24 @@ class Contrasts(Protocol):
 
 
 @dataclass(frozen=True)
-class SeedSpread:
-    """The residual standard deviation between seeds and its degrees of freedom."""
-
-    sd: float
-    freedom: float
-
-
-@dataclass(frozen=True)
 class SeedContrasts:
-    """Runs compared by the spread between their seeds, by a t-test.
+    """Runs compared by the spread between their seeds, by a t-test for each pair.
 
-    `values` has, per run, the value of each of its seeds; each run has as many. `spread` is what is
-    left of them without the means of the runs and, if they share their seeds, without those of the
-    seeds. Source: analysis of variance in blocks.
+    `values` has, per run, the value of each of its seeds; each run has as many. If `paired`, the
+    runs have the same seeds in the same order, and the test is the paired t-test; else it is
+    Welch's. `least` is the smallest standard deviation that is assumed for a run: values are shares
+    of a whole number of images, and equal ones do not show that there is no spread.
     """
 
     values: Mapping[int, Sequence[float]]
-    spread: SeedSpread
-    seeds: int
+    paired: bool
+    least: float
+    shown: int | None = None  # other number of seeds, with the same means and spread
+
+    @property
+    def seeds(self) -> int:
+        """Return the number of seeds of each run."""
+        return self.shown or len(next(iter(self.values.values())))
 
     def mean(self, run: int) -> float:
         """Return the mean over the seeds."""
@@ -82,38 +86,93 @@ class SeedContrasts:
 
     def step(self, name: str, higher: int, lower: int) -> Step:
         """Return the comparison of two runs."""
-        from scipy.special import stdtr, stdtrit
-
         difference = self.mean(higher) - self.mean(lower)
-        error, freedom = self.spread.sd * sqrt(2 / self.seeds), self.spread.freedom
-        half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-        return Step(
-            name,
-            difference,
-            (difference - half, difference + half),
-            float(stdtr(freedom, -difference / error)),
-            float(stdtr(freedom, difference / error)),
-        )
+        error, freedom = self._error(higher, lower)
+        return t_step(name, difference, error, freedom)
 
     def highest_probability(self, run: int, sign: int = 1) -> float:
         """Return the probability under independent t distributions of the runs' means."""
         import numpy as np
 
-        generator, freedom = np.random.default_rng(SEED), self.spread.freedom
-        runs = list(self.values)
-        noise = generator.standard_normal((DRAWS, len(runs)))
-        scale = self.spread.sd * np.sqrt(freedom / generator.chisquare(freedom, (DRAWS, 1)))
-        means = np.array([self.mean(each) for each in runs]) + noise * scale / sqrt(self.seeds)
-        return float(np.mean((sign * means).argmax(axis=1) == runs.index(run)))
+        generator, runs = np.random.default_rng(SEED), list(self.values)
+        noise = generator.standard_t(self.seeds - 1, (DRAWS, len(runs)))
+        errors = [sqrt(self._variance(each) / self.seeds) for each in runs]
+        means = np.array([self.mean(each) for each in runs]) + noise * errors
+        return _share_of_firsts(sign * means.T, runs.index(run))
 
     def with_seeds(self, seeds: int) -> "SeedContrasts":
         """Return what so many seeds would show if means and spread stayed as they are."""
-        freedom = self.spread.freedom * (seeds - 1) / (self.seeds - 1)
-        return replace(self, spread=replace(self.spread, freedom=freedom), seeds=seeds)
+        return replace(self, shown=seeds)
 
     def trend_p(self, runs: Sequence[int]) -> float:
         """Return the p-value of Page's test that these runs increase in their order."""
         return trend_p([list(islice(cycle(self.values[run]), self.seeds)) for run in runs])
+
+    def _variance(self, run: int) -> float:
+        return max(variance(self.values[run]), self.least**2)
+
+    def _error(self, higher: int, lower: int) -> tuple[float, float]:
+        """Return the standard error of a difference of means and its degrees of freedom.
+
+        Source: Student's paired t-test; B. L. Welch (1947) with Satterthwaite's approximation.
+        """
+        if self.paired:
+            pairs = zip(self.values[higher], self.values[lower], strict=True)
+            spread = max(variance(one - other for one, other in pairs), 2 * self.least**2)
+            return sqrt(spread / self.seeds), self.seeds - 1
+        first, second = (self._variance(run) / self.seeds for run in (higher, lower))
+        freedom = (first + second) ** 2 / (first**2 + second**2) * (self.seeds - 1)
+        return sqrt(first + second), freedom
+
+
+@dataclass(frozen=True)
+class PublishedContrasts:
+    """Runs of one published value each, compared by an assumed spread between replicates."""
+
+    values: Mapping[int, float]
+    sd: float
+    freedom: float
+    seeds: int = 1
+
+    def mean(self, run: int) -> float:
+        """Return the published value."""
+        return self.values[run]
+
+    def step(self, name: str, higher: int, lower: int) -> Step:
+        """Return the comparison of two runs."""
+        difference = self.values[higher] - self.values[lower]
+        return t_step(name, difference, self.sd * sqrt(2), self.freedom)
+
+    def highest_probability(self, run: int, sign: int = 1) -> float:
+        """Return the probability under t distributions around the published values."""
+        import numpy as np
+
+        runs = list(self.values)
+        noise = np.random.default_rng(SEED).standard_t(self.freedom, (DRAWS, len(runs)))
+        means = np.array(list(self.values.values())) + self.sd * noise
+        return _share_of_firsts(sign * means.T, runs.index(run))
+
+
+def t_step(name: str, difference: float, error: float, freedom: float) -> Step:
+    """Return the step of a difference with Student's t distribution."""
+    from scipy.special import stdtr, stdtrit
+
+    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    return Step(
+        name,
+        difference,
+        (difference - half, difference + half),
+        float(stdtr(freedom, -difference / error)),
+        float(stdtr(freedom, difference / error)),
+    )
+
+
+def _share_of_firsts(values: "Array", row: int) -> float:
+    """Return the share of columns in which a row is the highest; rows that tie share it."""
+    import numpy as np
+
+    firsts = values == values.max(axis=0)
+    return float(np.mean(firsts[row] / firsts.sum(axis=0)))
 
 
 class ImageContrasts:
@@ -162,31 +221,9 @@ class ImageContrasts:
         import numpy as np
 
         runs = list(self.values)
-        means = np.stack([self._means[each] for each in runs])
-        return float(np.mean((sign * means).argmax(axis=0) == runs.index(run)))
-
-
-def pool_spread(
-    groups: Sequence[Mapping[int, Sequence[float]]], *, paired: bool, least: float
-) -> SeedSpread:
-    """Return the spread between seeds of runs of one metric, pooled over groups.
-
-    In each group, every run has its own mean; if `paired`, every seed has its own effect too.
-    `least` is the smallest standard deviation that is assumed: values are shares of a whole number
-    of images, and equal ones do not show that there is no spread.
-    """
-    import numpy as np
-
-    squares, freedom = 0.0, 0
-    for group in groups:
-        values = np.array(list(group.values()), dtype=float)
-        rows, seeds = values.shape
-        residuals = values - values.mean(axis=1, keepdims=True)
-        if paired:
-            residuals -= residuals.mean(axis=0, keepdims=True)
-        squares += float((residuals**2).sum())
-        freedom += (rows - 1 if paired else rows) * (seeds - 1)
-    return SeedSpread(max(sqrt(squares / freedom), least), freedom)
+        return _share_of_firsts(
+            sign * np.stack([self._means[each] for each in runs]), runs.index(run)
+        )
 
 
 def trend_p(values: Sequence[Sequence[float]]) -> float:

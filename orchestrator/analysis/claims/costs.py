@@ -1,10 +1,11 @@
 """What methods cost in time and memory, measured by a benchmark, as the evidence for a claim."""
 
+from dataclasses import replace
 from itertools import product
 from math import exp, log, sqrt
 from statistics import fmean, stdev
 
-from orchestrator.analysis.claims.contrasts import CONFIDENCE, Step
+from orchestrator.analysis.claims.contrasts import Step, t_step
 from orchestrator.spec.claims import Cheaper
 from orchestrator.spec.costs import CostRecord
 
@@ -31,18 +32,10 @@ def cost_steps(relation: Cheaper, record: CostRecord) -> list[Step]:
 
 
 def _step(name: str, log_ratios: list[float]) -> Step:
-    from scipy.special import stdtr, stdtrit
-
-    freedom, mean = len(log_ratios) - 1, fmean(log_ratios)
     error = max(stdev(log_ratios), LEAST_SD) / sqrt(len(log_ratios))
-    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    return Step(
-        name,
-        _saved(mean),
-        (_saved(mean - half), _saved(mean + half)),
-        float(stdtr(freedom, -mean / error)),
-        float(stdtr(freedom, mean / error)),
-    )
+    found = t_step(name, fmean(log_ratios), error, len(log_ratios) - 1)
+    low, high = map(_saved, found.interval)
+    return replace(found, difference=_saved(found.difference), interval=(low, high))
 
 
 def _saved(log_ratio: float) -> float:

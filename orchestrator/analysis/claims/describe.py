@@ -8,7 +8,6 @@ from orchestrator.analysis.claims.contrasts import Step
 from orchestrator.analysis.claims.measurements import Basis
 from orchestrator.analysis.claims.verdicts import ClaimVerdict, JudgedClaim
 from orchestrator.formatting import format_percent, format_significant, pluralize
-from orchestrator.spec.claims import Cheaper
 
 VERBS = {
     ClaimVerdict.HOLDS: ("holds", "hold"),
@@ -31,10 +30,8 @@ def describe_evidence(judged: JudgedClaim) -> str:
     """Return the evidence for a verdict, and what would decide the claim if it is undecided."""
     found = judged.assessment
     if found is None:
-        if isinstance(judged.claim.relation, Cheaper):
-            return f"There is no file {judged.claim.relation.costs} of the benchmark."
-        if not judged.unmeasured:
-            return "The store has no margins of its runs."
+        if judged.obstacle:
+            return judged.obstacle
         runs = ", ".join(map(str, judged.unmeasured))
         return f"No value yet of run{'s' if len(judged.unmeasured) > 1 else ''} {runs}."
     weakest = judged.weakest
@@ -54,7 +51,7 @@ def describe_step(step: Step, basis: Basis) -> str:
     """Return a comparison with its difference and its interval."""
     if basis is Basis.VALUES:
         return f"{step.name}, {format_significant(abs(step.difference))} " + (
-            "within the bound" if step.difference >= 0 else "beyond the bound"
+            "within the bound" if step.p_holds == 0 else "beyond the bound"
         )
     difference, low, high = (
         format_percent(value, signed=True) for value in (step.difference, *step.interval)
@@ -100,6 +97,7 @@ def claim_record(judged: JudgedClaim) -> dict[str, Any]:
         "probability_first": found.highest if found else None,
         "further_seeds": judged.further_seeds,
         "unfinished_runs": list(judged.unmeasured),
+        "obstacle": judged.obstacle or None,
         "steps": [_step_record(step) for step in found.steps] if found else [],
     }
 

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.analysis.certificates import MEASURES
+from orchestrator.analysis.certificates import measure
 from orchestrator.analysis.claims.contrasts import (
     Contrasts,
     ImageContrasts,
+    PublishedContrasts,
     SeedContrasts,
-    SeedSpread,
-    pool_spread,
 )
 from orchestrator.analysis.margins import certified, certified_share, load_margins
-from orchestrator.analysis.tables import finished_runs
+from orchestrator.analysis.tables import runs_of
+from orchestrator.errors import RecordError
 from orchestrator.spec.claims import Claim, radius_of
 from orchestrator.spec.experiment import Experiment
-from orchestrator.spec.fields import RADII
-from orchestrator.store import Store, StoredRun
+from orchestrator.spec.fields import LAYER_NORM, MEASUREMENTS, RADII
+from orchestrator.store import Status, Store, StoredRun
 
 if TYPE_CHECKING:
     from orchestrator.analysis.claims.contrasts import Array
@@ -34,6 +34,10 @@ class Basis(StrEnum):
     VALUES = "values"  # every network satisfies the bound or not: nothing is random
 
 
+class NotComparableError(Exception):
+    """Raised with the reason why a claim's runs cannot be compared."""
+
+
 class Measurements:
     """The values of the finished runs of a profile, by run ID and seed.
 
@@ -43,11 +47,14 @@ class Measurements:
 
     def __init__(self, experiment: Experiment, store: Store, epoch: int | None = None) -> None:
         self.experiment, self._store, self._epoch = experiment, store, epoch
-        self._runs: dict[int, list[StoredRun]] = {run.id: [] for run in experiment.runs}
-        for run in finished_runs(experiment, store):
-            self._runs[run.run_id].append(run)
+        self._specs = {run.id: run for run in experiment.runs}
+        ended = (Status.DONE, Status.UNSOUND)
+        self._runs = {
+            run_id: [run for run in runs if run.status in ended]
+            for run_id, runs in runs_of(experiment, store).items()
+        }
         keys = [run.key for runs in self._runs.values() for run in runs]
-        self._metric_values = store.final(keys, epoch=epoch)
+        self._metric_values = store.final(keys, epoch=epoch)  # none of unsound runs
         self._metrics = {column.title: column.metric for column in experiment.columns}
         self._margins: dict[str, Any] = {}
 
@@ -57,20 +64,30 @@ class Measurements:
         return tuple(self._metrics)
 
     def values(self, run: int, column: str) -> dict[int, float]:
-        """Return the values of a run by seed: percent, or a bound as it is."""
+        """Return the values of a run by seed: percent, or a bound as it is.
+
+        An unsound network has a layer norm and nothing else. Raises: RecordError, StoreError.
+        """
         found = {each.seed: self._value(each, column) for each in self._runs[run]}
         return {seed: value for seed, value in found.items() if value is not None}
 
-    def image_values(self, run: int, column: str) -> "Array | None":
+    def dataset(self, run: int) -> str:
+        """Return the name of the dataset that a run is tested on."""
+        return self._specs[run].train.data.name
+
+    def image_values(self, run: int, column: str) -> "Array":
         """Return 100 for every test image of the first seed that counts, 0 for the others.
 
-        None if there are no margins, or if the column is no share of the images.
+        Raises: NotComparableError if the column has no value per image, RecordError, StoreError.
         """
         radius = self._radius(column)
-        if radius is None or not self._runs[run] or self._epoch is not None:
-            return None
-        margins = self._load(self._runs[run][0])
-        return None if margins is None else 100.0 * certified(margins, radius).astype(float)
+        if radius is None or self._epoch is not None:
+            raise NotComparableError("It has no value per test image, so it needs a second seed.")
+        first = next(each for each in self._runs[run] if each.status is Status.DONE)
+        margins = self._load(first)
+        if margins is None:
+            raise NotComparableError(f"The store has no margins of run {run}.")
+        return 100.0 * certified(margins, radius).astype(float)
 
     def _value(self, run: StoredRun, column: str) -> float | None:
         if (metric := self._metrics.get(column)) is not None:
@@ -78,8 +95,11 @@ class Measurements:
             return None if value is None else 100 * value
         if self._epoch is not None:
             return None
-        if column in MEASURES:
-            return MEASURES[column](run)
+        if run.status is Status.UNSOUND and column != LAYER_NORM:
+            return None
+        for name in MEASUREMENTS:
+            if column == name:
+                return measure(name, run, self._specs[run.run_id])
         margins, radius = self._load(run), radius_of(column)
         if margins is None or radius is None:
             return None
@@ -111,33 +131,34 @@ class Comparisons:
             self.basis = Basis.IMAGES
 
     @property
-    def least_seeds(self) -> int:
-        """Return the number of seeds that every run has."""
-        return min(map(len, self.seeds.values()))
+    def tests_trends(self) -> bool:
+        """Return whether a trend is tested as a whole, by the ranks of the seeds' values."""
+        return self.basis is Basis.SEEDS
 
     def contrasts(
         self, groups: Sequence[Sequence[int]], column: str, minus: str | None = None
-    ) -> list[Contrasts] | None:
-        """Return the contrasts of each group in a column; None if they lack what they need."""
+    ) -> list[Contrasts]:
+        """Return the contrasts of each group of runs in a column.
+
+        Raises: NotComparableError, RecordError, StoreError.
+        """
         if self.basis is Basis.IMAGES:
-            return self._image_contrasts(groups, column, minus)
-        common = [set.intersection(*(set(self.seeds[run]) for run in group)) for group in groups]
-        paired = all(len(seeds) > 1 for seeds in common)
-        values = []
-        for group, shared in zip(groups, common, strict=True):
-            least = min(len(self.seeds[run]) for run in group)
-            values.append(
-                {
-                    run: self._values(run, column, minus, sorted(shared))
-                    if paired
-                    else self._values(run, column, minus, self.seeds[run][:least])
-                    for run in group
-                }
-            )
+            return [self._image_contrasts(group, column, minus) for group in groups]
+        return [self._seed_contrasts(group, column, minus) for group in groups]
+
+    def _seed_contrasts(
+        self, group: Sequence[int], column: str, minus: str | None
+    ) -> SeedContrasts:
+        shared = sorted(set.intersection(*(set(self.seeds[run]) for run in group)))
+        fewest = min(len(self.seeds[run]) for run in group)
+        paired = len(shared) > 1
         images = {run.id: run.train.data.test_images for run in self.measured.experiment.runs}
-        least_sd = 100 * HALF_AN_IMAGE / min(images[run] for group in groups for run in group)
-        spread = pool_spread(values, paired=paired, least=least_sd)
-        return [SeedContrasts(group, spread, len(next(iter(group.values())))) for group in values]
+        values = {
+            run: self._values(run, column, minus, shared if paired else self.seeds[run][:fewest])
+            for run in group
+        }
+        least = 100 * HALF_AN_IMAGE / min(images[run] for run in group)
+        return SeedContrasts(values, paired, least)
 
     def _values(
         self, run: int, column: str, minus: str | None, seeds: Sequence[int]
@@ -147,29 +168,28 @@ class Comparisons:
         return [values[seed] - less[seed] for seed in seeds]
 
     def _image_contrasts(
-        self, groups: Sequence[Sequence[int]], column: str, minus: str | None
-    ) -> list[Contrasts] | None:
-        contrasts: list[Contrasts] = []
-        for group in groups:
-            values = {}
-            for run in group:
-                found = self.measured.image_values(run, column)
-                less = self.measured.image_values(run, minus) if minus else 0.0
-                if found is None or less is None:
-                    return None
-                values[run] = found - less
-            contrasts.append(ImageContrasts(values))
-        return contrasts
+        self, group: Sequence[int], column: str, minus: str | None
+    ) -> ImageContrasts:
+        if len({self.measured.dataset(run) for run in group}) > 1:
+            raise NotComparableError(
+                "Its runs have different test images, so they need a second seed."
+            )
+        values = {}
+        for run in group:
+            less = self.measured.image_values(run, minus) if minus else 0.0
+            values[run] = self.measured.image_values(run, column) - less
+        if len({len(each) for each in values.values()}) > 1:
+            raise RecordError("the runs have margins of different numbers of test images")
+        return ImageContrasts(values)
 
 
 class PublishedComparisons:
     """The paper's own numbers, compared by its own spread between replicates."""
 
-    basis = Basis.IMAGES  # one value per run: a trend is judged by its steps
+    tests_trends = False  # with one value per run, a trend is judged by its steps
 
     def __init__(self, experiment: Experiment) -> None:
-        prior = experiment.reproduction.prior
-        self.spread = SeedSpread(prior.sd, prior.freedom)
+        self.prior = experiment.reproduction.prior
         self.titles = tuple(column.title for column in experiment.columns)
         self.values = {
             (row.run, column.title): value
@@ -180,19 +200,18 @@ class PublishedComparisons:
 
     def contrasts(
         self, groups: Sequence[Sequence[int]], column: str, minus: str | None = None
-    ) -> list[Contrasts] | None:
-        """Return the contrasts of each group; None if a value was not published."""
-        try:
-            return [
-                SeedContrasts(
-                    {
-                        run: [self.values[run, column] - (self.values[run, minus] if minus else 0)]
-                        for run in group
-                    },
-                    self.spread,
-                    seeds=1,
-                )
-                for group in groups
-            ]
-        except KeyError:
-            return None
+    ) -> list[Contrasts]:
+        """Return the contrasts of each group. Raises: NotComparableError if a value is missing."""
+
+        def value(run: int) -> float:
+            try:
+                return self.values[run, column] - (self.values[run, minus] if minus else 0.0)
+            except KeyError:
+                raise NotComparableError("The paper has no value of it.") from None
+
+        return [
+            PublishedContrasts(
+                {run: value(run) for run in group}, self.prior.sd, self.prior.freedom
+            )
+            for group in groups
+        ]

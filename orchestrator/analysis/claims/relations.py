@@ -5,17 +5,39 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
+from aol.certification.certificate import TOLERANCE
 from orchestrator.analysis.claims.contrasts import Contrasts, SeedContrasts, Step
 from orchestrator.analysis.claims.costs import cost_steps
-from orchestrator.analysis.claims.measurements import Basis, Comparisons, PublishedComparisons
+from orchestrator.analysis.claims.measurements import Basis, Comparisons, NotComparableError
 from orchestrator.errors import RecordError
 from orchestrator.spec.claims import Above, Bound, Cheaper, Claim, Extreme, Moves, Trend
 from orchestrator.spec.costs import read_costs
+from orchestrator.spec.fields import LAYER_NORM
 
-Source = Comparisons | PublishedComparisons
 Outcome = tuple[Sequence[Step], float, float]  # steps, p-values of holding and of the opposite
 Name = Callable[[int, int, str], str]  # of a step: the higher run, the lower one, the column
+
+
+class Source(Protocol):
+    """The values of runs, to be compared in groups."""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Return the titles of the file's columns."""
+        ...
+
+    @property
+    def tests_trends(self) -> bool:
+        """Return whether a trend is tested as a whole."""
+        ...
+
+    def contrasts(
+        self, groups: Sequence[Sequence[int]], column: str, minus: str | None = None
+    ) -> list[Contrasts]:
+        """Return the contrasts of each group in a column. Raises: NotComparableError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,9 +68,10 @@ class ClaimTest:
     evaluate: Callable[[Sequence[Contrasts]], Outcome]
     highest: Callable[[], float] | None = None
 
-    def assessment(self, basis: Basis, seeds: int) -> Assessment:
+    def assessment(self, basis: Basis) -> Assessment:
         """Return the evidence."""
         steps, p_holds, p_opposite = self.evaluate(self.contrasts)
+        seeds = min(each.seeds for each in self.contrasts)
 
         def at(more: int) -> tuple[float, float]:
             scaled = [
@@ -68,20 +91,23 @@ class ClaimTest:
 
 
 def claim_test(claim: Claim, source: Source, labels: Mapping[int, str]) -> ClaimTest | None:
-    """Return the tests of a claim's steps; None if the source lacks a value."""
+    """Return the test of a claim, None if it is not about differences between runs.
+
+    Raises: NotComparableError if the source lacks a value, RecordError, StoreError.
+    """
 
     def name(higher: int, lower: int, column: str) -> str:
         return f"{labels[higher]} over {labels[lower]}, {column}"
 
     match claim.relation:
         case Trend() as trend:
-            return _trend_tests(trend, claim.kind, source, name)
+            return _trend_test(trend, claim.kind, source, name)
         case Extreme() as extreme:
-            return _extreme_tests(extreme, claim.kind, source, name)
+            return _extreme_test(extreme, claim.kind, source, name)
         case Above() as above:
-            return _above_tests(above, claim.columns_among(source.titles), source, name)
+            return _above_test(above, claim.columns_among(source.titles), source, name)
         case Moves() as moves:
-            return _moves_tests(moves, source, name)
+            return _moves_test(moves, source, name)
         case _:
             return None
 
@@ -95,18 +121,16 @@ def _all_steps(steps: Sequence[Step]) -> Outcome:
     return steps, p_holds, min(1.0, len(steps) * min(step.p_opposite for step in steps))
 
 
-def _trend_tests(trend: Trend, kind: str, source: Source, name: Name) -> ClaimTest | None:
+def _trend_test(trend: Trend, kind: str, source: Source, name: Name) -> ClaimTest:
     rising = trend.runs if kind == "increases" else trend.runs[::-1]
     found = source.contrasts([rising], trend.column, trend.minus)
-    if found is None:
-        return None
     column = trend.column if trend.minus is None else f"{trend.column} minus {trend.minus}"
 
     def evaluate(contrasts: Sequence[Contrasts]) -> Outcome:
         (only,) = contrasts
         steps = [only.step(name(high, low, column), high, low) for low, high in pairwise(rising)]
         _, p_holds, p_opposite = _all_steps(steps)
-        if source.basis is Basis.SEEDS and isinstance(only, SeedContrasts):
+        if source.tests_trends and isinstance(only, SeedContrasts):
             in_order = all(step.difference > 0 for step in steps)
             p_holds = only.trend_p(rising) if in_order else 1.0
         return steps, p_holds, p_opposite
@@ -114,10 +138,8 @@ def _trend_tests(trend: Trend, kind: str, source: Source, name: Name) -> ClaimTe
     return ClaimTest(tuple(found), evaluate)
 
 
-def _extreme_tests(extreme: Extreme, kind: str, source: Source, name: Name) -> ClaimTest | None:
+def _extreme_test(extreme: Extreme, kind: str, source: Source, name: Name) -> ClaimTest:
     found = source.contrasts([extreme.runs], extreme.column)
-    if found is None:
-        return None
     others = [run for run in extreme.runs if run != extreme.run]
     pairs = [(extreme.run, other) for other in others]
     if kind == "lowest":
@@ -133,14 +155,10 @@ def _extreme_tests(extreme: Extreme, kind: str, source: Source, name: Name) -> C
     )
 
 
-def _above_tests(
-    above: Above, columns: Sequence[str], source: Source, name: Name
-) -> ClaimTest | None:
+def _above_test(above: Above, columns: Sequence[str], source: Source, name: Name) -> ClaimTest:
     found, pairs = [], []
     for column in columns:
         contrasts = source.contrasts(above.orders, column)
-        if contrasts is None:
-            return None
         for order, contrast in zip(above.orders, contrasts, strict=True):
             for pair in pairwise(order):
                 found.append(contrast)
@@ -152,13 +170,8 @@ def _above_tests(
     return ClaimTest(tuple(found), evaluate)
 
 
-def _moves_tests(moves: Moves, source: Source, name: Name) -> ClaimTest | None:
-    found = []
-    for column in moves.best:
-        contrasts = source.contrasts([moves.runs], column)
-        if contrasts is None:
-            return None
-        found += contrasts
+def _moves_test(moves: Moves, source: Source, name: Name) -> ClaimTest:
+    found = [one for column in moves.best for one in source.contrasts([moves.runs], column)]
 
     def evaluate(contrasts: Sequence[Contrasts]) -> Outcome:
         outcomes = [
@@ -200,26 +213,34 @@ def support(step: Step) -> tuple[float, float]:
 def assess_bound(
     bound: Bound, kind: str, comparisons: Comparisons, labels: Mapping[int, str]
 ) -> Assessment:
-    """Return the evidence for a bound: a step per run, its seed that is nearest to the bound."""
+    """Return the evidence for a bound: a step per measured run, its seed nearest to the bound.
+
+    A layer norm may exceed a bound by the tolerance of the certificate.
+    """
     sign = 1.0 if kind == "at_least" else -1.0
+    tolerance = TOLERANCE if bound.column == LAYER_NORM else 0.0
     steps = []
-    for run in comparisons.seeds:
+    for run, seeds in comparisons.seeds.items():
+        if not seeds:
+            continue
         values = comparisons.measured.values(run, bound.column).values()
         distance = min(sign * (value - bound.value) for value in values)
-        p_holds = 0.0 if distance >= 0 else 1.0
+        p_holds = 0.0 if distance >= -tolerance else 1.0
         name = f"{labels[run]}, {bound.column}"
         steps.append(Step(name, distance, (distance, distance), p_holds, 1 - p_holds))
-    return Assessment(Basis.VALUES, comparisons.least_seeds, tuple(steps), None, None)
+    fewest = min(map(len, comparisons.seeds.values()))
+    return Assessment(Basis.VALUES, fewest, tuple(steps), None, None)
 
 
-def assess_costs(relation: Cheaper, folder: Path) -> Assessment | None:
-    """Return the evidence in the file of a benchmark, None if there is no such file.
+def assess_costs(relation: Cheaper, folder: Path) -> Assessment:
+    """Return the evidence in the file of a benchmark.
 
-    Raises: RecordError if the file is damaged or lacks a method.
+    Raises: NotComparableError if there is no such file, RecordError if it is damaged or lacks a
+    method.
     """
     file = folder / relation.costs
     if not file.exists():
-        return None
+        raise NotComparableError(f"There is no file {relation.costs} of the benchmark.")
     record = read_costs(file)
     try:
         steps = cost_steps(relation, record)

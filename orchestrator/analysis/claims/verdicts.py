@@ -5,7 +5,7 @@ steps together rejects the opposite, and is contradicted if one step is negative
 corrected by Holm's method over all claims that rest on a test.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -14,6 +14,7 @@ from orchestrator.analysis.claims.measurements import (
     Basis,
     Comparisons,
     Measurements,
+    NotComparableError,
     PublishedComparisons,
 )
 from orchestrator.analysis.claims.relations import (
@@ -25,6 +26,7 @@ from orchestrator.analysis.claims.relations import (
 )
 from orchestrator.analysis.tables import finished_runs
 from orchestrator.analysis.verdicts import MAX_SEEDS, SIGNIFICANCE_LEVEL, holm
+from orchestrator.errors import RecordError
 from orchestrator.formatting import pluralize
 from orchestrator.spec.claims import Bound, Cheaper, Claim
 from orchestrator.spec.experiment import Experiment
@@ -49,7 +51,8 @@ class JudgedClaim:
     `p` is the two-sided p-value after Holm's correction. `further_seeds` is the number of seeds
     that would decide an undecided claim if means and spread stayed as they are; None if no number
     up to `MAX_SEEDS` would, or if the spread is not known yet. `unmeasured` are the runs that have
-    no value yet. `published` says whether the paper's own numbers support the claim.
+    no value yet, and `obstacle` is another reason why nothing was measured. `published` says
+    whether the paper's own numbers support the claim.
     """
 
     claim: Claim
@@ -58,6 +61,7 @@ class JudgedClaim:
     p: float | None = None
     further_seeds: int | None = None
     unmeasured: tuple[int, ...] = ()
+    obstacle: str = ""
     published: str = ""
 
     @property
@@ -66,9 +70,9 @@ class JudgedClaim:
 
         With one seed it is 1: a second one shows the spread between seeds.
         """
-        if self.assessment and self.assessment.basis is Basis.IMAGES:
-            return 1
-        return self.further_seeds or 0
+        if self.assessment is None:
+            return 0 if isinstance(self.claim.relation, Cheaper) else 1
+        return 1 if self.assessment.basis is Basis.IMAGES else self.further_seeds or 0
 
     @property
     def judged_by_seeds(self) -> bool:
@@ -83,57 +87,116 @@ class JudgedClaim:
         return max(self.assessment.steps, key=support)
 
 
-def judge_claims(
-    experiment: Experiment, store: Store, *, epoch: int | None = None
-) -> list[JudgedClaim]:
+def judge_claims(experiment: Experiment, store: Store) -> list[JudgedClaim]:
     """Return the verdict of every claim of the file, for the finished runs of a profile.
 
-    They are judged by their last epoch, or by `epoch`, counted from 1.
-
-    Raises: StoreError, RecordError if margins or the file of a benchmark are damaged.
+    A claim whose values are damaged is not measured. Raises: StoreError.
     """
-    measured = Measurements(experiment, store, epoch)
-    published = PublishedComparisons(experiment)
+    published, labels = PublishedComparisons(experiment), run_labels(experiment)
+    return [
+        replace(judged, published=describe_published(judged.claim, published, labels))
+        for judged in _judge_all(_assess_all(experiment, Measurements(experiment, store)))
+    ]
+
+
+def judge_by_epoch(experiment: Experiment, store: Store) -> dict[int, dict[str, ClaimVerdict]]:
+    """Return the verdicts that the claims had after each epoch, by the claims' IDs.
+
+    Only claims that seeds can decide at that epoch have one. Of a long training, they are
+    `EPOCHS_SHOWN` epochs at even distances. Holm's correction is over the same claims in each.
+    Raises: StoreError.
+    """
+    final = _assess_all(experiment, Measurements(experiment, store))
+    one_per_run = {run.run_id: run.key for run in finished_runs(experiment, store)}
+    evaluated = {
+        epoch
+        for key in one_per_run.values()
+        for epoch, values in store.metrics(key).items()
+        if "accuracy" in values
+    }
+    every = max(1, -(-len(evaluated) // EPOCHS_SHOWN))
+    verdicts = {}
+    for epoch in sorted(evaluated, reverse=True)[::every][::-1]:
+        then = _assess_all(experiment, Measurements(experiment, store, epoch))
+        shown = [item.judged_by_seeds for item in then]
+        judged = _judge_all(
+            [
+                now if by_seeds else last
+                for now, last, by_seeds in zip(then, final, shown, strict=True)
+            ]
+        )
+        found = {
+            one.claim.id: one.verdict
+            for one, by_seeds in zip(judged, shown, strict=True)
+            if by_seeds
+        }
+        if found:
+            verdicts[epoch] = found
+    return verdicts
+
+
+def _assess_all(experiment: Experiment, measured: Measurements) -> list[JudgedClaim]:
+    """Return every claim with its evidence, not judged yet. Raises: StoreError."""
     labels = run_labels(experiment)
-    assessed = [_assess(claim, measured, labels) for claim in experiment.claims]
+    return [_assess(claim, measured, labels) for claim in experiment.claims]
+
+
+def _assess(claim: Claim, measured: Measurements, labels: Mapping[int, str]) -> JudgedClaim:
+    pending = JudgedClaim(claim, ClaimVerdict.NOT_MEASURED)
+    try:
+        if isinstance(claim.relation, Cheaper):
+            folder = measured.experiment.path.parent
+            return replace(pending, assessment=assess_costs(claim.relation, folder))
+        comparisons = Comparisons(measured, claim)
+        if isinstance(claim.relation, Bound):
+            return _assess_bound(pending, claim.relation, comparisons, labels)
+        if comparisons.unmeasured:
+            return replace(pending, unmeasured=comparisons.unmeasured)
+        test = claim_test(claim, comparisons, labels)
+        found = test.assessment(comparisons.basis) if test else None
+        return replace(pending, assessment=found)
+    except (NotComparableError, RecordError) as error:
+        return replace(pending, obstacle=str(error))
+
+
+def _assess_bound(
+    pending: JudgedClaim, bound: Bound, comparisons: Comparisons, labels: Mapping[int, str]
+) -> JudgedClaim:
+    """Return the evidence for a bound; one run beyond it is enough, but not one within it."""
+    found = assess_bound(bound, pending.claim.kind, comparisons, labels)
+    beyond = any(step.p_opposite == 0 for step in found.steps)
+    if comparisons.unmeasured and not beyond:
+        return replace(pending, unmeasured=comparisons.unmeasured)
+    return replace(pending, assessment=found)
+
+
+def _judge_all(assessed: Sequence[JudgedClaim]) -> list[JudgedClaim]:
+    """Return the claims with their verdicts, with Holm's correction over those that are tested."""
     tested = {
         index: min(1.0, 2 * min(found.p_holds, found.p_opposite))
-        for index, (found, _) in enumerate(assessed)
+        for index, found in enumerate(one.assessment for one in assessed)
         if found and found.p_holds is not None and found.p_opposite is not None
     }
     p_values = holm(tested)
     # Holm's factor for the next claim that would be decided
     factor = max(1, sum(p >= SIGNIFICANCE_LEVEL for p in p_values.values()))
-    return [
-        replace(
-            _judge(claim, found, unmeasured, p_values.get(index), factor),
-            published=describe_published(claim, published, labels),
-        )
-        for index, (claim, (found, unmeasured)) in enumerate(
-            zip(experiment.claims, assessed, strict=True)
-        )
-    ]
+    return [_judge(one, p_values.get(index), factor) for index, one in enumerate(assessed)]
 
 
-def _judge(
-    claim: Claim,
-    found: Assessment | None,
-    unmeasured: tuple[int, ...],
-    p: float | None,
-    factor: int,
-) -> JudgedClaim:
+def _judge(pending: JudgedClaim, p: float | None, factor: int) -> JudgedClaim:
+    found = pending.assessment
     if found is None:
-        return JudgedClaim(claim, ClaimVerdict.NOT_MEASURED, unmeasured=unmeasured)
+        return pending
     if found.p_holds is None or found.p_opposite is None or p is None:
-        holds = all(step.difference >= 0 for step in found.steps)
+        holds = all(step.p_holds == 0 for step in found.steps)
         verdict = ClaimVerdict.HOLDS if holds else ClaimVerdict.CONTRADICTED
-        return JudgedClaim(claim, verdict, found)
+        return replace(pending, verdict=verdict)
     if p < SIGNIFICANCE_LEVEL:
         holds = found.p_holds < found.p_opposite
         verdict = ClaimVerdict.HOLDS if holds else ClaimVerdict.CONTRADICTED
-        return JudgedClaim(claim, verdict, found, p)
+        return replace(pending, verdict=verdict, p=p)
     further = _further_seeds(found, factor)
-    return JudgedClaim(claim, ClaimVerdict.UNDECIDED, found, p, further)
+    return replace(pending, verdict=ClaimVerdict.UNDECIDED, p=p, further_seeds=further)
 
 
 def _further_seeds(found: Assessment, factor: int) -> int | None:
@@ -144,23 +207,6 @@ def _further_seeds(found: Assessment, factor: int) -> int | None:
         if 2 * factor * min(found.at(seeds)) < SIGNIFICANCE_LEVEL:
             return seeds - found.seeds
     return None
-
-
-def _assess(
-    claim: Claim, measured: Measurements, labels: Mapping[int, str]
-) -> tuple[Assessment | None, tuple[int, ...]]:
-    """Return the evidence for a claim, None if a value is missing; and the runs without values."""
-    if isinstance(claim.relation, Cheaper):
-        return assess_costs(claim.relation, measured.experiment.path.parent), ()
-    comparisons = Comparisons(measured, claim)
-    if comparisons.unmeasured:
-        return None, comparisons.unmeasured
-    if isinstance(claim.relation, Bound):
-        return assess_bound(claim.relation, claim.kind, comparisons, labels), ()
-    tests = claim_test(claim, comparisons, labels)
-    if tests is None:
-        return None, ()
-    return tests.assessment(comparisons.basis, comparisons.least_seeds), ()
 
 
 def run_labels(experiment: Experiment) -> dict[int, str]:
@@ -175,39 +221,19 @@ def describe_published(
     claim: Claim, published: PublishedComparisons, labels: Mapping[int, str]
 ) -> str:
     """Return whether the paper's own numbers support a claim, empty if it published none."""
-    tests = claim_test(claim, published, labels)
-    if tests is None:
+    try:
+        test = claim_test(claim, published, labels)
+    except NotComparableError:
         return ""
-    steps, _, _ = tests.evaluate(tests.contrasts)
+    if test is None:
+        return ""
+    steps, _, p_opposite = test.evaluate(test.contrasts)
     beyond = sum(step.p_holds < SIGNIFICANCE_LEVEL for step in steps)
     spread = "by more than its own spread between replicates"
-    if all(step.difference > 0 for step in steps):
-        if beyond == len(steps):
-            return f"holds in the paper, {spread}"
-        return f"holds in the paper; {spread} in {beyond} of {pluralize(len(steps), 'step')}"
-    if any(step.p_opposite < SIGNIFICANCE_LEVEL for step in steps):
+    if p_opposite < SIGNIFICANCE_LEVEL:
         return "contradicted by the paper's own numbers"
+    if beyond == len(steps):
+        return f"holds in the paper, {spread}"
+    if beyond and all(step.difference > 0 for step in steps):
+        return f"holds in the paper; {spread} in {beyond} of {pluralize(len(steps), 'step')}"
     return f"not decided by the paper itself: {spread} in {beyond} of {len(steps)} steps only"
-
-
-def judge_by_epoch(experiment: Experiment, store: Store) -> dict[int, list[JudgedClaim]]:
-    """Return the verdicts after each epoch in which a claim can be judged by its seeds.
-
-    Of a long training, they are `EPOCHS_SHOWN` epochs at even distances. A claim about something
-    that is measured after the last epoch only is never measured here. Raises: StoreError.
-    """
-    one_per_run = {run.run_id: run.key for run in finished_runs(experiment, store)}
-    evaluated = {
-        epoch
-        for key in one_per_run.values()
-        for epoch, values in store.metrics(key).items()
-        if "accuracy" in values
-    }
-    every = max(1, -(-len(evaluated) // EPOCHS_SHOWN))
-    epochs = sorted(evaluated, reverse=True)[::every][::-1]
-    judged = {epoch: judge_claims(experiment, store, epoch=epoch) for epoch in epochs}
-    return {
-        epoch: claims
-        for epoch, claims in judged.items()
-        if any(one.judged_by_seeds for one in claims)
-    }

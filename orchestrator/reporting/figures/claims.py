@@ -36,7 +36,7 @@ def claims_figure(claims: Sequence[JudgedClaim], note: str) -> "Figure":
         handles.setdefault(judged.verdict, _draw(axes, row, judged))
     axes.set_yticks(range(len(claims)), [_label(judged) for judged in claims], fontsize=8)
     axes.set_ylim(len(claims) - 0.5, -0.5)
-    axes.set_xlabel("difference as claimed (percentage points); left of 0: the opposite")
+    axes.set_xlabel(f"difference as claimed ({_unit(claims)}); left of 0: the opposite")
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, -1.5 * LINEAR_POINTS), max(high, 1.5 * LINEAR_POINTS))
     entries = [(str(verdict), handles[verdict]) for verdict in ClaimVerdict if verdict in handles]
@@ -44,16 +44,14 @@ def claims_figure(claims: Sequence[JudgedClaim], note: str) -> "Figure":
     return figure
 
 
-def claims_by_epoch(by_epoch: Mapping[int, Sequence[JudgedClaim]], note: str) -> "Figure":
-    """Return a row per claim that is measured during training: its verdict after each epoch."""
+def claims_by_epoch(
+    claims: Sequence[JudgedClaim], by_epoch: Mapping[int, Mapping[str, ClaimVerdict]], note: str
+) -> "Figure":
+    """Return a row per claim that has verdicts by epoch, with a marker for each of them."""
     from matplotlib.figure import Figure
 
-    (first, *_) = by_epoch.values()
-    rows = [
-        index
-        for index in range(len(first))
-        if any(claims[index].judged_by_seeds for claims in by_epoch.values())
-    ]
+    known = {claim for verdicts in by_epoch.values() for claim in verdicts}
+    rows = [judged for judged in claims if judged.claim.id in known]
     figure = Figure(figsize=(10.0, 1.6 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.set_title("Verdicts if training had ended after each epoch")
@@ -62,17 +60,17 @@ def claims_by_epoch(by_epoch: Mapping[int, Sequence[JudgedClaim]], note: str) ->
     entries = []
     for verdict, style in STYLES.items():
         points = [
-            (epoch, place)
-            for epoch, claims in by_epoch.items()
-            for place, index in enumerate(rows)
-            if claims[index].verdict is verdict
+            (epoch, row)
+            for epoch, verdicts in by_epoch.items()
+            for row, judged in enumerate(rows)
+            if verdicts.get(judged.claim.id) is verdict
         ]
         if points:
             (artist,) = axes.plot(
                 *zip(*points, strict=True), color=style.color, marker=style.marker, linestyle="none"
             )
             entries.append((str(verdict), artist))
-    axes.set_yticks(range(len(rows)), [_label(first[index]) for index in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [_label(judged) for judged in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("epoch")
     add_legend(figure, entries, "")
@@ -100,6 +98,15 @@ def _draw(axes: "Axes", row: int, judged: JudgedClaim) -> object:
     axes.hlines(row, *weakest.interval, color=color, linewidth=2)
     (point,) = axes.plot([weakest.difference], [row], color=color, marker=marker, linestyle="none")
     return point
+
+
+def _unit(claims: Sequence[JudgedClaim]) -> str:
+    costs = [
+        judged.claim.id
+        for judged in claims
+        if judged.assessment and judged.assessment.basis is Basis.ROUNDS
+    ]
+    return "percentage points" + (f"; {', '.join(costs)}: percent saved" if costs else "")
 
 
 def _label(judged: JudgedClaim) -> str:

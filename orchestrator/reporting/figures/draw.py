@@ -75,7 +75,7 @@ def _claims_figures(report: Report, store: Store) -> Iterator[tuple[str, "Figure
     yield CLAIMS, claims_figure(report.claims, note)
     by_epoch = judge_by_epoch(report.experiment, store)
     if len(by_epoch) > 1:
-        yield CLAIMS_BY_EPOCH, claims_by_epoch(by_epoch, note)
+        yield CLAIMS_BY_EPOCH, claims_by_epoch(report.claims, by_epoch, note)
 
 
 def by_run(report: Report, drawn: Sequence[Path]) -> dict[int, list[Path]]:

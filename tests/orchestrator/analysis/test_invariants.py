@@ -57,7 +57,7 @@ def test_each_violation_is_reported_in_one_line(reported, store, changes, found)
 
 
 def attacked(robust, images):
-    attack = {"radius": 36 / 255, "images": images, "accuracy": 0.5, "robust": robust}
+    attack = {"radius": 36 / 255, "steps": 9, "images": images, "accuracy": 0.5, "robust": robust}
     return lambda run: certificate(run) | {"attack": attack}
 
 
@@ -78,6 +78,19 @@ def test_an_attack_beyond_the_certified_or_the_clean_accuracy_is_a_violation(
         f"run 0, seed 0: under attack {robust:.4f} of the images are right, but 0.6000 are "
         "certified and 0.7000 right without an attack"
     )
+
+
+def test_a_damaged_record_of_an_attack_is_a_violation(reported, store):
+    (found,) = violations(reported, store, record=lambda run: certificate(run) | {"attack": {}})
+
+    assert found.startswith("run 0, seed 0: the record of its attack is damaged: ")
+
+
+@pytest.mark.parametrize("images", [0, -1, 101])
+def test_an_attack_on_images_that_are_not_there_is_a_violation(reported, store, images):
+    (found,) = violations(reported, store, record=attacked(0.6, images))
+
+    assert found == f"run 0, seed 0: an attack on {images} of 100 test images is recorded"
 
 
 @pytest.mark.parametrize("length", [399, 0])

@@ -37,6 +37,8 @@ def with_claim(text):
             "moves: {runs: 0-1, best: {Acc: 0-1}}",
             "claim C1: Acc: names every run",
         ),
+        ("above: {orders: [[1, 0, 1]]}", "claim C1: run 1 occurs twice in an order"),
+        ("above: {orders: [[0, 1]], columns: [Acc, Acc]}", "claim C1: column 'Acc' occurs twice"),
         ("at_most: {column: Acc}", "claims.0.at_most.value: is missing"),
         ("at_most: {column: Acc, value: high}", "claims.0.at_most.value: "),
     ],
@@ -46,6 +48,20 @@ def test_a_mistake_in_a_claim_is_one_line_with_its_place(problems_in, claim, pro
 
     assert found.startswith(f"x.yaml:{GOOD.count(chr(10)) + 2}: ")
     assert problem in found
+
+
+def test_a_difference_to_the_same_column_claims_nothing(problems_in):
+    third = "  - {id: 2, name: C, seed: 2, model: {kind: conv}}\nprofiles:"
+    text = with_claim("increases: {runs: 0-2, column: Acc, minus: Acc}")
+    (found,) = problems_in(text=text.replace("profiles:", third))
+
+    assert found.endswith("claim C1: is 'Acc' like `column`, which claims nothing")
+
+
+def test_the_id_of_a_claim_is_not_that_of_a_run(problems_in):
+    text = with_claim("above: {orders: [[0, 1]]}").replace("id: C1", "id: 1")
+
+    assert any("claims.0.id: " in line for line in problems_in(text=text))
 
 
 def test_the_highest_run_is_one_of_the_runs_compared(problems_in):

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from orchestrator.analysis.claims import ClaimVerdict, judge_claims
-from orchestrator.analysis.claims.contrasts import SeedContrasts, pool_spread
+from orchestrator.analysis.claims import ClaimVerdict, JudgedClaim, judge_claims, verdicts
+from orchestrator.analysis.claims.contrasts import SeedContrasts
 from orchestrator.analysis.claims.measurements import Basis
 from orchestrator.analysis.claims.relations import claim_test
 from orchestrator.analysis.verdicts import SIGNIFICANCE_LEVEL, holm
@@ -41,7 +41,7 @@ class Table:
     Values by column, run and seed, to be compared by their seeds.
     """
 
-    basis, titles = Basis.SEEDS, COLUMNS
+    tests_trends, titles = True, COLUMNS
 
     def __init__(self, values):
         self.values = values
@@ -49,9 +49,10 @@ class Table:
     def contrasts(self, groups, column, minus=None):
         less = self.values[minus] if minus else 0.0
         rows = dict(zip(RUNS, self.values[column] - less, strict=True))
-        values = [{run: list(rows[run]) for run in group} for group in groups]
-        spread = pool_spread(values, paired=True, least=1e-9)
-        return [SeedContrasts(group, spread, len(next(iter(group.values())))) for group in values]
+        return [
+            SeedContrasts({run: list(rows[run]) for run in group}, paired=True, least=1e-9)
+            for group in groups
+        ]
 
 
 def judged(asked, table):
@@ -160,15 +161,55 @@ def test_adding_seeds_until_a_claim_is_decided_inflates_the_error():
     assert 0.10 < wrong / draws < 0.22
 
 
-def test_the_seeds_that_decide_a_claim_do_so_if_nothing_changes():
-    values = np.zeros((5, 3))
-    values[0] = [0.6, -0.2, 0.5]
+def test_the_further_seeds_decide_the_claim_and_one_fewer_do_not():
+    """
+    Judged again with so many seeds of the same mean and the same spread.
+    """
     one = claim("above", orders=[[20, 21]], columns=["Std Acc"])
-    found = claim_test(one, Table({"Std Acc": values}), LABELS).assessment(Basis.SEEDS, 3)
-    needed = next(n for n in range(3, 100) if 2 * min(found.at(n)) < SIGNIFICANCE_LEVEL)
 
-    assert needed > 3
-    assert 2 * min(found.at(needed - 1)) >= SIGNIFICANCE_LEVEL
+    def judge(seeds):
+        row = np.resize([1.0, -1.0], seeds)
+        row *= np.sqrt((seeds - 1) / (row - row.mean()).var() / seeds) * 0.5
+        values = np.zeros((5, seeds))
+        values[0] = 0.3 + row - row.mean()
+        assessed = claim_test(one, Table({"Std Acc": values}), LABELS).assessment(Basis.SEEDS)
+        (found,) = verdicts._judge_all([JudgedClaim(one, NOT_MEASURED, assessed)])
+        return found
+
+    first = judge(4)
+    assert first.verdict is UNDECIDED
+    assert first.further_seeds > 1
+    assert judge(4 + first.further_seeds).verdict is HOLDS
+    assert judge(4 + first.further_seeds - 1).verdict is UNDECIDED
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_a_claim_of_which_one_step_is_not_true_rarely_holds(seeds):
+    """
+    The hardest case of an intersection-union test: all steps but one are certain.
+    """
+    generator = np.random.default_rng(seeds)
+    means = {"Std Acc": [50.0, 50.0, 40.0, 30.0, 20.0], "CRA 36/255": [50.0, 40.0, 30.0, 20.0, 9.0]}
+    one = claim("above", orders=[[20, 21], [22, 23]], columns=["Std Acc", "CRA 36/255"])
+    draws = 400
+    wrong = sum(
+        judged(one, around(means, seeds=seeds, generator=generator)) is not UNDECIDED
+        for _ in range(draws)
+    )
+
+    assert wrong / draws <= SIGNIFICANCE_LEVEL + 3 * np.sqrt(0.05 * 0.95 / draws)
+
+
+def test_a_trend_with_one_step_of_zero_holds_half_the_time():
+    """
+    As docs/claims.md states: Page's test is about the trend as a whole.
+    """
+    generator = np.random.default_rng(8)
+    means = {"Std Acc": [50.0, 40.0, 30.0, 20.0, 20.0]}
+    draws = 300
+    holds = sum(judged(FALLS, around(means, generator=generator)) is HOLDS for _ in range(draws))
+
+    assert 0.4 < holds / draws < 0.6
 
 
 @pytest.fixture
