@@ -1,4 +1,4 @@
-"""What AOL's rescaling costs beside orthogonal layers: `python -m benchmarks.costs`.
+"""The costs of AOL's rescaling and of orthogonal layers: `python -m benchmarks.costs`.
 
 The square layers of AOL-Small are replaced by those of `benchmarks.orthogonal`; all networks train
 on the same batch. Steps take turns, round after round in one process, so that other load affects
@@ -97,9 +97,8 @@ def peak_mb(method: str, width: float, batch: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def page(record: dict[str, dict[str, dict[str, list[float]]]], setting: str) -> str:
-    """Return the costs as a table in markdown, with their ratios to AOL's."""
-    costs = record["methods"]
+def page(costs: dict[str, dict[str, list[float]]], setting: str) -> str:
+    """Return the costs of each method as a table in markdown, with their ratios to AOL's."""
     aol = costs["AOL"]
     rows = [["method", "step ms", "ratio", "peak MB", "ratio"]]
     for method, cost in costs.items():
@@ -118,7 +117,7 @@ def page(record: dict[str, dict[str, dict[str, list[float]]]], setting: str) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure all methods and print the table."""
+    """Measure all methods, print the table, and write the record with `--keep`."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     if options.memory_of:
@@ -138,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{describe_machine()}, one thread, torch {torch.__version__}"
     )
     methods = {one: {"step_ms": times[one], "peak_mb": memory[one]} for one in METHODS}
-    print(page({"methods": methods}, setting))
+    print(page(methods, setting))
     if options.keep:
         record = {"schema": "aol-costs/1", "setting": setting, "methods": methods}
         text = json.dumps(record, indent=1, ensure_ascii=False)

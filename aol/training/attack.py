@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from aol.training.metrics import margins
 
-STEP = 2.5  # lengths of the radius that all steps together could go
+STEP = 2.5  # total length of all steps, in radii
 
 
 def projected_gradient_descent(
@@ -15,7 +15,7 @@ def projected_gradient_descent(
 
     Each step lowers the margin along its normalised gradient, and the change is projected to L2
     length `radius` and to pixels in [0, 1]. The attack starts at the image, so that it is the same
-    every time. A found image counts only if it is misclassified as it is, in the model's type.
+    every time. Images are judged exactly as they are after each step.
 
     Shapes: images (N, ...) in [0, 1], of the model's type; labels (N,) int64.
     Source: A. Madry et al., arXiv:1706.06083.

@@ -175,8 +175,8 @@ class Trainer:
             "jacobian": jacobian_spectrum(self.model, images).as_dict(),
         }
 
-    def attacked(self) -> dict[str, Any] | None:
-        """Return what `config.attack` leaves of the accuracy, for JSON; None without an attack.
+    def measure_attack(self) -> dict[str, Any] | None:
+        """Attack the network as `config.attack` says; return the outcome for JSON, or None.
 
         `accuracy` and `robust` are shares of the attacked images before and after. The attack
         computes in the arithmetic of `config.certify`.
@@ -330,8 +330,8 @@ def evaluate_result(trainer: Trainer) -> RunResult:
         **found.as_dict(),
         "singular_values": trainer.singular_values(),
     }
-    if attacked := trainer.attacked():
-        certificate["attack"] = attacked
+    if outcome := trainer.measure_attack():
+        certificate["attack"] = outcome
     return RunResult(margins, certificate, found.violations)
 
 

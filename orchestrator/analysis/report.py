@@ -72,7 +72,10 @@ class Report:
 
 
 def make_report(experiment: Experiment, store: Store) -> Report:
-    """Return the report of a profile from the store. Raises: StoreError."""
+    """Return the report of a profile from the store.
+
+    Damaged margins are violations, and claims that need them are not measured. Raises: StoreError.
+    """
     return Report(
         experiment,
         tuple(fill_tables(experiment, store)),

@@ -104,9 +104,9 @@ def _claims_text(claims: Sequence[ClaimNeeds]) -> str:
             runs.setdefault(run.id, []).append(training)
         row = [judged.claim.id, str(judged.verdict)]
         if not needs.trainings:
-            relation = judged.claim.relation
-            costs = f"needs {relation.costs}" if isinstance(relation, Cheaper) else None
-            rows.append([*row, costs or "no number of seeds decides it", "", "", ""])
+            by_costs = isinstance(judged.claim.relation, Cheaper)
+            need = "rounds of its benchmark" if by_costs else "no number of seeds decides it"
+            rows.append([*row, need, "", "", ""])
             continue
         replicates = {format_replicates(trainings) for trainings in runs.values()}
         seeds = replicates.pop() if len(replicates) == 1 else "by run"

@@ -16,7 +16,7 @@ from orchestrator.planning.plan import usable_checkpoints
 from orchestrator.planning.resources import cost
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.spec.schema import Prices
-from orchestrator.store import Store, StoredRun
+from orchestrator.store import Status, Store, StoredRun
 
 UNRESOLVED = (Verdict.UNDERPOWERED, Verdict.PARTIAL, Verdict.MISSING)
 
@@ -151,10 +151,11 @@ def claim_needs(report: Report, store: Store) -> list[ClaimNeeds]:
     for judged in report.claims:
         if judged.verdict not in (ClaimVerdict.UNDECIDED, ClaimVerdict.NOT_MEASURED):
             continue
-        runs, seeds = judged.unmeasured, 1
-        if judged.verdict is ClaimVerdict.UNDECIDED:
-            runs, seeds = judged.claim.runs_among(specs), judged.seeds_to_train
-        trainings = [one for run in runs for one in next_seeds(run, seeds)]
+        runs = judged.unmeasured or judged.claim.runs_among(specs)
+        if not judged.unmeasured and not judged.judged_by_seeds:  # those with one seed need another
+            done = {id_: sum(run.status is Status.DONE for run in stored[id_]) for id_ in runs}
+            runs = tuple(id_ for id_ in runs if done[id_] < 2)
+        trainings = [one for run in runs for one in next_seeds(run, judged.seeds_to_train)]
         known = all(_timing_key(run.train) in timed for run, _ in trainings)
         needs.append(ClaimNeeds(judged, tuple(trainings), known))
     return needs

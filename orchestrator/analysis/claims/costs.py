@@ -1,4 +1,4 @@
-"""What methods cost in time and memory, measured by a benchmark, as the evidence for a claim."""
+"""Tests of a claim about costs on the rounds of a benchmark."""
 
 from dataclasses import replace
 from itertools import product

@@ -83,6 +83,16 @@ def test_a_run_records_an_accuracy_between_the_certified_and_the_clean_one(data_
     assert certified <= found["robust"] <= found["accuracy"]
 
 
+def test_a_strong_attack_leaves_no_image_right(data_root, two_layers):
+    config = replace(CONFIG, attack=AttackConfig(radius=10, steps=20, images=40))
+    trainer = Trainer(config, data_root=data_root, device=CPU)
+    list(trainer.epochs())
+    found = trainer.measure_attack()
+
+    assert found["accuracy"] > 0
+    assert found["robust"] == 0
+
+
 def test_without_an_attack_nothing_is_recorded(data_root, two_layers):
     trainer = Trainer(CONFIG, data_root=data_root, device=CPU)
 

@@ -420,6 +420,60 @@ def test_a_number_edited_in_the_report_is_found(made, tmp_path, field, value, ex
     assert any(line.startswith(f"{cell}{expected}") for line in found), found
 
 
+CLAIMS = """
+claims:
+  - {id: C1, text: so it is, above: {orders: [[11, 0]], columns: [Std Acc]}}
+  - {id: C2, text: sound, at_most: {column: layer norm, value: 1}}
+  - {id: C3, text: cheap, cheaper: {method: A, than: [B], costs: benchmarks/costs.json}}
+"""
+
+
+@pytest.fixture(scope="module")
+def claimed(tmp_path_factory):
+    """
+    A bundle of two runs of two seeds, with claims about them and about the file of a benchmark.
+    """
+    folder = tmp_path_factory.mktemp("claimed")
+    (folder / "experiments.yaml").write_text(TINY + CLAIMS, encoding="utf-8")
+    (folder / "benchmarks").mkdir()
+    costs = {"step_ms": [1.0, 1.1, 1.2, 1.3], "peak_mb": [1.0, 1.0, 1.0]}
+    dear = {name: [3 * value for value in values] for name, values in costs.items()}
+    record = {"schema": "aol-costs/1", "setting": "", "methods": {"A": costs, "B": dear}}
+    (folder / "benchmarks" / "costs.json").write_text(json.dumps(record), encoding="utf-8")
+    experiment = SpecFile(folder / "experiments.yaml").experiment("demo")
+    with Store(folder / "store.db") as store:
+        for number in (0, 1):
+            for index, run in enumerate(experiment.replicates([number]).runs):
+                finish(store, run, 0.3 * index + 0.01 * number * (1 + index), DIGITS)
+        write_bundle(experiment, store, folder / "claimed.zip", at=AT)
+    return folder / "claimed.zip"
+
+
+def test_a_bundle_has_the_files_that_claims_refer_to(claimed):
+    assert "benchmarks/costs.json" in contents(claimed)
+    assert found_in(claimed) == []
+
+
+@pytest.mark.parametrize(
+    ("claim", "field", "value", "expected"),
+    [
+        (0, "verdict", "contradicted", "claim C1: verdict is 'contradicted', the results give '"),
+        (0, "p", 0.5, "claim C1: p is 0.5, the results give "),
+        (0, "steps", [], "claim C1: has 0 steps, the results give 1"),
+        (1, "verdict", "undecided", "claim C2: verdict is 'undecided', the results give 'holds'"),
+        (2, "seeds", 99, "claim C3: seeds is 99, the results give 4"),
+        (2, "id", "C4", "its claims differ from those of the experiment"),
+    ],
+)
+def test_an_edited_claim_is_found(claimed, tmp_path, claim, field, value, expected):
+    report = json.loads(contents(claimed)["report/tables.json"])
+    report["claims"][claim][field] = value
+    changes = {"report/tables.json": json.dumps(report).encode()}
+    found = found_in(doctored(claimed, tmp_path / "x.zip", **changes))
+
+    assert any(line.startswith(f"report/tables.json: {expected}") for line in found), found
+
+
 def test_a_published_number_edited_in_the_yaml_file_is_found(made, tmp_path):
     yaml = TINY.replace("[70.3, 62.9]", "[76.0, 62.9]").encode()
     found = found_in(doctored(made, tmp_path / "x.zip", **{"experiments.yaml": yaml}))

@@ -7,13 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from orchestrator.analysis.claims import ClaimVerdict, JudgedClaim, judge_claims, verdicts
+from orchestrator.analysis.claims import (
+    ClaimVerdict,
+    JudgedClaim,
+    describe_evidence,
+    judge_claims,
+    verdicts,
+)
 from orchestrator.analysis.claims.contrasts import SeedContrasts
 from orchestrator.analysis.claims.measurements import Basis
 from orchestrator.analysis.claims.relations import claim_test
 from orchestrator.analysis.verdicts import SIGNIFICANCE_LEVEL, holm
 from orchestrator.spec.claims import Claim
 from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Status
+from tests.support.reports import certificate, damage_margins, finish, replicate_of
 from tests.support.shell import PROJECT
 
 HOLDS, CONTRADICTED, UNDECIDED, NOT_MEASURED = ClaimVerdict
@@ -241,3 +249,135 @@ def test_a_claim_of_untrained_runs_names_them(file, store):
     assert first.unmeasured == RUNS
     assert first.assessment is None
     assert judge_claims(replace(experiment, claims=()), store) == []
+
+
+BOUND = claim("at_most", runs="all", column="layer norm", value=1)
+
+
+@pytest.fixture
+def asked(reported):
+    """
+    Return a function that returns the experiment of runs 0 and 22 with these claims.
+    """
+    return lambda *claims: replace(reported, claims=claims)
+
+
+def unsound(store, run):
+    """
+    Finish a run with a layer whose norm is 1.01.
+    """
+    finish(store, run, 0.0)
+    record = certificate(run)
+    record["layers"][0]["upper"] = 1.01
+    store.finish(run.key, Status.UNSOUND, error="a layer stretches", certificate=record)
+
+
+def only_verdict(experiment, store):
+    (found,) = judge_claims(experiment, store)
+    return found
+
+
+def test_an_unsound_network_contradicts_a_bound_of_its_norm(asked, store):
+    experiment = asked(BOUND)
+    finish(store, experiment.runs[0], 0.0)
+    unsound(store, experiment.runs[1])
+
+    assert only_verdict(experiment, store).verdict is CONTRADICTED
+
+
+def test_one_run_beyond_a_bound_contradicts_it_before_the_others_are_trained(asked, store):
+    experiment = asked(BOUND)
+    before = only_verdict(experiment, store)
+    finish(store, experiment.runs[0], 0.0)
+    within = only_verdict(experiment, store)
+    unsound(store, replicate_of(experiment.runs[0], 1))
+
+    assert before.verdict is within.verdict is NOT_MEASURED
+    assert within.unmeasured == (22,)
+    assert only_verdict(experiment, store).verdict is CONTRADICTED
+
+
+def test_a_norm_within_the_tolerance_of_the_certificate_is_no_contradiction(asked, store):
+    experiment = asked(BOUND)
+    for run in experiment.runs:
+        finish(store, run, 0.0)
+        record = certificate(run)
+        record["layers"][0]["upper"] = 1 + 1e-7
+        store.finish(run.key, Status.DONE, margins=store.margins(run.key), certificate=record)
+
+    assert only_verdict(experiment, store).verdict is HOLDS
+
+
+def test_damaged_margins_leave_their_claim_unmeasured_and_others_judged(asked, store):
+    higher = claim("above", orders=[[22, 0]], columns=["accuracy"])
+    experiment = asked(higher, BOUND)
+    for run in experiment.runs:
+        finish(store, run, 0.0)
+    damage_margins(store, 399)
+    first, second = judge_claims(experiment, store)
+
+    assert first.verdict is NOT_MEASURED
+    assert "its margins in the store are damaged" in describe_evidence(first)
+    assert second.verdict is HOLDS
+
+
+def test_runs_on_other_images_are_not_compared_image_by_image(asked, store):
+    experiment = asked(claim("above", orders=[[22, 0]], columns=["accuracy"]))
+    first, second = experiment.runs
+    data = replace(second.train.data, name="digit-pairs")
+    other = second.model_copy(update={"train": replace(second.train, data=data)})
+    experiment = replace(experiment, runs=(first, other))
+    for run in experiment.runs:
+        finish(store, run, 0.0)
+    found = only_verdict(experiment, store)
+
+    assert found.verdict is NOT_MEASURED
+    assert "different test images, so they need a second seed" in describe_evidence(found)
+    assert found.seeds_to_train == 1
+
+
+def test_a_measurement_of_one_seed_needs_a_second(asked, store):
+    experiment = asked(claim("above", orders=[[22, 0]], columns=["layer norm"]))
+    for run in experiment.runs:
+        finish(store, run, 0.0)
+    found = only_verdict(experiment, store)
+
+    assert describe_evidence(found) == "It has no value per test image, so it needs a second seed."
+    assert found.seeds_to_train == 1
+
+
+def test_the_number_of_seeds_is_that_of_the_compared_ones(asked, store):
+    """
+    Of four seeds, each run lacks another one: two are common.
+    """
+    experiment = asked(claim("above", orders=[[22, 0]], columns=["accuracy"]))
+    first, second = experiment.runs
+    second = second.model_copy(update={"train": replace(second.train, seed=first.train.seed)})
+    experiment = replace(experiment, runs=(first, second))
+    for number in (0, 1, 3):
+        finish(store, replicate_of(first, number), 0.01 * number)
+    for number in (0, 2, 3):
+        finish(store, replicate_of(second, number), 0.01 * number)
+
+    assert only_verdict(experiment, store).assessment.seeds == 2
+
+
+@pytest.mark.parametrize(
+    ("higher", "expected"),
+    [
+        (10.1, "not decided by the paper itself: by more than its own spread between replicates"),
+        (15.0, "holds in the paper, by more than its own spread between replicates"),
+        (5.0, "contradicted by the paper's own numbers"),
+    ],
+)
+def test_published_values_within_the_spread_decide_nothing(asked, store, higher, expected):
+    experiment = asked(claim("above", orders=[[22, 0]], columns=["accuracy"]))
+    table = experiment.tables[0]
+    rows = [
+        row.model_copy(update={"published": [value, *row.published[1:]]})
+        for row, value in zip(table.rows, (10.0, higher), strict=True)
+    ]
+    table = table.model_copy(update={"rows": rows})
+
+    found = only_verdict(replace(experiment, tables=(table,)), store)
+    assert found.published.startswith(expected)
