@@ -83,7 +83,7 @@ def find_contradictions(run: StoredRun) -> Iterator[str]:
     if run.status is Status.DONE:
         if run.recorded != config.epochs:
             epochs = pluralize(config.epochs, "epoch")
-            yield f"is done with {run.recorded} of {epochs} recorded"
+            yield f"is done, but of {epochs}, number {run.recorded + 1} is not recorded"
         if run.data_fingerprint != DATASETS[config.data.name].fingerprint:
             yield f"was trained on other images than {config.data.name}"
 

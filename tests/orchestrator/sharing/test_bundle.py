@@ -588,7 +588,10 @@ def test_files_missing_from_zip_and_manifest_are_found(made, tmp_path, experimen
         ("UPDATE runs SET seed = 7 WHERE run_id = 0", "its settings belong to the key "),
         ("UPDATE runs SET epochs = 2 WHERE run_id = 0", "has 2 epochs, its settings have 3"),
         ("UPDATE runs SET status = 'well' WHERE run_id = 0", "store.db: cannot be evaluated: "),
-        ("DELETE FROM epochs WHERE epoch = 2", "is done with 2 of 3 epochs recorded"),
+        (
+            "DELETE FROM epochs WHERE epoch = 2",
+            "is done, but of 3 epochs, number 2 is not recorded",
+        ),
         ("UPDATE runs SET data_fingerprint = 'd-d'", "was trained on other images than digits"),
         ("UPDATE runs SET run_id = 5 WHERE run_id = 11", "is not a run of the profile `demo`"),
         ("UPDATE runs SET certificate = NULL WHERE run_id = 0", "no certificate of its Lipschitz"),
