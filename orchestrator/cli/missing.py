@@ -28,6 +28,7 @@ from orchestrator.planning.unresolved import (
     find_remaining_work,
 )
 from orchestrator.spec.claims import Cheaper
+from orchestrator.spec.schema import Prices
 from orchestrator.store import Store, exists
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _run_command(session: "Session") -> str:
 
 def missing_text(work: RemainingWork, cluster: Cluster, claims: Sequence[ClaimNeeds] = ()) -> str:
     """Return what is undecided and its cost: claims, then the unresolved cells by run."""
-    parts = [_claims_text(claims)] if claims else []
+    parts = [_claims_text(claims, work.prices)] if claims else []
     if work.cells:
         parts.append(_cells_text(work, cluster))
     elif not claims:
@@ -94,7 +95,7 @@ def missing_text(work: RemainingWork, cluster: Cluster, claims: Sequence[ClaimNe
     return with_note(work.note, "\n\n".join(parts))
 
 
-def _claims_text(claims: Sequence[ClaimNeeds]) -> str:
+def _claims_text(claims: Sequence[ClaimNeeds], prices: Prices) -> str:
     """Return a table of the claims that are not decided, with what would decide them."""
     rows = []
     for needs in claims:
@@ -106,14 +107,16 @@ def _claims_text(claims: Sequence[ClaimNeeds]) -> str:
         if not needs.trainings:
             by_costs = isinstance(judged.claim.relation, Cheaper)
             need = "rounds of its benchmark" if by_costs else "no number of seeds decides it"
-            rows.append([*row, need, "", "", ""])
+            rows.append([*row, need, "", "", "", ""])
             continue
         replicates = {format_replicates(trainings) for trainings in runs.values()}
         seeds = replicates.pop() if len(replicates) == 1 else "by run"
         hours = format_significant(needs.hours)
-        basis = "timed" if needs.timed else "estimated for a GPU"
-        rows.append([*row, ",".join(map(str, runs)), seeds, hours, basis])
-    headers = ["claim", "verdict", "--only", "--seeds", "hours", "basis"]
+        basis = "timed" if needs.timed else "estimated"
+        basis += " on a CPU" if needs.on_cpu else " on a GPU"
+        price = "–" if needs.on_cpu else f"{needs.hours * prices.gpu_hour:.2f}"
+        rows.append([*row, ",".join(map(str, runs)), seeds, hours, price, basis])
+    headers = ["claim", "verdict", "--only", "--seeds", "hours", prices.currency, "basis"]
     return format_table(rows, headers, left={"claim", "verdict", "--only", "--seeds", "basis"})
 
 
@@ -210,7 +213,7 @@ def missing_json(work: RemainingWork, cluster: Cluster, claims: Sequence[ClaimNe
         {
             "profile": work.profile,
             "note": work.note,
-            "claims": [_claim_record(needs) for needs in claims],
+            "claims": [_claim_record(needs, work.prices) for needs in claims],
             "cells": [
                 _cell_record(needs, cell, work) for needs in work.runs for cell in needs.cells
             ],
@@ -223,7 +226,7 @@ def missing_json(work: RemainingWork, cluster: Cluster, claims: Sequence[ClaimNe
     )
 
 
-def _claim_record(needs: ClaimNeeds) -> dict[str, Any]:
+def _claim_record(needs: ClaimNeeds, prices: Prices) -> dict[str, Any]:
     return {
         "claim": needs.judged.claim.id,
         "verdict": str(needs.judged.verdict),
@@ -232,6 +235,7 @@ def _claim_record(needs: ClaimNeeds) -> dict[str, Any]:
             for run, training in needs.trainings
         ],
         "hours": needs.hours,
+        "price": None if needs.on_cpu else needs.hours * prices.gpu_hour,
         "timed": needs.timed,
     }
 

@@ -60,12 +60,14 @@ class RunNeeds:
 class ClaimNeeds:
     """A claim that is not decided and the trainings that would decide it; maybe none would.
 
-    `timed` says whether their hours are estimated from epochs of equal settings in the store.
+    `timed` says whether their hours are estimated from epochs of equal settings in the store, and
+    `on_cpu` whether such an epoch ran on a CPU, so that the hours have no price.
     """
 
     judged: JudgedClaim
     trainings: tuple[tuple[RunSpec, Training], ...]
     timed: bool
+    on_cpu: bool
 
     @property
     def hours(self) -> float:
@@ -139,7 +141,8 @@ def claim_needs(report: Report, store: Store) -> list[ClaimNeeds]:
     experiment = report.experiment
     specs = {run.id: run for run in experiment.runs}
     stored = runs_of(experiment, store)
-    timed = epoch_seconds(store, on_gpu=False) | epoch_seconds(store, on_gpu=True)
+    on_gpus = epoch_seconds(store, on_gpu=True)
+    timed = epoch_seconds(store, on_gpu=False) | on_gpus
 
     def next_seeds(run_id: int, seeds: int) -> list[tuple[RunSpec, Training]]:
         run = specs[run_id]
@@ -156,8 +159,15 @@ def claim_needs(report: Report, store: Store) -> list[ClaimNeeds]:
             done = {id_: sum(run.status is Status.DONE for run in stored[id_]) for id_ in runs}
             runs = tuple(id_ for id_ in runs if done[id_] < 2)
         trainings = [one for run in runs for one in next_seeds(run, judged.seeds_to_train)]
-        known = all(_timing_key(run.train) in timed for run, _ in trainings)
-        needs.append(ClaimNeeds(judged, tuple(trainings), known))
+        keys = {_timing_key(run.train) for run, _ in trainings}
+        needs.append(
+            ClaimNeeds(
+                judged,
+                tuple(trainings),
+                timed=keys <= timed.keys(),
+                on_cpu=bool(keys & timed.keys() - on_gpus.keys()),
+            )
+        )
     return needs
 
 

@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from aol.config import AttackConfig
@@ -231,6 +232,26 @@ def test_missing_names_the_runs_and_the_hours_that_would_decide(claimed, store):
     assert record["cells"] == []
     assert [one["claim"] for one in record["claims"]] == ["C1", "C2", "C3", "C4"]
     assert {one["run_id"] for one in record["claims"][0]["trainings"]} == {0, 22}
+    assert record["claims"][0]["price"] == pytest.approx(3.0 * record["claims"][0]["hours"])
+    assert "estimated on a GPU" in text
+
+
+def test_hours_on_a_cpu_have_no_price(claimed, store):
+    for run in claimed.runs:
+        store.queue([run])
+        store.start(run, ORIGIN)
+        store.set_placement(run.key, "host", "CPU, 1 thread", 0)
+        for epoch in range(1, run.train.epochs + 1):
+            store.record(run.key, epoch, dict.fromkeys(RADII, 0.5) | {"seconds": 36.0})
+        margins = np.zeros(100, "<f4").tobytes()
+        store.finish(run.key, Status.DONE, margins=margins, certificate=certificate(run))
+    report = make_report(claimed, store)
+    work, needs = find_remaining_work(report, store), claim_needs(report, store)
+    (first, *_) = json.loads(missing_json(work, ONE_CPU, needs))["claims"]
+
+    assert first["hours"] == pytest.approx(2 * claimed.runs[0].train.epochs * 0.01)
+    assert (first["price"], first["timed"]) == (None, True)
+    assert "timed on a CPU" in missing_text(work, ONE_CPU, needs)
 
 
 def test_one_seed_that_decides_nothing_needs_a_second(claimed, store):
