@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -129,9 +130,11 @@ def _existing_cluster(address: str) -> Iterator[None]:
 def _kept_signal_handler() -> Iterator[None]:
     """Keep Ray from replacing the handler of SIGTERM.
 
-    Ray's own raises SystemExit wherever the program is. Python ignores exceptions in some places,
-    such as the lock of `logging` while a process is forked, and the signal is lost.
+    Ray's own in Python raises SystemExit wherever the program is. Python ignores exceptions in some
+    places, such as the lock of `logging` while a process is forked, and the signal is lost. Ray's
+    own in C++ calls ours, but aborts the process some seconds after a signal.
     """
+    handler = signal.getsignal(signal.SIGTERM)
     utils, name = ray._private.utils, "set_sigterm_handler"  # there from Ray 2.50 to 2.60, at least
     install = getattr(utils, name, None)
     setattr(utils, name, lambda handler: None)
@@ -139,6 +142,8 @@ def _kept_signal_handler() -> Iterator[None]:
         yield
     finally:
         setattr(utils, name, install)
+        signal.signal(signal.SIGTERM, handler)
+        signal.alarm(0)  # by which Ray aborts
 
 
 def _check_reachable(address: str) -> None:

@@ -101,6 +101,8 @@ def test_no_signal_is_lost_while_ray_starts():
             sender.join()
             assert sent > 10
             assert len(received) == sent
+            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     finally:
         started.set()
+        sender.join()  # the next signal would end this process
         signal.signal(signal.SIGTERM, before)
