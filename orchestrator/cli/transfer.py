@@ -138,8 +138,8 @@ def verify(
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in table.verdicts.items())
         measured = pluralize(table.measured, "measured cell")
         typer.echo(
-            f"{printable(table.title)}: {table.confirmed} of {measured} follow from the margins; "
-            f"{verdicts}"
+            f"{printable(table.title)}: {table.confirmed} of {measured} follow from the margins"
+            + (f"; {verdicts}" if verdicts else "")
         )
     if result.discrepancies:
         raise CheckFailedError("\n".join(map(printable, result.discrepancies)))

@@ -46,7 +46,7 @@ class CheckedTable:
     cells: int
     measured: int
     confirmed: int  # measured cells that agree with the margins
-    verdicts: Mapping[str, int]
+    verdicts: Mapping[str, int]  # none if the profile is not comparable with the paper
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,7 @@ def _cell_problems(
 
 
 def _tables(report: Report, problems: Mapping[Cell, list[str]]) -> Iterator[CheckedTable]:
+    comparable = report.experiment.comparable
     for filled in report.tables:
         cells = [cell for row in filled.cells for cell in row]
         measured = [cell for cell in cells if cell.measured is not None]
@@ -179,7 +180,7 @@ def _tables(report: Report, problems: Mapping[Cell, list[str]]) -> Iterator[Chec
             len(cells),
             len(measured),
             sum(not problems[cell] for cell in measured),
-            dict(Counter(str(report.verdicts[cell].verdict) for cell in cells)),
+            dict(Counter(str(report.verdicts[cell].verdict) for cell in cells if comparable)),
         )
 
 
