@@ -133,9 +133,12 @@ def _measured(finished: FinishedRun) -> list[str]:
 
 
 def _compared(run_id: int, report: Report) -> list[str]:
-    """Return the run's cells in the paper's tables with their verdicts, over all finished seeds."""
+    """Return the run's cells in the paper's tables with their verdicts, over all finished seeds.
+
+    There are none if the profile is not comparable with the paper.
+    """
     judged = [report.verdicts[cell] for cell in report.cells if cell.run == run_id]
-    if not judged:
+    if not judged or not report.experiment.comparable:
         return []
     lines = [
         "## Beside the published values",

@@ -269,6 +269,15 @@ def test_without_a_store_the_card_has_no_published_values(finished):
     assert "| Standard accuracy | " in text
 
 
+def test_a_profile_that_is_not_comparable_has_no_published_values_on_its_card(
+    finished, ray_store, experiment
+):
+    for comparable in (True, False):
+        report = make_report(replace(experiment, comparable=comparable), ray_store)
+        text = render_card(finished, fold_run(finished, []), [], {}, report)
+        assert ("Beside the published values" in text) == comparable
+
+
 # --- by run ID, from the store ---
 
 
