@@ -41,7 +41,7 @@ test-lowest: | python $(UV) ## run the tests with the lowest versions that pypro
 		--extra dev pyproject.toml -o $(LOWEST)/requirements.txt
 	@$(UV) pip sync --quiet --compile-bytecode --python $(LOWEST)/bin/python $(LOWEST)/requirements.txt
 	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
-	@$(LOWEST)/bin/python -m pytest -q $(PARALLEL) -W ignore::DeprecationWarning
+	@$(LOWEST)/bin/python -m pytest -q $(PARALLEL) -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 check: $(READY) ## format, lint, types, tests with coverage
 	$(BIN)/ruff format --check .
