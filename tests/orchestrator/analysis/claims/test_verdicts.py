@@ -117,21 +117,28 @@ def test_a_trend_with_a_step_in_the_wrong_order_does_not_hold():
     assert judged(FALLS, around(means, sd=0.5, seeds=8)) is not HOLDS
 
 
+DRAWS = 400
+ALLOWED = SIGNIFICANCE_LEVEL + 3 * np.sqrt(0.05 * 0.95 / DRAWS)  # with the noise of the draws
+
+
+def share_decided(asked, means, seeds):
+    """
+    Return the share of simulated experiments in which a claim is decided, in either direction.
+    """
+    generator = np.random.default_rng(seeds)
+    tables = (around(means, seeds=seeds, generator=generator) for _ in range(DRAWS))
+    return sum(judged(asked, table) is not UNDECIDED for table in tables) / DRAWS
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("asked", ALL, ids=lambda asked: asked.kind)
 def test_where_all_runs_are_equal_few_claims_are_decided(asked, seeds):
     """
     In either direction together, in 5 % of experiments at most.
     """
-    generator = np.random.default_rng(seeds)
     equal = {column: [50.0] * 5 for column in COLUMNS}
-    draws = 400
-    decided = sum(
-        judged(asked, around(equal, seeds=seeds, generator=generator)) is not UNDECIDED
-        for _ in range(draws)
-    )
 
-    assert decided / draws <= SIGNIFICANCE_LEVEL + 3 * np.sqrt(0.05 * 0.95 / draws)
+    assert share_decided(asked, equal, seeds) <= ALLOWED
 
 
 def test_over_all_claims_holms_correction_keeps_the_rate_of_a_wrong_decision():
@@ -196,16 +203,10 @@ def test_a_claim_of_which_one_step_is_not_true_rarely_holds(seeds):
     """
     The hardest case of an intersection-union test: all steps but one are certain.
     """
-    generator = np.random.default_rng(seeds)
     means = {"Std Acc": [50.0, 50.0, 40.0, 30.0, 20.0], "CRA 36/255": [50.0, 40.0, 30.0, 20.0, 9.0]}
     one = claim("above", orders=[[20, 21], [22, 23]], columns=["Std Acc", "CRA 36/255"])
-    draws = 400
-    wrong = sum(
-        judged(one, around(means, seeds=seeds, generator=generator)) is not UNDECIDED
-        for _ in range(draws)
-    )
 
-    assert wrong / draws <= SIGNIFICANCE_LEVEL + 3 * np.sqrt(0.05 * 0.95 / draws)
+    assert share_decided(one, means, seeds) <= ALLOWED
 
 
 def test_a_trend_with_one_step_of_zero_holds_half_the_time():
