@@ -7,14 +7,14 @@ from orchestrator.analysis.claims.describe import (
     describe_step,
     summarize_claims,
 )
-from orchestrator.analysis.claims.measurements import Basis
-from orchestrator.analysis.claims.relations import Assessment
-from orchestrator.analysis.claims.verdicts import (
+from orchestrator.analysis.claims.judge import (
     ClaimVerdict,
     JudgedClaim,
     judge_by_epoch,
     judge_claims,
 )
+from orchestrator.analysis.claims.measurements import Basis
+from orchestrator.analysis.claims.relations import Assessment
 
 __all__ = [
     "Assessment",

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.analysis.claims.contrasts import Step
+from orchestrator.analysis.claims.judge import ClaimVerdict, JudgedClaim
 from orchestrator.analysis.claims.measurements import Basis
-from orchestrator.analysis.claims.verdicts import ClaimVerdict, JudgedClaim
 from orchestrator.formatting import format_percent, format_significant, pluralize
 
 VERBS = {

@@ -12,9 +12,9 @@ from orchestrator.analysis.claims import (
     JudgedClaim,
     describe_evidence,
     judge_claims,
-    verdicts,
 )
 from orchestrator.analysis.claims.contrasts import SeedContrasts
+from orchestrator.analysis.claims.judge import _judge_all
 from orchestrator.analysis.claims.measurements import Basis
 from orchestrator.analysis.claims.relations import claim_test
 from orchestrator.analysis.verdicts import SIGNIFICANCE_LEVEL, holm
@@ -188,7 +188,7 @@ def test_the_further_seeds_decide_the_claim_and_one_fewer_do_not():
         values = np.zeros((5, seeds))
         values[0] = 0.3 + row - row.mean()
         assessed = claim_test(one, Table({"Std Acc": values}), LABELS).assessment(Basis.SEEDS)
-        (found,) = verdicts._judge_all([JudgedClaim(one, NOT_MEASURED, assessed)])
+        (found,) = _judge_all([JudgedClaim(one, NOT_MEASURED, assessed)])
         return found
 
     first = judge(4)
