@@ -15,6 +15,10 @@ class CheckpointError(AOLError):
     """Raised when a saved state cannot be read or belongs to another run."""
 
 
+class SavingError(AOLError):
+    """Raised when the state of a run that ends or stops cannot be saved."""
+
+
 class ModelError(AOLError):
     """Raised when a model cannot be written, read or certified."""
 

@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 
-from tests.support.shell import TINY, Shell, statuses_of
+from tests.support.shell import TINY, Shell, epochs_of, statuses_of, stop, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -85,3 +85,50 @@ def test_too_little_disk_space_is_an_error_before_training(tmp_path, data_root):
 
     assert planned.returncode == 2
     assert "MB are free; free some space or choose another place with --storage" in planned.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """
+    Return a folder on a file system of 40 MB.
+    """
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = shutil.which("mount") and os.geteuid() == 0
+    if not mounted or os.system(f"mount -t tmpfs -o size=40m tmpfs {folder} 2>/dev/null"):
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    os.system(f"umount -l {folder}")
+
+
+def fill(folder):
+    with (folder / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+        except OSError:
+            pass
+
+
+def test_a_disk_that_fills_up_interrupts_the_run_and_it_continues_when_there_is_room(
+    small_disk, data_root
+):
+    yaml = TINY.replace("epochs: 3", "epochs: 60")
+    shell = Shell(small_disk, data_root, yaml)
+    arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "0")
+    process = shell.start(*arguments)
+    try:
+        shown = wait_for(process, r"epoch \d+/60")
+        fill(small_disk)
+        shown += process.communicate(timeout=300)[1]
+    finally:
+        stop(process)
+    (small_disk / "filler").unlink()
+    second = shell.process(*arguments)
+
+    assert process.returncode == 1, shown
+    assert "Traceback" not in shown
+    assert "No space left on device" in shown or "disk is full" in shown
+    assert second.returncode == 0, second.stderr
+    (epochs,) = epochs_of(small_disk).values()
+    assert sorted(epochs) == list(range(1, 61))

@@ -154,16 +154,19 @@ def test_a_run_stopped_after_every_epoch_has_the_same_results(plan, data_root, t
     straight, halting = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
     straight.train(run, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
-    outcomes = [
-        halting.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
-        for _ in range(3)
-    ]
+    outcomes, states = [], []
+    for _ in range(3):
+        outcomes.append(
+            halting.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
+        )
+        states.append(len(halting.states()))
 
+    assert states == [1, 2, 1]
     assert outcomes == [Outcome.STOPPED, Outcome.STOPPED, Outcome.DONE]
     assert losses(halting.path) == losses(straight.path)
     margins = [(folder.path / "margins.f32").read_bytes() for folder in (straight, halting)]
     assert margins[0] == margins[1]
-    assert len(list(halting.path.glob("state-*.pt"))) == 2
+    assert [path.name for path in halting.path.glob("*.sha256")] == ["state-3.pt.sha256"]
     attempts = lines(halting.path / "attempts.jsonl")
     assert [attempt["from_epoch"] for attempt in attempts] == [0, 1, 2]
 
