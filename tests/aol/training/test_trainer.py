@@ -19,8 +19,8 @@ from aol.training import trainer as train
 from aol.training.loss import offset_cross_entropy
 from aol.training.metrics import certified, correct, margins
 from aol.training.optimizer import make_optimizer, set_learning_rate
-from aol.training.step import scale_pixels
 from aol.training.result import evaluate_result
+from aol.training.step import scale_pixels
 from aol.training.trainer import DivergedError, Trainer
 from tests.support.golden_recipe import (
     drawn_batch,
