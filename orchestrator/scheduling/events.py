@@ -81,8 +81,9 @@ def finished_event(run: RunSpec, kind: str, error: str | None, path: str | None)
         return Finished(run, Status(kind), error)
     try:
         result = read_result(path)
-        margins = base64.b64decode(result["margins"])
-    except (OSError, ValueError, KeyError) as unreadable:
+        margins = base64.b64decode(result["margins"], validate=True)
+        certificate = dict(result["certificate"])
+    except (OSError, ValueError, KeyError, TypeError) as unreadable:
         text = f"its result cannot be read from {path}: {unreadable}"
         return Finished(run, Status.INTERRUPTED, text)
-    return Finished(run, Status(kind), error, margins, result["certificate"])
+    return Finished(run, Status(kind), error, margins, certificate)
