@@ -73,6 +73,7 @@ def _claim_row(judged: JudgedClaim) -> dict[str, Any]:
         "metric": claim.kind,
         "difference": weakest.difference if weakest else None,
         "seeds": found.seeds if found else 0,
+        "excluded": ", ".join(judged.excluded) or None,
         "verdict": str(judged.verdict),
         "interval_low": low,
         "interval_high": high,
