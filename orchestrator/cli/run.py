@@ -156,6 +156,8 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
     if not outcome.done:
         message(f"Not all runs are finished. The same command continues: {_repeat_command()}")
         return ExitCode.UNFINISHED
+    if outcome.problem:
+        return ExitCode.FAILURE
     message(f"Print them: {_report_command(session)}")
     message(f"Every run with its curves: {_program('mlflow')} ui")
     return ExitCode.OK

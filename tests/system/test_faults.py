@@ -8,7 +8,15 @@ import sqlite3
 
 import pytest
 
-from tests.support.shell import TINY, Shell, epochs_of, statuses_of, stop, wait_for
+from tests.support.shell import (
+    TINY,
+    UNREACHABLE_MLFLOW,
+    Shell,
+    epochs_of,
+    statuses_of,
+    stop,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +46,10 @@ def troubled(tmp_path_factory, data_root):
     )
     shell = Shell(tmp_path_factory.mktemp("troubled"), data_root, yaml)
     arguments = ("run", "experiments.yaml", "--profile", "demo")
-    down = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    shell.environment |= down
+    shell.environment |= UNREACHABLE_MLFLOW
     shell.first = shell.process(*arguments)
     shell.plan = shell("plan", *arguments[1:])
-    for name in down:
+    for name in UNREACHABLE_MLFLOW:
         del shell.environment[name]
     shell.second, shell.third = shell(*arguments), shell(*arguments)
     return shell

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.support.shell import PROJECT, Shell, statuses_of
+from tests.support.shell import PROJECT, UNREACHABLE_MLFLOW, Shell, statuses_of
 
 VIEWS = ("report", "status", "compare", "cra", "query")
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -201,6 +201,19 @@ def test_the_views_cells_are_those_of_the_report(finished):
     assert len(view) == len(cells) == 4
     for row, cell in zip(view, cells, strict=True):
         assert row == {name: pytest.approx(cell[name]) for name in row}
+
+
+def test_a_run_that_mlflow_does_not_receive_exits_with_1(trained, tmp_path):
+    shell = trained.copy(tmp_path)
+    shell.environment |= UNREACHABLE_MLFLOW
+    with sqlite3.connect(tmp_path / "results" / "store.db") as database:
+        database.execute("UPDATE runs SET mlflow_status = NULL")
+    database.close()
+    done = shell("run", "experiments.yaml", "--profile", "demo")
+
+    assert done.returncode == 1
+    assert "MLflow at http://127.0.0.1:9: " in done.stderr
+    assert "The store is complete; `sync` sends it to MLflow." in done.stderr
 
 
 CELL = "The only table/AOL-Conv/Std Acc"
