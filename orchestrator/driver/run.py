@@ -138,7 +138,7 @@ def _prepare(
 
     check_storage(session.storage)
     datasets = {item.run.train.data.name for item in todo}
-    prepare_all(session.experiment, datasets, session.observer.progress)
+    prepare_all(session.experiment, datasets, session.observer)
     _delete_runs(session, store, todo)
     store.queue(item.run for item in todo)
     return requests
