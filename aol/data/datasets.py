@@ -164,8 +164,10 @@ def _save_records(arrays: Arrays, path: Path) -> None:
     records = np.empty(len(arrays.y_train) + len(arrays.y_test), RECORD)
     records["image"] = np.concatenate([arrays.x_train, arrays.x_test])
     records["label"] = np.concatenate([arrays.y_train, arrays.y_test])
-    with atomic_path(path) as part:
-        np.save(part, records)
+    header = np.lib.format.header_data_from_array_1_0(records)
+    with atomic_path(path) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(records.data)  # np.save hides the reason if the disk is full
 
 
 def _fetch(name: str, roots: Iterable[Path], progress: Progress) -> Arrays:

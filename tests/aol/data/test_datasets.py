@@ -27,7 +27,7 @@ from aol.data import sources
 from aol.data.datasets import default_root, describe_fallback, fingerprint, load, prepare
 from aol.data.sources import Arrays, SourceError, load_digits, load_torchvision
 from aol.errors import DataError
-from tests.support.mounts import read_only
+from tests.support.mounts import read_only, small_disk
 
 CPU = torch.device("cpu")
 TRAIN, TEST = 50, 20  # images of the tiny stand-ins for CIFAR
@@ -394,16 +394,13 @@ def test_an_unwritable_root_is_an_error(tmp_path):
         prepare("digits", tmp_path / "occupied")
 
 
-def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch):
-    def full(path, records):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path):
+    with small_disk(tmp_path / "small", "1m") as root:
+        with pytest.raises(DataError, match=r"^cannot store digits .*No space left on device$"):
+            prepare("digits", root)
+        left = list(kept_file(root).parent.iterdir())
 
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(DataError, match=r"cannot store digits in .*No space left on device"):
-        prepare("digits", tmp_path)
-
-    assert [path.suffix for path in kept_file(tmp_path).parent.iterdir()] in ([], [".lock"])
+    assert [path.suffix for path in left] in ([], [".lock"])
 
 
 @pytest.fixture
