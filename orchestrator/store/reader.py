@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from orchestrator.store.engine import (
     REVISION,
+    identity,
     migrate,
     open_engine,
     require_writable,
@@ -82,6 +83,7 @@ class StoreReader:
             if outdated:
                 migrate(self.engine)
             self._lock = stack.pop_all() if exclusive else ExitStack()
+        self._identity = identity(self.url)
 
     def __enter__(self) -> Self:
         return self
@@ -96,8 +98,11 @@ class StoreReader:
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with translate_errors(self.url), Session(self.engine) as session, session.begin():
-            yield session
+        with translate_errors(self.url):
+            if identity(self.url) != self._identity:  # SQLite goes on with the file it has opened
+                raise OSError("its file was removed or replaced")
+            with Session(self.engine) as session, session.begin():
+                yield session
 
     def runs(
         self,
