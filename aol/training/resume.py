@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aol.errors import CheckpointError, first_line
+from aol.errors import CheckpointError, first_line, is_unwritable
 from aol.training.checkpoints import load_checkpoint
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def resume_trainer(
     `states` come newest first. If none of them can be read, training does not start over: that
     would replace the saved states once their storage is back.
 
-    Raises: CheckpointError with a line per state, then `hint`.
+    Raises: CheckpointError with a line per state, then `hint`; OSError if the disk of this machine
+    is full or read-only, which is no fault of the states.
     """
     reasons = []
     for saved in states:
@@ -67,6 +68,8 @@ def _load(trainer: "Trainer", saved: SavedState) -> str | None:
             except Exception as error:
                 raise CheckpointError(f"{file}: {_describe(error)}") from error
     except Exception as error:  # storages raise anything
+        if is_unwritable(error):
+            raise
         return str(error) if isinstance(error, CheckpointError) else _describe(error)
     return None
 

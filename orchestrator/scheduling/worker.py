@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from aol.errors import CheckpointError, SavingError
+from aol.errors import CheckpointError, SavingError, is_unwritable
 from aol.training.resume import resume_trainer, train_epochs
 from orchestrator.formatting import pluralize
 from orchestrator.scheduling.storage import STATE_FILE, RunStorage
@@ -48,7 +48,7 @@ def train_run(
 
     Errors of the run are reported and end it. A run whose state cannot be saved at its end is
     interrupted. Raises: ReportError, which the scheduler treats as a lost worker, so that the run
-    is tried again.
+    is tried again; a full or read-only disk raises it too.
     """
     with redirect_output(Path(job["log"])):
         _log(f"run {job['key']} on {socket.gethostname()}, process {os.getpid()}")
@@ -56,8 +56,8 @@ def train_run(
 
         try:
             _train(job, report, stopping, states)
-        except ReportError:
-            _log(traceback.format_exc())
+        except ReportError as error:
+            _log(str(error))
             raise
         except DivergedError as error:
             _log(str(error))
@@ -68,8 +68,10 @@ def train_run(
         except CheckpointError as error:
             _log(str(error))
             report({"kind": "failed", "error": str(error)})
-        except Exception:
+        except Exception as error:
             _log(traceback.format_exc())
+            if is_unwritable(error):
+                raise ReportError(f"{socket.gethostname()}: {error}") from error
             report({"kind": "failed", "error": traceback.format_exc()})
     gc.collect()  # a captured step and its network refer to each other, and hold GPU memory
 

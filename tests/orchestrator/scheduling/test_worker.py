@@ -20,6 +20,7 @@ from aol.training import saving
 from aol.training.trainer import Trainer
 from orchestrator.scheduling.storage import STATE_FILE, read_result
 from orchestrator.scheduling.worker import ReportError, redirect_output, train_run
+from tests.support.mounts import small_disk
 
 pytestmark = pytest.mark.usefixtures("two_layers", "one_thread")
 
@@ -87,7 +88,16 @@ def work(make_run, data_root, tmp_path):
     Return a function that trains a run as a worker does and returns its reports and its log.
     """
 
-    def train(*, states=(), stop_at=None, checkpoint_seconds=1000.0, report=None, **settings):
+    def train(
+        *,
+        states=(),
+        opening=(),
+        stop_at=None,
+        checkpoint_seconds=1000.0,
+        report=None,
+        root=data_root,
+        **settings,
+    ):
         run = make_run(7, **settings)
         reports = report or Reports()
         job = {
@@ -97,7 +107,7 @@ def work(make_run, data_root, tmp_path):
             "cpus": 1.0,
             "gpus": 0.0,
             "folder": str(tmp_path / f"states-{len(list(tmp_path.iterdir()))}"),
-            "data_root": str(data_root),
+            "data_root": str(root),
             "log": str(tmp_path / "logs" / f"{run.key}.log"),
             "checkpoint_seconds": checkpoint_seconds,
         }
@@ -108,8 +118,8 @@ def work(make_run, data_root, tmp_path):
             return stop_at is not None and next(calls) >= stop_at
 
         with worker_streams():
-            opening = [as_checkpoint(one) for one in states]
-            train_run(job, report=reports, stopping=stopping, states=opening)
+            found = [*opening, *(as_checkpoint(one) for one in states)]
+            train_run(job, report=reports, stopping=stopping, states=found)
         return reports, Path(job["log"]).read_text()
 
     return train
@@ -391,6 +401,45 @@ def test_a_report_that_fails_is_raised_and_not_reported_as_a_failed_run(work, tm
     assert ("failed", None) not in reports.kinds
     (log,) = (tmp_path / "logs").iterdir()
     assert "the driver is gone" in log.read_text()
+
+
+@contextmanager
+def fetched_to(folder):
+    """
+    Fetch a checkpoint from a remote storage, as Ray does.
+    """
+    (folder / STATE_FILE).write_bytes(bytes(100_000))
+    yield str(folder)
+
+
+def test_a_full_temporary_folder_is_a_lost_worker_and_no_damaged_checkpoint(work, tmp_path):
+    reports = Reports()
+    with (
+        small_disk(tmp_path / "full", "64k") as full,
+        pytest.raises(ReportError, match="No space left on device"),
+    ):
+        work(report=reports, opening=[lambda: fetched_to(full)])
+
+    assert reports.kinds == []
+
+
+def test_a_full_disk_for_the_images_is_a_lost_worker(work, tmp_path):
+    reports = Reports()
+    with (
+        small_disk(tmp_path / "full", "64k") as full,
+        pytest.raises(ReportError, match=r"cannot store digits in .*No space left on device"),
+    ):
+        work(report=reports, root=full)
+
+    assert reports.kinds == []
+
+
+def test_a_log_on_a_full_disk_does_not_end_the_training(work, tmp_path):
+    with small_disk(tmp_path / "logs", "4k") as full:
+        (full / "filler").write_bytes(bytes(4096))
+        reports, _ = work()
+
+    assert reports.kinds[-1] == ("done", None)
 
 
 @pytest.fixture
