@@ -167,7 +167,7 @@ def sync(options: StoreOptions) -> None:
     from orchestrator.tracking.publish import publish_all
 
     store, file = options.open_store(), SpecFile(options.spec)
-    tracker = tracker_for(file.path, file.file.name)
+    tracker = tracker_for(file.path, file.file.name, options.results_folder)
     typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
     sent = tracker.send(store)
     publish_all(tracker, store, file, options.results_folder)

@@ -153,7 +153,7 @@ def _outdated_in_mlflow(store: Store, plan: Sequence[PlannedRun]) -> list[str]:
 def _start_tracking(session: Session, store: Store, outdated: Sequence[str]) -> "TrackingRecorder":
     from orchestrator.tracking import TrackingRecorder, tracker_for
 
-    tracker = tracker_for(session.options.spec, session.whole.name)
+    tracker = tracker_for(session.options.spec, session.whole.name, session.results)
     if outdated:
         runs = pluralize(len(outdated), "run")
         session.observer.message(f"Sending {runs} that MLflow lacks to {tracker.uri}")

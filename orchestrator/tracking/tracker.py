@@ -44,9 +44,17 @@ def tracking_uri(folder: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute()}/mlflow.db"
 
 
-def tracker_for(spec: Path, experiment: str) -> "Tracker":
-    """Return a tracker of the experiment in a file; local MLflow data are beside the file."""
-    folder = spec.parent
+def tracking_folder(spec: Path, results: Path) -> Path:
+    """Return the folder of local MLflow data: that of the file, or the results if it is read-only.
+
+    Plain `mlflow ui` finds the data beside the file.
+    """
+    return spec.parent if os.access(spec.parent, os.W_OK) else results
+
+
+def tracker_for(spec: Path, experiment: str, results: Path) -> "Tracker":
+    """Return a tracker of the experiment in a file."""
+    folder = tracking_folder(spec, results)
     return Tracker(tracking_uri(folder), experiment, folder / "mlruns")
 
 

@@ -14,10 +14,11 @@ from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Checkpoint, Status, Store
-from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
+from orchestrator.tracking import Tracker, TrackingRecorder, tracker_for, tracking_uri
 from orchestrator.tracking.mapping import METRICS_PER_CALL, PARAM_LENGTH
 from orchestrator.tracking.publish import publish, publish_all
 from orchestrator.tracking.recorder import RETRY_S
+from tests.support.mounts import read_only
 from tests.support.reports import finish
 from tests.support.shell import TINY
 
@@ -706,6 +707,18 @@ def test_the_environment_variable_overrides_the_default_uri(tmp_path, monkeypatc
 
 
 # While runs train
+
+
+def test_local_data_of_a_read_only_project_are_in_the_results(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project, results = tmp_path / "project", tmp_path / "results"
+    project.mkdir()
+    with read_only(project):
+        found = tracker_for(project / "x.yaml", "tiny", results)
+    usual = tracker_for(project / "x.yaml", "tiny", results)
+
+    assert (found.uri, found.artifacts) == (f"sqlite:///{results}/mlflow.db", results / "mlruns")
+    assert (usual.uri, usual.artifacts) == (f"sqlite:///{project}/mlflow.db", project / "mlruns")
 
 
 @pytest.fixture
