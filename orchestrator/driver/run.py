@@ -122,8 +122,10 @@ def run_session(session: Session) -> RunOutcome:
         store.recover()
     store_published_cells(session.whole, store)
     report = make_report(session.whole, store)
-    tables = write_report(report, session.results, "md")  # before MLflow, which may be slow
-    problem = _finish_tracking(session, store, tracking) if tracking else None
+    try:
+        tables = write_report(report, session.results, "md")  # before MLflow, which may be slow
+    finally:
+        problem = _finish_tracking(session, store, tracking) if tracking else None
     runs = store.runs([item.run.key for item in plan])
     return RunOutcome(tuple(plan), tuple(runs), tables, stopped, problem)
 

@@ -17,7 +17,7 @@ from orchestrator.analysis.verdicts import CellVerdict, Verdict, describe_verdic
 from orchestrator.formatting import MISSING, format_percent
 from orchestrator.reporting.figures import draw_figures
 from orchestrator.reporting.markdown import EXCLUDED_SYMBOL, PRIOR_SYMBOL, SYMBOLS, verdict_symbol
-from orchestrator.reporting.render import write_text
+from orchestrator.reporting.render import write_text, writing_to
 from orchestrator.store import Status, Store, StoredRun
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -77,9 +77,10 @@ class EmbeddedFigure:
 def write_page(report: Report, store: Store, folder: Path) -> tuple[Path, list[Path]]:
     """Draw the figures and write `report.html` with them; return its path and the PNGs.
 
-    Raises: OutputError, OSError.
+    Raises: OutputError.
     """
-    drawn = draw_figures(report, store, folder / "figures")
+    with writing_to(folder / "figures"):
+        drawn = draw_figures(report, store, folder / "figures")
     return write_text(folder / "report.html", render_page(report, store, drawn)), drawn
 
 
