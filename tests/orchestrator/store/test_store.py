@@ -17,21 +17,9 @@ from orchestrator.errors import QueryError
 from orchestrator.store import Checkpoint, Epoch, Status, Store
 from orchestrator.store.models import Base
 from orchestrator.store.records import HEARTBEAT_TIMEOUT_S
-from tests.support.stores import BACKENDS, ORIGIN, empty_schema, spawn
+from tests.support.stores import ORIGIN, spawn
 
 VALUES = {"train_loss": 0.5, "accuracy": 0.25}
-
-
-@pytest.fixture(params=BACKENDS)
-def location(request, tmp_path):
-    """
-    A location for a store, on every supported database.
-    """
-    if request.param == "sqlite":
-        yield str(tmp_path / "results" / "store.db")
-        return
-    with empty_schema() as url:
-        yield url
 
 
 @pytest.fixture
