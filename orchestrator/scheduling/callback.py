@@ -12,6 +12,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from orchestrator.errors import StoreLostError
 from orchestrator.scheduling.control import ControlActor
 from orchestrator.scheduling.events import (
     EpochDone,
@@ -31,10 +32,15 @@ from orchestrator.store import Checkpoint, Status
 logger = logging.getLogger(__name__)
 
 STOPPING = "Stopping: each run saves after its current epoch. Interrupt again to stop at once."
+LOST = "Stopping: another driver took over the store. Each run saves after its current epoch."
 
 
 class TrialEvents(tune.Callback):
-    """Sends events to the recorders. A failing recorder is logged and does not stop training."""
+    """Sends events to the recorders.
+
+    A failing recorder is logged and does not stop training, unless another driver took over the
+    store: both would train the same runs.
+    """
 
     def __init__(
         self,
@@ -67,6 +73,9 @@ class TrialEvents(tune.Callback):
         for recorder in self.recorders:
             try:
                 recorder(event)
+            except StoreLostError:
+                self.stopping = True
+                self.warn(LOST)
             except Exception:
                 name = type(recorder).__name__
                 logger.exception("%s failed on %s", name, type(event).__name__)

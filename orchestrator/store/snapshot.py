@@ -72,6 +72,7 @@ def copy_run(source: Store, target: Store, key: str, **overrides: str | None) ->
     """
     file = sqlite_file(source.url) if sqlite_file(target.url) else None
     with translate_errors(target.url), _connect(target, file) as connection, connection.begin():
+        target.renew(connection)
         for table in reversed(run_tables()):
             connection.execute(delete(table).where(table.c.key == key))
         if file:

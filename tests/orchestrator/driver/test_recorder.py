@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy.event import listen
 
 from orchestrator.driver import recorder as recorder_module
-from orchestrator.driver.recorder import HEARTBEAT_S, StoreRecorder
-from orchestrator.errors import StoreError
+from orchestrator.driver.recorder import StoreRecorder
+from orchestrator.errors import StoreError, StoreLostError
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
-from orchestrator.store import Checkpoint, Status, Store
+from orchestrator.store import HEARTBEAT_S, Checkpoint, Status, Store
 
 ORIGINS = {"digits": Provenance("abc", {"torch": "2.0"}, "d-d")}
 
@@ -282,6 +282,29 @@ def test_what_cannot_be_written_to_the_end_is_an_error(store, run, discarded, im
             recorder.close(patience_s=0.01)
 
     assert only(store).status is Status.RUNNING
+
+
+def test_after_another_driver_took_over_events_are_dropped_without_a_retry(run, store, discarded):
+    said = []
+    recorder = StoreRecorder(store, ORIGINS, discarded.append, said.append)
+    recorder(Started(run))
+    send_saved(recorder, run, "/s/a/1", "/s/a/2")
+    Store(store.url, exclusive=True).close()
+    with pytest.raises(StoreLostError):
+        recorder(Saved(run, Checkpoint(3, "/s/a/3")))
+    recorder(EpochDone(run, 1, {"train_loss": 0.5}))
+    recorder(Tick((run,)))
+    with pytest.raises(StoreLostError, match="another driver took over"):
+        recorder.close()
+
+    assert (said, discarded) == ([], [])
+    assert store.metrics(run.key) == {}
+
+
+def test_a_heartbeat_finds_out_that_another_driver_took_over(recorder, store, run):
+    Store(store.url, exclusive=True).close()
+    with pytest.raises(StoreLostError):
+        recorder(Tick((run,)))
 
 
 def test_an_event_that_can_never_be_written_does_not_hold_up_the_others(recorder, store, run):

@@ -94,7 +94,7 @@ def test_the_tables_that_belong_to_a_run_are_found_by_their_key():
     names = [table.name for table in run_tables()]
 
     assert names[0] == "runs"
-    assert set(Base.metadata.tables) - set(names) == {"cells"}
+    assert set(Base.metadata.tables) - set(names) == {"cells", "drivers"}
 
 
 def test_null_stays_null_in_a_copy(theirs, ours, make_run):
