@@ -10,7 +10,7 @@ from orchestrator.formatting import pluralize
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, Saved, Started, Tick
 from orchestrator.scheduling.storage import parent_location
-from orchestrator.store import HEARTBEAT_S, Checkpoint, Status, Store
+from orchestrator.store import Checkpoint, Status, Store
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class StoreRecorder:
         self._waiting: deque[Event] = deque()
         self._failure: StoreError | None = None
         self._lost: StoreLostError | None = None
-        self._last_heartbeat = self._last_try = 0.0
+        self._last_try = 0.0
 
     def __call__(self, event: Event) -> None:
         """Write the event, now or when the store can be written; this is idempotent.
@@ -50,8 +50,6 @@ class StoreRecorder:
         try:
             if not isinstance(event, Tick):
                 self._waiting.append(event)
-            elif not self._failure and time.monotonic() - self._last_heartbeat > HEARTBEAT_S:
-                self._send_heartbeat()
             if not self._failure or time.monotonic() - self._last_try > RETRY_S:
                 self._write()
         except StoreLostError as error:
@@ -75,15 +73,6 @@ class StoreRecorder:
                 f"{self._failure}; {waiting} not written, so repeat the command when the store can "
                 "be written: it continues from the last checkpoints before them"
             ) from self._failure
-
-    def _send_heartbeat(self) -> None:
-        self._last_heartbeat = time.monotonic()
-        try:
-            self.store.heartbeat()
-        except StoreLostError:
-            raise
-        except StoreError as error:  # the next one may succeed
-            logger.info("no heartbeat: %s", error)
 
     def _write(self) -> None:
         """Write the events that wait, up to the first that fails."""

@@ -74,8 +74,9 @@ class TrialEvents(tune.Callback):
             try:
                 recorder(event)
             except StoreLostError:
+                if not self.stopping:
+                    self.warn(LOST)
                 self.stopping = True
-                self.warn(LOST)
             except Exception:
                 name = type(recorder).__name__
                 logger.exception("%s failed on %s", name, type(event).__name__)
