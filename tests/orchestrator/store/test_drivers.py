@@ -73,11 +73,11 @@ def train(location, run):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def watch_briefly(monkeypatch):
     """
-    Watch drivers for a shorter time; those of these tests have more heartbeats.
+    Return a function that shortens the time for which a dead driver is watched.
     """
-    monkeypatch.setattr(drivers_module, "WATCH_S", 2.0)
+    return lambda: monkeypatch.setattr(drivers_module, "WATCH_S", 0.5)
 
 
 def kill(process):
@@ -164,12 +164,14 @@ def test_the_runs_of_a_driver_are_alive_until_it_is_killed(train, location):
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-@pytest.mark.usefixtures("quick")
-def test_a_driver_whose_clock_differs_is_alive_until_it_is_killed(train, location, hours):
+def test_a_driver_whose_clock_differs_is_alive_until_it_is_killed(
+    train, location, hours, watch_briefly
+):
     clock = datetime.now(UTC) + timedelta(hours=hours)
     driver = train(host="elsewhere", clock=clock.isoformat())
     before = read_run(location)
     kill(driver)
+    watch_briefly()
 
     assert before.alive
     assert not read_run(location).alive
@@ -244,7 +246,6 @@ def test_a_driver_is_not_watched_again_for_every_answer(monkeypatch):
 # Taking over
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_live_driver_without_its_lock_keeps_others_out(train, location):
     train(host="elsewhere")
     with closing(Store(location)) as store:
@@ -255,10 +256,12 @@ def test_a_live_driver_without_its_lock_keeps_others_out(train, location):
     assert read_run(location).status is Status.RUNNING
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("host", [HERE, "elsewhere"])
-def test_a_killed_driver_is_replaced_though_its_heartbeat_is_recent(train, location, host):
+def test_a_killed_driver_is_replaced_though_its_heartbeat_is_recent(
+    train, location, host, watch_briefly
+):
     kill(train(host=host))
+    watch_briefly()
     with closing(Store(location, exclusive=True)) as store:
         store.recover()
 
