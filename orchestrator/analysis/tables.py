@@ -10,7 +10,7 @@ from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.spec.fields import Measurement
 from orchestrator.spec.schema import Column, Row, Table
 from orchestrator.store import Status, Store, StoredRun
-from orchestrator.store.settings import check_settings
+from orchestrator.store.settings import settings_conflict
 
 UNFINISHED = (Status.PENDING, Status.RUNNING, Status.INTERRUPTED, Status.FAILED)
 EXCLUDED = {Status.DIVERGED: "diverged", Status.UNSOUND: "is unsound"}  # not in any table
@@ -140,17 +140,14 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:
-    """Return the stored runs of the profile and their replicates, by run ID.
-
-    Raises: RecordError if a stored run of other settings has the same digest.
-    """
+    """Return the stored runs of the profile and their replicates, by run ID."""
     specs = {run.id: run for run in experiment.runs}
     digests = {run_id: run.train.digest() for run_id, run in specs.items()}
     runs: dict[int, list[StoredRun]] = {run_id: [] for run_id in specs}
     for stored in store.runs(ids=specs, digests=set(digests.values())):
         spec = specs[stored.run_id]
-        if stored.digest == digests[spec.id] and spec.is_replicate(stored.seed):
-            check_settings(stored, spec.train)
+        same = stored.digest == digests[spec.id] and not settings_conflict(stored, spec.train)
+        if same and spec.is_replicate(stored.seed):
             runs[spec.id].append(stored)
     return runs
 

@@ -1,13 +1,15 @@
 """The plan of an invocation: an action for each run, with its reason."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from orchestrator.errors import RecordError
 from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.store import Checkpoint, Status, Store, StoredRun
-from orchestrator.store.settings import check_settings, describe_changes
+from orchestrator.store.settings import describe_changes, settings_conflict
 
 
 class Action(StrEnum):
@@ -61,9 +63,9 @@ def make_plan(
     Raises: RecordError if a run has the key of a stored one with other settings.
     """
     by_key = {run.key: run for run in stored}
-    for run in experiment.runs:
-        if known := by_key.get(run.key):
-            check_settings(known, run.train)
+    hits = [(by_key[run.key], run.train) for run in experiment.runs if run.key in by_key]
+    if conflicts := [line for line in itertools.starmap(settings_conflict, hits) if line]:
+        raise RecordError("\n".join(conflicts))
     from_start = set(rerun)
     return [
         PlannedRun(run, Action.NEW, "requested with --rerun")

@@ -24,7 +24,7 @@ from orchestrator.sharing.consistency import (
 )
 from orchestrator.sharing.run_folder import RunFolderContents, read_run_folder
 from orchestrator.store import Checkpoint, Epoch, Status, Store, StoredRun, copy_run
-from orchestrator.store.settings import check_settings
+from orchestrator.store.settings import settings_conflict
 
 
 class MergeResult(StrEnum):
@@ -106,7 +106,8 @@ def ingest_run(found: RunFolderContents, store: Store, *, replace: bool = False)
     key = found.run.key
     result, reason = MergeResult.IMPORTED, ""
     if stored := store.runs([key]):
-        check_settings(stored[0], found.run.train)
+        if conflict := settings_conflict(stored[0], found.run.train):
+            raise RecordError(f"{found.folder}: {conflict}")
         epochs = {item.epoch: item.values for item in found.epochs}
         incoming = RunRecord(found.status, epochs, found.margins)
         result, reason = _decide(stored[0], incoming, store, replace=replace)
@@ -149,11 +150,8 @@ def _merge(
     if reasons := list(find_contradictions(incoming)):
         reason = f"{incoming.key} there: {'; '.join(reasons)}"
         return MergedRun(incoming, MergeResult.REJECTED, reason)
-    if present:
-        try:
-            check_settings(present, from_dict(dict(incoming.config)))
-        except RecordError as error:
-            return MergedRun(incoming, MergeResult.REJECTED, str(error))
+    if present and (line := settings_conflict(present, from_dict(dict(incoming.config)))):
+        return MergedRun(incoming, MergeResult.REJECTED, line)
     status = Status.INTERRUPTED if incoming.status is Status.RUNNING else incoming.status
     imported = f"{status}, {pluralize(incoming.epoch, 'epoch')}"
     if present:

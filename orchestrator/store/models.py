@@ -47,7 +47,7 @@ class RunRow(Base):
     created_at: Mapped[str]
     started_at: Mapped[str | None]
     finished_at: Mapped[str | None]
-    driver: Mapped[str | None]  # the last one that queued or started it; unknown here if imported
+    driver: Mapped[str | None]  # the last one that queued or started it
     host: Mapped[str | None]
     device: Mapped[str | None]
     git_commit: Mapped[str | None]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from aol.config import TrainConfig, flatten, from_dict
-from orchestrator.errors import RecordError
 from orchestrator.store.records import StoredRun
 
 
@@ -16,22 +15,20 @@ def describe_changes(before: Mapping[str, object], now: TrainConfig) -> str:
     )
 
 
-def check_settings(stored: StoredRun, train: TrainConfig) -> None:
-    """Check that a stored run with the digest of `train` has its settings as well.
+def settings_conflict(stored: StoredRun, train: TrainConfig) -> str | None:
+    """Return why a stored run with the digest of `train` has other settings, or None if it has not.
 
     A digest has only 32 bits, so that two settings may have the same one.
-
-    Raises: RecordError
     """
     try:
         known = from_dict(dict(stored.config))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        reason = f"run {stored.key} has damaged settings in the store: {error!r}"
-        raise RecordError(reason) from error
+        return f"run {stored.key} has damaged settings in the store: {error!r}"
     known = replace(known, seed=train.seed, attack=train.attack)  # no part of the digest
-    if known != train:
-        changes = describe_changes(asdict(known), train)
-        raise RecordError(
-            f"run {stored.key} has other settings in the store ({changes}), whose digest is the "
-            "same by chance; change any setting of the run, or choose another --store"
-        )
+    if known == train:
+        return None
+    changes = describe_changes(asdict(known), train)
+    return (
+        f"run {stored.key} has other settings in the store ({changes}): they were edited, or the "
+        "digests are equal by chance; change any setting of the run, or choose another --store"
+    )

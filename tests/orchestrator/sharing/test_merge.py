@@ -188,8 +188,7 @@ def test_a_run_of_a_dead_driver_is_imported_as_interrupted(store, other, make_ru
     other.queue([run])
     other.start(run, HERE)
     other.record(run.key, 1, {"accuracy": 0.1})
-    with other.engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-01T00:00:00+00:00'"))
+    other.close()
     (outcome,) = merge_stores(other, store)
     (found,) = store.runs()
 
@@ -253,8 +252,8 @@ def test_a_run_whose_key_has_other_settings_here_is_rejected_even_with_replace(
     store, other, make_run
 ):
     run = make_run(1)
-    train(other, run)
-    store.queue([run])
+    for one in (other, store):
+        train(one, run)
     forged = asdict(replace(run.train, batch_size=10))
     with store.engine.begin() as connection:
         connection.execute(update(RunRow).values(config=forged))
