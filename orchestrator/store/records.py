@@ -1,7 +1,7 @@
 """Plain values read from the store. Times are ISO 8601 in UTC."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -77,7 +77,7 @@ class StoredRun:
     created_at: str
     started_at: str | None
     finished_at: str | None
-    heartbeat_at: str | None  # of its driver
+    heartbeat_at: str | None = field(compare=False)  # of its driver: it changes without the run
     driver: str | None
     alive: bool  # it is open, and its driver is alive
     host: str | None
