@@ -68,6 +68,10 @@ class NewerStoreError(StoreError):
     """Raised when a newer version of the program wrote the result store."""
 
 
+class StoreLostError(StoreError):
+    """Raised when another driver took over the result store; nothing more may be written."""
+
+
 class TrackingError(OrchestratorError):
     """Raised when MLflow fails; the result store is complete all the same."""
 

@@ -10,6 +10,7 @@ import pytest
 from orchestrator import environment
 from orchestrator.errors import SpecError
 from orchestrator.spec.loader import SpecFile
+from tests.support import postgresql as server_programs
 from tests.support.figures import sketched
 from tests.support.specs import GOOD
 from tests.support.trained import train_once
@@ -232,6 +233,26 @@ def problems_of_set(spec_file, tmp_path):
         return [line.replace(f"{tmp_path}/", "") for line in caught.value.problems]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """
+    Yield a PostgreSQL server of these tests.
+    """
+    if not server_programs.INSTALLED:
+        pytest.skip(server_programs.REASON)
+    with server_programs.postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def schema(postgresql):
+    """
+    Yield the URL of an empty schema on the PostgreSQL server.
+    """
+    with postgresql.schema() as url:
+        yield url
 
 
 @pytest.fixture

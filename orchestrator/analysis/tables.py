@@ -10,6 +10,7 @@ from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.spec.fields import Measurement
 from orchestrator.spec.schema import Column, Row, Table
 from orchestrator.store import Status, Store, StoredRun
+from orchestrator.store.settings import settings_conflict
 
 UNFINISHED = (Status.PENDING, Status.RUNNING, Status.INTERRUPTED, Status.FAILED)
 EXCLUDED = {Status.DIVERGED: "diverged", Status.UNSOUND: "is unsound"}  # not in any table
@@ -146,7 +147,8 @@ def runs_of(experiment: Experiment, store: Store) -> dict[int, list[StoredRun]]:
     runs: dict[int, list[StoredRun]] = {run_id: [] for run_id in specs}
     for stored in store.runs(ids=specs, digests=set(digests.values())):
         spec = specs[stored.run_id]
-        if stored.digest == digests[spec.id] and spec.is_replicate(stored.seed):
+        same = stored.digest == digests[spec.id] and not settings_conflict(stored, spec.train)
+        if same and spec.is_replicate(stored.seed):
             runs[spec.id].append(stored)
     return runs
 

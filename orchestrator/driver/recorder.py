@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import StoreError, StoreLostError
 from orchestrator.formatting import pluralize
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, Saved, Started, Tick
@@ -14,7 +14,6 @@ from orchestrator.store import Checkpoint, Status, Store
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_S = 5.0
 RETRY_S = 1.0
 PATIENCE_S = 60.0  # after the last event
 
@@ -23,6 +22,8 @@ class StoreRecorder:
     """Writes events to the store and deletes checkpoints that are no longer kept.
 
     While the store cannot be written, events wait in their order, and no checkpoint is deleted.
+    When another driver has taken over the store, all further events are dropped: that driver
+    trains the runs again from the last checkpoints in the store.
     """
 
     def __init__(
@@ -36,27 +37,36 @@ class StoreRecorder:
         self.store, self.provenances, self.discard, self.warn = store, provenances, discard, warn
         self._waiting: deque[Event] = deque()
         self._failure: StoreError | None = None
-        self._last_heartbeat = self._last_try = 0.0
+        self._lost: StoreLostError | None = None
+        self._last_try = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Write the event, now or when the store can be written; this is idempotent."""
-        if not isinstance(event, Tick):
-            self._waiting.append(event)
-        elif not self._failure and time.monotonic() - self._last_heartbeat > HEARTBEAT_S:
-            self._last_heartbeat = time.monotonic()
-            try:
-                self.store.heartbeat()
-            except StoreError as error:  # the next one may succeed
-                logger.info("no heartbeat: %s", error)
-        if not self._failure or time.monotonic() - self._last_try > RETRY_S:
-            self._write()
+        """Write the event, now or when the store can be written; this is idempotent.
+
+        Raises: StoreLostError once, when another driver has taken over the store.
+        """
+        if self._lost:
+            return
+        try:
+            if not isinstance(event, Tick):
+                self._waiting.append(event)
+            if not self._failure or time.monotonic() - self._last_try > RETRY_S:
+                self._write()
+        except StoreLostError as error:
+            self._lost = error
+            raise
 
     def close(self, patience_s: float = PATIENCE_S) -> None:
-        """Write what waits. Raises: StoreError if that fails for so many seconds."""
+        """Write what waits.
+
+        Raises: StoreError if that fails for so many seconds, or if the store was lost.
+        """
         end = time.monotonic() + patience_s
-        while self._failure and time.monotonic() < end:
+        while self._failure and not self._lost and time.monotonic() < end:
             time.sleep(min(RETRY_S, patience_s))
             self._write()
+        if self._lost:
+            raise self._lost
         if self._failure:
             waiting = pluralize(len(self._waiting), "event was", "events were")
             raise StoreError(
@@ -70,6 +80,8 @@ class StoreRecorder:
         while self._waiting:
             try:
                 self._record(self._waiting[0])
+            except StoreLostError:
+                raise
             except StoreError as error:
                 if not self._failure:
                     self.warn(f"The store cannot be written, so events wait: {error}")

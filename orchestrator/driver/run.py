@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.report import make_report
+from orchestrator.driver.heartbeat import Heartbeat
 from orchestrator.driver.observer import Observer
 from orchestrator.driver.session import RunOptions, Session
 from orchestrator.environment import LOCAL, SIGTERM_EXIT, prepare
@@ -17,6 +18,7 @@ from orchestrator.formatting import pluralize
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun
 from orchestrator.reporting.render import write_report
+from orchestrator.scheduling.events import Recorder
 from orchestrator.scheduling.storage import CheckpointStorage, parent_location
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Checkpoint, Status, Store, StoredRun
@@ -108,6 +110,7 @@ def run_session(session: Session) -> RunOutcome:
     session.log_to_file()
     store = Store(session.store_location, exclusive=True)
     session.stack.callback(store.close)
+    heartbeat = session.stack.enter_context(Heartbeat(store))
     store.recover()
     plan = session.plan(store)
     session.observer.planned(plan, session.experiment.profile, session.store_location)
@@ -117,7 +120,8 @@ def run_session(session: Session) -> RunOutcome:
     tracking = _start_tracking(session, store, outdated) if todo or outdated else None
     stopped = None
     if tracking and todo:
-        stopped = _catch_signals(partial(_train, session, store, todo, requests, tracking))
+        recorders = (heartbeat, tracking)
+        stopped = _catch_signals(partial(_train, session, store, todo, requests, recorders))
     if stopped is not None:
         store.recover()
     store_published_cells(session.whole, store)
@@ -197,9 +201,12 @@ def _train(
     store: Store,
     todo: Sequence[PlannedRun],
     requests: Mapping[str, resources.ResourceRequest],
-    tracking: "TrackingRecorder",
+    recorders: Sequence[Recorder],
 ) -> int | None:
-    """Train the runs on the cluster, longest first; return the signal that stopped it."""
+    """Train the runs on the cluster, longest first; return the signal that stopped it.
+
+    `recorders` also receive their events, besides store and observer.
+    """
     from orchestrator.driver.datasets import chosen_root
     from orchestrator.driver.recorder import StoreRecorder
     from orchestrator.provenance import provenance
@@ -239,7 +246,7 @@ def _train(
             return deferred[0]
         with session.observer.watch(work, session.logs) as console:
             try:
-                return run_jobs(jobs, [recorder, tracking, console], scheduling)
+                return run_jobs(jobs, [recorder, *recorders, console], scheduling)
             finally:
                 recorder.close()
 

@@ -1,13 +1,15 @@
 """The plan of an invocation: an action for each run, with its reason."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from aol.config import TrainConfig, flatten, from_dict
+from orchestrator.errors import RecordError
 from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.store import Checkpoint, Status, Store, StoredRun
+from orchestrator.store.settings import describe_changes, settings_conflict
 
 
 class Action(StrEnum):
@@ -45,7 +47,7 @@ def plan(
 
     Without a store every run is new. Runs of the IDs in `rerun` start anew whatever it holds.
 
-    Raises: StoreError.
+    Raises: StoreError, RecordError.
     """
     stored = store.runs(ids={run.id for run in experiment.runs}) if store else []
     return make_plan(experiment, stored, rerun)
@@ -57,8 +59,13 @@ def make_plan(
     """Return the action for each run of the experiment, in its order.
 
     The runs with IDs in `rerun` are trained from the start, whatever is stored.
+
+    Raises: RecordError if a run has the key of a stored one with other settings.
     """
     by_key = {run.key: run for run in stored}
+    hits = [(by_key[run.key], run.train) for run in experiment.runs if run.key in by_key]
+    if conflicts := [line for line in itertools.starmap(settings_conflict, hits) if line]:
+        raise RecordError("\n".join(conflicts))
     from_start = set(rerun)
     return [
         PlannedRun(run, Action.NEW, "requested with --rerun")
@@ -71,14 +78,6 @@ def make_plan(
 def usable_checkpoints(stored: StoredRun) -> tuple[Checkpoint, ...]:
     """Return the checkpoints up to which every epoch is recorded, newest first."""
     return tuple(item for item in stored.checkpoints if item.epoch <= stored.recorded)
-
-
-def describe_changes(before: Mapping[str, object], now: TrainConfig) -> str:
-    """Return the settings that differ, such as `epochs 10 → 20`."""
-    old, new = flatten(from_dict(dict(before))), flatten(now)
-    return ", ".join(
-        f"{name} {old.get(name)} → {new[name]}" for name in new if old.get(name) != new[name]
-    )
 
 
 def as_rows(plan: Iterable[PlannedRun]) -> list[dict[str, object]]:

@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from orchestrator.errors import StoreLostError
 from orchestrator.scheduling.control import ControlActor
 from orchestrator.scheduling.events import (
     EpochDone,
@@ -29,10 +30,15 @@ from orchestrator.store import Checkpoint, Status
 logger = logging.getLogger(__name__)
 
 STOPPING = "Stopping: each run saves after its current epoch. Interrupt again to stop at once."
+LOST = "Stopping: another driver took over the store. Each run saves after its current epoch."
 
 
 class TrialEvents(tune.Callback):
-    """Sends events to the recorders. A failing recorder is logged and does not stop training."""
+    """Sends events to the recorders.
+
+    A failing recorder is logged and does not stop training, unless another driver took over the
+    store: both would train the same runs.
+    """
 
     def __init__(
         self,
@@ -64,6 +70,10 @@ class TrialEvents(tune.Callback):
         for recorder in self.recorders:
             try:
                 recorder(event)
+            except StoreLostError:
+                if not self.stopping:
+                    self.warn(LOST)
+                self.stopping = True
             except Exception:
                 name = type(recorder).__name__
                 logger.exception("%s failed on %s", name, type(event).__name__)

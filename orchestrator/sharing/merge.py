@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from aol.config import from_dict
 from orchestrator.errors import RecordError
 from orchestrator.formatting import pluralize
 from orchestrator.provenance import Provenance
@@ -23,6 +24,7 @@ from orchestrator.sharing.consistency import (
 )
 from orchestrator.sharing.run_folder import RunFolderContents, read_run_folder
 from orchestrator.store import Checkpoint, Epoch, Status, Store, StoredRun, copy_run
+from orchestrator.store.settings import settings_conflict
 
 
 class MergeResult(StrEnum):
@@ -98,11 +100,14 @@ def ingest_folders(
 def ingest_run(found: RunFolderContents, store: Store, *, replace: bool = False) -> bool:
     """Import a run folder in one transaction; return whether it changed the store.
 
-    Raises: RecordError if the store has a conflicting record, unless `replace`.
+    Raises: RecordError if the store has a conflicting record, unless `replace`, or a run of other
+    settings under the same key.
     """
     key = found.run.key
     result, reason = MergeResult.IMPORTED, ""
     if stored := store.runs([key]):
+        if conflict := settings_conflict(stored[0], found.run.train):
+            raise RecordError(f"{found.folder}: {conflict}")
         epochs = {item.epoch: item.values for item in found.epochs}
         incoming = RunRecord(found.status, epochs, found.margins)
         result, reason = _decide(stored[0], incoming, store, replace=replace)
@@ -145,6 +150,8 @@ def _merge(
     if reasons := list(find_contradictions(incoming)):
         reason = f"{incoming.key} there: {'; '.join(reasons)}"
         return MergedRun(incoming, MergeResult.REJECTED, reason)
+    if present and (line := settings_conflict(present, from_dict(dict(incoming.config)))):
+        return MergedRun(incoming, MergeResult.REJECTED, line)
     status = Status.INTERRUPTED if incoming.status is Status.RUNNING else incoming.status
     imported = f"{status}, {pluralize(incoming.epoch, 'epoch')}"
     if present:

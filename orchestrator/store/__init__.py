@@ -4,11 +4,12 @@ SQLite in WAL mode by default, PostgreSQL on request. Only this package imports 
 
 A **run** is stored with its settings, status and checkpoints. An **attempt** is one period in
 which a driver trained the run. The **margins** are the score margins of the test images after the
-last epoch. A **cell** is a published number of a table. Every open run has a **heartbeat**, the
-time at which its driver was last known to be alive.
+last epoch. A **cell** is a published number of a table. A driver has a **heartbeat**, the time at
+which it last wrote to the store.
 """
 
-from orchestrator.errors import NewerStoreError, QueryError, StoreError
+from orchestrator.errors import NewerStoreError, QueryError, StoreError, StoreLostError
+from orchestrator.store.drivers import HEARTBEAT_S
 from orchestrator.store.engine import exists
 from orchestrator.store.records import ENDED, Attempt, Checkpoint, Epoch, Status, StoredRun
 from orchestrator.store.snapshot import close_as_single_file, copy_run, snapshot
@@ -17,6 +18,7 @@ from orchestrator.store.writer import CHECKPOINTS_KEPT, Store
 __all__ = [
     "CHECKPOINTS_KEPT",
     "ENDED",
+    "HEARTBEAT_S",
     "Attempt",
     "Checkpoint",
     "Epoch",
@@ -25,6 +27,7 @@ __all__ = [
     "Status",
     "Store",
     "StoreError",
+    "StoreLostError",
     "StoredRun",
     "close_as_single_file",
     "copy_run",

@@ -3,16 +3,31 @@
 Times are ISO 8601 in UTC.
 """
 
+from collections.abc import Container
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary, Row, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from orchestrator.store.records import Attempt, Checkpoint, Status, StoredRun
+from orchestrator.store.records import OPEN, Attempt, Checkpoint, Status, StoredRun
 
 
 class Base(DeclarativeBase):
     """The schema; every change needs a migration in `migrations/versions`."""
+
+
+class DriverRow(Base):
+    """One driver; `ended_at` is set when it ends, or when another one takes over the store."""
+
+    __tablename__ = "drivers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    process: Mapped[int]
+    started_at: Mapped[str]
+    heartbeat_at: Mapped[str]
+    beats: Mapped[int]  # heartbeats so far, which need no clock to be compared
+    ended_at: Mapped[str | None]
 
 
 class RunRow(Base):
@@ -32,8 +47,7 @@ class RunRow(Base):
     created_at: Mapped[str]
     started_at: Mapped[str | None]
     finished_at: Mapped[str | None]
-    driver: Mapped[str | None]  # host:process that queued or trains it
-    heartbeat_at: Mapped[str | None]
+    driver: Mapped[str | None]  # the last one that queued or started it
     host: Mapped[str | None]
     device: Mapped[str | None]
     git_commit: Mapped[str | None]
@@ -120,10 +134,11 @@ def run_tables() -> list[Table]:
     return [table for table in Base.metadata.sorted_tables if "key" in table.columns]
 
 
-def to_stored_run(row: Row[*tuple[Any, ...]]) -> StoredRun:
-    """Convert a row of `RUN_COLUMNS` with the last epoch and the last one before a gap."""
+def to_stored_run(row: Row[*tuple[Any, ...]], live_drivers: Container[str | None]) -> StoredRun:
+    """Convert a row of `RUN_COLUMNS` with heartbeat, last epoch and the last one before a gap."""
     values = dict(row._mapping)
     values["status"] = Status(row.status)
+    values["alive"] = row.status in OPEN and row.driver in live_drivers
     values["epoch"], values["recorded"] = row.epoch or 0, row.recorded or 0
     values["checkpoints"] = tuple(Checkpoint(**item) for item in row.checkpoints)
     return StoredRun(**values)

@@ -10,6 +10,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session, aliased
 
+from orchestrator.store.drivers import Driver, DriverWatch, open_drivers
 from orchestrator.store.engine import (
     REVISION,
     identity,
@@ -21,10 +22,11 @@ from orchestrator.store.engine import (
     store_url,
     translate_errors,
 )
-from orchestrator.store.lock import exclusive_lock
+from orchestrator.store.lock import StoreLock
 from orchestrator.store.models import (
     RUN_COLUMNS,
     AttemptRow,
+    DriverRow,
     EpochRow,
     MarginRow,
     MetricRow,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEYS_PER_QUERY = 1000  # fits into one statement of every database
-LAST_SEEN = func.coalesce(RunRow.heartbeat_at, RunRow.created_at)
+LAST_CHANGE = func.coalesce(RunRow.finished_at, RunRow.started_at, RunRow.created_at)
 SAME_RUN = EpochRow.key == RunRow.key
 LAST_EPOCH = select(func.max(EpochRow.epoch)).where(SAME_RUN).correlate(RunRow).scalar_subquery()
 FIRST_EPOCH = select(func.min(EpochRow.epoch)).where(SAME_RUN).correlate(RunRow).scalar_subquery()
@@ -78,12 +80,15 @@ class StoreReader:
             outdated = revision(self.engine) != REVISION
             if outdated:
                 require_writable(self.url, " with an older schema")
+            self._lock = StoreLock(self.engine, self.url)
             if exclusive or outdated:
-                stack.enter_context(exclusive_lock(self.engine, self.url))
+                stack.enter_context(self._lock)
             if outdated:
                 migrate(self.engine)
-            self._lock = stack.pop_all() if exclusive else ExitStack()
+            self._held = stack.pop_all() if exclusive else ExitStack()
         self._identity = identity(self.url)
+        self._driver: str | None = None  # the ID of this process if it queued or started runs
+        self._watch = DriverWatch(self._other_drivers)
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +98,7 @@ class StoreReader:
 
     def close(self) -> None:
         """Release the lock and close the connections."""
-        self._lock.close()
+        self._held.close()
         self.engine.dispose()
 
     @contextmanager
@@ -103,6 +108,11 @@ class StoreReader:
                 raise OSError("its file was removed or replaced")
             with Session(self.engine) as session, session.begin():
                 yield session
+
+    def _other_drivers(self) -> list[Driver]:
+        with self._session() as session:
+            drivers = open_drivers(session.connection())
+        return [driver for driver in drivers if driver.id != self._driver]
 
     def runs(
         self,
@@ -123,11 +133,17 @@ class StoreReader:
         )
         query = (
             select(*RUN_COLUMNS, LAST_EPOCH.label("epoch"), RECORDED_EPOCHS.label("recorded"))
+            .add_columns(DriverRow.heartbeat_at)
+            .outerjoin(DriverRow, DriverRow.id == RunRow.driver)
             .where(*(column.in_(list(given)) for column, given in conditions if given is not None))
             .order_by(RunRow.run_id, RunRow.seed, RunRow.created_at)
         )
         with self._session() as session:
-            return [to_stored_run(row) for row in session.execute(query)]
+            rows = session.execute(query).all()
+        alive = {self._driver} if self._driver else set()
+        if any(row.status in OPEN and row.driver != self._driver for row in rows):
+            alive |= self._watch.alive()
+        return [to_stored_run(row, alive) for row in rows]
 
     def keys_by_priority(self, limit: int, profile: str | None = None) -> list[str]:
         """Return at most `limit` keys: of open runs, then unfinished ones, then the newest done."""
@@ -136,7 +152,7 @@ class StoreReader:
             (RunRow.status == Status.DONE, 2),
             else_=1,
         )
-        query = select(RunRow.key).order_by(rank, LAST_SEEN.desc(), RunRow.key).limit(limit)
+        query = select(RunRow.key).order_by(rank, LAST_CHANGE.desc(), RunRow.key).limit(limit)
         if profile is not None:
             query = query.where(RunRow.profile == profile)
         with self._session() as session:
@@ -157,7 +173,10 @@ class StoreReader:
 
     def newest_profile(self, among: Iterable[str] | None = None) -> str | None:
         """Return the profile that was trained last, of all or of these; None if there is none."""
-        query = select(RunRow.profile).order_by(LAST_SEEN.desc(), RunRow.run_id, RunRow.seed)
+        ended = RunRow.status.not_in(OPEN)
+        query = select(RunRow.profile).order_by(
+            ended, LAST_CHANGE.desc(), RunRow.run_id, RunRow.seed
+        )
         if among is not None:
             query = query.where(RunRow.profile.in_(list(among)))
         with self._session() as session:

@@ -1,13 +1,9 @@
 """Plain values read from the store. Times are ISO 8601 in UTC."""
 
-import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
-
-import psutil
 
 
 class Status(StrEnum):
@@ -24,7 +20,6 @@ class Status(StrEnum):
 
 OPEN = (Status.PENDING, Status.RUNNING)  # a driver trains or queued the run, unless it was lost
 ENDED = (Status.DONE, Status.DIVERGED, Status.UNSOUND)  # no epoch will be trained again
-HEARTBEAT_TIMEOUT_S = 60.0  # a driver without a heartbeat for this long is considered dead
 
 
 @dataclass(frozen=True)
@@ -82,8 +77,9 @@ class StoredRun:
     created_at: str
     started_at: str | None
     finished_at: str | None
-    heartbeat_at: str | None
+    heartbeat_at: str | None = field(compare=False)  # of its driver: it changes without the run
     driver: str | None
+    alive: bool  # it is open, and its driver is alive
     host: str | None
     device: str | None
     git_commit: str | None
@@ -93,21 +89,3 @@ class StoredRun:
     mlflow_status: str | None
     error: str | None
     certificate: Mapping[str, Any] | None  # of `aol.certification`, with its arithmetic
-
-    @property
-    def alive(self) -> bool:
-        """Return whether the run is open and its driver is alive."""
-        if self.status not in OPEN or not self.heartbeat_at or not self.driver:
-            return False
-        host, _, process = self.driver.rpartition(":")
-        if host == socket.gethostname() and not _process_exists(int(process)):
-            return False
-        age = datetime.now(UTC) - datetime.fromisoformat(self.heartbeat_at)
-        return age.total_seconds() < HEARTBEAT_TIMEOUT_S
-
-
-def _process_exists(process: int) -> bool:
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -36,7 +36,7 @@ from orchestrator.store.engine import (
     translate_errors,
     wal_file,
 )
-from orchestrator.store.models import AttemptRow, RunRow, run_tables
+from orchestrator.store.models import AttemptRow, DriverRow, RunRow, run_tables
 from orchestrator.store.writer import Store
 
 BATCH_ROWS = 20_000  # rows in memory at once
@@ -72,6 +72,7 @@ def copy_run(source: Store, target: Store, key: str, **overrides: str | None) ->
     """
     file = sqlite_file(source.url) if sqlite_file(target.url) else None
     with translate_errors(target.url), _connect(target, file) as connection, connection.begin():
+        target.renew(connection)
         for table in reversed(run_tables()):
             connection.execute(delete(table).where(table.c.key == key))
         if file:
@@ -79,6 +80,7 @@ def copy_run(source: Store, target: Store, key: str, **overrides: str | None) ->
                 connection.execute(_insert_from_attached(table, key))
         else:
             _copy_rows(source, connection, key)
+        _copy_driver(source, connection, key)
         if overrides:
             connection.execute(update(RunRow).where(RunRow.key == key).values(**overrides))
 
@@ -132,6 +134,16 @@ def _copy_rows(source: Store, target: Connection, key: str) -> None:
             with closing(_read_batches(source, connection, table, key)) as batches:
                 for rows in batches:
                     _insert(target, table, rows)
+
+
+def _copy_driver(source: Store, target: Connection, key: str) -> None:
+    """Copy the driver of a run unless it is there. It has ended, as far as the target can know."""
+    query = select(DriverRow.__table__).join(RunRow, RunRow.driver == DriverRow.id)
+    with source.engine.connect() as connection:
+        found = connection.execute(query.where(RunRow.key == key)).mappings().one_or_none()
+    if found and not target.scalar(select(DriverRow.id).where(DriverRow.id == found["id"])):
+        ended_at = found["ended_at"] or found["heartbeat_at"]
+        target.execute(insert(DriverRow).values(**(dict(found) | {"ended_at": ended_at})))
 
 
 def _read_batches(

@@ -2,22 +2,29 @@
 
 import json
 import math
-import os
-import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, insert, update
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.orm import Session
 
+from orchestrator.errors import StoreError
 from orchestrator.provenance import Provenance
 from orchestrator.spec.experiment import RunSpec
+from orchestrator.store.drivers import (
+    DriverWatch,
+    add_driver,
+    end_drivers,
+    renew_heartbeat,
+)
+from orchestrator.store.engine import translate_errors
+from orchestrator.store.lock import in_use, lost
 from orchestrator.store.models import (
     AttemptRow,
     CellRow,
@@ -37,13 +44,62 @@ class Store(StoreReader):
     """The result store at a path or URL. Every write is idempotent."""
 
     def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
+        """Open the store as `StoreReader` does; an exclusive one is taken over from dead drivers.
+
+        Raises: StoreError, also if another driver uses the store.
+        """
         super().__init__(location, exclusive=exclusive)
         self._local = threading.local()  # has the session of this thread's `transaction`
+        if exclusive:
+            try:
+                self._take_over()
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """End this driver, release the lock and close the connections."""
+        if self._driver:
+            with suppress(StoreError), super()._session() as session:  # else its process is gone
+                end_drivers(session.connection(), self._driver)
+            self._driver = None
+        super().close()
+
+    def _take_over(self) -> None:
+        """End all earlier drivers.
+
+        The lock alone does not show that they are dead, because a server that restarts loses it.
+
+        Raises: StoreError if one is alive.
+        """
+        others = DriverWatch(
+            lambda: [one for one in self._other_drivers() if not one.here], trust_clock=False
+        )
+        if others.alive():
+            raise in_use(self.url)
+        with self._session() as session:
+            end_drivers(session.connection())
+            self._driver = add_driver(session.connection())
+
+    def _become_driver(self) -> None:
+        if not self._driver:
+            with self._session() as session:
+                self._driver = add_driver(session.connection())
+
+    def renew(self, connection: Connection) -> None:
+        """Renew this driver's heartbeat at the start of a transaction that writes.
+
+        Raises: StoreLostError if another driver took over.
+        """
+        if self._driver and not renew_heartbeat(connection, self._driver):
+            raise lost(self.url)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit all writes of this thread inside the block together, or none of them."""
+        self._become_driver()
         with super()._session() as session:
+            self.renew(session.connection())
             self._local.session = session
             try:
                 yield
@@ -58,22 +114,32 @@ class Store(StoreReader):
         with super()._session() as session:
             yield session
 
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        """Open a session that writes, or use that of this thread's `transaction`."""
+        with self._session() as session:
+            if not hasattr(self._local, "session"):
+                self.renew(session.connection())
+            yield session
+
     def queue(self, runs: Iterable[RunSpec]) -> None:
         """Add runs as pending; runs that are stored already keep their results."""
-        with self._session() as session:
+        self._become_driver()
+        with self._writing() as session:
             for run in runs:
                 row = session.get(RunRow, run.key) or _new_row(run)
                 session.add(row)
                 if row.status != Status.DONE:
                     row.status, row.profile, row.name = Status.PENDING, run.profile, run.name
-                    row.driver, row.heartbeat_at = _driver_id(), _now()
+                    row.driver = self._driver
 
     def start(self, run: RunSpec, provenance: Provenance, *, at: str | None = None) -> None:
         """Begin an attempt from the newest checkpoint, now or at the time `at`."""
-        with self._session() as session:
+        self._become_driver()
+        with self._writing() as session:
             row = session.get_one(RunRow, run.key)
             row.status, row.error, row.finished_at = Status.RUNNING, None, None
-            row.driver, row.heartbeat_at = _driver_id(), _now()
+            row.driver = self._driver
             row.started_at = row.started_at or at or _now()
             row.git_commit = provenance.git_commit
             row.git_diff = provenance.git_diff
@@ -84,14 +150,14 @@ class Store(StoreReader):
                 AttemptRow(
                     key=run.key,
                     from_epoch=row.checkpoints[0]["epoch"] if row.checkpoints else 0,
-                    driver=_driver_id(),
+                    driver=self._driver,
                     started_at=at or _now(),
                 )
             )
 
     def set_placement(self, key: str, host: str, device: str, epoch: int) -> None:
         """Set the host and device of a run, and the epoch after which its attempt started."""
-        with self._session() as session:
+        with self._writing() as session:
             session.execute(
                 update(RunRow).where(RunRow.key == key).values(host=host, device=device)
             )
@@ -118,9 +184,8 @@ class Store(StoreReader):
             if nan := sorted(name for name, value in one.values.items() if math.isnan(value)):
                 raise ValueError(f"epoch {one.epoch} of {key}: {', '.join(nan)} is not a number")
         first = epochs[0].epoch
-        with self._session() as session:
+        with self._writing() as session:
             run = session.get_one(RunRow, key)
-            run.heartbeat_at = _now()
             for table in (MetricRow, EpochRow):
                 session.execute(delete(table).where(table.key == key, table.epoch >= first))
             stamps = [{"key": key, "epoch": one.epoch, "recorded_at": one.at} for one in epochs]
@@ -131,7 +196,7 @@ class Store(StoreReader):
 
     def add_checkpoint(self, key: str, checkpoint: Checkpoint) -> list[Checkpoint]:
         """Add a run's newest checkpoint and return those that are no longer kept."""
-        with self._session() as session:
+        with self._writing() as session:
             row = session.get_one(RunRow, key)
             others = [item for item in row.checkpoints if item["path"] != checkpoint.path]
             row.checkpoints = [asdict(checkpoint), *others]
@@ -139,7 +204,7 @@ class Store(StoreReader):
 
     def keep_checkpoints(self, key: str, count: int) -> list[Checkpoint]:
         """Keep only a run's newest checkpoints and return the others."""
-        with self._session() as session:
+        with self._writing() as session:
             row = session.get_one(RunRow, key)
             return _keep_only(row, row.checkpoints[:count])
 
@@ -154,7 +219,7 @@ class Store(StoreReader):
         at: str | None = None,
     ) -> None:
         """End a run and its attempt, now or at the time `at`; the run need not have started."""
-        with self._session() as session:
+        with self._writing() as session:
             row = session.get_one(RunRow, key)
             row.status, row.error = status, error
             row.finished_at = (at or _now()) if status is not Status.PENDING else None
@@ -165,17 +230,17 @@ class Store(StoreReader):
             _close_attempts(session, key, status, at)
 
     def heartbeat(self) -> None:
-        """Renew the heartbeat of this driver's open runs."""
-        own = RunRow.driver == _driver_id()
-        is_open = RunRow.status.in_(OPEN)
-        with self._session() as session:
-            session.execute(update(RunRow).where(own, is_open).values(heartbeat_at=_now()))
+        """Renew this driver's heartbeat, and its lock if that was lost."""
+        if self.exclusive:
+            with translate_errors(self.url):
+                self._lock.renew()
+        with self._writing():
+            pass
 
     def recover(self) -> None:
         """Mark open runs as interrupted if their driver is dead.
 
-        In an exclusive store no other driver can be alive. The lock is more reliable than a
-        heartbeat or a process ID, which a restarted container gives to its next driver.
+        In an exclusive store no other driver is alive.
         """
         for run in self.runs(statuses=OPEN):
             if self.exclusive or not run.alive:
@@ -183,7 +248,7 @@ class Store(StoreReader):
 
     def delete_run(self, key: str) -> None:
         """Delete a run with all its records."""
-        with self._session() as session:
+        with self._writing() as session:
             for table in reversed(run_tables()):
                 session.execute(delete(table).where(table.c.key == key))
 
@@ -197,7 +262,7 @@ class Store(StoreReader):
         kept = [place for place, cell in placed if not cell]
         rows = [{"profile": profile, "place": place, **cell} for place, cell in placed if cell]
         others = (CellRow.profile == profile, CellRow.place.not_in(kept))
-        with self._session() as session:
+        with self._writing() as session:
             session.execute(delete(CellRow).where(*others))
             if rows:
                 session.execute(insert(CellRow), rows)
@@ -211,7 +276,7 @@ class Store(StoreReader):
         self._update(key, mlflow_status=status)
 
     def _update(self, key: str, **values: str | None) -> None:
-        with self._session() as session:
+        with self._writing() as session:
             session.execute(update(RunRow).where(RunRow.key == key).values(**values))
 
 
@@ -255,7 +320,3 @@ def _close_attempts(session: Session, key: str, outcome: Status, at: str | None)
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _driver_id() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"

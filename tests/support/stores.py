@@ -4,34 +4,14 @@ import os
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
-from uuid import uuid4
 
 from alembic.config import Config
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine
 
 from orchestrator.provenance import Provenance
 from tests.support.shell import PROJECT
 
-POSTGRESQL = os.environ.get("AOL_TEST_POSTGRESQL")  # a database in which schemas may be made
-BACKENDS = ["sqlite", *(["postgresql"] if POSTGRESQL else [])]
 ORIGIN = Provenance(git_commit="abc", packages={"torch": "2.0"}, data_fingerprint="d-d")
-
-
-@contextmanager
-def empty_schema():
-    """
-    Yield the URL of an empty PostgreSQL schema that is dropped afterwards.
-    """
-    url, name = make_url(POSTGRESQL), f"test_{uuid4().hex}"
-    engine = create_engine(url.set(drivername="postgresql+psycopg"))
-    with engine.begin() as connection:
-        connection.execute(text(f"CREATE SCHEMA {name}"))
-    inside = url.update_query_dict({"options": f"-csearch_path={name}"})
-    yield inside.render_as_string(hide_password=False)
-    with engine.begin() as connection:
-        connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
-    engine.dispose()
 
 
 def migrate(path, direction, revision):

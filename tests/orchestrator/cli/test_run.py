@@ -349,7 +349,7 @@ def test_a_report_after_changed_settings_explains_how_to_report_those(
     shell = Shell(tmp_path, data_root)
     shutil.copytree(finished.folder / "results", tmp_path / "results")
     database = sqlite3.connect(tmp_path / "results" / "store.db")
-    database.execute("UPDATE runs SET profile = 'custom', heartbeat_at = '3000' WHERE run_id = 0")
+    database.execute("UPDATE runs SET profile = 'custom', finished_at = '3000' WHERE run_id = 0")
     database.commit()
     database.close()
     report = shell("report", "experiments.yaml")

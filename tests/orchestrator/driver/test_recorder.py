@@ -1,15 +1,14 @@
 import math
 import sqlite3
 import struct
-import time
 from contextlib import closing, contextmanager
 
 import pytest
 from sqlalchemy.event import listen
 
 from orchestrator.driver import recorder as recorder_module
-from orchestrator.driver.recorder import HEARTBEAT_S, StoreRecorder
-from orchestrator.errors import StoreError
+from orchestrator.driver.recorder import StoreRecorder
+from orchestrator.errors import StoreError, StoreLostError
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.store import Checkpoint, Status, Store
@@ -162,54 +161,6 @@ def test_an_unfinished_run_keeps_two_checkpoints(recorder, store, run, discarded
     assert len(only(store).checkpoints) == 2
 
 
-class CountingStore:
-    """
-    A store that counts its heartbeats.
-    """
-
-    def __init__(self):
-        self.heartbeats = []
-
-    def heartbeat(self):
-        self.heartbeats.append(True)
-
-
-def test_ticks_renew_the_heartbeat_every_few_seconds(run, make_run, monkeypatch):
-    """
-    Ten ticks a second would keep the disk busy.
-    """
-    clock = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    store = CountingStore()
-    recorder = StoreRecorder(store, ORIGINS, print)
-    for _ in range(90):  # nine seconds
-        recorder(Tick((run, make_run(8))))
-        clock[0] += 0.1
-
-    assert HEARTBEAT_S == 5
-    assert len(store.heartbeats) == 2
-
-
-def test_a_tick_without_active_runs_renews_the_heartbeat():
-    """
-    Pending runs have a driver, too.
-    """
-    store = CountingStore()
-    recorder = StoreRecorder(store, ORIGINS, print)
-    recorder(Tick(()))
-
-    assert len(store.heartbeats) == 1
-
-
-def test_a_tick_renews_the_heartbeat_of_a_stored_run(recorder, store, run):
-    recorder(Started(run))
-    before = only(store).heartbeat_at
-    time.sleep(0.002)
-    recorder(Tick((run,)))
-
-    assert only(store).heartbeat_at > before
-
-
 @pytest.fixture
 def lock(store):
     """
@@ -282,6 +233,23 @@ def test_what_cannot_be_written_to_the_end_is_an_error(store, run, discarded, im
             recorder.close(patience_s=0.01)
 
     assert only(store).status is Status.RUNNING
+
+
+def test_after_another_driver_took_over_events_are_dropped_without_a_retry(run, store, discarded):
+    said = []
+    recorder = StoreRecorder(store, ORIGINS, discarded.append, said.append)
+    recorder(Started(run))
+    send_saved(recorder, run, "/s/a/1", "/s/a/2")
+    Store(store.url, exclusive=True).close()
+    with pytest.raises(StoreLostError):
+        recorder(Saved(run, Checkpoint(3, "/s/a/3")))
+    recorder(EpochDone(run, 1, {"train_loss": 0.5}))
+    recorder(Tick((run,)))
+    with pytest.raises(StoreLostError, match="another driver took over"):
+        recorder.close()
+
+    assert (said, discarded) == ([], [])
+    assert store.metrics(run.key) == {}
 
 
 def test_an_event_that_can_never_be_written_does_not_hold_up_the_others(recorder, store, run):

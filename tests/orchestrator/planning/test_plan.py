@@ -4,14 +4,13 @@ import shutil
 import socket
 from collections import namedtuple
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from aol.config import DataConfig, LossConfig, ModelConfig
-from orchestrator.errors import ResourceError
-from orchestrator.planning.plan import Action, as_rows, describe_changes, make_plan
+from orchestrator.errors import RecordError, ResourceError
+from orchestrator.planning.plan import Action, as_rows, make_plan
 from orchestrator.planning.resources import (
     Cluster,
     Cost,
@@ -230,8 +229,15 @@ def test_changes_compares_with_the_latest_settings_of_the_run(run):
     assert reason == "batch_size 10 → 50"
 
 
-def test_equal_settings_have_no_changes(run):
-    assert describe_changes(json.loads(json.dumps(asdict(run.train))), run.train) == ""
+@pytest.mark.parametrize("rerun", [[], [1]])
+def test_a_stored_run_with_the_same_key_by_chance_is_an_error(make_run, rerun):
+    """
+    With --rerun the results of the other run would be deleted.
+    """
+    run = make_run(1)
+    other = stored(run, Status.DONE, config=asdict(replace(run.train, batch_size=10)))
+    with pytest.raises(RecordError, match=rf"run {run.key} has other settings .*batch_size 10 → "):
+        make_plan(experiment_of(run), [other], rerun)
 
 
 def test_done_diverged_and_unsound_runs_do_not_train(run):
@@ -476,7 +482,7 @@ def test_a_run_of_a_running_driver_is_not_trained(run):
         Status.RUNNING,
         epoch=4,
         driver=f"{socket.gethostname()}:{os.getpid()}",
-        heartbeat_at=datetime.now(UTC).isoformat(),
+        alive=True,
     )
 
     action, epoch, reason, _ = planned(run, known)

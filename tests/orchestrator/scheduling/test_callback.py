@@ -5,9 +5,10 @@ import signal
 import pytest
 from ray.tune.experiment import Trial
 
-from orchestrator.scheduling.callback import STOPPING, TrialEvents
+from orchestrator.errors import StoreError, StoreLostError
+from orchestrator.scheduling.callback import LOST, STOPPING, TrialEvents
 from orchestrator.scheduling.control import _ControlState
-from orchestrator.scheduling.events import Finished, Saved
+from orchestrator.scheduling.events import Finished, Saved, Tick
 from orchestrator.scheduling.storage import RunStorage
 from orchestrator.store import Status
 
@@ -103,3 +104,23 @@ def test_a_signal_is_a_message_and_prints_nothing(capfd):
     assert (events.signal, events.stopping) == (signal.SIGINT, True)
     assert (said, warned) == ([STOPPING], [])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_recorder_that_lost_its_store_stops_training_and_a_failing_one_does_not():
+    received, warned = [], []
+
+    def fail(event):
+        raise StoreError("no disk")
+
+    def lose(event):
+        raise StoreLostError("another driver")
+
+    events = TrialEvents([], [fail], control=None, warn=warned.append, interrupted=print)
+    events.emit(Tick(()))
+    before = events.stopping
+    events.recorders = [lose, received.append]
+    events.emit(Tick(()))
+
+    assert (before, events.stopping) == (False, True)
+    assert warned == ["function failed; see driver.log in the logs folder", LOST]
+    assert received == [Tick(())]

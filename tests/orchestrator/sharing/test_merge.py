@@ -3,10 +3,10 @@ import shutil
 import signal
 import sqlite3
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from aol.catalog import DATASETS
 from orchestrator.errors import RecordError
@@ -14,6 +14,7 @@ from orchestrator.sharing.consistency import Relation, RunRecord, compare_record
 from orchestrator.sharing.merge import MergeResult, merge_stores, summarize_merge
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Checkpoint, Status, Store
+from orchestrator.store.models import RunRow
 from tests.support.shell import TINY, UNREACHABLE_MLFLOW, Shell, statuses_of
 from tests.support.stores import ORIGIN, spawn
 
@@ -187,8 +188,7 @@ def test_a_run_of_a_dead_driver_is_imported_as_interrupted(store, other, make_ru
     other.queue([run])
     other.start(run, HERE)
     other.record(run.key, 1, {"accuracy": 0.1})
-    with other.engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-01T00:00:00+00:00'"))
+    other.close()
     (outcome,) = merge_stores(other, store)
     (found,) = store.runs()
 
@@ -246,6 +246,21 @@ def test_a_run_that_contradicts_itself_is_rejected_even_with_replace(
     assert results(merged) == [MergeResult.REJECTED] * 2
     assert reason in str(merged[0])
     assert store.runs() == []
+
+
+def test_a_run_whose_key_has_other_settings_here_is_rejected_even_with_replace(
+    store, other, make_run
+):
+    run = make_run(1)
+    for one in (other, store):
+        train(one, run)
+    forged = asdict(replace(run.train, batch_size=10))
+    with store.engine.begin() as connection:
+        connection.execute(update(RunRow).values(config=forged))
+    merged = merge_stores(other, store, replace=True)
+
+    assert results(merged) == [MergeResult.REJECTED]
+    assert f"run {run.key} has other settings in the store (batch_size 10 → 50)" in str(merged[0])
 
 
 def test_a_store_with_unreadable_records_is_a_one_line_error(store, other, make_run):

@@ -16,7 +16,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store import Status, Store
 from orchestrator.store import engine as database
 from orchestrator.store.models import Base
-from tests.support.stores import ORIGIN, POSTGRESQL, migrate, spawn
+from tests.support.stores import ORIGIN, migrate, spawn
 
 VALUES = {"train_loss": 0.5, "accuracy": 0.25}
 NOBODY = 65534
@@ -117,7 +117,6 @@ def test_a_missing_postgresql_driver_is_reported_with_the_command_to_install_it(
     )
 
 
-@pytest.mark.skipif(not POSTGRESQL, reason="AOL_TEST_POSTGRESQL names no database")
 def test_an_unreachable_postgresql_server_is_a_one_line_error():
     message = unusable("postgresql://u:secret@127.0.0.1:9/db")
 

@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.errors import StoreError
 from orchestrator.store import Store
-from tests.support.stores import BACKENDS, POSTGRESQL, empty_schema, spawn
+from tests.support.stores import spawn
 
 DRIVER = """
     import sys, time
@@ -13,15 +13,6 @@ DRIVER = """
     print("opened", flush=True)
     time.sleep(60)
 """
-
-
-@pytest.fixture(params=BACKENDS)
-def location(request, tmp_path):
-    if request.param == "sqlite":
-        yield str(tmp_path / "store.db")
-        return
-    with empty_schema() as url:
-        yield url
 
 
 @pytest.fixture
@@ -92,9 +83,8 @@ def test_a_failure_to_open_the_store_releases_the_lock(tmp_path):
             Store(tmp_path / "store.db", exclusive=True)
 
 
-@pytest.mark.skipif(not POSTGRESQL, reason="AOL_TEST_POSTGRESQL names no database")
-def test_two_schemas_of_one_database_are_two_stores():
-    with empty_schema() as one, empty_schema() as other:
-        stores = [Store(url, exclusive=True) for url in (one, other)]
+def test_two_schemas_of_one_database_are_two_stores(postgresql, schema):
+    with postgresql.schema() as other:
+        stores = [Store(url, exclusive=True) for url in (schema, other)]
         for store in stores:
             store.close()

@@ -9,21 +9,15 @@ from orchestrator.errors import StoreError
 from orchestrator.store import Checkpoint, Status, Store, close_as_single_file, copy_run, snapshot
 from orchestrator.store.models import Base, EpochRow, MetricRow, run_tables
 from tests.support.mounts import small_disk
-from tests.support.stores import BACKENDS, ORIGIN, POSTGRESQL, empty_schema, migrate
-
-ON_A_SERVER = pytest.mark.skipif(not POSTGRESQL, reason="AOL_TEST_POSTGRESQL is not set")
+from tests.support.stores import ORIGIN, migrate
 
 
-@pytest.fixture(params=BACKENDS)
-def theirs(request, tmp_path):
+@pytest.fixture
+def theirs(location):
     """
-    A location for another store, on every supported database.
+    Return the location of another store, on every supported database.
     """
-    if request.param == "sqlite":
-        yield str(tmp_path / "theirs" / "store.db")
-        return
-    with empty_schema() as url:
-        yield url
+    return location
 
 
 @pytest.fixture(params=["in a file", "in memory"])
@@ -115,7 +109,7 @@ def test_the_tables_that_belong_to_a_run_are_found_by_their_key():
     names = [table.name for table in run_tables()]
 
     assert names[0] == "runs"
-    assert set(Base.metadata.tables) - set(names) == {"cells"}
+    assert set(Base.metadata.tables) - set(names) == {"cells", "drivers"}
 
 
 def test_null_stays_null_in_a_copy(theirs, ours, make_run):
@@ -151,11 +145,10 @@ def test_a_copy_replaces_the_present_run(theirs, ours, make_run):
     assert len(ours.attempts(run.key)) == 2
 
 
-@ON_A_SERVER
-def test_runs_can_be_copied_to_a_server(tmp_path, make_run):
+def test_runs_can_be_copied_to_a_server(schema, tmp_path, make_run):
     run = make_run(1)
-    with empty_schema() as url, snapshot(fill(tmp_path / "there.db", run)) as other:
-        store = Store(url)
+    with snapshot(fill(tmp_path / "there.db", run)) as other:
+        store = Store(schema)
         copy_run(other, store, run.key)
         copy_run(other, store, run.key)
 
@@ -316,25 +309,22 @@ def test_a_damaged_store_is_rejected(tmp_path, make_run):
     assert without_rows.startswith(f"{path}: is damaged: ")
 
 
-@ON_A_SERVER
-def test_a_snapshot_of_a_server_is_read_only():
-    with empty_schema() as url:
-        Store(url).close()
-        with (
-            snapshot(url) as other,
-            pytest.raises(StoreError, match="read-only transaction"),
-        ):
-            other.set_mlflow_run("a", "b")
+def test_a_snapshot_of_a_server_is_read_only(schema):
+    Store(schema).close()
+
+    with (
+        snapshot(schema) as other,
+        pytest.raises(StoreError, match="read-only transaction"),
+    ):
+        other.set_mlflow_run("a", "b")
 
 
-@ON_A_SERVER
-def test_an_older_store_on_a_server_is_not_upgraded(make_run):
-    with empty_schema() as url:
-        store = Store(url)
-        with store.engine.begin() as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = '0005'"))
-        found = rejection(url)
-        store.close()
+def test_an_older_store_on_a_server_is_not_upgraded(schema):
+    store = Store(schema)
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0005'"))
+    found = rejection(schema)
+    store.close()
 
     assert "has the schema 0005, this program needs" in found
     assert "`status --store`" in found

@@ -1,7 +1,4 @@
 import math
-import pickle
-import signal
-import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,23 +12,10 @@ from sqlalchemy.exc import NoResultFound
 
 from orchestrator.errors import QueryError
 from orchestrator.store import Checkpoint, Epoch, Status, Store
-from orchestrator.store.models import Base
-from orchestrator.store.records import HEARTBEAT_TIMEOUT_S
-from tests.support.stores import BACKENDS, ORIGIN, empty_schema, spawn
+from orchestrator.store.models import Base, run_tables
+from tests.support.stores import ORIGIN
 
 VALUES = {"train_loss": 0.5, "accuracy": 0.25}
-
-
-@pytest.fixture(params=BACKENDS)
-def location(request, tmp_path):
-    """
-    A location for a store, on every supported database.
-    """
-    if request.param == "sqlite":
-        yield str(tmp_path / "results" / "store.db")
-        return
-    with empty_schema() as url:
-        yield url
 
 
 @pytest.fixture
@@ -59,14 +43,6 @@ def running(store, run):
 def only(store):
     (found,) = store.runs()
     return found
-
-
-def set_heartbeat(store, *, age_s, driver=None):
-    stamp = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
-    with store.engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET heartbeat_at = :s"), {"s": stamp})
-        if driver:
-            connection.execute(text("UPDATE runs SET driver = :d"), {"d": driver})
 
 
 def attempts(store):
@@ -230,7 +206,7 @@ def test_priority_is_open_runs_then_unfinished_ones_then_the_newest(store, make_
     old, new, failed, waiting = runs = [make_run(number) for number in range(4)]
     store.queue(runs)
     with store.engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-0' || (run_id + 1)"))
+        connection.execute(text("UPDATE runs SET created_at = '2026-01-0' || (run_id + 1)"))
     for run, status in ((old, Status.DONE), (new, Status.DONE), (failed, Status.FAILED)):
         store.finish(run.key, status)
     store.queue([make_run(9, profile="paper")])
@@ -246,14 +222,27 @@ def test_priority_is_open_runs_then_unfinished_ones_then_the_newest(store, make_
 def test_the_profile_that_was_trained_last_is_the_newest(store, make_run):
     none = store.newest_profile()
     store.queue([make_run(1), make_run(2, profile="paper"), make_run(3, profile="custom")])
-    with store.engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-0' || run_id"))
+    for number, profile in ((1, "demo"), (2, "paper"), (3, "custom")):
+        at = f"2026-01-0{number}"
+        store.finish(make_run(number, profile=profile).key, Status.DONE, at=at)
 
     assert none is None
     assert store.profiles() == ["custom", "demo", "paper"]
     assert store.newest_profile() == "custom"
     assert store.newest_profile(["demo", "paper"]) == "paper"
     assert store.newest_profile(["other"]) is None
+
+
+def test_the_profile_in_training_is_the_newest(store, make_run):
+    """
+    Also if its run was first started long ago.
+    """
+    continued, other = make_run(1), make_run(2, profile="paper")
+    store.queue([continued, other])
+    store.start(continued, ORIGIN, at="2026-01-01")
+    store.finish(other.key, Status.DONE)
+
+    assert store.newest_profile() == "demo"
 
 
 def test_writes_to_one_run_leave_the_others_unchanged(store, make_run):
@@ -668,7 +657,7 @@ def test_a_query_cannot_change_the_file_or_its_folder(tmp_path, monkeypatch, sql
     assert "digest" in {name for _, name, *_ in columns}
 
 
-# Live and dead drivers
+# Runs of dead drivers
 
 
 def test_recover_leaves_the_runs_of_a_live_driver_unchanged(store, running):
@@ -677,110 +666,17 @@ def test_recover_leaves_the_runs_of_a_live_driver_unchanged(store, running):
     assert only(store).status is Status.RUNNING
 
 
-def test_recover_interrupts_the_runs_of_a_killed_driver_immediately(location, store, run):
-    """
-    A driver in another process is killed while its heartbeat is recent.
-    """
-    script = """
-        import pickle, sys, time
-        from orchestrator.store import Store
-        from orchestrator.provenance import Provenance
-        run = pickle.loads(bytes.fromhex(sys.argv[2]))
-        store = Store(sys.argv[1])
-        store.queue([run])
-        store.start(run, Provenance("abc", {}, "d"))
-        store.record(run.key, 1, {"train_loss": 0.5})
-        print("started", flush=True)
-        time.sleep(60)
-    """
-    driver = spawn(script, location, pickle.dumps(run).hex())
-    assert driver.stdout.readline() == "started\n", driver.stderr.read()
-    store.recover()
-    status_before, alive_before = only(store).status, only(store).alive
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
-    alive_after = only(store).alive
-    store.recover()
-
-    assert (status_before, alive_before) == (Status.RUNNING, True)
-    assert not alive_after
-    assert (only(store).status, only(store).epoch) == (Status.INTERRUPTED, 1)
-    assert attempts(store) == [(0, "interrupted")]
-
-
-def test_recover_interrupts_every_open_run_of_an_exclusive_store(location, make_run):
-    """
-    As after a restart of a container: same host and process ID, and a recent heartbeat.
-    """
+def test_recover_interrupts_the_open_runs_of_a_driver_that_ended(location, make_run):
     trained, queued = make_run(0), make_run(1)
     earlier = Store(location)
     earlier.queue([trained, queued])
     earlier.start(trained, ORIGIN)
     earlier.close()
-    alone = Store(location, exclusive=True)
-    alone.recover()
+    later = Store(location)
+    later.recover()
 
-    assert [found.status for found in alone.runs()] == [Status.INTERRUPTED, Status.INTERRUPTED]
-    alone.close()
-
-
-def test_a_driver_on_another_machine_is_alive_while_its_heartbeat_is_recent(store, running):
-    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S - 10, driver="elsewhere:1")
-    fresh = only(store).alive
-    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 10)
-
-    assert fresh
-    silent = only(store).alive
-    store.recover()
-
-    assert not silent
-    assert only(store).status is Status.INTERRUPTED
-
-
-def test_a_reused_process_id_does_not_keep_a_dead_driver_alive(store, running):
-    """
-    Process 1 exists on every machine, so only the age of the heartbeat counts.
-    """
-    set_heartbeat(store, age_s=0, driver=f"{socket.gethostname()}:1")
-    fresh = only(store).alive
-    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 1)
-
-    assert fresh
-    assert not only(store).alive
-
-
-def test_a_heartbeat_renews_this_drivers_open_runs_only(store, make_run):
-    trained, queued, ended, others = (make_run(number) for number in range(4))
-    store.queue([trained, queued, ended, others])
-    for run in (trained, ended, others):
-        store.start(run, ORIGIN)
-    store.finish(ended.key, Status.FAILED)
-    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 1)
-    with store.engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET driver = 'elsewhere:1' WHERE run_id = 3"))
-    store.heartbeat()
-
-    assert [found.alive for found in store.runs()] == [True, True, False, False]
-
-
-def test_recording_an_epoch_renews_the_heartbeat(store, running):
-    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 1)
-    before = only(store).alive
-    store.record(running.key, 1, VALUES)
-
-    assert not before
-    assert only(store).alive
-
-
-def test_recover_interrupts_queued_runs_of_a_dead_driver(store, run):
-    store.queue([run])
-    store.recover()
-    waiting = only(store).status
-    set_heartbeat(store, age_s=HEARTBEAT_TIMEOUT_S + 1)
-    store.recover()
-
-    assert waiting is Status.PENDING
-    assert only(store).status is Status.INTERRUPTED
+    assert [found.status for found in later.runs()] == [Status.INTERRUPTED, Status.INTERRUPTED]
+    later.close()
 
 
 def test_recover_leaves_ended_runs_unchanged(store, make_run):
@@ -804,7 +700,7 @@ def test_a_deleted_run_leaves_no_rows(store, running):
     with store.engine.connect() as connection:
         counts = [
             connection.execute(text(f"SELECT count(*) FROM {table}")).scalar()
-            for table in Base.metadata.tables
+            for table in run_tables()
         ]
     assert set(counts) == {0}
     store.delete_run(running.key)
