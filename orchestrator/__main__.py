@@ -1,27 +1,42 @@
 """`python -m orchestrator`: the command line."""
 
+import logging
 import signal
 import sys
+import traceback
+from typing import Any
 
 import typer
 
 from aol.errors import AOLError
 from orchestrator import environment
 from orchestrator.cli import app
+from orchestrator.text import SafeFormatter, mask_secrets, printable_lines
+
+CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # of click, or of Typer's copy of it
 
 
 def main() -> None:
     """Run the command line; our own errors become one line, others keep their traceback."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(environment.SIGTERM_EXIT))  # cleans up
     environment.prepare()
+    if logging.lastResort:  # prints the warnings of libraries
+        logging.lastResort.setFormatter(SafeFormatter())
     try:
-        app(prog_name="python -m orchestrator")
+        sys.exit(app(prog_name="python -m orchestrator", standalone_mode=False))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except CLICK_ERROR as error:
+        error.message = printable_lines(mask_secrets(error.message))
+        error.show()
+        sys.exit(error.exit_code)
     except AOLError as error:
-        for line in str(error).splitlines():
+        for line in printable_lines(mask_secrets(str(error))).split("\n"):
             typer.secho(f"Error: {line}" if not line.startswith(" ") else line, err=True)
         sys.exit(error.exit_code)
+    except Exception:
+        typer.echo(printable_lines(mask_secrets(traceback.format_exc())), err=True, nl=False)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

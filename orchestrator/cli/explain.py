@@ -1,5 +1,6 @@
 """`explain`: print the runs behind a cell and the commands that reproduce them."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from orchestrator.formatting import MISSING, format_percent, pluralize, to_json,
 from orchestrator.provenance import package_versions
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import StoredRun
+from orchestrator.text import mask_secrets, printable, printable_lines
 
 
 @command
@@ -71,7 +73,8 @@ def explain(
         store_options=store_options(options),
     )
     if diff:
-        typer.echo(analysis.common_patch(explanations), nl=False)
+        patch = analysis.common_patch(explanations)
+        typer.echo(printable_lines(patch) if sys.stdout.isatty() else patch, nl=False)
     else:
         typer.echo((explanation_json if as_json else explanation_text)(experiment, explanations))
 
@@ -144,7 +147,7 @@ def _seed_text(origins: Mapping[str, Origin]) -> str:
     return "\n".join(
         [
             f"  run {run.run_id} {run.name}, seed {run.seed} (replicate {origin.replicate})",
-            *(f"    {title:<{width}}{text}" for title, text in facts),
+            *(f"    {title:<{width}}{printable(mask_secrets(text))}" for title, text in facts),
             "    to reproduce it:" if run.started_at else "    to train it:",
             *(f"      {command}" for command in origin.commands),
         ]

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import JsonOption, ProfileOptions, StoreOptions, app, command
+from orchestrator.cli.options import (
+    JsonOption,
+    ProfileOptions,
+    StoreOptions,
+    app,
+    command,
+    parse_path,
+)
 from orchestrator.errors import CheckFailedError, RecordError
 from orchestrator.formatting import pluralize, to_json, with_note
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
+from orchestrator.text import printable
 
 if TYPE_CHECKING:
     from orchestrator.sharing.verify import VerificationResult
@@ -54,7 +62,10 @@ def merge(
 @command
 def ingest(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder that `python -m aol` wrote.")
+        Path,
+        typer.Argument(
+            parser=parse_path, metavar="DIR", help="A folder that `python -m aol` wrote."
+        ),
     ],
     options: StoreOptions,
     replace: Annotated[
@@ -86,7 +97,9 @@ def ingest(
 
 @command
 def bundle(
-    target: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The bundle to write.")],
+    target: Annotated[
+        Path, typer.Argument(parser=parse_path, metavar="FILE.zip", help="The bundle to write.")
+    ],
     options: ProfileOptions,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.zip.")] = False,
 ) -> None:
@@ -110,7 +123,10 @@ def bundle(
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="A bundle that `bundle` wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(parser=parse_path, metavar="FILE.zip", help="A bundle that `bundle` wrote."),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Check a bundle and print each discrepancy.
@@ -118,7 +134,6 @@ def verify(
     Every cell is recomputed from the margins in the bundle.
     """
     from aol.provenance import file_sha256
-    from orchestrator.sharing.archive import printable
     from orchestrator.sharing.verify import verify_bundle
 
     result = verify_bundle(file)
@@ -163,7 +178,7 @@ def sync(options: StoreOptions) -> None:
 
     store, file = options.open_store(), SpecFile(options.spec)
     tracker = tracker_for(file.path, file.file.name)
-    typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
+    typer.echo(f"Sending to MLflow at {tracker.name} ...", err=True)
     sent = tracker.send(store)
     publish_all(tracker, store, file, options.results_folder)
-    typer.echo(f"{pluralize(sent, 'run is', 'runs are')} in MLflow at {tracker.uri}")
+    typer.echo(f"{pluralize(sent, 'run is', 'runs are')} in MLflow at {tracker.name}")

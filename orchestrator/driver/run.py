@@ -21,6 +21,7 @@ from orchestrator.scheduling.storage import CheckpointStorage, parent_location
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Checkpoint, Status, Store, StoredRun
 from orchestrator.store.cells import store_published_cells
+from orchestrator.text import mask_secrets
 
 if TYPE_CHECKING:
     from orchestrator.tracking import TrackingRecorder
@@ -110,7 +111,7 @@ def run_session(session: Session) -> RunOutcome:
     session.stack.callback(store.close)
     store.recover()
     plan = session.plan(store)
-    session.observer.planned(plan, session.experiment.profile, session.store_location)
+    session.observer.planned(plan, session.experiment.profile, mask_secrets(session.store_location))
     todo = [item for item in plan if item.todo]
     requests = _prepare(session, store, plan, todo) if todo else {}
     outdated = _outdated_in_mlflow(store, plan)
@@ -156,7 +157,7 @@ def _start_tracking(session: Session, store: Store, outdated: Sequence[str]) -> 
     tracker = tracker_for(session.options.spec, session.whole.name)
     if outdated:
         runs = pluralize(len(outdated), "run")
-        session.observer.message(f"Sending {runs} that MLflow lacks to {tracker.uri}")
+        session.observer.message(f"Sending {runs} that MLflow lacks to {tracker.name}")
     return TrackingRecorder(tracker, store, outdated=outdated)
 
 

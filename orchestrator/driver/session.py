@@ -11,7 +11,7 @@ from types import TracebackType
 
 from orchestrator.driver.observer import Observer, SilentObserver
 from orchestrator.environment import LOCAL, prepare_ray
-from orchestrator.errors import ResourceError
+from orchestrator.errors import RequestError, ResourceError
 from orchestrator.formatting import format_duration, pluralize
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun, plan
@@ -20,6 +20,7 @@ from orchestrator.scheduling.storage import CHECKPOINTS, absolute_location, is_u
 from orchestrator.spec.experiment import Experiment, parse_ids_option
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
+from orchestrator.text import SafeFormatter, has_secret
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +62,17 @@ class Session:
         """Use the given experiment, or read the file in the options."""
         self.options = options
         self.observer = observer or SilentObserver()
-        self.results = Path(options.results or options.spec.parent / "results").absolute()
+        self.results = (
+            Path(options.results or options.spec.parent / "results").expanduser().absolute()
+        )
         self.logs = self.results / "logs"
         self.store_location = options.store or str(self.results / "store.db")
         self.storage = absolute_location(options.storage or str(self.results / CHECKPOINTS))
+        if has_secret(self.storage):
+            raise RequestError(
+                f"--storage {self.storage}: must have no password, because every checkpoint keeps "
+                "its location; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            )
         self.stack = ExitStack()  # closed when the session ends
         self._given = experiment
 
@@ -125,7 +133,7 @@ class Session:
             handler: logging.Handler = logging.FileHandler(self.logs / "driver.log")
         except OSError as error:
             raise ResourceError(f"--results {self.results}: cannot be used: {error}") from error
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         self.stack.callback(handler.close)
         self.stack.callback(root.removeHandler, handler)

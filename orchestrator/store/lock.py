@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL, Engine
 
 from orchestrator.errors import StoreError
-from orchestrator.store.engine import sqlite_file
+from orchestrator.store.engine import describe_url, sqlite_file
 
 ADVISORY_LOCK = 2208_03160  # first key of PostgreSQL's lock; the second is the schema's name
 
@@ -45,8 +45,7 @@ def _advisory_lock(engine: Engine, url: URL) -> Iterator[None]:
 
 
 def _locked(url: URL) -> StoreError:
-    place = sqlite_file(url) or url.render_as_string(hide_password=True)
     return StoreError(
-        f"another `run` is writing to {place}; wait for it (`status` shows it), or choose another "
-        "--store"
+        f"another `run` is writing to {describe_url(url)}; wait for it (`status` shows it), or "
+        "choose another --store"
     )
