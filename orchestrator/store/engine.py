@@ -72,8 +72,9 @@ def store_url(location: str | Path | URL) -> URL:
 def _invalid_url(location: str) -> StoreError:
     """Return the error for a URL of which any part may be a password."""
     return StoreError(
-        f"--store {location.partition('://')[0]}://...: is not a valid URL; write {URL_FORM}, with a "
-        "password as USER:PASSWORD and in it %40 for @, %2F for /, %20 for a space, %25 for %"
+        f"--store {location.partition('://')[0]}://...: is not a valid URL; write {URL_FORM}, "
+        "with a password as USER:PASSWORD and in it %40 for @, %2F for /, %20 for a space, %25 "
+        "for %"
     )
 
 
