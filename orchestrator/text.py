@@ -12,12 +12,12 @@ MASK = "***"
 COLON = r"(?::|%3A)"
 MASKED = (
     # A password may have any character but a space, so it ends at the last @. A user name on the
-    # web can be a token.
+    # web can be a token. As a path, a URL has only one slash.
     (
-        re.compile(rf"(https?://)(?:[^\s/:@]*{COLON}\S*|[^\s/@]+)(?=@)", re.IGNORECASE),
+        re.compile(rf"(https?:/{{1,2}})(?:[^\s/:@]*{COLON}\S*|[^\s/@]+)(?=@)", re.IGNORECASE),
         rf"\1{MASK}",
     ),
-    (re.compile(rf"(://[^\s/:@%]*{COLON})\S*(?=@)", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(rf"(:/{{1,2}}(?!/)[^\s/:@%]*{COLON})\S*(?=@)", re.IGNORECASE), rf"\1{MASK}"),
     (
         re.compile(
             r"([?&;#][\w.-]*(?:pass|pwd|token|secret|key|sig|credential)[\w.-]*=)[^\s&;#\"']+",

@@ -10,6 +10,7 @@ import torch
 
 from aol.certification.certificate import parse_radius
 from aol.certification.radius import DECIMALS, Proof, floor_radius, make_certifier
+from aol.cli.paths import parse_path
 from aol.data.image_files import ImageFiles, read_images
 from aol.errors import CheckpointError, ImageFileError, ModelError, RadiusError, first_line
 from aol.export.formats import ExportedModel, export_network, read_model
@@ -121,10 +122,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "model",
-        type=Path,
+        type=parse_path,
         help="an exported .safetensors file, a folder with one, or a run's folder",
     )
-    add("images", type=Path, nargs="+", help="32 x 32 images, folders of them, .npy or .npz arrays")
+    add(
+        "images",
+        type=parse_path,
+        nargs="+",
+        help="32 x 32 images, folders of them, .npy or .npz arrays",
+    )
     add("--radius", type=_radius, help="mark the images certified at this radius: 0.5 or 36/255")
     add("--json", action="store_true", help="print JSON only")
     cuda = "cuda" if torch.cuda.is_available() else "cpu"

@@ -14,6 +14,7 @@ from types import FrameType
 
 import torch
 
+from aol.cli.paths import parse_path
 from aol.data.datasets import default_root
 from aol.errors import AOLError
 from aol.training.records import Outcome, Run, parse_record
@@ -103,10 +104,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="python -m aol certify --help: certified radii of single images",
     )
     add = parser.add_argument
-    add("--config", type=Path, required=True, help="the output of `orchestrator plan --json`")
+    add("--config", type=parse_path, required=True, help="the output of `orchestrator plan --json`")
     add("--run", type=_ids, help="IDs of the runs, in this order, like 0,24,20 (default: all)")
-    add("--data", type=Path, default=default_root(), help="data root (default: %(default)s)")
-    add("--out", type=Path, required=True, help="folder of the results; each run gets a folder")
+    add("--data", type=parse_path, default=default_root(), help="data root (default: %(default)s)")
+    add(
+        "--out",
+        type=parse_path,
+        required=True,
+        help="folder of the results; each run gets a folder",
+    )
     add("--until-seconds", type=float, help="save and stop before this many seconds have passed")
     add("--save-every", type=float, default=60.0, help="seconds between two saved states")
     add("--eager", action="store_true", help="on CUDA, do not capture the steps as a graph")

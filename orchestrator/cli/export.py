@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.options import ProfileOptions, command, parse_path
+from aol.cli.paths import parse_path
+from orchestrator.cli.options import ProfileOptions, command
 
 if TYPE_CHECKING:
     from aol.export.formats import Format

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.models import ArgumentInfo
 
+from aol.cli.paths import parse_path
 from orchestrator.analysis.tables import runs_of
 from orchestrator.environment import LOCAL
 from orchestrator.errors import SpecError, StoreError
@@ -35,12 +36,10 @@ app = typer.Typer(
 )
 
 
-def parse_path(text: str) -> Path:
-    """Return a path of the command line; the shell expands `~` only at the start of a word."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # of a user without a home directory
-        return Path(text)
+PIPED_WIDTH = 160  # columns of tables that go to a file or a pipe
+BUNDLE = "bundle.zip"  # in a profile's folder of the results
+SPEC = Path("experiments.yaml")  # in the current folder
+SPEC_HELP = "The YAML file of experiments."
 
 
 def _require_text(value: str | None) -> str | None:
@@ -49,10 +48,6 @@ def _require_text(value: str | None) -> str | None:
     return value
 
 
-PIPED_WIDTH = 160  # columns of tables that go to a file or a pipe
-BUNDLE = "bundle.zip"  # in a profile's folder of the results
-SPEC = Path("experiments.yaml")  # in the current folder
-SPEC_HELP = "The YAML file of experiments."
 SpecArgument = Annotated[Path, typer.Argument(parser=parse_path, metavar="SPEC", help=SPEC_HELP)]
 SpecOption = Annotated[
     Path, typer.Option("--spec", parser=parse_path, metavar="SPEC", help=SPEC_HELP)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aol.cli.paths import parse_path
 from orchestrator.cli.options import (
     JsonOption,
     ProfileOptions,
     StoreOptions,
     app,
     command,
-    parse_path,
 )
 from orchestrator.errors import CheckFailedError, RecordError
 from orchestrator.formatting import pluralize, to_json, with_note
