@@ -16,7 +16,7 @@ KEY_TAG = "aol.key"
 CREATED_TAG = "aol.created"  # a run that is trained again from the start is another MLflow run
 METRICS_PER_CALL, PARAMS_PER_CALL = 900, 100  # MLflow accepts at most 1000 and 100
 PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # MLflow rejects longer values
-REJECTED = re.compile(r"[^\w.\- ]")  # also / and :, which MLflow accepts in some places
+REJECTED = re.compile(r"[^\w\- ]")  # also the dot and the slash, which may lead out of a folder
 MLFLOW_STATUS = {
     Status.PENDING: "SCHEDULED",
     Status.RUNNING: "RUNNING",
@@ -68,7 +68,7 @@ def metric_batches(
 
 def metric_name(name: str) -> str:
     """Return a metric's name with `_` for each character that MLflow rejects."""
-    return REJECTED.sub("_", name)[:NAME_LENGTH]
+    return REJECTED.sub("_", name)[:NAME_LENGTH] or "_"
 
 
 def log_params(client: "MlflowClient", mlflow_run: "Run", run: StoredRun) -> None:

@@ -124,4 +124,3 @@ def test_runs_train_in_a_folder_of_any_name_and_the_printed_commands_work(data_r
     assert "The only table" in report.stdout
     exported = shell("export", "0", *options[:4], "--out", "model")
     assert exported.returncode == 0, exported.stderr
-    assert files_in(long) == set()

@@ -71,7 +71,7 @@ def test_a_run_leaves_no_password_anywhere(tmp_path, data_root):
     shell = Shell(tmp_path, data_root)
     shell.environment |= {"MLFLOW_TRACKING_URI": SERVER, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     with empty_schema() as inside:
-        url = make_url(inside).set(username="u", password=f"a/{SECRET} @")
+        url = make_url(inside).set(username="u", password=f"a/{SECRET}@")
         store = url.render_as_string(hide_password=False)
 
         done = shell.process("run", "--profile", "demo", "--store", store, "--verbose")

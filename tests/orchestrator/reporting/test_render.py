@@ -12,7 +12,6 @@ from orchestrator.analysis.verdicts import describe_verdict
 from orchestrator.formatting import format_percent
 from orchestrator.provenance import Provenance
 from orchestrator.reporting.html import render_page
-from orchestrator.reporting.latex import escape as escape_latex
 from orchestrator.reporting.markdown import escape, render_markdown
 from orchestrator.reporting.render import render, write_report
 from orchestrator.spec.experiment import Experiment
@@ -534,16 +533,3 @@ def test_no_text_is_interpreted_as_latex(experiment, store):
     assert not any(r"\input" in line or r"\bad" in line for line in code)
     assert not any(line.startswith(("*", "[")) for line in code)
     assert "\n% Profile demo of $" in text
-
-
-@pytest.mark.parametrize(
-    ("text", "escaped"),
-    [
-        ("a\n\n\\input{x}", r"a \textbackslash{}input\{x\}"),
-        ("[1cm] a", "{}[1cm] a"),
-        ("* a", "{}* a"),
-        (r"50 % & $x_1^2$ #1 ~", r"50 \% \& \$x\_1\textasciicircum{}2\$ \#1 \textasciitilde{}"),
-    ],
-)
-def test_latex_is_escaped_in_one_line(text, escaped):
-    assert escape_latex(text) == escaped
