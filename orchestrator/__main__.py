@@ -9,9 +9,10 @@ from typing import Any
 import typer
 
 from aol.errors import AOLError
+from aol.text import printable_lines
 from orchestrator import environment
 from orchestrator.cli import app
-from orchestrator.text import SafeFormatter, mask_secrets, printable_lines
+from orchestrator.masking import SafeFormatter, mask_secrets
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # of click, or of Typer's copy of it
 

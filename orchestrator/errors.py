@@ -8,7 +8,7 @@ fault is, what was found, and what to do.
 from enum import IntEnum
 
 from aol.errors import AOLError
-from orchestrator.text import mask_secrets
+from orchestrator.masking import mask_secrets
 
 
 class ExitCode(IntEnum):

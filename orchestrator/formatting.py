@@ -7,7 +7,8 @@ from collections.abc import Container, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from orchestrator.text import has_secret, is_printable, mask_secrets, printable
+from aol.text import is_printable, printable
+from orchestrator.masking import has_secret, mask_secrets
 
 MISSING = "–"
 DECIMALS = 1  # the paper prints percentages with one decimal

@@ -13,10 +13,10 @@ from tests.support.shell import PROJECT
 
 # A module imports only from its own package and from packages that stand before it.
 ORDER = [
-    *("aol.errors", "aol.atomic", "aol.catalog", "aol.config", "aol.provenance"),
+    *("aol.errors", "aol.text", "aol.atomic", "aol.catalog", "aol.config", "aol.provenance"),
     *("aol.ops", "aol.layers", "aol.models", "aol.data", "aol.certification"),
     *("aol.training", "aol.export", "aol.cli", "aol.__main__", "aol"),
-    *("orchestrator.text", "orchestrator.errors", "orchestrator.environment"),
+    *("orchestrator.masking", "orchestrator.errors", "orchestrator.environment"),
     "orchestrator.formatting",
     *("orchestrator.provenance", "orchestrator.spec", "orchestrator.store"),
     *("orchestrator.analysis", "orchestrator.planning", "orchestrator.reporting"),

@@ -17,6 +17,7 @@ import torch
 from aol.cli.paths import parse_path
 from aol.data.datasets import default_root
 from aol.errors import AOLError
+from aol.text import printable_lines
 from aol.training.records import Outcome, Run, parse_record
 from aol.training.run_folder import RunFolder
 
@@ -47,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         runs = select_runs(options.config, options.run)
     except (OSError, ValueError) as error:
-        print(f"{options.config}: {error}; is it the output of `plan --json`?", file=sys.stderr)
+        problem = f"{options.config}: {error}; is it the output of `plan --json`?"
+        print(printable_lines(problem), file=sys.stderr)
         return EXIT_USAGE
     deadline = Deadline(options.until_seconds)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
                 log=_log,
             )
         except (AOLError, ValueError) as error:
-            print(f"run {run.id}: {error}", file=sys.stderr)
+            print(printable_lines(f"run {run.id}: {error}"), file=sys.stderr)
             return error.exit_code if isinstance(error, AOLError) else EXIT_USAGE
         _log(f"run {run.id} {run.name}: {outcome}")
         outcomes.append(outcome)
@@ -126,4 +128,4 @@ def _ids(text: str) -> list[int]:
 
 
 def _log(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+    print(f"{time.strftime('%H:%M:%S')}  {printable_lines(text)}", flush=True)

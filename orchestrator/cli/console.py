@@ -24,12 +24,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from aol.text import printable, printable_lines
 from orchestrator.formatting import MISSING, format_duration, pluralize
+from orchestrator.masking import mask_secrets
 from orchestrator.planning.plan import Action, PlannedRun
 from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, Tick
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Status
-from orchestrator.text import mask_secrets, printable, printable_lines
 
 LINE_INTERVAL_S = 10.0  # between two epoch lines of one run
 STDERR = 2  # file descriptor

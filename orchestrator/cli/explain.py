@@ -9,6 +9,7 @@ import typer
 
 from aol.catalog import DATASETS
 from aol.config import from_dict
+from aol.text import printable, printable_lines
 from orchestrator.analysis import explain as analysis
 from orchestrator.analysis.claims import (
     JudgedClaim,
@@ -22,10 +23,10 @@ from orchestrator.analysis.report import make_report
 from orchestrator.cli.options import JsonOption, ProfileOptions, command, store_options
 from orchestrator.errors import RequestError
 from orchestrator.formatting import MISSING, format_percent, pluralize, to_json, with_note
+from orchestrator.masking import mask_secrets
 from orchestrator.provenance import package_versions
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import StoredRun
-from orchestrator.text import mask_secrets, printable, printable_lines
 
 
 @command

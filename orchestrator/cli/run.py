@@ -21,7 +21,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.errors import ExitCode, RequestError
 from orchestrator.formatting import format_command, to_json
-from orchestrator.text import SafeFormatter
+from orchestrator.masking import SafeFormatter
 
 if TYPE_CHECKING:
     from orchestrator.driver.run import RunOutcome

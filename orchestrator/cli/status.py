@@ -11,11 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from aol.text import printable
 from orchestrator.analysis.status import RunStatus, run_statuses
 from orchestrator.cli.options import PIPED_WIDTH, JsonOption, StoreOptions, command
 from orchestrator.formatting import MISSING, format_duration, format_percent, format_table, to_json
 from orchestrator.store import Status, Store
-from orchestrator.text import printable
 
 MAX_ROWS = 100  # of a table without --all
 REFRESH_S = 2.0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aol.cli.paths import parse_path
+from aol.text import printable
 from orchestrator.cli.options import (
     JsonOption,
     ProfileOptions,
@@ -20,7 +21,6 @@ from orchestrator.errors import CheckFailedError, RecordError
 from orchestrator.formatting import pluralize, to_json, with_note
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
-from orchestrator.text import printable
 
 if TYPE_CHECKING:
     from orchestrator.sharing.verify import VerificationResult
@@ -50,7 +50,7 @@ def merge(
         outcomes = merge_stores(theirs, ours, replace=replace)
         for outcome in outcomes:
             if outcome.result is not MergeResult.REJECTED:
-                typer.echo(outcome)
+                typer.echo(printable(str(outcome)))
         typer.echo(summarize_merge(outcomes))
         shared = [outcome.run.key for outcome in outcomes if outcome.result.in_store]
         if problem := publish_imported(ours, file, options.results_folder, shared):

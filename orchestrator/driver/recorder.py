@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from orchestrator.errors import StoreError
 from orchestrator.formatting import pluralize
+from orchestrator.masking import mask_secrets
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, Saved, Started, Tick
 from orchestrator.scheduling.storage import parent_location
 from orchestrator.store import Checkpoint, Status, Store
-from orchestrator.text import mask_secrets
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from orchestrator.driver.observer import Observer
 from orchestrator.driver.session import RunOptions, Session
 from orchestrator.environment import LOCAL, SIGTERM_EXIT, prepare
 from orchestrator.formatting import pluralize
+from orchestrator.masking import mask_secrets
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun
 from orchestrator.reporting.render import write_report
@@ -21,7 +22,6 @@ from orchestrator.scheduling.storage import CheckpointStorage, parent_location
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Checkpoint, Status, Store, StoredRun
 from orchestrator.store.cells import store_published_cells
-from orchestrator.text import mask_secrets
 
 if TYPE_CHECKING:
     from orchestrator.tracking import TrackingRecorder

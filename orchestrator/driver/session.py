@@ -13,6 +13,7 @@ from orchestrator.driver.observer import Observer, SilentObserver
 from orchestrator.environment import LOCAL, prepare_ray
 from orchestrator.errors import RequestError, ResourceError
 from orchestrator.formatting import format_duration, pluralize
+from orchestrator.masking import SafeFormatter, has_secret
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun, plan
 from orchestrator.planning.resources import Cluster
@@ -20,7 +21,6 @@ from orchestrator.scheduling.storage import CHECKPOINTS, absolute_location, is_u
 from orchestrator.spec.experiment import Experiment, parse_ids_option
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
-from orchestrator.text import SafeFormatter, has_secret
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,9 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from aol.provenance import file_sha256
+from aol.text import printable
 from orchestrator.errors import BundleError, OutputError
 from orchestrator.formatting import pluralize
-from orchestrator.text import printable
 
 SUFFIX = ".zip"
 MANIFEST = "manifest.json"

@@ -42,7 +42,7 @@ class RunSpec(FrozenModel):
     name: Annotated[Line, Field(min_length=1)]
     resources: Resources = Resources()
     train: TrainConfig
-    profile: str = ""
+    profile: Line = ""
 
     @property
     def key(self) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 from aol.certification import certificate
-from orchestrator.text import is_one_line
+from aol.text import is_one_line
 
 Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
 Measurement = Literal["layer norm", "nearly orthogonal", "under attack"]  # of a run's network

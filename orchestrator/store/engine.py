@@ -22,7 +22,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import NullPool
 
 from orchestrator.errors import QueryError, StoreError
-from orchestrator.text import mask_secrets
+from orchestrator.masking import mask_secrets
 
 URL_FORM = "postgresql://USER@HOST:PORT/DATABASE"
 REVISION = "0006"  # the newest migration

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary, Row, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from aol.text import printable, printable_lines
 from orchestrator.store.records import Attempt, Checkpoint, Status, StoredRun
-from orchestrator.text import printable, printable_lines
 
 
 class Base(DeclarativeBase):

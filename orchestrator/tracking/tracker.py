@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from aol.errors import first_line
 from orchestrator.errors import StoreError, TrackingError
+from orchestrator.masking import mask_secrets
 from orchestrator.store import Store, StoredRun
-from orchestrator.text import mask_secrets
 from orchestrator.tracking.mapping import (
     CREATED_TAG,
     KEY_TAG,

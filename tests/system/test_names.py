@@ -2,6 +2,7 @@
 Folders and files have the names that users give them.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shell import Shell
+from tests.support.shell import PROJECT, Shell
 
 NAME = 'we?ird #1 & "ü" 100% 🙂'
 
@@ -124,3 +125,21 @@ def test_runs_train_in_a_folder_of_any_name_and_the_printed_commands_work(data_r
     assert "The only table" in report.stdout
     exported = shell("export", "0", *options[:4], "--out", "model")
     assert exported.returncode == 0, exported.stderr
+
+
+def test_the_program_works_from_a_folder_of_any_name(tmp_path):
+    checkout = tmp_path / "100% #?"
+    checkout.symlink_to(PROJECT)
+    script = "from orchestrator.store import Store, engine; print(engine.__file__); Store('x.db')"
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.startswith(str(checkout))

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 import threading
 import time
@@ -598,17 +600,18 @@ def test_a_run_with_unchanged_figures_gets_only_the_overall_figure(
 
 
 def test_an_error_in_the_figures_is_reported_and_the_tables_are_sent(
-    tracker, store, finished, published
+    tracker, store, finished, published, monkeypatch
 ):
-    """
-    The title of a table is an invalid formula for matplotlib.
-    """
-    one, other = finished.tables
-    odd = replace(finished, tables=(one.model_copy(update={"title": r"$\odd$"}), other))
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     recorder = TrackingRecorder(tracker, store)
-    problem = recorder.close(60, partial(publish, tracker, store, odd))
+
+    problem = recorder.close(60, partial(publish, tracker, store, finished))
 
     assert problem.startswith("the figures cannot be drawn: ")
+    assert "No space left on device" in problem
     assert published().keys() == {"0", "22"}
 
 
@@ -735,7 +738,7 @@ class FakeTracker:
     A tracker that fails a number of times and waits until its gate is open.
     """
 
-    uri = "fake"
+    name = "fake"
 
     def __init__(self, failures=0, *, open_=True):
         self.failures, self.sent, self.tries = failures, [], 0

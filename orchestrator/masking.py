@@ -1,12 +1,9 @@
-"""Text of users and other programs, made safe to print, log and store.
-
-Passwords are masked wherever text leaves the program. Control characters are escaped: those that
-move a cursor or start a line, also bidirectional overrides and characters without a width.
-"""
+"""Masking of passwords and tokens wherever text leaves the program."""
 
 import logging
 import re
-import unicodedata
+
+from aol.text import printable_lines
 
 MASK = "***"
 COLON = r"(?::|%3A)"
@@ -38,31 +35,6 @@ def mask_secrets(text: str) -> str:
 def has_secret(text: str) -> bool:
     """Return whether the text has a URL with a password or token."""
     return mask_secrets(text) != text
-
-
-def is_printable(character: str) -> bool:
-    """Return whether a character is shown as itself and stays in its line."""
-    return character.isprintable() or unicodedata.category(character) == "Zs"
-
-
-def is_one_line(text: str) -> bool:
-    """Return whether every character of a text is printable."""
-    return all(map(is_printable, text))
-
-
-def printable(text: str) -> str:
-    """Return the text in one line, with escapes for what is not printable."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if is_printable(one) else one.encode("unicode_escape").decode() for one in text
-    )
-
-
-def printable_lines(text: str) -> str:
-    """Return text of several lines with escapes for what is not printable."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    return "\n".join(printable(line.expandtabs()) for line in lines)
 
 
 class SafeFormatter(logging.Formatter):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from orchestrator.text import SafeFormatter, has_secret, mask_secrets, printable, printable_lines
+from orchestrator.masking import SafeFormatter, has_secret, mask_secrets
 
 SECRET = "hunter2"
 
@@ -56,25 +56,6 @@ def test_secrets_of_a_url_are_masked_wherever_it_stands(url, masked):
 def test_text_without_a_secret_stays_as_it_is(text):
     assert mask_secrets(text) == text
     assert not has_secret(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("a\nError: b", r"a\nError: b"),
-        ("\x1b[31mred\x9b0m", r"\x1b[31mred\x9b0m"),
-        ("a\u202eb\u2066c", r"a\u202eb\u2066c"),
-        ("a\u200bb\ufeffc\u2028d", r"a\u200bb\ufeffc\u2028d"),
-        ("\ud800", r"\ud800"),
-        ("Grün\u00a0🙂 √2 — ñ", "Grün\u00a0🙂 √2 — ñ"),
-    ],
-)
-def test_what_is_not_printable_is_escaped_in_one_line(text, shown):
-    assert printable(text) == shown
-
-
-def test_text_of_several_lines_keeps_them():
-    assert printable_lines("a\tb\r\n  \x1bc\n") == "a       b\n  \\x1bc\n"
 
 
 def test_a_log_has_no_password_and_no_control_character_also_not_in_a_traceback():
