@@ -6,35 +6,26 @@ import re
 from aol.text import printable_lines
 
 MASK = "***"
-COLON = r"(?::|%3A)"
-MASKED = (
-    # A password may have any character but a space, so it ends at the last @. A user name on the
-    # web can be a token. As a path, a URL has only one slash.
-    (
-        re.compile(rf"(https?:/{{1,2}})(?:[^\s/:@]*{COLON}\S*|[^\s/@]+)(?=@)", re.IGNORECASE),
-        rf"\1{MASK}",
-    ),
-    (re.compile(rf"(:/{{1,2}}(?!/)[^\s/:@%]*{COLON})\S*(?=@)", re.IGNORECASE), rf"\1{MASK}"),
-    (
-        re.compile(
-            r"([?&;#][\w.-]*(?:pass|pwd|token|secret|key|sig|credential)[\w.-]*=)[^\s&;#\"']+",
-            re.IGNORECASE,
-        ),
-        rf"\1{MASK}",
-    ),
-)
+COLON = "(?::|%3A)"
+SLASHES = "/{1,2}(?!/)"  # one where a URL was taken for a path
+# A password may have any character but a space, so it ends at the last @
+PASSWORD = re.compile(rf"(:{SLASHES}[^\s/:@%]*{COLON})\S*(?=@)", re.IGNORECASE)
+# On the web a user name can be a token
+WEB_USER = re.compile(rf"(https?:{SLASHES})(?:[^\s/:@]*{COLON}\S*|[^\s/@]+)(?=@)", re.IGNORECASE)
+NAMES = "pass|pwd|token|secret|key|sig|credential"
+PARAMETER = re.compile(rf"([?&;#][\w.-]*(?:{NAMES})[\w.-]*=)[^\s&;#\"']+", re.IGNORECASE)
 
 
 def mask_secrets(text: str) -> str:
     """Return the text with the passwords and tokens of its URLs replaced by `***`."""
-    for pattern, replacement in MASKED:
-        text = pattern.sub(replacement, text)
+    for pattern in (WEB_USER, PASSWORD, PARAMETER):
+        text = pattern.sub(rf"\1{MASK}", text)
     return text
 
 
-def has_secret(text: str) -> bool:
-    """Return whether the text has a URL with a password or token."""
-    return mask_secrets(text) != text
+def has_secret(location: str) -> bool:
+    """Return whether a location is a URL with a password or token."""
+    return "://" in location and mask_secrets(location) != location
 
 
 class SafeFormatter(logging.Formatter):

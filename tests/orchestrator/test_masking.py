@@ -36,7 +36,7 @@ SECRET = "hunter2"
 def test_secrets_of_a_url_are_masked_wherever_it_stands(url, masked):
     assert mask_secrets(url) == masked
     assert SECRET not in mask_secrets(f"cannot open '{url}' or {url}: failed")
-    assert has_secret(url)
+    assert has_secret(url) == ("://" in url)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,10 @@ def test_secrets_of_a_url_are_masked_wherever_it_stands(url, masked):
 def test_text_without_a_secret_stays_as_it_is(text):
     assert mask_secrets(text) == text
     assert not has_secret(text)
+
+
+def test_a_path_has_no_secret_whatever_its_name():
+    assert not has_secret("/data/a?key=b#token=c")
 
 
 def test_a_log_has_no_password_and_no_control_character_also_not_in_a_traceback():
