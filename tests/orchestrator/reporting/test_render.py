@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.analysis.report import as_records, make_report, summarize
 from orchestrator.analysis.tables import fill_tables
@@ -517,6 +519,19 @@ def test_no_text_is_interpreted_as_markdown(experiment, store):
     assert shown.count(HOSTILE) == 3 + 6  # the header, and the column of two tables
     assert "$" not in text.replace(r"\$", "")
     assert "\n# Forged" not in text
+
+
+@pytest.mark.parametrize("place", ["x {} y", "- x: {}.", "| |\n|:--|\n| {} |"])
+@given(text=st.text("ab1 `*|$\\<>[](){}!_~&;#:/'\"\n.-+=^%", max_size=14))
+def test_markdown_shows_any_text_as_it_is(place, text):
+    from markdown_it import MarkdownIt
+
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(place.format(escape(text)))
+    shown = [one for token in tokens if token.type == "inline" for one in token.children]
+
+    expected = place.rpartition("\n")[2].strip("|- ").format(" ".join(text.split()))
+    assert "".join(one.content for one in shown).split() == expected.split()
+    assert {one.type for one in shown} <= {"text", "text_special"}
 
 
 @pytest.mark.parametrize(
