@@ -8,6 +8,7 @@ fault is, what was found, and what to do.
 from enum import IntEnum
 
 from aol.errors import AOLError
+from orchestrator.masking import mask_secrets
 
 
 class ExitCode(IntEnum):
@@ -21,9 +22,12 @@ class ExitCode(IntEnum):
 
 
 class OrchestratorError(AOLError):
-    """Base of the orchestrator's own errors."""
+    """Base of the orchestrator's own errors; passwords in their messages are masked."""
 
     exit_code: int = ExitCode.FAILURE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask_secrets(message))
 
 
 class SpecError(OrchestratorError):

@@ -4,10 +4,15 @@ import json
 import math
 import shlex
 from collections.abc import Container, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
+
+from aol.text import is_printable, printable
+from orchestrator.masking import has_secret, mask_secrets
 
 MISSING = "–"
 DECIMALS = 1  # the paper prints percentages with one decimal
+VARIABLES = {"--store": "AOL_STORE"}  # by the option whose default is their value
 TIME_UNITS = (  # below so many seconds, the seconds of the unit and its name
     (90.0, 1, "s"),
     (5400.0, 60, "min"),
@@ -60,7 +65,9 @@ def format_table(
     from tabulate import tabulate
 
     align = ["left" if header in left else "right" for header in headers]
-    return str(tabulate(rows, headers, tablefmt=style, disable_numparse=True, colalign=align))
+    safe = [[printable(one) if isinstance(one, str) else one for one in row] for row in rows]
+    titles = list(map(printable, headers))
+    return str(tabulate(safe, titles, tablefmt=style, disable_numparse=True, colalign=align))
 
 
 def with_note(note: str, text: str) -> str:
@@ -70,9 +77,29 @@ def with_note(note: str, text: str) -> str:
 
 def to_json(value: Any, **options: Any) -> str:
     """Return plain values as indented JSON in UTF-8; `options` are those of `json.dumps`."""
-    return json.dumps(value, indent=2, ensure_ascii=False, **options)
+    text = json.dumps(value, indent=2, ensure_ascii=False, **options)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        one if one == "\n" or is_printable(one) else json.dumps(one)[1:-1] for one in text
+    )
 
 
 def format_command(*words: object, python: str = "python") -> str:
-    """Return a command of this program, quoted for a shell."""
-    return shlex.join([python, "-m", "orchestrator", *map(str, words)])
+    """Return a command of this program, quoted for a shell.
+
+    An option's value with a password is replaced by its environment variable: "$AOL_STORE".
+    """
+    texts = [python, "-m", "orchestrator", *map(str, words)]
+    return " ".join(
+        _quote_secret(before, word) if has_secret(word) else shlex.quote(word)
+        for before, word in pairwise(["", *texts])
+    )
+
+
+def _quote_secret(before: str, word: str) -> str:
+    """Return the environment variable of an option in place of its value."""
+    name, equals, _ = word.partition("=") if word.startswith("--") else (before, "", "")
+    if name not in VARIABLES:
+        return shlex.quote(mask_secrets(word))
+    return f'{name}="${VARIABLES[name]}"' if equals else f'"${VARIABLES[name]}"'

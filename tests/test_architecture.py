@@ -13,11 +13,11 @@ from tests.support.shell import PROJECT
 
 # A module imports only from its own package and from packages that stand before it.
 ORDER = [
-    *("aol.errors", "aol.atomic", "aol.catalog", "aol.config", "aol.provenance"),
+    *("aol.errors", "aol.text", "aol.atomic", "aol.catalog", "aol.config", "aol.provenance"),
     *("aol.ops", "aol.layers", "aol.models", "aol.data", "aol.certification"),
     *("aol.training", "aol.export", "aol.cli", "aol.__main__", "aol"),
-    *("orchestrator.errors", "orchestrator.environment", "orchestrator.formatting"),
-    "orchestrator.logs",
+    *("orchestrator.masking", "orchestrator.errors", "orchestrator.environment"),
+    *("orchestrator.formatting", "orchestrator.logs"),
     *("orchestrator.provenance", "orchestrator.spec", "orchestrator.store"),
     *("orchestrator.analysis", "orchestrator.planning", "orchestrator.reporting"),
     *("orchestrator.scheduling", "orchestrator.tracking", "orchestrator.driver"),

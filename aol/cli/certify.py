@@ -10,10 +10,12 @@ import torch
 
 from aol.certification.certificate import parse_radius
 from aol.certification.radius import DECIMALS, Proof, floor_radius, make_certifier
+from aol.cli.paths import parse_path
 from aol.data.image_files import ImageFiles, read_images
 from aol.errors import CheckpointError, ImageFileError, ModelError, RadiusError, first_line
 from aol.export.formats import ExportedModel, export_network, read_model
 from aol.export.trained_network import load_network_from_folder
+from aol.text import printable, printable_lines
 from aol.training.run_folder import RunFolder
 
 
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         model = load_model(options.model)
         proof, found = certify_images(model, images, radius=options.radius, device=options.device)
     except (ModelError, ImageFileError, CheckpointError) as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return error.exit_code
     if options.json:
         print(format_json(options, proof, found))
@@ -97,15 +99,15 @@ def format_json(options: argparse.Namespace, proof: Proof, found: list[Certified
 
 def format_lines(found: list[CertifiedImage], radius: float | None) -> list[str]:
     """Return a line per image, radii rounded down, and a count if a radius was requested."""
+    images = [printable(one.image) for one in found]
+    classes = [printable(one.class_name) for one in found]
     marks = {None: "", True: "  certified", False: "  not certified"}
-    image = max(len("image"), *(len(one.image) for one in found))
-    name = max(len("class"), *(len(one.class_name) for one in found))
+    image = max(map(len, ["image", *images]))
+    name = max(map(len, ["class", *classes]))
     lines = [f"{'image':{image}}  {'class':{name}}  radius"]
-    for one in found:
+    for one, file, label in zip(found, images, classes, strict=True):
         radius_text = f"{floor_radius(one.radius):.{DECIMALS}f}"
-        lines.append(
-            f"{one.image:{image}}  {one.class_name:{name}}  {radius_text}{marks[one.certified]}"
-        )
+        lines.append(f"{file:{image}}  {label:{name}}  {radius_text}{marks[one.certified]}")
     if radius is not None:
         count = sum(bool(one.certified) for one in found)
         lines.append(f"{count} of {len(found)} are certified at {radius:.{DECIMALS}f}")
@@ -121,10 +123,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "model",
-        type=Path,
+        type=parse_path,
         help="an exported .safetensors file, a folder with one, or a run's folder",
     )
-    add("images", type=Path, nargs="+", help="32 x 32 images, folders of them, .npy or .npz arrays")
+    add(
+        "images",
+        type=parse_path,
+        nargs="+",
+        help="32 x 32 images, folders of them, .npy or .npz arrays",
+    )
     add("--radius", type=_radius, help="mark the images certified at this radius: 0.5 or 36/255")
     add("--json", action="store_true", help="print JSON only")
     cuda = "cuda" if torch.cuda.is_available() else "cpu"

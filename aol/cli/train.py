@@ -14,8 +14,10 @@ from types import FrameType
 
 import torch
 
+from aol.cli.paths import parse_path
 from aol.data.datasets import default_root, describe_fallback
 from aol.errors import AOLError
+from aol.text import printable_lines
 from aol.training.records import Outcome, Run, parse_record
 from aol.training.run_folder import RunFolder
 
@@ -46,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         runs = select_runs(options.config, options.run)
     except (OSError, ValueError) as error:
-        print(f"{options.config}: {error}; is it the output of `plan --json`?", file=sys.stderr)
+        problem = f"{options.config}: {error}; is it the output of `plan --json`?"
+        print(printable_lines(problem), file=sys.stderr)
         return EXIT_USAGE
     deadline = Deadline(options.until_seconds)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -71,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
                 log=_log,
             )
         except (AOLError, ValueError, OSError) as error:
-            print(f"run {run.id}: {error}", file=sys.stderr)
+            print(printable_lines(f"run {run.id}: {error}"), file=sys.stderr)
             return _exit_code(error)
         _log(f"run {run.id} {run.name}: {outcome}")
         outcomes.append(outcome)
@@ -112,10 +115,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="python -m aol certify --help: certified radii of single images",
     )
     add = parser.add_argument
-    add("--config", type=Path, required=True, help="the output of `orchestrator plan --json`")
+    add("--config", type=parse_path, required=True, help="the output of `orchestrator plan --json`")
     add("--run", type=_ids, help="IDs of the runs, in this order, like 0,24,20 (default: all)")
-    add("--data", type=Path, default=default_root(), help="data root (default: %(default)s)")
-    add("--out", type=Path, required=True, help="folder of the results; each run gets a folder")
+    add("--data", type=parse_path, default=default_root(), help="data root (default: %(default)s)")
+    add(
+        "--out",
+        type=parse_path,
+        required=True,
+        help="folder of the results; each run gets a folder",
+    )
     add("--until-seconds", type=float, help="save and stop before this many seconds have passed")
     add("--save-every", type=float, default=60.0, help="seconds between two saved states")
     add("--eager", action="store_true", help="on CUDA, do not capture the steps as a graph")
@@ -129,4 +137,4 @@ def _ids(text: str) -> list[int]:
 
 
 def _log(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+    print(f"{time.strftime('%H:%M:%S')}  {printable_lines(text)}", flush=True)

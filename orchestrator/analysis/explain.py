@@ -1,6 +1,7 @@
 """The runs behind a cell of the tables, and the commands that reproduce them."""
 
 import difflib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -185,7 +186,7 @@ def _commands(
         which = ("--spec", spec, *options, "--replicate", replicate, *patch_options)
         yield f"{format_command('explain', run.run_id, *which, '--diff')} > {PATCH}"
     if run.git_commit:
-        yield f"git checkout {run.git_commit.partition('+')[0]}"
+        yield shlex.join(["git", "checkout", run.git_commit.partition("+")[0]])
     if patch_options is not None:
         yield f"git apply {PATCH}"
     runs = ("--only", run.run_id, "--seeds", replicate, "--results", RESULTS)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,7 +24,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from aol.text import printable, printable_lines
 from orchestrator.formatting import MISSING, format_duration, pluralize
+from orchestrator.masking import mask_secrets
 from orchestrator.planning.plan import Action, PlannedRun
 from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, Tick
 from orchestrator.spec.experiment import RunSpec
@@ -47,7 +48,7 @@ class ConsoleObserver:
     def message(self, text: str, *, important: bool = False) -> None:
         """Print a line; with `quiet`, only an important one."""
         if important or not self.quiet:
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            _print(self.console, text)
 
     def interrupted(self, text: str) -> None:
         """Print a line from a signal handler, even with `quiet`."""
@@ -172,11 +173,11 @@ class ConsoleRecorder:
         else:
             self._print_line(run, f"{status}{duration}", always=True)
             for line in failure_lines(self.log_folder / f"{run.key}.log", error):
-                self.console.print(Text(f"    {line}", style="red"), soft_wrap=True)
+                _print(self.console, f"    {line}", style="red")
 
     def _update_bar(self, run: RunSpec, epoch: int, values: str) -> None:
         if run.key not in self._bars:
-            name = f"{run.id:>3} {run.name} {run.train.data.name}"
+            name = printable(f"{run.id:>3} {run.name} {run.train.data.name}")
             bar = self._runs.add_task(name, total=run.train.epochs, values="", eta=None)
             self._bars[run.key] = bar
         timer = self.timers.get(run.key)
@@ -198,9 +199,7 @@ class ConsoleRecorder:
             return
         stamp = datetime.now().astimezone().strftime("%H:%M:%S")
         name = f"run {run.id} {run.name} ({run.train.data.name}, seed {run.train.seed})"
-        self.console.print(
-            f"{stamp}  {name}: {text}", markup=False, highlight=False, soft_wrap=True
-        )
+        _print(self.console, f"{stamp}  {name}: {text}")
 
 
 class RunTimer:
@@ -224,6 +223,12 @@ class RunTimer:
         return (time.monotonic() - self.started) / done * (self.epochs - self.epoch)
 
 
+def _print(console: Console, text: str, style: str | None = None) -> None:
+    """Print lines without passwords, control characters and rich's markup."""
+    safe = printable_lines(mask_secrets(text))
+    console.print(safe, style=style, highlight=False, soft_wrap=True, markup=False)
+
+
 class _EtaColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         eta = task.fields.get("eta")
@@ -232,14 +237,16 @@ class _EtaColumn(ProgressColumn):
 
 def plan_table(plan: Iterable[PlannedRun], profile: str) -> Table:
     """Return a table of the action for each run and its reason."""
-    table = Table(title=f"profile {profile}", title_justify="left", box=None)
+    table = Table(title=Text(f"profile {profile}"), title_justify="left", box=None)
     for header in ("run", "name", "dataset", "seed", "action", "from", "to", "reason"):
         justify: JustifyMethod = "right" if header in ("run", "seed", "from", "to") else "left"
         table.add_column(header, justify=justify, no_wrap=header != "reason")
     for item in plan:
         train = item.run.train
-        start = (str(item.run.id), escape(item.run.name), train.data.name, str(train.seed))
-        table.add_row(*start, item.action, str(item.epoch), str(train.epochs), escape(item.reason))
+        start = (str(item.run.id), item.run.name, train.data.name, str(train.seed))
+        epochs = (str(item.epoch), str(train.epochs))
+        row = (*start, item.action, *epochs, item.reason)
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 

@@ -1,5 +1,6 @@
 """`explain`: print the runs behind a cell and the commands that reproduce them."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import typer
 
 from aol.catalog import DATASETS
 from aol.config import from_dict
+from aol.text import printable, printable_lines
 from orchestrator.analysis import explain as analysis
 from orchestrator.analysis.claims import (
     JudgedClaim,
@@ -21,6 +23,7 @@ from orchestrator.analysis.report import make_report
 from orchestrator.cli.options import JsonOption, ProfileOptions, command, store_options
 from orchestrator.errors import RequestError
 from orchestrator.formatting import MISSING, format_percent, pluralize, to_json, with_note
+from orchestrator.masking import mask_secrets
 from orchestrator.provenance import package_versions
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import StoredRun
@@ -71,7 +74,8 @@ def explain(
         store_options=store_options(options),
     )
     if diff:
-        typer.echo(analysis.common_patch(explanations), nl=False)
+        patch = analysis.common_patch(explanations)
+        typer.echo(printable_lines(patch) if sys.stdout.isatty() else patch, nl=False)
     else:
         typer.echo((explanation_json if as_json else explanation_text)(experiment, explanations))
 
@@ -144,7 +148,7 @@ def _seed_text(origins: Mapping[str, Origin]) -> str:
     return "\n".join(
         [
             f"  run {run.run_id} {run.name}, seed {run.seed} (replicate {origin.replicate})",
-            *(f"    {title:<{width}}{text}" for title, text in facts),
+            *(f"    {title:<{width}}{printable(mask_secrets(text))}" for title, text in facts),
             "    to reproduce it:" if run.started_at else "    to train it:",
             *(f"      {command}" for command in origin.commands),
         ]

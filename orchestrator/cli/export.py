@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from aol.cli.paths import parse_path
 from orchestrator.cli.options import ProfileOptions, command
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ def export(
     replicate: Annotated[int, typer.Option(min=0, help="Replicate of the run.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write.  [default: PROFILE/models/KEY in the results]"),
+        typer.Option(
+            parser=parse_path,
+            metavar="PATH",
+            help="Folder to write.  [default: PROFILE/models/KEY in the results]",
+        ),
     ] = None,
 ) -> None:
     """Export a finished run's network, rescaled weights folded in, with a model card."""
@@ -41,7 +46,7 @@ def export(
         finished = from_store(experiment, store, int(run), replicate, storage=storage)
         report = make_report(experiment, store)
     else:
-        finished = from_folder(Path(run))
+        finished = from_folder(parse_path(run))
     place = options.results_folder / finished.run.profile / "models"
     for file in _write(finished, report, form, out or place / finished.run.key):
         typer.echo(file)

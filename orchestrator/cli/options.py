@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.models import ArgumentInfo
 
+from aol.cli.paths import parse_path
 from orchestrator.analysis.tables import runs_of
 from orchestrator.environment import LOCAL
 from orchestrator.errors import SpecError, StoreError
+from orchestrator.formatting import VARIABLES
 from orchestrator.sharing.archive import SUFFIX
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.loader import SpecFile
@@ -32,19 +35,40 @@ app = typer.Typer(
     help="Train the paper's runs, store their results and print its tables.",
 )
 
+
 PIPED_WIDTH = 160  # columns of tables that go to a file or a pipe
 BUNDLE = "bundle.zip"  # in a profile's folder of the results
 SPEC = Path("experiments.yaml")  # in the current folder
 SPEC_HELP = "The YAML file of experiments."
-SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
-SpecOption = Annotated[Path, typer.Option("--spec", metavar="SPEC", help=SPEC_HELP)]
+
+
+def _require_text(value: str | None) -> str | None:
+    if value == "":
+        raise typer.BadParameter(f"is empty; set {VARIABLES['--store']} to the store's URL")
+    return value
+
+
+SpecArgument = Annotated[Path, typer.Argument(parser=parse_path, metavar="SPEC", help=SPEC_HELP)]
+SpecOption = Annotated[
+    Path, typer.Option("--spec", parser=parse_path, metavar="SPEC", help=SPEC_HELP)
+]
 ResultsOption = Annotated[
     Path | None,
-    typer.Option("--results", help="Folder of the results.  [default: results/ beside SPEC]"),
+    typer.Option(
+        "--results",
+        parser=parse_path,
+        metavar="PATH",
+        help="Folder of the results.  [default: results/ beside SPEC]",
+    ),
 ]
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", help="Path or SQLAlchemy URL.  [default: store.db in the results]"),
+    typer.Option(
+        "--store",
+        envvar=VARIABLES["--store"],
+        callback=_require_text,
+        help="Path or SQLAlchemy URL.  [default: store.db in the results]",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -178,6 +202,8 @@ class SessionOptions(StoreOptions):
 def store_options(options: "StoreOptions | RunOptions") -> list[str]:
     """Return the options that select the same results and store on the command line."""
     given = {"--results": options.results, "--store": options.store}
+    if options.store == os.environ.get(VARIABLES["--store"]):
+        del given["--store"]
     return [part for name, value in given.items() if value for part in (name, str(value))]
 
 

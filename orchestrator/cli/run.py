@@ -22,6 +22,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.errors import ExitCode, RequestError
 from orchestrator.formatting import format_command, to_json
+from orchestrator.masking import SafeFormatter
 
 if TYPE_CHECKING:
     from orchestrator.driver.run import RunOutcome
@@ -67,7 +68,9 @@ def run(
     from orchestrator.driver.run import run_session
 
     if verbose:
-        logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(SafeFormatter())
+        logging.getLogger().addHandler(handler)
     more = {"storage": storage, "retries": retries, "fail_fast": fail_fast, "rerun": rerun}
     with options.open_session(quiet=quiet, seeds=seeds, jobs=jobs, **more) as session:
         if dry_run:

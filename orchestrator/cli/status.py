@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from aol.text import printable
 from orchestrator.analysis.status import RunStatus, run_statuses
 from orchestrator.cli.options import PIPED_WIDTH, JsonOption, StoreOptions, command
 from orchestrator.formatting import MISSING, format_duration, format_percent, format_table, to_json
@@ -86,7 +86,7 @@ def _overview(store: Store, profile: str | None) -> Group:
         justify: Literal["left", "right"] = "left" if header in LEFT_ALIGNED else "right"
         table.add_column(header, justify=justify, no_wrap=header != "state")
     for run in runs:
-        table.add_row(*map(escape, _row(run)))
+        table.add_row(*(Text(printable(cell)) for cell in _row(run)))
     counts = store.count_by_status(profile) if len(runs) == MAX_ROWS else {}
     if len(runs) >= sum(counts.values()):
         return Group(table)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aol.cli.paths import parse_path
+from aol.text import printable
 from orchestrator.cli.options import JsonOption, ProfileOptions, StoreOptions, app, command
 from orchestrator.errors import CheckFailedError, RecordError, TrackingError
 from orchestrator.formatting import pluralize, to_json, with_note
@@ -43,7 +45,7 @@ def merge(
         outcomes = merge_stores(theirs, ours, replace=replace)
         for outcome in outcomes:
             if outcome.result is not MergeResult.REJECTED:
-                typer.echo(outcome)
+                typer.echo(printable(str(outcome)))
         typer.echo(summarize_merge(outcomes))
         shared = [outcome.run.key for outcome in outcomes if outcome.result.in_store]
         problem = publish_imported(ours, file, options.results_folder, shared)
@@ -54,7 +56,10 @@ def merge(
 @command
 def ingest(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder that `python -m aol` wrote.")
+        Path,
+        typer.Argument(
+            parser=parse_path, metavar="DIR", help="A folder that `python -m aol` wrote."
+        ),
     ],
     options: StoreOptions,
     replace: Annotated[
@@ -91,7 +96,9 @@ def _raise_problems(rejected: Sequence[str], tracking: str | None) -> None:
 
 @command
 def bundle(
-    target: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The bundle to write.")],
+    target: Annotated[
+        Path, typer.Argument(parser=parse_path, metavar="FILE.zip", help="The bundle to write.")
+    ],
     options: ProfileOptions,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.zip.")] = False,
 ) -> None:
@@ -115,7 +122,10 @@ def bundle(
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="A bundle that `bundle` wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(parser=parse_path, metavar="FILE.zip", help="A bundle that `bundle` wrote."),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Check a bundle and print each discrepancy.
@@ -123,7 +133,6 @@ def verify(
     Every cell is recomputed from the margins in the bundle.
     """
     from aol.provenance import file_sha256
-    from orchestrator.sharing.archive import printable
     from orchestrator.sharing.verify import verify_bundle
 
     result = verify_bundle(file)
@@ -168,7 +177,7 @@ def sync(options: StoreOptions) -> None:
 
     store, file = options.open_store(), SpecFile(options.spec)
     tracker = tracker_for(file.path, file.file.name, options.results_folder)
-    typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
+    typer.echo(f"Sending to MLflow at {tracker.name} ...", err=True)
     sent = tracker.send(store)
     publish_all(tracker, store, file, options.results_folder)
-    typer.echo(f"{pluralize(sent, 'run is', 'runs are')} in MLflow at {tracker.uri}")
+    typer.echo(f"{pluralize(sent, 'run is', 'runs are')} in MLflow at {tracker.name}")

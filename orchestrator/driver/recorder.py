@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from orchestrator.errors import StoreError, StoreLostError
 from orchestrator.formatting import pluralize
+from orchestrator.masking import mask_secrets
 from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Event, Finished, Placed, Saved, Started, Tick
 from orchestrator.scheduling.storage import parent_location
@@ -108,7 +109,11 @@ class StoreRecorder:
                 self._discard_checkpoints(run.key, self.store.add_checkpoint(run.key, checkpoint))
             case Finished(run, status, error, margins, certificate):
                 self.store.finish(
-                    run.key, status, error=error, margins=margins, certificate=certificate
+                    run.key,
+                    status,
+                    error=error and mask_secrets(error),
+                    margins=margins,
+                    certificate=certificate,
                 )
                 if status in (Status.DONE, Status.UNSOUND):
                     self._discard_checkpoints(run.key, self.store.keep_checkpoints(run.key, 1))

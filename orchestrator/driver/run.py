@@ -15,6 +15,7 @@ from orchestrator.driver.observer import Observer
 from orchestrator.driver.session import RunOptions, Session
 from orchestrator.environment import LOCAL, SIGTERM_EXIT, prepare
 from orchestrator.formatting import pluralize
+from orchestrator.masking import mask_secrets
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun
 from orchestrator.reporting.render import write_report
@@ -113,7 +114,7 @@ def run_session(session: Session) -> RunOutcome:
     heartbeat = session.stack.enter_context(Heartbeat(store))
     store.recover()
     plan = session.plan(store)
-    session.observer.planned(plan, session.experiment.profile, session.store_location)
+    session.observer.planned(plan, session.experiment.profile, mask_secrets(session.store_location))
     todo = [item for item in plan if item.todo]
     requests = _prepare(session, store, plan, todo) if todo else {}
     outdated = _outdated_in_mlflow(store, plan)
@@ -162,7 +163,7 @@ def _start_tracking(session: Session, store: Store, outdated: Sequence[str]) -> 
     tracker = tracker_for(session.options.spec, session.whole.name, session.results)
     if outdated:
         runs = pluralize(len(outdated), "run")
-        session.observer.message(f"Sending {runs} that MLflow lacks to {tracker.uri}")
+        session.observer.message(f"Sending {runs} that MLflow lacks to {tracker.name}")
     return TrackingRecorder(tracker, store, outdated=outdated)
 
 

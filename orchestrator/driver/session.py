@@ -11,9 +11,10 @@ from types import TracebackType
 
 from orchestrator.driver.observer import Observer, SilentObserver
 from orchestrator.environment import LOCAL, prepare_ray
-from orchestrator.errors import ResourceError
+from orchestrator.errors import RequestError, ResourceError
 from orchestrator.formatting import format_duration, pluralize
 from orchestrator.logs import LogFile
+from orchestrator.masking import SafeFormatter, has_secret
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun, plan
 from orchestrator.planning.resources import Cluster
@@ -62,10 +63,17 @@ class Session:
         """Use the given experiment, or read the file in the options."""
         self.options = options
         self.observer = observer or SilentObserver()
-        self.results = Path(options.results or options.spec.parent / "results").absolute()
+        self.results = (
+            Path(options.results or options.spec.parent / "results").expanduser().absolute()
+        )
         self.logs = self.results / "logs"
         self.store_location = options.store or str(self.results / "store.db")
         self.storage = absolute_location(options.storage or str(self.results / CHECKPOINTS))
+        if has_secret(self.storage):
+            raise RequestError(
+                f"--storage {self.storage}: must have no password, because every checkpoint keeps "
+                "its location; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            )
         self.stack = ExitStack()  # closed when the session ends
         self._given = experiment
 
@@ -127,7 +135,7 @@ class Session:
         except OSError as error:
             raise ResourceError(f"--results {self.results}: cannot be used: {error}") from error
         handler = logging.StreamHandler(file)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         self.stack.callback(root.removeHandler, handler)
         self.stack.callback(root.setLevel, root.level)

@@ -30,8 +30,10 @@ def render_latex(report: Report) -> str:
     """Return a table environment per table of the paper and a summary."""
     parts = [
         "% Needs \\usepackage{booktabs}.",
-        f"% Profile {report.experiment.profile} of {report.experiment.name}."
-        + (f" {report.experiment.note}" if report.experiment.note else ""),
+        _comment(
+            f"Profile {report.experiment.profile} of {report.experiment.name}. "
+            f"{report.experiment.note}"
+        ),
         *(
             _comment(f"Invariant violated, do not trust the numbers below: {line}")
             for line in report.violations
@@ -45,7 +47,10 @@ def render_latex(report: Report) -> str:
 
 def escape(text: str) -> str:
     """Return text with LaTeX's special characters escaped; √2 becomes a square root."""
-    result = "".join(ESCAPES.get(character, character) for character in text)
+    line = " ".join(text.split())
+    result = "".join(ESCAPES.get(character, character) for character in line)
+    if line[:1] in ("[", "*"):  # after the end of a row they would be an option of its command
+        result = f"{{}}{result}"
     return SQUARE_ROOT.sub(r"$\\sqrt{\1}$", result).replace("√", r"$\surd$")
 
 

@@ -1,6 +1,7 @@
 """The report in Markdown: measured values, the published ones beside them, verdicts."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from orchestrator.analysis.claims import ClaimVerdict, describe_evidence, summarize_claims
 from orchestrator.analysis.report import Report, summarize
@@ -8,6 +9,11 @@ from orchestrator.analysis.tables import Cell, FilledTable
 from orchestrator.analysis.verdicts import CellVerdict, Verdict
 from orchestrator.formatting import MISSING, format_percent, format_table
 
+# Code, emphasis, cells, formulas, tags, links, strikethrough, entities; other uses stay readable
+SPECIAL = re.compile(
+    r"[`*|$]|\\(?=[!-/:-@\[-`{-~]|$)|<(?=[\w/!?])|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])"
+    r"|~(?=~)|(?<=~)~|&(?=#?\w+;)"
+)
 SYMBOLS = {
     Verdict.REPRODUCED: "✓",
     Verdict.DIFFERS: "✗",
@@ -38,6 +44,20 @@ EXCLUDED_LEGEND = """\
 count as reproduced."""
 
 
+def escape(text: str) -> str:
+    """Return text as one line of Markdown that shows it as it is."""
+    return SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def pipe_table(
+    rows: Iterable[Sequence[str]], headers: Sequence[str], *, left: Collection[str]
+) -> str:
+    """Return a table; the columns in `left` are left-aligned."""
+    cells = [[*map(escape, row)] for row in rows]
+    aligned = set(map(escape, left))
+    return format_table(cells, [*map(escape, headers)], left=aligned, style="pipe")
+
+
 def verdict_symbol(judged: CellVerdict) -> str:
     """Return the symbol of a verdict, with the further seeds that an undecided one needs."""
     further = f"+{judged.further_seeds or '∞'}" if judged.verdict is Verdict.UNDERPOWERED else ""
@@ -47,15 +67,15 @@ def verdict_symbol(judged: CellVerdict) -> str:
 def render_markdown(report: Report) -> str:
     """Return the whole report."""
     experiment = report.experiment
-    lines = [f"# {experiment.name}: results of the profile `{experiment.profile}`", ""]
+    lines = [f"# {escape(experiment.name)}: results of the profile `{experiment.profile}`", ""]
     if experiment.note:
-        lines += [f"> **{experiment.note}**", ""]
+        lines += [f"> **{escape(experiment.note)}**", ""]
     if report.violations:
         lines += ["**Violated invariants; do not trust the numbers below:**", ""]
-        lines += [*(f"- {line}" for line in report.violations), ""]
+        lines += [*(f"- {escape(line)}" for line in report.violations), ""]
     lines += _claims(report)
     lines += [
-        f"Source of the published values: {experiment.source}.",
+        f"Source of the published values: {escape(experiment.source)}.",
         "",
         "Percent of the test images after the last epoch. CRA ε: certified robust accuracy, the",
         "share of images that no change of L2 norm ε can turn wrong (pixels in [0, 1]). "
@@ -73,7 +93,7 @@ def render_markdown(report: Report) -> str:
     lines += _section(
         report,
         "Verdicts",
-        "\n\n".join([summarize(report), *_verdict_legends(report)]),
+        "\n\n".join([escape(summarize(report)), *_verdict_legends(report)]),
         lambda cell: _format_verdict(report.verdicts[cell]),
     )
     return "\n".join(lines)
@@ -97,11 +117,11 @@ def _claims(report: Report) -> list[str]:
         for judged in report.claims
     ]
     headers = ["ID", "Claim", "Verdict"]
-    table = format_table(rows, headers, left=set(headers), style="pipe")
+    table = pipe_table(rows, headers, left=headers)
     lines = ["## Claims", "", summarize_claims(report.claims), "", table, "", CLAIM_LEGEND, ""]
     for judged in report.claims:
         published = f" The paper's own numbers: {judged.published}." if judged.published else ""
-        lines.append(f"- {judged.claim.id}: {describe_evidence(judged)}{published}")
+        lines.append(f"- {judged.claim.id}: {escape(describe_evidence(judged) + published)}")
     return [*lines, ""]
 
 
@@ -121,7 +141,7 @@ def _section(
     lines = [f"## {title}", ""] + ([introduction, ""] if introduction else [])
     for filled in report.tables:
         texts = [[format_cell(cell) for cell in row] for row in filled.cells]
-        lines += [f"### {_title(report, filled)}", "", _table(filled, texts), ""]
+        lines += [f"### {escape(_title(report, filled))}", "", _table(filled, texts), ""]
     return lines
 
 
@@ -156,5 +176,5 @@ def _table(filled: FilledTable, texts: Sequence[Sequence[str]]) -> str:
         [row.label, *cells, *map(format_percent, measured), str(row.run)]
         for row, cells, measured in zip(filled.table.rows, texts, filled.measured, strict=True)
     ]
-    table = format_table(rows, headers, left={header}, style="pipe")
-    return "\n\n".join([table, *filled.excluded])
+    table = pipe_table(rows, headers, left={header})
+    return "\n\n".join([table, *map(escape, filled.excluded)])

@@ -161,7 +161,8 @@ def _temporary_folder() -> Iterator[Path]:
     share the folder but not the process IDs.
     """
     usual = tempfile.gettempdir()
-    outer = usual if len(usual) <= TEMPORARY_LENGTH else SHORT_TEMPORARY
+    usable = usual.isascii() and len(usual) <= TEMPORARY_LENGTH  # Ray decodes the path as ASCII
+    outer = usual if usable else SHORT_TEMPORARY
     for abandoned in Path(outer).glob(f"{TEMPORARY_PREFIX}*/{LOCK}"):
         try:
             with FileLock(abandoned, timeout=0):

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from aol.provenance import file_sha256
+from aol.text import printable
 from orchestrator.errors import BundleError, OutputError
 from orchestrator.formatting import pluralize
 
@@ -108,13 +109,6 @@ def pack_bundle(folder: Path, manifest: Manifest, target: Path) -> None:
             info.file_size = entry.size
             with (folder / name).open("rb") as source, archive.open(info, "w") as sink:
                 shutil.copyfileobj(source, sink, CHUNK_BYTES)
-
-
-def printable(text: str) -> str:
-    """Escape the characters that would start a line or move a terminal's cursor."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
 
 
 @contextmanager

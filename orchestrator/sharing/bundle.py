@@ -43,7 +43,7 @@ def open_results(location: str) -> Iterator[Store]:
         with snapshot(location) as store:
             yield store
         return
-    with unpack_bundle(Path(location)) as found:
+    with unpack_bundle(Path(location).expanduser()) as found:
         if found.problems:
             raise BundleError(f"{location}: {found.problems[0]}; `verify` lists every problem")
         with snapshot(found.folder / STORE) as store:

@@ -9,6 +9,7 @@ from aol.export.formats import ExportedModel, Format
 from orchestrator.analysis.invariants import certificate_violations
 from orchestrator.analysis.report import Report
 from orchestrator.formatting import format_percent, pluralize
+from orchestrator.reporting.markdown import escape
 from orchestrator.sharing.export import FinishedRun
 
 METRICS = {
@@ -95,7 +96,7 @@ def _introduction(finished: FinishedRun, model: ExportedModel, report: Report | 
     numbers = sum(item.numel() for item in model.network.state_dict().values())
     note = report.experiment.note if report else ""
     return [
-        f"# {run.name} on {data.name}",
+        f"# {escape(run.name)} on {data.name}",
         "",
         "A classifier of 32 x 32 RGB images whose answers carry a certified radius: run "
         f"{run.id} of the profile `{run.profile}`, seed {run.train.seed}, trained for "
@@ -103,7 +104,7 @@ def _introduction(finished: FinishedRun, model: ExportedModel, report: Report | 
         "*Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks* (B. Prach, "
         "C. H. Lampert, ECCV 2022, arXiv:2208.03160).",
         "",
-        *([f"> **{note}**", ""] if note else []),
+        *([f"> **{escape(note)}**", ""] if note else []),
         f"The rescaled weights are folded in: {len(model.divisors)} plain convolutions and dense "
         f"layers in float32, {numbers:,} numbers. Pixels in [0, 1] as (N, 3, 32, 32) give "
         f"{data.classes} scores per image; a change of the image of L2 norm r moves the gap "
@@ -156,8 +157,9 @@ def _compared(run_id: int, report: Report) -> list[str]:
             low, high = (format_percent(end, signed=True) for end in one.interval)
             difference += f" [{low}, {high}]"
         lines.append(
-            f"| {cell.table} | {cell.row} | {cell.column} | {format_percent(cell.published)} | "
-            f"{format_percent(cell.measured)} | {cell.seeds} | {difference} | {one.verdict} |"
+            f"| {cell.table} | {escape(cell.row)} | {escape(cell.column)} | "
+            f"{format_percent(cell.published)} | {format_percent(cell.measured)} | {cell.seeds} | "
+            f"{difference} | {one.verdict} |"
         )
     return [*lines, ""]
 
@@ -187,9 +189,10 @@ def _certified_pass(finished: FinishedRun) -> str:
         certificate = LipschitzCertificate.from_dict(record)
     except ValueError:
         return f"The record of the certified pass after training is damaged. Violations: {found}."
+    arithmetic = escape(str(record.get("arithmetic", "unknown arithmetic")))
     highest = max((layer.upper for layer in certificate.layers), default=math.nan)
     return (
-        f"After training, the certified pass in {record.get('arithmetic', 'unknown arithmetic')}. "
+        f"After training, the certified pass in {arithmetic}. "
         f"Proven: no layer stretches a difference by more than {highest:.9g}, the network by no "
         f"more than {certificate.upper:.9g}. The largest stretch that a search found: "
         f"{certificate.ratio:.6g}. Violations: {found}."
@@ -203,10 +206,10 @@ def _origin(finished: FinishedRun, digests: Mapping[str, str]) -> list[str]:
     facts = {
         "run": f"`{run.key}`",
         "data": f"{run.train.data.name}, fingerprints {parts['train']} and {parts['test']}",
-        "commit": finished.commit or "unknown",
-        "packages": packages or "unknown",
-        "device": finished.device or "unknown",
-        "finished": finished.finished_at or "unknown",
+        "commit": escape(finished.commit or "unknown"),
+        "packages": escape(packages or "unknown"),
+        "device": escape(finished.device or "unknown"),
+        "finished": escape(finished.finished_at or "unknown"),
         **{f"`{name}`": f"SHA-256 {digest}" for name, digest in digests.items()},
     }
     rows = [f"| {name} | {value} |" for name, value in facts.items()]

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat
 
 from aol.certification.certificate import parse_radius
 from aol.errors import RadiusError
-from orchestrator.spec.fields import MEASUREMENTS, FrozenModel, check_file_name, parse_ids
+from orchestrator.spec.fields import MEASUREMENTS, FrozenModel, Prose, check_file_name, parse_ids
 from orchestrator.spec.validation import suggest
 
 INNER_PATH = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
@@ -139,8 +139,8 @@ class Claim(FrozenModel):
     """A sentence of the paper, its place there, and exactly one relation that states it."""
 
     id: Annotated[str, AfterValidator(_check_claim_id)]
-    text: Annotated[str, Field(min_length=1)]
-    source: str = ""
+    text: Annotated[Prose, Field(min_length=1)]
+    source: Prose = ""
     increases: Trend | None = None
     decreases: Trend | None = None
     highest: Extreme | None = None

@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat, field_validator
 from aol.config import TrainConfig
 from orchestrator.errors import SpecError
 from orchestrator.spec.claims import Claim
-from orchestrator.spec.fields import MAX_ID, FrozenModel, Measurement, parse_ids
+from orchestrator.spec.fields import MAX_ID, FrozenModel, Line, Measurement, parse_ids
 from orchestrator.spec.schema import Column, Prices, Reproduction, Row, Table
 
 REPLICATE_STRIDE = 1000  # replicate k of a run trains with its seed + 1000 k
@@ -39,10 +39,10 @@ class RunSpec(FrozenModel):
     """One row of the paper: a stable ID, a printed name and the settings of its training."""
 
     id: Annotated[int, Field(ge=0, le=MAX_ID, strict=True)]
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[Line, Field(min_length=1)]
     resources: Resources = Resources()
     train: TrainConfig
-    profile: str = ""
+    profile: Line = ""
 
     @property
     def key(self) -> str:

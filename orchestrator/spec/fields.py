@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 from aol.certification import certificate
+from aol.text import is_one_line
 
 Metric = Literal["accuracy", "cra_36", "cra_72", "cra_108", "cra_1"]
 Measurement = Literal["layer norm", "nearly orthogonal", "under attack"]  # of a run's network
@@ -16,7 +17,6 @@ UNDER_ATTACK: Measurement = "under attack"  # percent of the attacked images tha
 MEASUREMENTS: tuple[Measurement, ...] = (LAYER_NORM, NEARLY_ORTHOGONAL, UNDER_ATTACK)
 MAX_ID = 1_000_000
 FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
-CELL_BREAKS = re.compile(r"[|\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what no markdown cell may contain
 
 
 def parse_ids(value: Any) -> tuple[int, ...]:
@@ -44,8 +44,20 @@ def parse_ids(value: Any) -> tuple[int, ...]:
 
 
 def _check_cell(text: str) -> str:
-    if CELL_BREAKS.search(text):
+    if "|" in text or not is_one_line(text):
         raise ValueError("would break the printed table; use no | and no line break")
+    return text
+
+
+def _check_line(text: str) -> str:
+    if not is_one_line(text):
+        raise ValueError("use one line of printable characters")
+    return text
+
+
+def _check_prose(text: str) -> str:
+    if not is_one_line(text.replace("\n", " ").replace("\t", " ")):
+        raise ValueError("use printable characters")
     return text
 
 
@@ -57,6 +69,8 @@ def check_file_name(text: str) -> str:
 
 
 Cell = Annotated[str, AfterValidator(_check_cell)]
+Line = Annotated[str, AfterValidator(_check_line)]  # names and titles
+Prose = Annotated[str, AfterValidator(_check_prose)]  # notes and claims
 Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
 Points = Annotated[FiniteFloat, Field(gt=0, le=100)]  # percentage points
 

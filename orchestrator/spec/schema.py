@@ -11,10 +11,12 @@ from orchestrator.spec.fields import (
     RADII,
     Cell,
     FrozenModel,
+    Line,
     Measurement,
     Metric,
     Percent,
     Points,
+    Prose,
     check_file_name,
     parse_ids,
 )
@@ -48,7 +50,7 @@ class Table(FrozenModel):
     """One of the paper's tables, with its own margin if it has one."""
 
     id: Annotated[str, AfterValidator(check_file_name)]
-    title: str
+    title: Line
     header: Cell = ""
     margin: Points | None = None
     rows: Annotated[list[Row], Field(min_length=1)]
@@ -102,7 +104,7 @@ class Profile(FrozenModel):
     Cells of a profile that is not `comparable` with the paper are not compared with its values.
     """
 
-    note: str = ""
+    note: Prose = ""
     comparable: bool = True
     checkpoint_seconds: Annotated[FiniteFloat, Field(gt=0)] = 60.0
     changes: list[Change] = Field(default_factory=list)
@@ -121,8 +123,8 @@ class DefaultProfile(FrozenModel):
 class File(FrozenModel):
     """The YAML file; its runs are validated once they are merged with the defaults."""
 
-    name: Annotated[str, Field(min_length=1)]
-    source: str = ""
+    name: Annotated[Line, Field(min_length=1)]
+    source: Prose = ""
     data_root: Path | None = None
     default_profile: DefaultProfile = DefaultProfile()
     defaults: dict[str, Any] = Field(default_factory=dict)

@@ -22,7 +22,9 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import NullPool
 
 from orchestrator.errors import QueryError, StoreError
+from orchestrator.masking import mask_secrets
 
+URL_FORM = "postgresql://USER@HOST:PORT/DATABASE"
 REVISION = "0007"  # the newest migration
 BUSY_TIMEOUT_S = 30
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the driver that the optional dependency installs
@@ -56,22 +58,43 @@ def store_url(location: str | Path | URL) -> URL:
         return location
     if isinstance(location, Path) or "://" not in location:
         return URL.create("sqlite", database=str(Path(location).expanduser().absolute()))
-    hidden = re.sub(r"(?<=:)[^:@/]+(?=@)", "***", location)  # no password in a message
     try:
         url = make_url(location)
         backend = url.get_backend_name()
-    except (ArgumentError, ValueError) as error:
-        reason = str(error).replace(location, hidden)
-        raise StoreError(f"--store {hidden}: is not a database URL: {reason}") from error
+    except (ArgumentError, ValueError):
+        raise _invalid_url(location) from None  # its message may have a part of a password
     if backend not in ("sqlite", "postgresql"):
-        raise StoreError(f"--store {hidden}: {backend} is not supported; use sqlite or postgresql")
+        raise StoreError(f"--store {backend}://...: is not supported; use sqlite or postgresql")
+    if backend == "postgresql" and ("@" in (url.host or "") or re.search(r"\s", location)):
+        raise _invalid_url(location)
     return url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
 
 
+def _invalid_url(location: str) -> StoreError:
+    """Return the error for a URL of which any part may be a password."""
+    return StoreError(
+        f"--store {location.partition('://')[0]}://...: is not a valid URL; write {URL_FORM}, "
+        "with a password as USER:PASSWORD and in it %40 for @, %2F for /, %20 for a space, %25 "
+        "for %"
+    )
+
+
+def describe_url(url: URL) -> str:
+    """Return the location of a store for messages: a path, or a URL without passwords."""
+    if sqlite_file(url):
+        return str(url.database)
+    return mask_secrets(url.render_as_string(hide_password=True))
+
+
 def sqlite_file(url: URL) -> Path | None:
-    """Return the file of a SQLite database, None for any other database."""
+    """Return the file of a SQLite database, None for any other database.
+
+    Symbolic links are resolved, as SQLite does: a database has one log and one lock.
+    """
     in_memory = url.database in (None, "", ":memory:") or "uri" in url.query
-    return None if url.get_backend_name() != "sqlite" or in_memory else Path(url.database or "")
+    if url.get_backend_name() != "sqlite" or in_memory:
+        return None
+    return Path(url.database or "").resolve()
 
 
 def wal_file(file: Path) -> Path:
@@ -129,7 +152,7 @@ def require_writable(url: URL, detail: str = "") -> None:
 
 def connect_file(file: Path, options: str) -> sqlite3.Connection:
     """Connect to a SQLite file with the options of its URI, such as `mode=ro`."""
-    uri = f"file:{quote(str(file))}?{options}"
+    uri = f"file:{quote(os.fsencode(file))}?{options}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)
 
 
@@ -172,7 +195,8 @@ def migrate(engine: Engine) -> None:
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    folder = Path(__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":  # otherwise Python commits after each table
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -181,8 +205,8 @@ def migrate(engine: Engine) -> None:
             command.upgrade(config, "head")
         except CommandError as error:
             raise StoreError(
-                f"{engine.url}: was written by a newer version of this program ({error}); "
-                "update the program or choose another --store"
+                f"{describe_url(engine.url)}: was written by a newer version of this program "
+                f"({error}); update the program or choose another --store"
             ) from error
 
 
@@ -238,4 +262,4 @@ def describe_failure(url: URL, error: Exception) -> str:
     """Return one line with the cause of an error and advice, but without a password."""
     cause = " ".join(str(getattr(error, "orig", None) or error).split())
     advice = next((advice for part, advice in ADVICE.items() if part in cause), DEFAULT_ADVICE)
-    return f"the store {url.render_as_string(hide_password=True)} cannot be used: {cause}; {advice}"
+    return f"the store {describe_url(url)} cannot be used: {cause}; {advice}"

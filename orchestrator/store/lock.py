@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.errors import StoreError, StoreLostError
-from orchestrator.store.engine import sqlite_file
+from orchestrator.store.engine import describe_url, sqlite_file
 
 logger = logging.getLogger(__name__)
 
@@ -95,18 +95,14 @@ class StoreLock:
 def in_use(url: URL) -> StoreError:
     """Return the error for a store that another driver uses."""
     return StoreError(
-        f"another `run` is writing to {_place(url)}; wait for it (`status` shows it), or choose "
-        "another --store"
+        f"another `run` is writing to {describe_url(url)}; wait for it (`status` shows it), or "
+        "choose another --store"
     )
 
 
 def lost(url: URL) -> StoreLostError:
     """Return the error for a store that another driver took over."""
     return StoreLostError(
-        f"another driver took over {_place(url)}, so this one no longer writes to it; when that "
-        "one has ended (`status` shows it), the same command continues what is left"
+        f"another driver took over {describe_url(url)}, so this one no longer writes to it; when "
+        "that one has ended (`status` shows it), the same command continues what is left"
     )
-
-
-def _place(url: URL) -> str:
-    return str(sqlite_file(url) or url.render_as_string(hide_password=True))

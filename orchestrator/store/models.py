@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary, Row, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from aol.text import printable, printable_lines
 from orchestrator.store.records import OPEN, Attempt, Checkpoint, Status, StoredRun
 
 
@@ -129,6 +130,9 @@ RUN_COLUMNS = tuple(  # the columns that `to_stored_run` needs
 )
 
 
+SHOWN = ("name", "host", "device", "git_commit", "data_fingerprint")  # perhaps written by others
+
+
 def run_tables() -> list[Table]:
     """Return the tables whose rows belong to a run, each after the tables it refers to."""
     return [table for table in Base.metadata.sorted_tables if "key" in table.columns]
@@ -141,6 +145,9 @@ def to_stored_run(row: Row[*tuple[Any, ...]], live_drivers: Container[str | None
     values["alive"] = row.status in OPEN and row.driver in live_drivers
     values["epoch"], values["recorded"] = row.epoch or 0, row.recorded or 0
     values["checkpoints"] = tuple(Checkpoint(**item) for item in row.checkpoints)
+    for name in SHOWN:
+        values[name] = row._mapping[name] and printable(row._mapping[name])
+    values["error"] = row.error and printable_lines(row.error)
     return StoredRun(**values)
 
 

@@ -29,6 +29,7 @@ from orchestrator.store.engine import (
     REVISION,
     connect_file,
     describe_failure,
+    describe_url,
     open_engine,
     revision,
     sqlite_file,
@@ -245,7 +246,7 @@ def _check_revision(engine: Engine, name: str) -> str:
 
 def _server_snapshot(url: URL) -> Iterator[Store]:
     """Open the store of a server with read-only transactions."""
-    name = url.render_as_string(hide_password=True)
+    name = describe_url(url)
     engine = open_engine(url)
     try:
         with translate_errors(url):

@@ -1,5 +1,6 @@
 """Converting a stored run to the params, metrics and tags of an MLflow run."""
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ KEY_TAG = "aol.key"
 CREATED_TAG = "aol.created"  # a run that is trained again from the start is another MLflow run
 METRICS_PER_CALL, PARAMS_PER_CALL = 900, 100  # MLflow accepts at most 1000 and 100
 PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # MLflow rejects longer values
+REJECTED = re.compile(r"[^\w\- ]")  # also the dot and the slash, which may lead out of a folder
 MLFLOW_STATUS = {
     Status.PENDING: "SCHEDULED",
     Status.RUNNING: "RUNNING",
@@ -56,12 +58,17 @@ def metric_batches(
     batch: list[Metric] = []
     for epoch, values in sorted(epochs.items()):
         for name, value in [*values.items(), ("epoch", float(epoch))]:
-            batch.append(Metric(name, value, stamps[epoch], epoch))
+            batch.append(Metric(metric_name(name), value, stamps[epoch], epoch))
             if len(batch) == METRICS_PER_CALL:
                 yield batch
                 batch = []
     if batch:
         yield batch
+
+
+def metric_name(name: str) -> str:
+    """Return a metric's name with `_` for each character that MLflow rejects."""
+    return REJECTED.sub("_", name)[:NAME_LENGTH] or "_"
 
 
 def log_params(client: "MlflowClient", mlflow_run: "Run", run: StoredRun) -> None:

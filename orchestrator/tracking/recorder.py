@@ -54,7 +54,7 @@ class TrackingRecorder:
         self._changed.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            return f"MLflow at {self.tracker.uri} is slow: it has not received everything yet"
+            return f"MLflow at {self.tracker.name} is slow: it has not received everything yet"
         return self.problem
 
     def _run(self) -> None:

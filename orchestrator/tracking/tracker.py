@@ -3,13 +3,16 @@
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from aol.errors import first_line
 from orchestrator.errors import StoreError, TrackingError
+from orchestrator.masking import mask_secrets
 from orchestrator.store import Store, StoredRun
 from orchestrator.tracking.mapping import (
     CREATED_TAG,
@@ -41,7 +44,15 @@ FIGURES_FOLDER = "figures"
 
 def tracking_uri(folder: Path) -> str:
     """Return `$MLFLOW_TRACKING_URI`, or mlflow.db in the folder, the default of `mlflow ui`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or database_uri(folder.absolute() / "mlflow.db")
+
+
+def database_uri(file: Path) -> str:
+    """Return MLflow's URI of a SQLite database."""
+    quoted = re.sub("[%?]", lambda found: quote(found[0]), str(file))
+    # With the plain scheme, MLflow creates the folder as it is written in the URI
+    scheme = "sqlite" if quoted == str(file) else "sqlite+pysqlite"
+    return f"{scheme}:///{quoted}"
 
 
 def tracking_folder(spec: Path, results: Path) -> Path:
@@ -67,6 +78,7 @@ class Tracker:
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
         """`artifacts` is the folder of artifacts if the tracking database is a local file."""
         self.uri, self.experiment, self.artifacts = uri, experiment, artifacts
+        self.name = mask_secrets(uri)  # in messages
         self._client: MlflowClient | None = None
         self._experiment_id = ""
 
@@ -117,7 +129,7 @@ class Tracker:
             raise
         except Exception as error:
             self._client = None
-            raise TrackingError(f"MLflow at {self.uri}: {first_line(error)}") from error
+            raise TrackingError(f"MLflow at {self.name}: {first_line(error)}") from error
 
     def _connect(self) -> "MlflowClient":
         """Return the client; create the experiment, or restore it if it was deleted."""
@@ -128,7 +140,7 @@ class Tracker:
         client, name = self._client, self.experiment[:NAME_LENGTH]
         found = client.get_experiment_by_name(name)
         if found is None:
-            local = self.uri.startswith("sqlite:")
+            local = self.uri.startswith("sqlite")
             location = self.artifacts.absolute().as_uri() if local else None
             self._experiment_id = client.create_experiment(name, location)
             return client
@@ -148,7 +160,7 @@ class Tracker:
         own = self.artifacts.absolute()
         database = own.parent / "mlflow.db"
         chosen = location.startswith("file:") and location.rpartition("/")[2] == own.name
-        if location == own.as_uri() or not chosen or self.uri != f"sqlite:///{database}":
+        if location == own.as_uri() or not chosen or self.uri != database_uri(database):
             return
         import sqlite3
 
@@ -199,12 +211,9 @@ class Tracker:
             else:
                 if found.info.lifecycle_stage == ACTIVE:
                     return found
-        tagged = client.search_runs(
-            [self._experiment_id],
-            f"tags.`{KEY_TAG}` = '{run.key}' and tags.`{CREATED_TAG}` = '{run.created_at}'",
-            max_results=1,
-        )
-        return tagged[0] if tagged else None
+        tagged = client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{run.key}'")
+        created = (one for one in tagged if one.data.tags.get(CREATED_TAG) == run.created_at)
+        return next(created, None)
 
     def _create(self, client: "MlflowClient", run: StoredRun) -> "Run":
         start = to_milliseconds(run.started_at or run.created_at)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from orchestrator.formatting import (
     format_duration,
     format_percent,
     format_significant,
+    format_table,
     pluralize,
+    to_json,
 )
 
 
@@ -101,3 +104,37 @@ def test_a_command_is_quoted_for_a_shell():
 
     assert command == "'my env/python' -m orchestrator run 'my file.yaml' --only 3"
     assert format_command("plan") == "python -m orchestrator plan"
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        (["--store", "postgresql://u:secret@h/db"], '--store "$AOL_STORE"'),
+        (["--store=postgresql://u:secret@h/db"], '--store="$AOL_STORE"'),
+        (["--store", "postgresql://h/db?password=a secret"], '--store "$AOL_STORE"'),
+        (["--store", "postgresql://u@h/db"], "--store postgresql://u@h/db"),
+        (["--only", "http://u:secret@h"], "--only 'http://***@h'"),
+    ],
+)
+def test_a_command_names_a_variable_in_place_of_a_password(words, printed):
+    command = format_command("report", *words, "x & y.yaml")
+
+    assert command == f"python -m orchestrator report {printed} 'x & y.yaml'"
+
+
+def test_a_table_has_a_line_per_row_whatever_its_text():
+    table = format_table([["a\nb\x1b[2J", 1], ["c", "\u202ed"]], ["x\ny", "z"], left={"x\ny"})
+
+    assert len(table.splitlines()) == 4
+    assert r"a\nb\x1b[2J" in table
+    assert r"\u202ed" in table
+
+
+def test_json_has_escapes_for_what_a_terminal_would_interpret():
+    value = {"a\x9b": ["\u202eb\U000e0001", "ü 🙂", "\x1b"]}
+
+    text = to_json(value)
+
+    assert text.replace("\n", "").isprintable()
+    assert json.loads(text) == value
+    assert "ü 🙂" in text

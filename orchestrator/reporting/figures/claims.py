@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.claims import Basis, ClaimVerdict, JudgedClaim
-from orchestrator.reporting.figures.style import GREY, SMALL_FONT, add_legend, line_style
+from orchestrator.reporting.figures.style import GREY, add_legend, add_note, line_style, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,8 +27,7 @@ def claims_figure(claims: Sequence[JudgedClaim], note: str) -> "Figure":
     figure = Figure(figsize=(10.0, 1.6 + 0.42 * len(claims)), layout="constrained")
     axes = figure.subplots()
     axes.set_title("Claims of the paper")
-    if note:
-        figure.suptitle(note, fontsize=SMALL_FONT, color=GREY, wrap=True)
+    add_note(figure, note)
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_xscale("symlog", linthresh=LINEAR_POINTS)
     handles: dict[ClaimVerdict, object] = {}
@@ -55,8 +54,7 @@ def claims_by_epoch(
     figure = Figure(figsize=(10.0, 1.6 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.set_title("Verdicts if training had ended after each epoch")
-    if note:
-        figure.suptitle(note, fontsize=SMALL_FONT, color=GREY, wrap=True)
+    add_note(figure, note)
     entries = []
     for verdict, style in STYLES.items():
         points = [
@@ -112,4 +110,4 @@ def _unit(claims: Sequence[JudgedClaim]) -> str:
 def _label(judged: JudgedClaim) -> str:
     text = judged.claim.text
     short = text if len(text) <= LABEL_LENGTH else f"{text[: LABEL_LENGTH - 1].rstrip()}…"
-    return f"{judged.claim.id}  {short}"
+    return plain_text(f"{judged.claim.id}  {short}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aol.certification.singular_values import BINS, NEARLY, Spectrum, share_nearly_orthogonal
-from orchestrator.reporting.figures.style import GREY, SMALL_FONT
+from orchestrator.reporting.figures.style import GREY, SMALL_FONT, plain_text
 from orchestrator.store import StoredRun
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def singular_values(run: StoredRun, note: str) -> "Figure | None":
     figure = Figure(figsize=(10.0, 1.8 + 0.12 * len(trained)), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
     title = f"Singular values: run {run.run_id} {run.name}, seed {run.seed}"
-    figure.suptitle(f"{title}\n{note}" if note else title, fontsize=9)
+    lines = [title, note] if note else [title]
+    figure.suptitle("\n".join(map(plain_text, lines)), fontsize=9)
     for panel, spectra, when in zip(
         axes, (start, trained), ("at the start", "trained"), strict=False
     ):
@@ -54,7 +55,7 @@ def _draw_layers(axes: "Axes", spectra: Sequence[Spectrum], title: str) -> None:
     axes.set_title(title, fontsize=8)
     axes.set_yticks(
         [row + 0.5 for row in range(len(spectra))],
-        [one.name for one in spectra],
+        [plain_text(one.name) for one in spectra],
         fontsize=SMALL_FONT - 2,
     )
     axes.set(xlabel="singular value")

@@ -43,6 +43,12 @@ RC_PARAMS: Any = {
 }
 
 
+def plain_text(text: str) -> str:
+    """Return text as one line that matplotlib shows as it is: no formula, no hidden label."""
+    line = " ".join(text.split()).replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line
+
+
 def line_style(index: int) -> LineStyle:
     """Return the style of a series; styles repeat after seven."""
     return LINE_STYLES[index % len(LINE_STYLES)]
@@ -55,10 +61,15 @@ def make_panels(title: str, note: str, panels: int = 1) -> tuple["Figure", list[
     size = (6.0, 4.8) if panels == 1 else (10.0, 4.6 if panels == 2 else 3.8)
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
-    axes[(panels - 1) // 2].set_title(title)
-    if note:
-        figure.suptitle(note, fontsize=SMALL_FONT, color=GREY, wrap=True)
+    axes[(panels - 1) // 2].set_title(plain_text(title))
+    add_note(figure, note)
     return figure, axes
+
+
+def add_note(figure: "Figure", note: str) -> None:
+    """Write the profile's note at the top, if there is one."""
+    if note:
+        figure.suptitle(plain_text(note), fontsize=SMALL_FONT, color=GREY, wrap=True)
 
 
 def add_legend(figure: "Figure", entries: Sequence[tuple[str, Any]], title: str) -> None:
@@ -72,7 +83,7 @@ def add_legend(figure: "Figure", entries: Sequence[tuple[str, Any]], title: str)
     widest = max(len(label) for label, _ in entries) + 10  # with the line beside it
     figure.legend(
         [artists for _, artists in entries],
-        [label for label, _ in entries],
+        [plain_text(label) for label, _ in entries],
         loc="outside lower center",
         ncols=max(1, min(len(entries), available // widest)),
         fontsize=SMALL_FONT,
@@ -117,7 +128,7 @@ def _annotate(
 
     x, y = offset
     return axes.annotate(
-        text,
+        plain_text(text),
         (point[0], point[1]),
         xytext=offset,
         textcoords="offset points",

@@ -17,7 +17,7 @@ from PIL import Image
 
 from aol.__main__ import main
 from aol.catalog import DATASETS
-from aol.cli.certify import certify_images, load_model
+from aol.cli.certify import CertifiedImage, certify_images, format_lines, load_model
 from aol.config import DataConfig
 from aol.data.datasets import load
 from aol.data.image_files import ImageFiles, read_images
@@ -440,3 +440,11 @@ def test_every_class_has_a_unique_name():
         "digit-pairs": 100,
     }
     assert list(DATASETS["cifar100"].classes) == sorted(DATASETS["cifar100"].classes)
+
+
+def test_names_of_images_and_classes_are_printed_in_one_line():
+    found = CertifiedImage("a\nb\x1b[2J.png", 0, "cat\u202e", 0.5)
+
+    (_, line) = format_lines([found], None)
+
+    assert line.startswith(r"a\nb\x1b[2J.png  0 cat\u202e  0.49")

@@ -326,3 +326,22 @@ def test_a_message_of_a_signal_handler_is_printed_at_once_even_when_quiet(capfd)
     ConsoleObserver(quiet=True).interrupted("Stopping.")
 
     assert capfd.readouterr() == ("", "Stopping.\n")
+
+
+def test_no_message_has_a_password_or_a_control_character(capsys):
+    observer = ConsoleObserver()
+    observer.message("in postgresql://u:secret@h/db\x1b[2J [bold]x[/]", important=True)
+
+    assert capsys.readouterr().err == "in postgresql://u:***@h/db\\x1b[2J [bold]x[/]\n"
+
+
+def test_a_plan_shows_names_and_reasons_as_they_are(make_run):
+    run = make_run(0, name="[bold]a[/] \\")
+    item = PlannedRun(run, Action.NEW, "[red]because[/nothing]\x1b[2J")
+    console = Console(width=200, file=io.StringIO())
+
+    console.print(plan_table([item], "demo"))
+
+    text = console.file.getvalue()
+    assert "[bold]a[/] \\ " in text
+    assert "[red]because[/nothing]\\x1b[2J" in text

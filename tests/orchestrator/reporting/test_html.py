@@ -11,6 +11,7 @@ from PIL import Image
 
 from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import describe_verdict
+from orchestrator.provenance import Provenance
 from orchestrator.reporting.figures import draw_figures, figures_of
 from orchestrator.reporting.html import render_page
 from orchestrator.reporting.latex import ESCAPES, escape, render_latex
@@ -339,6 +340,9 @@ def test_latex_puts_published_values_below_those_of_several_seeds(reported, stor
     ("text", "expected"),
     [
         ("4√2", r"4$\sqrt{2}$"),
+        ("a\n\n\\input{x}", r"a \textbackslash{}input\{x\}"),
+        ("[1cm] a", "{}[1cm] a"),
+        ("* a", "{}* a"),
         ("100 % & more_", r"100 \% \& more\_"),
         ("a\\b~c^d", r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d"),
         ("–", "--"),
@@ -371,3 +375,20 @@ def test_the_projects_tables_compile_and_fit_a_page(store, tmp_path, shifts):
     assert [line for line in done.stdout.splitlines() if line.startswith(("!", "Overfull"))] == []
     assert done.returncode == 0
     assert (tmp_path / "all.pdf").stat().st_size > 10_000
+
+
+def test_no_text_is_interpreted_as_html(reported, store):
+    text = """<script>x</script>"' onload=x &amp; {{ 1 }}"""
+    runs = [run.model_copy(update={"name": text}) for run in reported.runs]
+    table = reported.tables[0].model_copy(update={"title": text, "header": text})
+    experiment = replace(reported, name=text, source=text, note=text, runs=runs, tables=(table,))
+    store.queue(runs)
+    store.start(runs[0], Provenance(text, {text: text}, text))
+    store.set_placement(runs[0].key, text, text, 0)
+    store.finish(runs[0].key, Status.FAILED, error=text)
+
+    page = render_page(make_report(experiment, store), store, [])
+
+    assert page.count("<script>") == 1  # the page's own
+    assert text not in page
+    assert html.unescape(page).count(text) > 10

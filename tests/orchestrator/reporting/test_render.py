@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.analysis.report import as_records, make_report, summarize
 from orchestrator.analysis.tables import fill_tables
@@ -12,7 +14,7 @@ from orchestrator.analysis.verdicts import describe_verdict
 from orchestrator.formatting import format_percent
 from orchestrator.provenance import Provenance
 from orchestrator.reporting.html import render_page
-from orchestrator.reporting.markdown import render_markdown
+from orchestrator.reporting.markdown import escape, render_markdown
 from orchestrator.reporting.render import render, write_report
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.schema import Column, Row, Table
@@ -499,3 +501,76 @@ def test_seeds_that_are_no_replicate_do_not_count(experiment, store):
     first = as_records(make_report(experiment, store))[0]
 
     assert (first["measured"], first["seeds"]) == (70.0, 1)
+
+
+HOSTILE = r"$\bad$ `x` **b** <b>h</b> [l](javascript:x) ![i](u) ~~s~~ _e_ \* &lt; a_b 2 < 3 [0, 1]"
+
+
+def hostile(experiment):
+    """
+    Return the experiment with text in every field that its formats interpret.
+    """
+    (first, *others) = experiment.tables
+    rows = [first.rows[0].model_copy(update={"label": f"*{HOSTILE}"}), *first.rows[1:]]
+    table = first.model_copy(update={"title": HOSTILE, "header": HOSTILE, "rows": rows})
+    column = experiment.columns[0].model_copy(update={"title": HOSTILE})
+    return replace(
+        experiment,
+        name=HOSTILE,
+        source=HOSTILE,
+        note=f"{HOSTILE}\n\\input{{secret}}\n\n# Forged",
+        columns=(column, *experiment.columns[1:]),
+        tables=(table, *others),
+    )
+
+
+def test_no_text_is_interpreted_as_markdown(experiment, store):
+    from markdown_it import MarkdownIt
+
+    experiment = hostile(experiment)
+
+    text = render(make_report(experiment, store), "md")
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(text)
+    inline = [one for token in tokens for one in token.children or ()]
+    shown = ["".join(one.content for one in token.children) for token in tokens if token.children]
+
+    assert {token.type for token in tokens} & {"html_block", "fence", "code_block"} == set()
+    assert {one.type for one in inline} <= {
+        *("text", "text_special", "softbreak", "code_inline", "strong_open", "strong_close")
+    }
+    code = [one.content for one in inline if one.type == "code_inline"]
+    assert code == ["demo", "docs/verdicts.md"]
+    assert shown[0] == f"{HOSTILE}: results of the profile demo"
+    assert shown.count(f"*{HOSTILE}") == 3  # the label, in three sections
+    assert shown.count(HOSTILE) == 3 + 6  # the header, and the column of two tables
+    assert "$" not in text.replace(r"\$", "")
+    assert "\n# Forged" not in text
+
+
+@pytest.mark.parametrize("place", ["x {} y", "- x: {}.", "| |\n|:--|\n| {} |"])
+@given(text=st.text("ab1 `*|$\\<>[](){}!_~&;#:/'\"\n.-+=^%", max_size=14))
+def test_markdown_shows_any_text_as_it_is(place, text):
+    from markdown_it import MarkdownIt
+
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(place.format(escape(text)))
+    shown = [one for token in tokens if token.type == "inline" for one in token.children]
+
+    expected = place.rpartition("\n")[2].strip("|- ").format(" ".join(text.split()))
+    assert "".join(one.content for one in shown).split() == expected.split()
+    assert {one.type for one in shown} <= {"text", "text_special"}
+
+
+@pytest.mark.parametrize(
+    "text", ["AOL-Small (√2/16)", "CRA 36/255", "cra_36", "a < b", "[−0.1, 0.3]", "~2 & 3", "a\\b"]
+)
+def test_markdown_of_ordinary_text_stays_readable(text):
+    assert escape(text) == text
+
+
+def test_no_text_is_interpreted_as_latex(experiment, store):
+    text = render(make_report(hostile(experiment), store), "tex")
+
+    code = [line for line in text.splitlines() if not line.startswith("%")]
+    assert not any(r"\input" in line or r"\bad" in line for line in code)
+    assert not any(line.startswith(("*", "[")) for line in code)
+    assert "\n% Profile demo of $" in text

@@ -1,8 +1,10 @@
+import json
 import os
 import shutil
 import signal
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import asdict, replace
 
 import pytest
@@ -418,3 +420,27 @@ def stop_spawned(process):
     if process.poll() is None:
         process.kill()
     process.communicate()
+
+
+def test_names_from_another_store_forge_no_line(trained, tmp_path):
+    shell, other = trained.copy(tmp_path / "here"), trained.copy(tmp_path / "there")
+    forged = "x\nError: forged \x1b[2J\x9b[bold]\u202e"
+    with closing(sqlite3.connect(other.folder / "results/store.db")) as database, database:
+        database.execute(
+            "UPDATE runs SET name = ?, host = ?, device = ?, git_commit = ?, error = ?, "
+            "packages = ?",
+            [*[forged] * 5, json.dumps({forged: forged})],
+        )
+    (shell.folder / "results/store.db").unlink()
+
+    done = [shell("merge", other.folder / "results/store.db")]
+    done += [shell(*words) for words in (["status"], ["status", "--all"], ["explain", "0"])]
+    done += [shell(*words) for words in (["report"], ["query", "SELECT * FROM runs"])]
+    done += [shell("query", "SELECT name, host FROM runs", "--json"), shell("status", "--json")]
+
+    for one in done:
+        assert one.returncode == 0, one.stderr
+        text = one.stdout + one.stderr
+        assert text.replace("\n", "").isprintable()
+        assert "\nError" not in text
+    assert r"run 0 x\nError: forged \x1b[2J\x9b[bold]\u202e, seed 0: imported" in done[0].stdout

@@ -382,3 +382,25 @@ def test_a_name_that_looks_like_a_number_of_the_paper_stays_text(spec_file):
     file = spec_file(("name: A", 'name: "1/4"'))
 
     assert file.experiment("quick").runs[0].name == "1/4"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("name: x", r'name: "x\e[2J"', "x.yaml:1: name: got 'x\\x1b[2J'"),
+        ("name: A,", r'name: "A\nError: b",', "x.yaml:7: run 0: name: got 'A\\nError: b'"),
+        ("title: T\n", 'title: "T\\u202e"\n', "x.yaml:16: tables.0.title: got 'T\\u202e'"),
+        ("title: Acc,", r'title: "Acc\x9b",', "x.yaml:13: columns.0.title: got 'Acc\\x9b'"),
+        ('"quick: for', r'"quick:\u200b for', "x.yaml:11: profiles.quick.note: got 'quick:\\u200b"),
+    ],
+)
+def test_names_and_notes_have_only_printable_characters(problems_in, old, new, line):
+    (problem,) = problems_in((old, new))
+
+    assert problem.startswith(line)
+
+
+def test_a_note_may_have_several_lines(spec_file):
+    file = spec_file(('"quick: for looking only"', "|\n        quick:\n        for looking only"))
+
+    assert file.experiment("quick").note == "quick:\nfor looking only\n"

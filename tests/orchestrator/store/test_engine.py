@@ -86,11 +86,17 @@ def test_sqlite_uses_wal_mode_and_checks_foreign_keys(store):
 @pytest.mark.parametrize(
     ("url", "part"),
     [
-        ("mysql://u:secret@h/db", "mysql is not supported; use sqlite or postgresql"),
-        ("nosuch://u:secret@h/db", "nosuch is not supported; use sqlite or postgresql"),
+        (
+            "mysql://u:secret@h/db",
+            "--store mysql://...: is not supported; use sqlite or postgresql",
+        ),
+        (
+            "nosuch://u:secret@h/db",
+            "--store nosuch://...: is not supported; use sqlite or postgresql",
+        ),
         ("postgresql+foo://u:secret@h/db", "cannot be used"),
         ("sqlite+foo:///x.db", "cannot be used"),
-        ("://", "Could not parse"),
+        ("://", "--store ://...: is not a valid URL; write postgresql://USER@HOST:PORT/"),
     ],
 )
 def test_unsupported_urls_are_rejected(url, part):
@@ -134,6 +140,14 @@ def test_a_url_with_an_invalid_port_is_rejected():
         "mysql://u:secret@h/db",
         "nosuch://u:secret@h/db",
         "postgresql+foo://u:secret@h/db",
+        "postgresql://u:secret",
+        "postgresql://u:secret/db",
+        "postgresql://u:pass@secret@h/db",
+        "postgresql://u:pass secret@h/db",
+        "postgresql+foo://u:pass/secret@h/db",
+        "postgresql+foo://h/db?user=u&password=secret",
+        "postgresql+foo://u%3Asecret@h/db",
+        "postgresql+foo://u:%73ecret@h/db?sslpassword=secret",
     ],
 )
 def test_no_password_is_printed(url):
@@ -262,7 +276,7 @@ def test_a_file_that_is_not_a_database_is_rejected_and_unchanged(tmp_path):
     message = unusable(path)
 
     assert message == (
-        f"the store sqlite:///{path} cannot be used: file is not a database; "
+        f"the store {path} cannot be used: file is not a database; "
         "repair it, or choose another with --store"
     )
     assert path.read_text().startswith("no database at all")
@@ -375,7 +389,7 @@ def test_a_read_only_store_is_not_written(kept, file, folder):
     to_write = as_nobody('Store(sys.argv[1]).set_mlflow_run("a", "b")', kept)
 
     assert to_drive == (
-        f"1 the store sqlite:///{kept} cannot be used: readonly database; "
+        f"1 the store {kept} cannot be used: readonly database; "
         "make the file and its folder writable"
     )
     assert "make the file and its folder writable" in to_write
@@ -401,7 +415,7 @@ def test_a_read_only_store_with_an_older_schema_is_rejected(first_version, open_
     open_folder.chmod(0o555)
 
     assert as_nobody(READ, path) == (
-        f"1 the store sqlite:///{path} cannot be used: readonly database with an older schema; "
+        f"1 the store {path} cannot be used: readonly database with an older schema; "
         "make the file and its folder writable"
     )
 
@@ -425,7 +439,7 @@ def test_a_locked_store_is_a_one_line_error(path, store, running, monkeypatch):
     waiting.close()
 
     assert str(caught.value) == (
-        f"the store sqlite:///{path} cannot be used: database is locked; "
+        f"the store {path} cannot be used: database is locked; "
         "another program has locked it; stop that program and try again"
     )
     assert only(store).epoch == 1

@@ -88,3 +88,16 @@ def test_two_schemas_of_one_database_are_two_stores(postgresql, schema):
         stores = [Store(url, exclusive=True) for url in (schema, other)]
         for store in stores:
             store.close()
+
+
+def test_a_link_to_a_store_has_the_lock_of_the_store(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "folder" / "store.db")
+    (tmp_path / "linked").symlink_to(tmp_path / "folder")
+    store = Store(tmp_path / "link.db", exclusive=True)
+
+    for name in ("folder/store.db", "link.db", "linked/store.db"):
+        rejected(tmp_path / name)
+        rejected(f"sqlite:///{tmp_path / name}")
+    store.close()
+    assert not (tmp_path / "link.db.lock").exists()

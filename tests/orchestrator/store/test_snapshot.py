@@ -342,3 +342,15 @@ def test_a_store_closed_as_a_single_file_can_be_read_in_place(tmp_path, make_run
     assert connection.execute("SELECT count(*) FROM metrics").fetchone() == (6,)
     connection.close()
     assert [item.name for item in path.parent.iterdir()] == ["store.db"]
+
+
+def test_a_snapshot_of_a_link_has_what_is_only_in_the_log(tmp_path, make_run):
+    store = Store(tmp_path / 'a?b#c&"d" 100%' / "store.db")
+    store.queue([make_run(0)])
+    (tmp_path / "link.db").symlink_to(store.url.database)
+
+    with snapshot(tmp_path / "link.db") as copy:
+        keys = [run.key for run in copy.runs()]
+
+    assert keys == [make_run(0).key]
+    store.close()

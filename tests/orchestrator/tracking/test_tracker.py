@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 import threading
 import time
@@ -641,17 +643,18 @@ def test_a_run_with_unchanged_figures_gets_only_the_overall_figure(
 
 
 def test_an_error_in_the_figures_is_reported_and_the_tables_are_sent(
-    tracker, store, finished, published
+    tracker, store, finished, published, monkeypatch
 ):
-    """
-    The title of a table is an invalid formula for matplotlib.
-    """
-    one, other = finished.tables
-    odd = replace(finished, tables=(one.model_copy(update={"title": r"$\odd$"}), other))
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     recorder = TrackingRecorder(tracker, store)
-    problem = recorder.close(60, partial(publish, tracker, store, odd))
+
+    problem = recorder.close(60, partial(publish, tracker, store, finished))
 
     assert problem.startswith("the figures cannot be drawn: ")
+    assert "No space left on device" in problem
     assert published().keys() == {"0", "22"}
 
 
@@ -693,7 +696,7 @@ def test_an_error_of_the_store_is_not_reported_as_one_of_mlflow(tracker, store, 
     with store.engine.begin() as connection:
         connection.execute(text("ALTER TABLE epochs RENAME TO lost"))
 
-    with pytest.raises(StoreError, match="the store sqlite:"):
+    with pytest.raises(StoreError, match=r"the store /.* cannot be used"):
         tracker.send(store)
 
 
@@ -704,6 +707,27 @@ def test_the_environment_variable_overrides_the_default_uri(tmp_path, monkeypatc
 
     assert own == f"sqlite:///{tmp_path}/mlflow.db"
     assert tracking_uri(tmp_path) == "http://server:5000"
+
+
+def test_the_default_uri_of_a_folder_of_any_name_is_its_database(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / 'we?ird #1 & "ü" 100% %41'
+    folder.mkdir()
+
+    Tracker(tracking_uri(folder), "tiny", folder / "mlruns").send(Store("sqlite://"))
+
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert (folder / "mlflow.db").stat().st_size
+
+
+def test_names_that_mlflow_rejects_are_changed(tracker, store, run):
+    store.record(run.key, 1, {"../a/b?\n\x1b": 0.5})
+    store.add_checkpoint(run.key, Checkpoint(1, "/c/1"))
+
+    tracker.send(store)
+
+    (found,) = mlflow_runs(tracker)
+    assert found.data.metrics == {"___a_b___": 0.5, "epoch": 1.0}
 
 
 # While runs train
@@ -769,7 +793,7 @@ class FakeTracker:
     A tracker that fails a number of times and waits until its gate is open.
     """
 
-    uri = "fake"
+    name = "fake"
 
     def __init__(self, failures=0, *, open_=True):
         self.failures, self.sent, self.tries = failures, [], 0

@@ -10,7 +10,13 @@ from orchestrator.analysis.margins import read_margins
 from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import Verdict
 from orchestrator.reporting.figures import OVERALL, by_run, draw_figures, figures_of, files_of
-from orchestrator.reporting.figures.style import LINE_STYLES, RC_PARAMS
+from orchestrator.reporting.figures.style import (
+    LINE_STYLES,
+    RC_PARAMS,
+    add_labels,
+    add_legend,
+    make_panels,
+)
 from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import Row, Table
 from tests.support.reports import damage_margins, finish
@@ -506,3 +512,22 @@ def test_a_run_in_training_has_training_curves_only(reported, store, tmp_path):
         "training-ablation",
         "training-one",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (r"$\bad$ costs $3", r"$\bad$ costs $3"),
+        (r"a \$ b", r"a \$ b"),
+        ("a\n\nb", "a b"),
+        ("_hidden", " _hidden"),
+    ],
+)
+def test_a_figure_shows_text_of_others_as_it_is(text, shown):
+    figure, (axes,) = make_panels(text, text)
+    add_legend(figure, [(text, axes.plot([0, 1])[0])], "")
+    add_labels(figure, axes, [(text, 0.5, 0.5)])
+    figure.draw_without_rendering()
+
+    drawn = [axes.title, *axes.texts, *figure.legends[0].get_texts(), figure._suptitle]
+    assert {one._preprocess_math(one.get_text()) for one in drawn} == {(shown, False)}
