@@ -1,5 +1,9 @@
 """The errors of `aol` that a command reports without a traceback, each with an exit code."""
 
+import errno
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a read-only one
+
 
 class AOLError(Exception):
     """Base of these errors: 1 is the exit code of a runtime failure, 2 of wrong input."""
@@ -13,6 +17,10 @@ class DataError(AOLError):
 
 class CheckpointError(AOLError):
     """Raised when a saved state cannot be read or belongs to another run."""
+
+
+class SavingError(AOLError):
+    """Raised when the state of a run that ends or stops cannot be saved."""
 
 
 class ModelError(AOLError):
@@ -31,6 +39,14 @@ class RadiusError(AOLError, ValueError):
     """Raised when a text is not a radius."""
 
     exit_code = 2
+
+
+def is_unwritable(error: BaseException | None) -> bool:
+    """Return whether an error, or its cause, is that a disk is full or read-only."""
+    if error is None:
+        return False
+    failed = isinstance(error, OSError) and error.errno in UNWRITABLE
+    return failed or is_unwritable(error.__cause__)
 
 
 def first_line(error: Exception) -> str:

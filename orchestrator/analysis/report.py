@@ -159,6 +159,7 @@ def as_record(judged: CellVerdict, *, comparable: bool) -> dict[str, Any]:
         "measured": cell.measured,
         "difference": cell.difference,
         "seeds": cell.seeds,
+        "excluded": ", ".join(cell.excluded) or None,
         "sd": cell.sd,
         "verdict": str(judged.verdict),
         "margin": cell.margin,

@@ -30,7 +30,7 @@ class Cell:
     images: int  # in the test set
     values: tuple[float, ...] = ()  # one per finished seed
     started: bool = False  # a seed has trained at least one epoch and is not finished
-    excluded: tuple[str, ...] = ()  # why seeds of its run do not count: diverged, is unsound
+    excluded: tuple[str, ...] = ()  # seeds that do not count: "seed 0 diverged"
 
     @property
     def name(self) -> str:
@@ -91,7 +91,6 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
 
     def cell(table: Table, row: Row, column: Column, published: float) -> Cell:
         runs = stored.get(row.run, [])
-        statuses = {run.status for run in runs}
         shares = [final[run.key].get(column.metric) for run in runs if run.key in final]
         return Cell(
             table=table.id,
@@ -104,7 +103,9 @@ def fill_tables(experiment: Experiment, store: Store) -> list[FilledTable]:
             images=specs[row.run].train.data.test_images if row.run in specs else 0,
             values=tuple(100 * share for share in shares if share is not None),
             started=any(run.epoch and run.status in UNFINISHED for run in runs),
-            excluded=tuple(reason for status, reason in EXCLUDED.items() if status in statuses),
+            excluded=tuple(
+                f"seed {run.seed} {EXCLUDED[run.status]}" for run in runs if run.status in EXCLUDED
+            ),
         )
 
     def measurements(row: Row) -> tuple[float | None, ...]:
@@ -160,12 +161,14 @@ def finished_runs(experiment: Experiment, store: Store) -> list[StoredRun]:
 
 def finished_run(experiment: Experiment, store: Store, run: RunSpec) -> StoredRun:
     """Return a finished run of the profile as it is stored. Raises: RequestError."""
-    for stored in finished_runs(experiment, store):
-        if (stored.run_id, stored.seed) == (run.id, run.train.seed):
-            return stored
+    by_seed = {stored.seed: stored for stored in runs_of(experiment, store)[run.id]}
+    stored = by_seed.get(run.train.seed)
+    if stored and stored.status is Status.DONE:
+        return stored
+    reason = EXCLUDED.get(stored.status) if stored else None
     raise RequestError(
-        f"run {run.id} with seed {run.train.seed} of the profile `{experiment.profile}` is not "
-        "finished; list the finished runs with `status`"
+        f"run {run.id} with seed {run.train.seed} of the profile `{experiment.profile}` "
+        f"{reason or 'is not finished'}; list the finished runs with `status`"
     )
 
 

@@ -6,6 +6,9 @@ sd**2 * (1 + 1/n), and the published value is known only to half a unit of its l
 decimal. The standard deviation sd is pooled from the seeds and a stated prior, which counts as a
 number of further degrees of freedom: with one seed, sd is the prior. All values are percentage
 points.
+
+A seed that diverged or is unsound has no value. The others are then a selection, so a cell with
+such a seed is not reproduced, whatever its finished seeds show.
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,9 +110,23 @@ def judge_cells(cells: Sequence[Cell], rules: Reproduction) -> list[CellVerdict]
 
 def describe_verdict(judged: CellVerdict) -> str:
     """Return a verdict and its reasons in sentences."""
+    return " ".join([*_verdict_sentences(judged), *describe_excluded(judged.cell)])
+
+
+def describe_excluded(cell: Cell) -> list[str]:
+    """Return sentences about the seeds that do not count, none if all of them do."""
+    if not cell.excluded:
+        return []
+    return [
+        f"Left out: {', '.join(cell.excluded)}.",
+        "A cell counts as reproduced only if no seed is left out.",
+    ]
+
+
+def _verdict_sentences(judged: CellVerdict) -> list[str]:
     cell = judged.cell
     if judged.interval is None or judged.spread is None:
-        return _describe_unmeasured(cell, judged.verdict)
+        return [_describe_unmeasured(cell, judged.verdict)]
     low, high = (format_percent(end, signed=True) for end in judged.interval)
     seeds = (
         "one seed" if cell.sd is None else f"{cell.seeds} seeds, standard deviation {cell.sd:.2f}"
@@ -125,21 +142,20 @@ def describe_verdict(judged: CellVerdict) -> str:
     ]
     if judged.verdict is Verdict.UNDERPOWERED:
         sentences.append(
-            "No number of further seeds would resolve it, because the published value rests on "
-            "one seed."
+            "No number of further seeds would resolve it"
+            + ("." if cell.excluded else ", because the published value rests on one seed.")
             if judged.further_seeds is None
             else f"{pluralize(judged.further_seeds, 'further seed')} would resolve it."
         )
     if judged.binomial is not None:
         sentences.append(f"Binomial error of the test images alone: ±{judged.binomial:.1f}.")
-    return " ".join(sentences)
+    return sentences
 
 
 def _describe_unmeasured(cell: Cell, verdict: Verdict) -> str:
     if verdict is Verdict.PARTIAL:
         return f"partial: run {cell.run} has not finished its last epoch."
-    reason = f": it {' or '.join(cell.excluded)}" if cell.excluded else ""
-    return f"missing: run {cell.run} has no value{reason}; {cell.published} published."
+    return f"missing: run {cell.run} has no value; {cell.published} published."
 
 
 def _judge_unmeasured(cell: Cell, rules: Reproduction, cells: int) -> CellVerdict:
@@ -155,7 +171,7 @@ def _judge_measured(
     low, high = interval = _interval(cell, rules, spread)
     beyond = low > cell.margin or high < -cell.margin  # stricter than the one-sided p of one cell
     verdict, further = Verdict.UNDERPOWERED, None
-    if p_equivalent < SIGNIFICANCE_LEVEL:
+    if p_equivalent < SIGNIFICANCE_LEVEL and not cell.excluded:
         verdict = Verdict.REPRODUCED
     elif p_differs < SIGNIFICANCE_LEVEL and beyond:
         verdict = Verdict.DIFFERS
@@ -218,7 +234,8 @@ def _further_seeds(cell: Cell, rules: Reproduction, spread: Spread, factor: int)
     beyond = difference - rules.rounding - cell.margin
     equivalent = _tail_probability(inside, spread, seeds, freedom) < SIGNIFICANCE_LEVEL
     p_differs = max(factor, 2) * _tail_probability(beyond, spread, seeds, freedom)
-    resolved = seeds[equivalent | (p_differs < SIGNIFICANCE_LEVEL)]
+    reproduced = equivalent & (not cell.excluded)
+    resolved = seeds[reproduced | (p_differs < SIGNIFICANCE_LEVEL)]
     return int(resolved[0]) - cell.seeds if len(resolved) else None
 
 

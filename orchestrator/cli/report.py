@@ -8,7 +8,7 @@ from orchestrator.analysis.report import make_report
 from orchestrator.cli.options import ProfileOptions, command
 from orchestrator.errors import CheckFailedError
 from orchestrator.formatting import pluralize
-from orchestrator.reporting.render import render, write_report
+from orchestrator.reporting.render import render, write_report, writing_to
 from orchestrator.spec.experiment import CUSTOM
 
 if TYPE_CHECKING:
@@ -68,9 +68,10 @@ def _write(
     else:
         from orchestrator.reporting.figures import draw_figures
 
-        drawn = draw_figures(made, store, folder / "figures") if figures else []
+        typer.echo(render(made, form))  # even if no file can be written
+        with writing_to(folder / "figures"):
+            drawn = draw_figures(made, store, folder / "figures") if figures else []
         path = write_report(made, results, form)
-        typer.echo(render(made, form))
     if figures or form == "html":
         typer.echo(f"{pluralize(len(drawn), 'figure')} in {folder / 'figures'}", err=True)
     typer.echo(f"written to {path}", err=True)

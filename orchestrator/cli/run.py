@@ -1,6 +1,7 @@
 """`run` and `plan`: train the runs, or print what `run` would do."""
 
 import logging
+import os
 import shutil
 import sys
 from collections import Counter
@@ -156,8 +157,10 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
     if not outcome.done:
         message(f"Not all runs are finished. The same command continues: {_repeat_command()}")
         return ExitCode.UNFINISHED
+    if outcome.problem:
+        return ExitCode.FAILURE
     message(f"Print them: {_report_command(session)}")
-    message(f"Every run with its curves: {_program('mlflow')} ui")
+    message(f"Every run with its curves: {_mlflow_command(session)}")
     return ExitCode.OK
 
 
@@ -166,6 +169,16 @@ def _report_command(session: "Session") -> str:
     spec, options = _relative(session.options.spec), session.whole.options
     given = store_options(session.options)
     return format_command("report", spec, *options, *given, python=_program("python"))
+
+
+def _mlflow_command(session: "Session") -> str:
+    """Return the command that shows the runs; without an option, it reads the current folder."""
+    from orchestrator.tracking import tracking_folder, tracking_uri
+
+    folder = tracking_folder(session.options.spec, session.results).absolute()
+    usual = folder == Path.cwd() or "MLFLOW_TRACKING_URI" in os.environ
+    option = "" if usual else f" --backend-store-uri {tracking_uri(folder)}"
+    return f"{_program('mlflow')} ui{option}"
 
 
 def _relative(path: Path) -> str:

@@ -34,6 +34,7 @@ def data(
 
     Images that are already on this machine are not downloaded again.
     """
+    from aol.data.datasets import verified_file
     from orchestrator.cli.console import ConsoleObserver
     from orchestrator.driver.datasets import data_root, prepare_all
 
@@ -42,5 +43,7 @@ def data(
     experiments = [file.experiment(name, settings or ()).subset(only, None) for name in profiles]
     datasets = {run.train.data.name for experiment in experiments for run in experiment.runs}
     with closing(ConsoleObserver()) as observer:
-        prepare_all(experiments[0], datasets, observer.progress)
-    typer.echo(f"{', '.join(sorted(datasets))}: checked, in {data_root(experiments[0])}")
+        prepare_all(experiments[0], datasets, observer)
+    places = {verified_file(name, data_root(experiments[0])).parents[1] for name in datasets}
+    where = " and ".join(sorted(map(str, places)))
+    typer.echo(f"{', '.join(sorted(datasets))}: checked, in {where}")

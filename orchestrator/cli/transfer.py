@@ -1,5 +1,6 @@
 """`merge`, `ingest`, `bundle`, `verify`, `sync`: results between stores, files and MLflow."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import JsonOption, ProfileOptions, StoreOptions, app, command
-from orchestrator.errors import CheckFailedError, RecordError
+from orchestrator.errors import CheckFailedError, RecordError, TrackingError
 from orchestrator.formatting import pluralize, to_json, with_note
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
@@ -45,10 +46,9 @@ def merge(
                 typer.echo(outcome)
         typer.echo(summarize_merge(outcomes))
         shared = [outcome.run.key for outcome in outcomes if outcome.result.in_store]
-        if problem := publish_imported(ours, file, options.results_folder, shared):
-            typer.echo(problem, err=True)
-    if refused := [str(outcome) for outcome in outcomes if outcome.result is MergeResult.REJECTED]:
-        raise RecordError("\n".join(refused))
+        problem = publish_imported(ours, file, options.results_folder, shared)
+    refused = [str(outcome) for outcome in outcomes if outcome.result is MergeResult.REJECTED]
+    _raise_problems(refused, problem)
 
 
 @command
@@ -78,10 +78,15 @@ def ingest(
         outcome = f"{found.status}, {epochs}" if is_new else "unchanged"
         typer.echo(f"run {found.run.id} {found.run.name}, seed {found.run.train.seed}: {outcome}")
     keys = [found.run.key for found, _ in runs]
-    if problem := publish_imported(store, file, options.results_folder, keys):
-        typer.echo(problem, err=True)
-    if problems:
-        raise RecordError("\n".join(problems))
+    _raise_problems(problems, publish_imported(store, file, options.results_folder, keys))
+
+
+def _raise_problems(rejected: Sequence[str], tracking: str | None) -> None:
+    """Raise RecordError or TrackingError if runs were not imported or not sent to MLflow."""
+    if rejected:
+        raise RecordError("\n".join([*([tracking] if tracking else []), *rejected]))
+    if tracking:
+        raise TrackingError(tracking)
 
 
 @command
@@ -162,7 +167,7 @@ def sync(options: StoreOptions) -> None:
     from orchestrator.tracking.publish import publish_all
 
     store, file = options.open_store(), SpecFile(options.spec)
-    tracker = tracker_for(file.path, file.file.name)
+    tracker = tracker_for(file.path, file.file.name, options.results_folder)
     typer.echo(f"Sending to MLflow at {tracker.uri} ...", err=True)
     sent = tracker.send(store)
     publish_all(tracker, store, file, options.results_folder)

@@ -1,11 +1,12 @@
 """The datasets of an experiment, fetched and checked before any run starts."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-from aol.data.datasets import default_root, prepare
+from aol.data.datasets import default_root, describe_fallback, prepare
 from aol.errors import DataError
+from orchestrator.driver.observer import Observer
 from orchestrator.spec.experiment import Experiment
 
 
@@ -21,12 +22,8 @@ def chosen_root(experiment: Experiment) -> Path | None:
     return (experiment.path.parent / experiment.data_root.expanduser()).absolute()
 
 
-def prepare_all(
-    experiment: Experiment,
-    datasets: Iterable[str],
-    progress: Callable[[str, float], None] = lambda stage, share: None,
-) -> None:
-    """Fetch, check and store these datasets.
+def prepare_all(experiment: Experiment, datasets: Iterable[str], observer: Observer) -> None:
+    """Fetch, check and store these datasets; send a message if they are not in the data root.
 
     Raises: DataError with every dataset that no source provides.
     """
@@ -34,7 +31,9 @@ def prepare_all(
     problems = []
     for name in sorted(datasets):
         try:
-            prepare(name, root, progress)
+            prepare(name, root, observer.progress)
+            if note := describe_fallback(name, root):
+                observer.message(note)
         except DataError as error:
             problems.append(str(error))
     if problems:

@@ -126,8 +126,10 @@ def run_session(session: Session) -> RunOutcome:
         store.recover()
     store_published_cells(session.whole, store)
     report = make_report(session.whole, store)
-    tables = write_report(report, session.results, "md")  # before MLflow, which may be slow
-    problem = _finish_tracking(session, store, tracking) if tracking else None
+    try:
+        tables = write_report(report, session.results, "md")  # before MLflow, which may be slow
+    finally:
+        problem = _finish_tracking(session, store, tracking) if tracking else None
     runs = store.runs([item.run.key for item in plan])
     return RunOutcome(tuple(plan), tuple(runs), tables, stopped, problem)
 
@@ -142,7 +144,7 @@ def _prepare(
 
     check_storage(session.storage)
     datasets = {item.run.train.data.name for item in todo}
-    prepare_all(session.experiment, datasets, session.observer.progress)
+    prepare_all(session.experiment, datasets, session.observer)
     _delete_runs(session, store, todo)
     store.queue(item.run for item in todo)
     return requests
@@ -157,7 +159,7 @@ def _outdated_in_mlflow(store: Store, plan: Sequence[PlannedRun]) -> list[str]:
 def _start_tracking(session: Session, store: Store, outdated: Sequence[str]) -> "TrackingRecorder":
     from orchestrator.tracking import TrackingRecorder, tracker_for
 
-    tracker = tracker_for(session.options.spec, session.whole.name)
+    tracker = tracker_for(session.options.spec, session.whole.name, session.results)
     if outdated:
         runs = pluralize(len(outdated), "run")
         session.observer.message(f"Sending {runs} that MLflow lacks to {tracker.uri}")

@@ -13,6 +13,7 @@ from orchestrator.driver.observer import Observer, SilentObserver
 from orchestrator.environment import LOCAL, prepare_ray
 from orchestrator.errors import ResourceError
 from orchestrator.formatting import format_duration, pluralize
+from orchestrator.logs import LogFile
 from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun, plan
 from orchestrator.planning.resources import Cluster
@@ -122,12 +123,12 @@ class Session:
         """
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
-            handler: logging.Handler = logging.FileHandler(self.logs / "driver.log")
+            file = self.stack.enter_context(LogFile(self.logs / "driver.log"))
         except OSError as error:
             raise ResourceError(f"--results {self.results}: cannot be used: {error}") from error
+        handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
-        self.stack.callback(handler.close)
         self.stack.callback(root.removeHandler, handler)
         self.stack.callback(root.setLevel, root.level)
         root.addHandler(handler)

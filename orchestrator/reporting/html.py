@@ -16,8 +16,8 @@ from orchestrator.analysis.tables import FilledTable, runs_of
 from orchestrator.analysis.verdicts import CellVerdict, Verdict, describe_verdict
 from orchestrator.formatting import MISSING, format_percent
 from orchestrator.reporting.figures import draw_figures
-from orchestrator.reporting.markdown import PRIOR_SYMBOL, SYMBOLS, verdict_symbol
-from orchestrator.reporting.render import write_text
+from orchestrator.reporting.markdown import EXCLUDED_SYMBOL, PRIOR_SYMBOL, SYMBOLS, verdict_symbol
+from orchestrator.reporting.render import write_text, writing_to
 from orchestrator.store import Status, Store, StoredRun
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -77,9 +77,10 @@ class EmbeddedFigure:
 def write_page(report: Report, store: Store, folder: Path) -> tuple[Path, list[Path]]:
     """Draw the figures and write `report.html` with them; return its path and the PNGs.
 
-    Raises: OutputError, OSError.
+    Raises: OutputError.
     """
-    drawn = draw_figures(report, store, folder / "figures")
+    with writing_to(folder / "figures"):
+        drawn = draw_figures(report, store, folder / "figures")
     return write_text(folder / "report.html", render_page(report, store, drawn)), drawn
 
 
@@ -119,7 +120,7 @@ def _table_cell(judged: CellVerdict) -> TableCell:
         format_percent(cell.published),
         format_percent(cell.difference, signed=True),
         judged.verdict,
-        "" if judged.verdict is Verdict.MISSING else verdict_symbol(judged) + prior,
+        (verdict_symbol(judged) + prior).removeprefix(MISSING),
         describe_verdict(judged),
         "" if cell.sd is None else f"{cell.sd:.1f}",
         -1.0 if cell.measured is None else cell.measured,
@@ -151,6 +152,9 @@ def _legend(report: Report, filled: FilledTable) -> list[tuple[str, str, str]]:
     ]
     if any(map(_from_prior, judged)):
         entries.append(("", PRIOR_SYMBOL, "one seed; its standard deviation is the prior's"))
+    if any(one.cell.excluded for one in judged):
+        meaning = "without seeds that diverged or are unsound; never reproduced"
+        entries.append(("", EXCLUDED_SYMBOL, meaning))
     return entries
 
 

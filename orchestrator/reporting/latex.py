@@ -7,11 +7,12 @@ from orchestrator.analysis.claims import describe_evidence
 from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import Cell, FilledTable
 from orchestrator.formatting import MISSING, format_percent
+from orchestrator.reporting.markdown import EXCLUDED_SYMBOL
 
 MATH_COMMANDS = {"±": "pm", "×": "times", "·": "cdot", "≤": "leq", "≥": "geq", "≈": "approx"}
 MATH_COMMANDS |= {"→": "to", "∞": "infty", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"}
 MATH_COMMANDS |= {"ε": "varepsilon", "η": "eta", "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma"}
-MATH_COMMANDS |= {"τ": "tau", "ω": "omega"}
+MATH_COMMANDS |= {"τ": "tau", "ω": "omega", "†": "dagger"}
 ESCAPES = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -35,7 +36,6 @@ def render_latex(report: Report) -> str:
             _comment(f"Invariant violated, do not trust the numbers below: {line}")
             for line in report.violations
         ),
-        *map(_comment, [*report.unsound, *report.diverged]),
         *([_claims(report)] if report.claims else []),
         *(_table(report, filled) for filled in report.tables),
         escape(summarize(report)),
@@ -80,12 +80,20 @@ def _table(report: Report, filled: FilledTable) -> str:
     caption += ". Percent; published values in parentheses." if comparable else ". Percent."
     if with_sd:
         caption += " ±: standard deviation between seeds."
+    if filled.excluded:
+        caption += " †: without seeds that diverged or are unsound."
     columns = f"l{'r' * (len(titles) - 1)}"
-    return _environment(caption, filled.table.id, columns, titles, rows)
+    return _environment(caption, filled.table.id, columns, titles, rows, notes=filled.excluded)
 
 
 def _environment(
-    caption: str, label: str, columns: str, titles: Sequence[str], lines: Sequence[str]
+    caption: str,
+    label: str,
+    columns: str,
+    titles: Sequence[str],
+    lines: Sequence[str],
+    *,
+    notes: Sequence[str] = (),
 ) -> str:
     return "\n".join(
         [
@@ -103,6 +111,7 @@ def _environment(
             *lines,
             r"\bottomrule",
             r"\end{tabular}",
+            *(rf"\par {escape(' '.join(note.split()))}" for note in notes),
             r"\end{table}",
         ]
     )
@@ -123,16 +132,16 @@ def _row_lines(
     published = [f"({format_percent(cell.published)})" if with_published else "" for cell in row]
     if not with_sd:
         texts = [
-            f"{format_percent(cell.measured)} {text}".rstrip()
-            for cell, text in zip(row, published, strict=True)
+            f"{_measured(cell)} {text}".rstrip() for cell, text in zip(row, published, strict=True)
         ]
         return [_line([row[0].row, *texts, *further])]
-    texts = [
-        format_percent(cell.measured) + ("" if cell.sd is None else f" ± {cell.sd:.1f}")
-        for cell in row
-    ]
+    texts = [_measured(cell) + ("" if cell.sd is None else f" ± {cell.sd:.1f}") for cell in row]
     lines = [_line([row[0].row, *texts, *further])]
     return [*lines, _line(["", *published, *[""] * len(further)])] if with_published else lines
+
+
+def _measured(cell: Cell) -> str:
+    return format_percent(cell.measured) + (EXCLUDED_SYMBOL if cell.excluded else "")
 
 
 def _line(texts: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ CLAIM_LEGEND = """\
 Evidence: differences in percentage points with 95 % intervals, each claimed to be positive;
 p-values are corrected by Holm's method over all claims. See `docs/claims.md`."""
 PRIOR_SYMBOL = "°"  # marks intervals whose standard deviation is the prior alone
+EXCLUDED_SYMBOL = "†"  # marks cells with a seed that diverged or is unsound
 COMPARISON_LEGEND = """\
 measured / published (difference; of several seeds also their number and standard deviation, sd)"""
 VERDICT_LEGEND = """\
@@ -32,12 +33,15 @@ Difference in percentage points with its 95 % interval. ✓ reproduced: within t
 beyond it; ?: not decided, +n: so many further seeds would do, +∞: none would; …: in training;
 –: no finished and sound run has a value. °: one seed, whose spread is taken from the prior.
 See `docs/verdicts.md`."""
+EXCLUDED_LEGEND = """\
+†: without seeds that diverged or are unsound, which are named below the table. Such a cell does not
+count as reproduced."""
 
 
 def verdict_symbol(judged: CellVerdict) -> str:
     """Return the symbol of a verdict, with the further seeds that an undecided one needs."""
     further = f"+{judged.further_seeds or '∞'}" if judged.verdict is Verdict.UNDERPOWERED else ""
-    return SYMBOLS[judged.verdict] + further
+    return SYMBOLS[judged.verdict] + further + (EXCLUDED_SYMBOL if judged.cell.excluded else "")
 
 
 def render_markdown(report: Report) -> str:
@@ -69,10 +73,15 @@ def render_markdown(report: Report) -> str:
     lines += _section(
         report,
         "Verdicts",
-        f"{summarize(report)}\n\n{VERDICT_LEGEND}",
+        "\n\n".join([summarize(report), *_verdict_legends(report)]),
         lambda cell: _format_verdict(report.verdicts[cell]),
     )
     return "\n".join(lines)
+
+
+def _verdict_legends(report: Report) -> list[str]:
+    excluded = any(cell.excluded for cell in report.cells)
+    return [VERDICT_LEGEND, EXCLUDED_LEGEND] if excluded else [VERDICT_LEGEND]
 
 
 def _claims(report: Report) -> list[str]:

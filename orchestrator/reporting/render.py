@@ -1,5 +1,7 @@
 """The report as text in every format, and its files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +75,7 @@ def _claim_row(judged: JudgedClaim) -> dict[str, Any]:
         "metric": claim.kind,
         "difference": weakest.difference if weakest else None,
         "seeds": found.seeds if found else 0,
+        "excluded": ", ".join(judged.excluded) or None,
         "verdict": str(judged.verdict),
         "interval_low": low,
         "interval_high": high,
@@ -88,12 +91,19 @@ def write_report(report: Report, folder: Path, form: Format) -> Path:
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file of the report atomically. Raises: OutputError."""
-    try:
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Raise OutputError with the path if a disk fails in the block."""
+    try:
+        yield
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written: {error}; choose another --results"
         ) from error
-    return path

@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from types import FrameType
 from typing import Any
 
@@ -25,7 +24,6 @@ from orchestrator.scheduling.events import (
     Tick,
     finished_event,
 )
-from orchestrator.scheduling.storage import join_location
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint, Status
 
@@ -48,14 +46,13 @@ class TrialEvents(tune.Callback):
         recorders: Sequence[Recorder],
         *,
         control: ControlActor,
-        storage: str,
         fail_fast: bool = False,
         warn: Callable[[str], None],
         interrupted: Callable[[str], None],
     ) -> None:
         """Send messages to `warn`, and those of the signal handler to `interrupted`."""
         self.runs = {run.key: run for run in runs}
-        self.recorders, self.control, self.storage = list(recorders), control, storage
+        self.recorders, self.control = list(recorders), control
         self.fail_fast, self.warn, self.interrupted = fail_fast, warn, interrupted
         self.unfinished = dict(self.runs)
         self.active: dict[str, RunSpec] = {}
@@ -137,30 +134,14 @@ class TrialEvents(tune.Callback):
                 self.emit(Placed(run, result["host"], result["device"], result["epoch"]))
             case "epoch":
                 self.emit(EpochDone(run, result["epoch"], result["values"]))
-            case "done":
-                self._finish(finished_event(run, result))
-            case "failed" | "diverged" | "unsound":
-                self._finish(finished_event(run, result))
-                self.stopping = self.stopping or self.fail_fast
-
-    def on_checkpoint(
-        self,
-        iteration: int,
-        trials: list[Trial],
-        trial: Trial,
-        checkpoint: tune.Checkpoint,
-        **_: Any,
-    ) -> None:
-        """Emit that a checkpoint is in the storage."""
-        try:
-            epoch = int(checkpoint.get_metadata()["epoch"])
-            path = checkpoint_location(checkpoint, self.storage)
-        except Exception:
-            logger.exception("checkpoint %s cannot be read", checkpoint)
-            return
-        run = self.runs[trial_key(trial)]
-        self.control.add_checkpoint(run.key, path)
-        self.emit(Saved(run, Checkpoint(epoch, path)))
+            case "saved":
+                self.control.add_checkpoint(run.key, result["path"])
+                self.emit(Saved(run, Checkpoint(result["epoch"], result["path"])))
+                trial.run_metadata.num_failures = 0  # retries are counted from here
+            case "done" | "failed" | "diverged" | "unsound" | "interrupted" as kind:
+                self._finish(finished_event(run, kind, result["error"], result.get("path")))
+                failed = kind in ("failed", "diverged", "unsound")
+                self.stopping = self.stopping or (failed and self.fail_fast)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Emit that a run failed because its worker was lost too often."""
@@ -178,12 +159,6 @@ class TrialEvents(tune.Callback):
             self.control.request_stop()
         if self.stopping and not any(trial.status == Trial.RUNNING for trial in trials):
             os.kill(os.getpid(), signal.SIGUSR1)
-
-
-def checkpoint_location(checkpoint: tune.Checkpoint, storage: str) -> str:
-    """Return the path or URI by which a later invocation can open a checkpoint."""
-    root = tune.Checkpoint(storage).path
-    return join_location(storage, str(PurePosixPath(checkpoint.path).relative_to(root)))
 
 
 def trial_key(trial: Trial) -> str:

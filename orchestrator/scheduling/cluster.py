@@ -6,7 +6,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pyarrow.fs import FileType
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.environment import LOCAL
-from orchestrator.errors import ResourceError
+from orchestrator.errors import ResourceError, SchedulingError
 from orchestrator.planning.resources import Cluster, Node
 from orchestrator.scheduling.storage import open_location, probe_file
 
@@ -42,7 +42,7 @@ INIT_OPTIONS: dict[str, Any] = {
 def connect(address: str, local: Cluster) -> Iterator[Cluster]:
     """Connect to a new Ray cluster on this machine, or to the one at `address`.
 
-    Raises: ResourceError if that fails.
+    Raises: ResourceError if that fails, SchedulingError if there is no room for temporary files.
     """
     ray_logger = logging.getLogger("ray")
     ray_logger.handlers.clear()  # Ray's messages go to the log file like all others
@@ -168,12 +168,17 @@ def _temporary_folder() -> Iterator[Path]:
                 shutil.rmtree(abandoned.parent, ignore_errors=True)
         except (Timeout, OSError):
             continue  # in use, or of another user
-    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=outer))
-    with FileLock(folder / LOCK):
+    with ExitStack() as stack:
         try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=outer))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(FileLock(folder / LOCK))
+        except OSError as error:
+            raise SchedulingError(
+                f"Ray cannot start on this machine: {outer}: {error.strerror}; free some space "
+                "there, or set TMPDIR to another folder"
+            ) from error
+        yield folder
 
 
 def _training_nodes() -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from orchestrator.scheduling.storage import read_result
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint, Status
 
@@ -71,13 +72,18 @@ class Recorder(Protocol):
         """Record an event."""
 
 
-def finished_event(run: RunSpec, result: Mapping[str, Any]) -> Finished:
-    """Return the event for the last result of a worker, whose kind is the status."""
-    margins = result.get("margins")
-    return Finished(
-        run,
-        Status(result["kind"]),
-        error=result.get("error"),
-        margins=None if margins is None else base64.b64decode(margins),
-        certificate=result.get("certificate"),
-    )
+def finished_event(run: RunSpec, kind: str, error: str | None, path: str | None) -> Finished:
+    """Return the event for the last report of a worker, whose kind is the status.
+
+    `path` is the location of margins and certificate. If it cannot be read, the run is interrupted.
+    """
+    if path is None:
+        return Finished(run, Status(kind), error)
+    try:
+        result = read_result(path)
+        margins = base64.b64decode(result["margins"], validate=True)
+        certificate = dict(result["certificate"])
+    except (OSError, ValueError, KeyError, TypeError) as unreadable:
+        text = f"its result cannot be read from {path}: {unreadable}"
+        return Finished(run, Status.INTERRUPTED, text)
+    return Finished(run, Status(kind), error, margins, certificate)

@@ -1,21 +1,26 @@
 """Locations in the storage of checkpoints: paths of a shared folder, or URIs."""
 
+import json
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
+from aol.training.checkpoints import checksum_file, checksum_line, write_state
 from orchestrator.errors import ResourceError
+from orchestrator.store import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "ray"  # folder of the results that is the storage by default
-# An invocation, in it a run by its key, and in it a checkpoint, as Ray saves them
-SAVED = re.compile(r"(?<=/)\d{8}-\d{6}-\d+/\d+-s\d+-[0-9a-f]{8}(/checkpoint_\d+)?$")
+STATE_FILE, RESULT_FILE = "state.pt", "result.json"
+# An invocation, in it a run by its key, and in it a checkpoint
+SAVED = re.compile(r"(?<=/)\d{8}-\d{6}-\d+/\d+-s\d+-[0-9a-f]{8}(/checkpoint_\d+(-[0-9a-f]{8})?)?$")
 
 
 def is_uri(location: str) -> bool:
@@ -77,19 +82,80 @@ def open_location(location: str) -> tuple[Any, str]:
     return system, path
 
 
-def open_checkpoint(location: str) -> AbstractContextManager[str]:
-    """Provide a checkpoint as a local folder inside a block. Ray may raise any exception."""
-    from ray import tune
+@contextmanager
+def open_checkpoint(location: str) -> Iterator[str]:
+    """Provide a checkpoint as a local folder inside a block. Raises: OSError, ValueError."""
+    from pyarrow.fs import LocalFileSystem, copy_files
 
-    folder: AbstractContextManager[str] = tune.Checkpoint(location).as_directory()
-    return folder
+    system, path = open_location(location)
+    if isinstance(system, LocalFileSystem):
+        yield path
+        return
+    with TemporaryDirectory(prefix="aol-checkpoint-") as folder:
+        copy_files(path, folder, source_filesystem=system)
+        yield folder
+
+
+class RunStorage:
+    """The folder of the storage to which the workers of a run save, in one invocation."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+
+    def save_state(self, state: Mapping[str, Any]) -> Checkpoint:
+        """Write a trainer's state and its checksum to a new folder. Raises: OSError, ValueError."""
+        epoch = int(state["epoch"])
+        name = f"checkpoint_{epoch:06d}-{uuid4().hex[:8]}"  # an epoch may be trained twice
+        system, root = open_location(join_location(self.location, name))
+        try:
+            system.create_dir(root, recursive=True)
+            with system.open_output_stream(f"{root}/{STATE_FILE}") as stream:
+                checksum = write_state(state, stream)
+            with system.open_output_stream(f"{root}/{checksum_file(Path(STATE_FILE))}") as stream:
+                stream.write(checksum_line(checksum, STATE_FILE).encode())
+        except OSError:
+            with suppress(OSError):
+                system.delete_dir(root)  # a full disk needs the room
+            raise
+        return Checkpoint(epoch, join_location(self.location, name))
+
+    def saved_states(self) -> list[str]:
+        """Return the locations of the states there, newest first. Raises: OSError, ValueError."""
+        from pyarrow.fs import FileSelector
+
+        system, root = open_location(self.location)
+        found = system.get_file_info(FileSelector(root, allow_not_found=True))
+        names = sorted((info.base_name for info in found), reverse=True)  # epochs have six digits
+        return [join_location(self.location, name) for name in names if name != RESULT_FILE]
+
+    def save_result(self, result: Mapping[str, Any]) -> str:
+        """Write the margins and the certificate of a run; return their location.
+
+        They are too large to travel through Tune, which keeps and prints what it receives.
+
+        Raises: OSError, ValueError.
+        """
+        system, folder = open_location(self.location)
+        system.create_dir(folder, recursive=True)
+        with system.open_output_stream(f"{folder}/{RESULT_FILE}") as stream:
+            stream.write(json.dumps(result).encode())
+        return join_location(self.location, RESULT_FILE)
+
+
+def read_result(location: str) -> dict[str, Any]:
+    """Return what `RunStorage.save_result` wrote. Raises: OSError, ValueError."""
+    system, path = open_location(location)
+    with system.open_input_stream(path) as stream:
+        result: dict[str, Any] = json.loads(stream.read())
+    return result
 
 
 class CheckpointStorage:
     """The folder or URI in which an invocation saves; nothing outside it is ever deleted.
 
-    Ray saves to `<invocation>/<run key>/checkpoint_<number>` in it. The store has the location at
-    the time of saving, which is another one after the project was copied, moved or merged.
+    A worker saves to `<invocation>/<run key>/checkpoint_<epoch>-<random>` in it. The store has the
+    location at the time of saving, which is another one after the project was copied, moved or
+    merged.
     """
 
     def __init__(self, root: str) -> None:

@@ -8,17 +8,19 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray import tune
 
 from orchestrator.errors import SchedulingError
+from orchestrator.logs import LogFile
 from orchestrator.planning.resources import ResourceRequest
 from orchestrator.scheduling.callback import TrialEvents, trial_key
 from orchestrator.scheduling.control import ControlActor, ControlReader
 from orchestrator.scheduling.events import Recorder
-from orchestrator.scheduling.storage import open_checkpoint
-from orchestrator.scheduling.worker import OpenFolder, ReportError, train_run
+from orchestrator.scheduling.storage import RunStorage, join_location, open_checkpoint
+from orchestrator.scheduling.worker import ReportError, train_run
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint
 
@@ -63,20 +65,20 @@ def run_jobs(
         [job.run for job in jobs],
         recorders,
         control=control,
-        storage=options.storage,
         fail_fast=options.fail_fast,
         warn=options.warn,
         interrupted=options.interrupted,
     )
     options.log_folder.mkdir(parents=True, exist_ok=True)
-    try:
-        tuner = _tuner(jobs, options, events, control.name)
-    except (OSError, ValueError) as error:
-        raise SchedulingError(f"--storage {options.storage}: cannot be used: {error}") from error
     log = options.log_folder / "ray.log"  # Ray prints errors from another thread
-    with log.open("a") as file, redirect_stdout(file), events.handle_signals():
+    with (
+        TemporaryDirectory(prefix="aol-tune-", ignore_cleanup_errors=True) as folder,
+        LogFile(log) as file,
+        redirect_stdout(file),
+        events.handle_signals(),
+    ):
         try:
-            tuner.fit()
+            _tuner(jobs, options, events, control.name, folder).fit()
         except Exception as error:  # Ray may raise any exception
             logger.exception("Ray Tune stopped")
             if events.unfinished:
@@ -87,13 +89,19 @@ def run_jobs(
 
 
 def _tuner(
-    jobs: Sequence[Job], options: SchedulingOptions, events: TrialEvents, control: str
+    jobs: Sequence[Job],
+    options: SchedulingOptions,
+    events: TrialEvents,
+    control: str,
+    folder: str,
 ) -> tune.Tuner:
+    """Return a Tuner for the jobs, which keeps its own state, never read again, in `folder`."""
+    invocation = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + str(os.getpid())
+    storage = join_location(options.storage, invocation)
+    configs = [_trial_config(job, options, control, storage) for job in jobs]
     return tune.Tuner(
         tune.with_resources(train_trial, _resources),
-        param_space={
-            "job": tune.grid_search([_trial_config(job, options, control) for job in jobs])
-        },
+        param_space={"job": tune.grid_search(configs)},
         tune_config=tune.TuneConfig(
             num_samples=1,
             max_concurrent_trials=options.jobs,
@@ -102,8 +110,8 @@ def _tuner(
             trial_dirname_creator=trial_key,
         ),
         run_config=tune.RunConfig(
-            name=datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + str(os.getpid()),
-            storage_path=options.storage,
+            name=invocation,
+            storage_path=folder,
             callbacks=[events],
             failure_config=tune.FailureConfig(max_failures=options.retries),
             verbose=0,
@@ -117,7 +125,9 @@ def _resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([bundle])
 
 
-def _trial_config(job: Job, options: SchedulingOptions, control: str) -> dict[str, Any]:
+def _trial_config(
+    job: Job, options: SchedulingOptions, control: str, storage: str
+) -> dict[str, Any]:
     """Return a job as plain values, which Tune copies and prints."""
     return {
         "key": job.run.key,
@@ -125,6 +135,7 @@ def _trial_config(job: Job, options: SchedulingOptions, control: str) -> dict[st
         "train": asdict(job.run.train),
         "cpus": job.request.cpus,
         "gpus": job.request.gpus,
+        "folder": join_location(storage, job.run.key),
         "checkpoints": [item.path for item in job.checkpoints],
         "data_root": str(options.data_root) if options.data_root else None,
         "log": str(options.log_folder / f"{job.run.key}.log"),
@@ -140,27 +151,15 @@ def train_trial(config: dict[str, Any]) -> None:
     """Train one run in a Ray worker."""
     job = config["job"]
     control = ControlReader(job["control"])
-    states = _saved_states(job, control)
+    saved = control.checkpoints(job["key"])
+    if saved is None:  # the control actor is gone
+        saved = [*RunStorage(job["folder"]).saved_states(), *job["checkpoints"]]
+    states = [partial(open_checkpoint, location) for location in saved]
     train_run(job, report=_report, stopping=control.stop_requested, states=states)
 
 
-def _saved_states(job: Mapping[str, Any], control: ControlReader) -> list[OpenFolder]:
-    """Return the states to continue from, or Ray's newest one if the control actor is gone."""
-    locations = control.checkpoints(job["key"])
-    if locations is None and (newest := tune.get_checkpoint()):
-        return [newest.as_directory]
-    if locations is None:
-        locations = job["checkpoints"]
-    return [partial(open_checkpoint, location) for location in locations]
-
-
-def _report(result: dict[str, Any], state: Path | None = None) -> None:
+def _report(result: dict[str, Any]) -> None:
     try:
-        if state is None:
-            tune.report(result)
-            return
-        checkpoint = tune.Checkpoint.from_directory(state)
-        checkpoint.set_metadata({"epoch": result["epoch"]})
-        tune.report(result, checkpoint=checkpoint)
+        tune.report(result)
     except Exception as error:
         raise ReportError(f"{result['kind']} could not be reported: {error}") from error

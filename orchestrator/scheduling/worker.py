@@ -5,35 +5,35 @@ import gc
 import os
 import socket
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from aol.errors import CheckpointError
-from aol.training.checkpoints import save_checkpoint
+from aol.errors import CheckpointError, SavingError, is_unwritable
 from aol.training.resume import resume_trainer, train_epochs
 from orchestrator.formatting import pluralize
+from orchestrator.scheduling.storage import STATE_FILE, RunStorage
 
 if TYPE_CHECKING:
+    from aol.training.result import RunResult
     from aol.training.trainer import EpochMetrics, Trainer
 
-STATE_FILE = "state.pt"
 OpenFolder = Callable[[], AbstractContextManager[str]]  # gives a folder with a saved state
 
 
 class ReportError(Exception):
-    """Raised when a result cannot be reported or stored; training itself did not fail."""
+    """Raised when a result cannot be reported; training itself did not fail."""
 
 
 class Report(Protocol):
-    """Sends a result to the driver, with a folder to keep if there is one."""
+    """Sends a result to the driver."""
 
-    def __call__(self, result: dict[str, Any], state: Path | None = None) -> None:
+    def __call__(self, result: dict[str, Any]) -> None:
         """Return when the driver has the result. Raises: ReportError."""
 
 
@@ -46,8 +46,9 @@ def train_run(
 ) -> None:
     """Train one run from the first of `states` that can be read; its output goes to its log.
 
-    Errors of the run are reported and end it. Raises: ReportError, which the scheduler treats as a
-    lost worker, so that the run is tried again.
+    Errors of the run are reported and end it. A run whose state cannot be saved at its end is
+    interrupted. Raises: ReportError, which the scheduler treats as a lost worker, so that the run
+    is tried again; a full or read-only disk raises it too.
     """
     with redirect_output(Path(job["log"])):
         _log(f"run {job['key']} on {socket.gethostname()}, process {os.getpid()}")
@@ -55,17 +56,22 @@ def train_run(
 
         try:
             _train(job, report, stopping, states)
-        except ReportError:
-            traceback.print_exc()
+        except ReportError as error:
+            _log(str(error))
             raise
         except DivergedError as error:
             _log(str(error))
             report({"kind": "diverged", "error": str(error)})
+        except SavingError as error:
+            _log(str(error))
+            report({"kind": "interrupted", "error": str(error)})
         except CheckpointError as error:
             _log(str(error))
             report({"kind": "failed", "error": str(error)})
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            _log(traceback.format_exc())
+            if is_unwritable(error):
+                raise ReportError(f"{socket.gethostname()}: {error}") from error
             report({"kind": "failed", "error": traceback.format_exc()})
     gc.collect()  # a captured step and its network refer to each other, and hold GPU memory
 
@@ -78,7 +84,8 @@ def _train(
 ) -> None:
     import torch
 
-    from aol.training.trainer import evaluate_result
+    from aol.training.result import evaluate_result
+    from aol.training.saving import StateSaver
 
     if stopping():
         return
@@ -95,34 +102,32 @@ def _train(
     host = socket.gethostname()
     report({"kind": "placed", "host": host, "device": device, "epoch": trainer.epoch})
 
-    def record(metrics: "EpochMetrics", save: bool) -> None:
+    def record(metrics: "EpochMetrics") -> None:
         _log(str(metrics))
-        result = {"kind": "epoch", "epoch": metrics.epoch, "values": metrics.values()}
-        if not save:
-            report(result)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(trainer, Path(folder) / STATE_FILE)
-            report(result, Path(folder))
+        report({"kind": "epoch", "epoch": metrics.epoch, "values": metrics.values()})
 
-    if not train_epochs(
-        trainer,
-        record=record,
-        must_stop=lambda seconds: stopping(),
-        save_every_s=job["checkpoint_seconds"],
-    ):
-        return
-    ended = evaluate_result(trainer)
-    if ended.error:
-        _log("unsound:\n" + "\n".join(ended.violations))
-    report(
-        {
-            "kind": ended.outcome,
-            "error": ended.error,
-            "margins": base64.b64encode(ended.margins).decode(),
-            "certificate": ended.certificate,
-        }
+    storage = RunStorage(job["folder"])
+    saver = StateSaver(
+        storage.save_state,
+        saved=lambda saved: report({"kind": "saved", **asdict(saved)}),
+        every_s=job["checkpoint_seconds"],
+        log=_log,
     )
+    if not train_epochs(trainer, record=record, must_stop=lambda seconds: stopping(), saver=saver):
+        return
+    result = evaluate_result(trainer)
+    if result.error:
+        _log("unsound:\n" + "\n".join(result.violations))
+    report({"kind": result.outcome, "error": result.error, "path": _save(storage, result)})
+
+
+def _save(storage: RunStorage, result: "RunResult") -> str:
+    """Save the result of a run; return its location. Raises: SavingError."""
+    margins = base64.b64encode(result.margins).decode()
+    try:
+        return storage.save_result({"margins": margins, "certificate": result.certificate})
+    except (OSError, ValueError) as error:
+        raise SavingError(f"the result cannot be saved: {error}") from error
 
 
 def _trainer_factory(job: Mapping[str, Any]) -> Callable[[], "Trainer"]:
@@ -146,7 +151,8 @@ def _state_file(open_folder: OpenFolder) -> Iterator[Path]:
 
 
 def _log(text: str) -> None:
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
+    with suppress(OSError):  # a full disk does not end the run
+        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
 
 
 @contextmanager
@@ -171,5 +177,10 @@ def redirect_output(path: Path) -> Iterator[None]:
             undo.callback(os.dup2, copy, number)
             os.dup2(file.fileno(), number)
         for stream in (sys.stdout, sys.stderr):
-            undo.callback(stream.flush)
+            undo.callback(_flush, stream)
         yield
+
+
+def _flush(stream: TextIO) -> None:
+    with suppress(OSError):
+        stream.flush()

@@ -19,7 +19,7 @@ from aol.training.records import Run
 from aol.training.run_folder import RunFolder
 from orchestrator.analysis.tables import finished_run
 from orchestrator.errors import OutputError, RequestError
-from orchestrator.scheduling.worker import STATE_FILE
+from orchestrator.scheduling.storage import STATE_FILE, CheckpointStorage, open_checkpoint
 from orchestrator.sharing.run_folder import read_run_folder
 from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.store import Checkpoint, Status, Store
@@ -78,8 +78,6 @@ def _load_stored(run: RunSpec, checkpoint: Checkpoint, storage: str | None) -> T
     """Return the network of a checkpoint in the store. Raises: CheckpointError."""
     if not checkpoint.managed:
         return _load_final(run, Path(checkpoint.path))
-    from orchestrator.scheduling.storage import CheckpointStorage, open_checkpoint
-
     location = checkpoint.path
     if storage is not None:
         location = CheckpointStorage(storage).locate(location)

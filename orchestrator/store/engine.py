@@ -42,6 +42,7 @@ ADVICE = {  # by a part of the database's message
     "database is locked": "another program has locked it; stop that program and try again",
     "disk is full": "free some space and try again",
     "readonly database": "make the file and its folder writable",
+    "removed or replaced": "put it back",
 }
 DEFAULT_ADVICE = "repair it, or choose another with --store"
 
@@ -76,6 +77,15 @@ def sqlite_file(url: URL) -> Path | None:
 def wal_file(file: Path) -> Path:
     """Return the write-ahead log of a SQLite file."""
     return file.with_name(f"{file.name}-wal")
+
+
+def identity(url: URL) -> tuple[int, int] | None:
+    """Return the device and the inode of a SQLite file, None if there is no file."""
+    file = sqlite_file(url)
+    if file is None or not file.exists():
+        return None
+    found = file.stat()
+    return found.st_dev, found.st_ino
 
 
 def exists(location: str | Path) -> bool:

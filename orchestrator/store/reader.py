@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, aliased
 from orchestrator.store.drivers import Driver, DriverWatch, open_drivers
 from orchestrator.store.engine import (
     REVISION,
+    identity,
     migrate,
     open_engine,
     require_writable,
@@ -87,6 +88,7 @@ class StoreReader:
             self._held = stack.pop_all() if exclusive else ExitStack()
         self._driver: str | None = None  # the ID of this process if it queued or started runs
         self._watch = DriverWatch(self._other_drivers)
+        self._identity = identity(self.url)
 
     def __enter__(self) -> Self:
         return self
@@ -101,8 +103,11 @@ class StoreReader:
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with translate_errors(self.url), Session(self.engine) as session, session.begin():
-            yield session
+        with translate_errors(self.url):
+            if identity(self.url) != self._identity:  # SQLite goes on with the file it has opened
+                raise OSError("its file was removed or replaced")
+            with Session(self.engine) as session, session.begin():
+                yield session
 
     def _other_drivers(self) -> list[Driver]:
         with self._session() as session:

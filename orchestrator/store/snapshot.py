@@ -1,8 +1,9 @@
 """Reading another store at one moment, and copying whole runs from it."""
 
 import sqlite3
+import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,12 +58,11 @@ def snapshot(location: str | Path | URL) -> Iterator[Store]:
         return
     if not file.is_file():
         raise StoreError(f"there is no store at {file}")
-    with TemporaryDirectory(prefix="aol-store-", ignore_cleanup_errors=True) as folder:
-        copy = Path(folder) / "store.db"
+    with ExitStack() as stack:
+        copy = stack.enter_context(_temporary_folder(file)) / "store.db"
         _copy_file(file, copy)
         _check_copy(copy, str(file))
-        with closing(Store(copy)) as store:
-            yield store
+        yield stack.enter_context(closing(Store(copy)))
 
 
 def copy_run(source: Store, target: Store, key: str, **overrides: str | None) -> None:
@@ -172,6 +172,25 @@ def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) ->
 # Snapshots
 
 
+@contextmanager
+def _temporary_folder(file: Path) -> Iterator[Path]:
+    """Create a folder for the copy of a file. Raises: StoreError."""
+    with ExitStack() as stack:
+        try:
+            folder = TemporaryDirectory(prefix="aol-store-", ignore_cleanup_errors=True)
+            path = Path(stack.enter_context(folder))
+        except OSError as error:
+            raise _no_room(file, error.strerror) from error
+        yield path
+
+
+def _no_room(file: Path, reason: str | None) -> StoreError:
+    place = tempfile.tempdir or "the system's temporary folder"
+    return StoreError(
+        f"{file}: cannot be copied to {place}: {reason}; set TMPDIR to another folder"
+    )
+
+
 def _copy_file(file: Path, copy: Path) -> None:
     """Make a consistent copy of a SQLite file that may be in use. Raises: StoreError."""
     log = wal_file(file)
@@ -181,6 +200,8 @@ def _copy_file(file: Path, copy: Path) -> None:
         if log.exists():  # in use, perhaps only since a moment ago
             _back_up(file, copy, "mode=ro")
     except (sqlite3.Error, OSError) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # only the copy grows
+            raise _no_room(file, str(error)) from error
         raise StoreError(describe_failure(store_url(file), error)) from error
 
 

@@ -8,7 +8,13 @@ not be trained again.
 
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.recorder import TrackingRecorder
-from orchestrator.tracking.tracker import OVERALL_TAG, Tracker, tracker_for, tracking_uri
+from orchestrator.tracking.tracker import (
+    OVERALL_TAG,
+    Tracker,
+    tracker_for,
+    tracking_folder,
+    tracking_uri,
+)
 
 __all__ = [
     "OVERALL_TAG",
@@ -16,5 +22,6 @@ __all__ = [
     "TrackingError",
     "TrackingRecorder",
     "tracker_for",
+    "tracking_folder",
     "tracking_uri",
 ]

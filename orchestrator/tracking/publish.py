@@ -25,7 +25,7 @@ def publish_imported(
     """
     for profile in file.profiles:
         store_published_cells(file.experiment(profile), store)
-    tracker = tracker_for(file.path, file.file.name)
+    tracker = tracker_for(file.path, file.file.name, results)
     try:
         tracker.send(store, keys)
         publish_all(tracker, store, file, results)

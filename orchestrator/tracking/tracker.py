@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ACTIVE = "active"  # the lifecycle stage of what is not deleted
 TABLES_TAG = "aol.tables"  # a digest of the attached tables
 TABLES_FILE = "tables/tables.md"
 FIGURES_TAG = "aol.figures"  # a digest of the attached figures of the run's own tables
@@ -43,9 +44,17 @@ def tracking_uri(folder: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute()}/mlflow.db"
 
 
-def tracker_for(spec: Path, experiment: str) -> "Tracker":
-    """Return a tracker of the experiment in a file; local MLflow data are beside the file."""
-    folder = spec.parent
+def tracking_folder(spec: Path, results: Path) -> Path:
+    """Return the folder of local MLflow data: that of the file, or the results if it is read-only.
+
+    Plain `mlflow ui` finds the data beside the file.
+    """
+    return spec.parent if os.access(spec.parent, os.W_OK) else results
+
+
+def tracker_for(spec: Path, experiment: str, results: Path) -> "Tracker":
+    """Return a tracker of the experiment in a file."""
+    folder = tracking_folder(spec, results)
     return Tracker(tracking_uri(folder), experiment, folder / "mlruns")
 
 
@@ -62,9 +71,12 @@ class Tracker:
         self._experiment_id = ""
 
     def send(self, store: Store, keys: Iterable[str] | None = None) -> int:
-        """Send what MLflow lacks of these runs, or of all; return the number of runs."""
+        """Send what MLflow lacks of these runs, or of all; return the number of runs.
+
+        Runs that never started are not sent.
+        """
         with self._translate_errors():
-            runs = store.runs(keys)
+            runs = [run for run in store.runs(keys) if run.started_at]
             client = self._connect()
             for run in runs:
                 self._send_run(client, store, run)
@@ -76,9 +88,10 @@ class Tracker:
         with self._translate_errors():
             client = self._connect()
             for run in store.runs(profiles=[profile]):
-                if run.mlflow_run_id and _tag(client, run.mlflow_run_id, TABLES_TAG) != digest:
-                    client.log_text(run.mlflow_run_id, tables, TABLES_FILE)
-                    client.set_tag(run.mlflow_run_id, TABLES_TAG, digest)
+                mlflow_run = self._find_sent(client, store, run)
+                if mlflow_run and mlflow_run.data.tags.get(TABLES_TAG) != digest:
+                    client.log_text(mlflow_run.info.run_id, tables, TABLES_FILE)
+                    client.set_tag(mlflow_run.info.run_id, TABLES_TAG, digest)
 
     def attach_figures(
         self, store: Store, figures: Mapping[str, Sequence[Path]], tag: str = FIGURES_TAG
@@ -89,10 +102,11 @@ class Tracker:
             for run in store.runs(key for key in figures if figures[key]):
                 paths = figures[run.key]
                 digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-                if run.mlflow_run_id and _tag(client, run.mlflow_run_id, tag) != digest:
+                mlflow_run = self._find_sent(client, store, run)
+                if mlflow_run and mlflow_run.data.tags.get(tag) != digest:
                     for path in paths:
-                        client.log_artifact(run.mlflow_run_id, str(path), FIGURES_FOLDER)
-                    client.set_tag(run.mlflow_run_id, tag, digest)
+                        client.log_artifact(mlflow_run.info.run_id, str(path), FIGURES_FOLDER)
+                    client.set_tag(mlflow_run.info.run_id, tag, digest)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -106,21 +120,24 @@ class Tracker:
             raise TrackingError(f"MLflow at {self.uri}: {first_line(error)}") from error
 
     def _connect(self) -> "MlflowClient":
+        """Return the client; create the experiment, or restore it if it was deleted."""
         if self._client is None:
             from mlflow import MlflowClient
 
-            client = MlflowClient(self.uri)
-            name = self.experiment[:NAME_LENGTH]
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                local = self.uri.startswith("sqlite:")
-                location = self.artifacts.absolute().as_uri() if local else None
-                self._experiment_id = client.create_experiment(name, location)
-            else:
-                self._experiment_id = found.experiment_id
-                self._adopt_artifacts(found.artifact_location)
-            self._client = client
-        return self._client
+            self._client = MlflowClient(self.uri)
+        client, name = self._client, self.experiment[:NAME_LENGTH]
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            local = self.uri.startswith("sqlite:")
+            location = self.artifacts.absolute().as_uri() if local else None
+            self._experiment_id = client.create_experiment(name, location)
+            return client
+        self._experiment_id = found.experiment_id
+        if found.lifecycle_stage != ACTIVE:  # its name is taken, so it cannot be created again
+            client.restore_experiment(found.experiment_id)
+            logger.warning("the experiment %r was deleted in MLflow and is restored", name)
+        self._adopt_artifacts(found.artifact_location)
+        return client
 
     def _adopt_artifacts(self, location: str) -> None:
         """Change the locations of artifacts to this project's, if it was copied or moved.
@@ -143,7 +160,7 @@ class Tracker:
                     (own.as_uri(), len(location) + 1, location, len(location) + 1, f"{location}/"),
                 )
 
-    def _send_run(self, client: "MlflowClient", store: Store, run: StoredRun) -> None:
+    def _send_run(self, client: "MlflowClient", store: Store, run: StoredRun) -> "Run":
         mlflow_run = self._find(client, run) or self._create(client, run)
         final = final_epochs(store, run)
         logged = logged_epochs(client, mlflow_run)
@@ -162,6 +179,13 @@ class Tracker:
                 client.log_batch(run_id, metrics=metrics)
         log_status(client, mlflow_run, run)
         store.set_mlflow_status(run.key, run.status)
+        return mlflow_run
+
+    def _find_sent(self, client: "MlflowClient", store: Store, run: StoredRun) -> "Run | None":
+        """Find the MLflow run of a run that was sent; send it again if it was deleted since."""
+        if run.mlflow_run_id is None:
+            return None
+        return self._find(client, run) or self._send_run(client, store, run)
 
     def _find(self, client: "MlflowClient", run: StoredRun) -> "Run | None":
         """Find the MLflow run of a stored run, by its ID in the store or else by its tags."""
@@ -173,7 +197,7 @@ class Tracker:
             except MlflowException:
                 logger.info("MLflow run %s of %s is missing", run.mlflow_run_id, run.key)
             else:
-                if found.info.lifecycle_stage == "active":
+                if found.info.lifecycle_stage == ACTIVE:
                     return found
         tagged = client.search_runs(
             [self._experiment_id],
@@ -185,8 +209,3 @@ class Tracker:
     def _create(self, client: "MlflowClient", run: StoredRun) -> "Run":
         start = to_milliseconds(run.started_at or run.created_at)
         return client.create_run(self._experiment_id, start, run_tags(run), run_name(run))
-
-
-def _tag(client: "MlflowClient", run_id: str, name: str) -> str | None:
-    tag: str | None = client.get_run(run_id).data.tags.get(name)
-    return tag

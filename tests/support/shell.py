@@ -41,6 +41,10 @@ tables:
       - {label: AOL-Small, run: 0, published: [70.3, 62.9]}
       - {label: AOL-Conv, run: 11, published: [68.5, 60.2]}
 """
+UNREACHABLE_MLFLOW = {
+    "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
 
 
 class Shell:

@@ -1,14 +1,25 @@
 """
-Real failures: a run that diverges, an unreachable server and a full disk.
+Real failures: a run that diverges, an unreachable server, a full disk, and folders that vanish or
+become read-only.
 """
 
 import os
+import re
 import shutil
 import sqlite3
 
 import pytest
 
-from tests.support.shell import TINY, Shell, statuses_of
+from tests.support.mounts import read_only, small_disk
+from tests.support.shell import (
+    TINY,
+    UNREACHABLE_MLFLOW,
+    Shell,
+    epochs_of,
+    statuses_of,
+    stop,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +49,10 @@ def troubled(tmp_path_factory, data_root):
     )
     shell = Shell(tmp_path_factory.mktemp("troubled"), data_root, yaml)
     arguments = ("run", "experiments.yaml", "--profile", "demo")
-    down = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    shell.environment |= down
+    shell.environment |= UNREACHABLE_MLFLOW
     shell.first = shell.process(*arguments)
     shell.plan = shell("plan", *arguments[1:])
-    for name in down:
+    for name in UNREACHABLE_MLFLOW:
         del shell.environment[name]
     shell.second, shell.third = shell(*arguments), shell(*arguments)
     return shell
@@ -85,3 +95,95 @@ def test_too_little_disk_space_is_an_error_before_training(tmp_path, data_root):
 
     assert planned.returncode == 2
     assert "MB are free; free some space or choose another place with --storage" in planned.stderr
+
+
+@pytest.fixture
+def small_folder(tmp_path):
+    """
+    Return a folder on a file system of 40 MB.
+    """
+    with small_disk(tmp_path / "small", "40m") as folder:
+        yield folder
+
+
+def fill(folder):
+    with (folder / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+        except OSError:
+            pass
+
+
+def test_a_disk_that_fills_up_interrupts_the_run_and_it_continues_when_there_is_room(
+    small_folder, data_root
+):
+    yaml = TINY.replace("epochs: 3", "epochs: 60")
+    shell = Shell(small_folder, data_root, yaml)
+    arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "0")
+    process = shell.start(*arguments)
+    try:
+        shown = wait_for(process, r"epoch \d+/60")
+        fill(small_folder)
+        shown += process.communicate(timeout=300)[1]
+    finally:
+        stop(process)
+    (small_folder / "filler").unlink()
+    second = shell.process(*arguments)
+
+    assert process.returncode == 1, shown
+    assert "Traceback" not in shown
+    assert "No space left on device" in shown or "disk is full" in shown
+    assert second.returncode == 0, second.stderr
+    (epochs,) = epochs_of(small_folder).values()
+    assert sorted(epochs) == list(range(1, 61))
+
+
+@pytest.fixture
+def training(tmp_path, data_root):
+    """
+    Return a folder and the process that trains a run in it for a while.
+    """
+    shell = Shell(tmp_path / "project", data_root, TINY.replace("epochs: 3", "epochs: 40"))
+    process = shell.start("run", "experiments.yaml", "--profile", "demo", "--only", "11")
+    wait_for(process, r"epoch \d+/40")
+    yield shell.folder, process
+    stop(process)
+
+
+def test_a_run_whose_results_are_removed_and_put_back_loses_nothing(tmp_path, training):
+    folder, process = training
+    (folder / "results").rename(tmp_path / "away")
+    seen = wait_for(process, "The store cannot be written")
+    shutil.rmtree(folder / "results", ignore_errors=True)
+    (tmp_path / "away").rename(folder / "results")
+    _, rest = process.communicate(timeout=300)
+
+    assert "its file was removed or replaced; put it back" in seen
+    assert process.returncode == 0, rest
+    assert "Traceback" not in seen + rest
+    assert statuses_of(folder) == {11: "done"}
+    ((_, epochs),) = epochs_of(folder).items()
+    assert sorted(epochs) == list(range(1, 41))
+
+
+def test_a_run_whose_results_become_read_only_is_an_error_without_a_traceback(training):
+    folder, process = training
+    with read_only(folder / "results"):
+        _, err = process.communicate(timeout=300)
+
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert re.search(r"^Error: .*/results/.* cannot be written: .*Read-only", err, re.MULTILINE)
+
+
+def test_a_run_of_a_read_only_project_writes_to_other_results(tmp_path, data_root):
+    shell = Shell(tmp_path / "project", data_root, TINY)
+    with read_only(shell.folder):
+        arguments = ("experiments.yaml", "--profile", "demo", "--results", tmp_path / "results")
+        done = shell.process("run", *arguments, "--only", "0")
+        plan, report = shell("plan", *arguments), shell("report", *arguments)
+
+    assert done.returncode == plan.returncode == report.returncode == 0, done.stderr
+    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/results/mlflow.db" in done.stderr
+    assert (tmp_path / "results" / "demo" / "tables.md").exists()

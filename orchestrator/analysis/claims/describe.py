@@ -28,12 +28,20 @@ def summarize_claims(claims: Sequence[JudgedClaim]) -> str:
 
 def describe_evidence(judged: JudgedClaim) -> str:
     """Return the evidence for a verdict, and what would decide the claim if it is undecided."""
+    sentences = _evidence_sentences(judged)
+    if judged.excluded:
+        sentences.append(f"Left out: {', '.join(judged.excluded)}.")
+        sentences.append("A claim holds only if no seed is left out.")
+    return " ".join(sentences)
+
+
+def _evidence_sentences(judged: JudgedClaim) -> list[str]:
     found = judged.assessment
     if found is None:
         if judged.obstacle:
-            return judged.obstacle
+            return [judged.obstacle]
         runs = ", ".join(map(str, judged.unmeasured))
-        return f"No value yet of run{'s' if len(judged.unmeasured) > 1 else ''} {runs}."
+        return [f"No value yet of run{'s' if len(judged.unmeasured) > 1 else ''} {runs}."]
     weakest = judged.weakest
     sentences = [_describe_basis(judged)]
     if weakest is not None:
@@ -43,8 +51,8 @@ def describe_evidence(judged: JudgedClaim) -> str:
         percent = format_percent(100 * found.highest)
         sentences.append(f"Probability that the run named is first: {percent} %.")
     if judged.verdict is ClaimVerdict.UNDECIDED:
-        sentences.append(_describe_need(judged))
-    return " ".join(sentences)
+        sentences += _describe_need(judged)
+    return sentences
 
 
 def describe_step(step: Step, basis: Basis) -> str:
@@ -71,14 +79,17 @@ def _describe_basis(judged: JudgedClaim) -> str:
     return f"{found.seeds} seeds, {p}."
 
 
-def _describe_need(judged: JudgedClaim) -> str:
-    if judged.assessment and judged.assessment.basis is Basis.ROUNDS:
-        return "More rounds of the benchmark may decide it."
-    if judged.assessment is None or judged.assessment.basis is Basis.IMAGES:
-        return "A second seed would show the spread between seeds."
+def _describe_need(judged: JudgedClaim) -> list[str]:
+    basis = judged.assessment.basis if judged.assessment else Basis.IMAGES
+    if basis is Basis.VALUES:
+        return []
+    if basis is Basis.ROUNDS:
+        return ["More rounds of the benchmark may decide it."]
+    if basis is Basis.IMAGES:
+        return ["A second seed would show the spread between seeds."]
     if judged.further_seeds is None:
-        return "More seeds would not decide it, if means and spread stay as they are."
-    return f"{pluralize(judged.further_seeds, 'further seed')} would decide it."
+        return ["More seeds would not decide it, if means and spread stay as they are."]
+    return [f"{pluralize(judged.further_seeds, 'further seed')} would decide it."]
 
 
 def claim_record(judged: JudgedClaim) -> dict[str, Any]:
@@ -98,6 +109,7 @@ def claim_record(judged: JudgedClaim) -> dict[str, Any]:
         "further_seeds": judged.further_seeds,
         "unfinished_runs": list(judged.unmeasured),
         "obstacle": judged.obstacle or None,
+        "excluded": ", ".join(judged.excluded) or None,
         "steps": [_step_record(step) for step in found.steps] if found else [],
     }
 

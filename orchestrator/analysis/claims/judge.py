@@ -2,7 +2,8 @@
 
 A claim consists of steps: differences that have to be positive. It holds if the test of all its
 steps together rejects the opposite, and is contradicted if one step is negative. Both decisions are
-corrected by Holm's method over all claims that rest on a test.
+corrected by Holm's method over all claims that rest on a test. It does not hold while a seed of
+its runs is left out because it diverged or is unsound: the others are a selection.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,8 +52,9 @@ class JudgedClaim:
     `p` is the two-sided p-value after Holm's correction. `further_seeds` is the number of seeds
     that would decide an undecided claim if means and spread stayed as they are; None if no number
     up to `MAX_SEEDS` would, or if the spread is not known yet. `unmeasured` are the runs that have
-    no value yet, and `obstacle` is another reason why nothing was measured. `published` says
-    whether the paper's own numbers support the claim.
+    no value yet, and `obstacle` is another reason why nothing was measured. `excluded` are the
+    seeds that do not count, each with the reason. `published` says whether the paper's own numbers
+    support the claim.
     """
 
     claim: Claim
@@ -62,6 +64,7 @@ class JudgedClaim:
     further_seeds: int | None = None
     unmeasured: tuple[int, ...] = ()
     obstacle: str = ""
+    excluded: tuple[str, ...] = ()
     published: str = ""
 
     @property
@@ -71,7 +74,7 @@ class JudgedClaim:
         With one seed it is 1: a second one shows the spread between seeds.
         """
         if self.assessment is None:
-            return 0 if isinstance(self.claim.relation, Cheaper) else 1
+            return 0 if isinstance(self.claim.relation, Cheaper) or self.excluded else 1
         return 1 if self.assessment.basis is Basis.IMAGES else self.further_seeds or 0
 
     @property
@@ -148,6 +151,7 @@ def _assess(claim: Claim, measured: Measurements, labels: Mapping[int, str]) -> 
             folder = measured.experiment.path.parent
             return replace(pending, assessment=assess_costs(claim.relation, folder))
         comparisons = Comparisons(measured, claim)
+        pending = replace(pending, excluded=comparisons.excluded)
         if isinstance(claim.relation, Bound):
             return _assess_bound(pending, claim.relation, comparisons, labels)
         if comparisons.unmeasured:
@@ -188,23 +192,30 @@ def _judge(pending: JudgedClaim, p: float | None, factor: int) -> JudgedClaim:
     if found is None:
         return pending
     if found.p_holds is None or found.p_opposite is None or p is None:
-        holds = all(step.p_holds == 0 for step in found.steps)
-        verdict = ClaimVerdict.HOLDS if holds else ClaimVerdict.CONTRADICTED
-        return replace(pending, verdict=verdict)
+        supported = all(step.p_holds == 0 for step in found.steps)
+        return replace(pending, verdict=_decision(pending, supported=supported))
     if p < SIGNIFICANCE_LEVEL:
-        holds = found.p_holds < found.p_opposite
-        verdict = ClaimVerdict.HOLDS if holds else ClaimVerdict.CONTRADICTED
-        return replace(pending, verdict=verdict, p=p)
-    further = _further_seeds(found, factor)
+        supported = found.p_holds < found.p_opposite
+        return replace(pending, verdict=_decision(pending, supported=supported), p=p)
+    further = _further_seeds(pending, found, factor)
     return replace(pending, verdict=ClaimVerdict.UNDECIDED, p=p, further_seeds=further)
 
 
-def _further_seeds(found: Assessment, factor: int) -> int | None:
+def _decision(pending: JudgedClaim, *, supported: bool) -> ClaimVerdict:
+    """Return the verdict of a claim that the evidence supports or contradicts."""
+    if not supported:
+        return ClaimVerdict.CONTRADICTED
+    return ClaimVerdict.UNDECIDED if pending.excluded else ClaimVerdict.HOLDS
+
+
+def _further_seeds(pending: JudgedClaim, found: Assessment, factor: int) -> int | None:
     """Return the fewest further seeds that decide the claim, with Holm's factor."""
     if found.at is None:
         return None
     for seeds in range(found.seeds + 1, MAX_SEEDS + 1):
-        if 2 * factor * min(found.at(seeds)) < SIGNIFICANCE_LEVEL:
+        p_holds, p_opposite = found.at(seeds)
+        p_decision = p_opposite if pending.excluded else min(p_holds, p_opposite)
+        if 2 * factor * p_decision < SIGNIFICANCE_LEVEL:
             return seeds - found.seeds
     return None
 

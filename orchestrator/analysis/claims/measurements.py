@@ -12,7 +12,7 @@ from orchestrator.analysis.claims.contrasts import (
     SeedContrasts,
 )
 from orchestrator.analysis.margins import certified, certified_share, load_margins
-from orchestrator.analysis.tables import runs_of
+from orchestrator.analysis.tables import EXCLUDED, runs_of
 from orchestrator.errors import RecordError
 from orchestrator.spec.claims import Claim, radius_of
 from orchestrator.spec.experiment import Experiment
@@ -48,10 +48,13 @@ class Measurements:
     def __init__(self, experiment: Experiment, store: Store, epoch: int | None = None) -> None:
         self.experiment, self._store, self._epoch = experiment, store, epoch
         self._specs = {run.id: run for run in experiment.runs}
-        ended = (Status.DONE, Status.UNSOUND)
+        ended, stored = (Status.DONE, Status.UNSOUND), runs_of(experiment, store)
         self._runs = {
-            run_id: [run for run in runs if run.status in ended]
-            for run_id, runs in runs_of(experiment, store).items()
+            run_id: [run for run in runs if run.status in ended] for run_id, runs in stored.items()
+        }
+        self._excluded = {
+            run_id: {run.seed: EXCLUDED[run.status] for run in runs if run.status in EXCLUDED}
+            for run_id, runs in stored.items()
         }
         keys = [run.key for runs in self._runs.values() for run in runs]
         self._metric_values = store.final(keys, epoch=epoch)  # none of unsound runs
@@ -70,6 +73,10 @@ class Measurements:
         """
         found = {each.seed: self._value(each, column) for each in self._runs[run]}
         return {seed: value for seed, value in found.items() if value is not None}
+
+    def excluded(self, run: int) -> dict[int, str]:
+        """Return why seeds of a run do not count: they diverged, or are unsound."""
+        return self._excluded[run]
 
     def dataset(self, run: int) -> str:
         """Return the name of the dataset that a run is tested on."""
@@ -126,6 +133,12 @@ class Comparisons:
         found = {run: [measured.values(run, column) for column in columns] for run in runs}
         self.seeds = {run: sorted(set.intersection(*map(set, found[run]))) for run in runs}
         self.unmeasured = tuple(run for run in runs if not self.seeds[run])
+        self.excluded = tuple(  # of which no value is compared
+            f"run {run} with seed {seed} {reason}"
+            for run in runs
+            for seed, reason in measured.excluded(run).items()
+            if seed not in self.seeds[run]
+        )
         self.basis = Basis.SEEDS
         if any(len(seeds) < 2 for seeds in self.seeds.values()):
             self.basis = Basis.IMAGES

@@ -24,9 +24,10 @@ from aol.catalog import DATASETS
 from aol.config import DataConfig
 from aol.data import datasets as data
 from aol.data import sources
-from aol.data.datasets import default_root, fingerprint, load, prepare
-from aol.data.sources import Arrays, SourceError, load_torchvision
+from aol.data.datasets import default_root, describe_fallback, fingerprint, load, prepare
+from aol.data.sources import Arrays, SourceError, load_digits, load_torchvision
 from aol.errors import DataError
+from tests.support.mounts import read_only, small_disk
 
 CPU = torch.device("cpu")
 TRAIN, TEST = 50, 20  # images of the tiny stand-ins for CIFAR
@@ -393,34 +394,86 @@ def test_an_unwritable_root_is_an_error(tmp_path):
         prepare("digits", tmp_path / "occupied")
 
 
-def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch):
-    def full(path, records):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+def test_a_full_disk_is_one_line_and_leaves_no_files(tmp_path):
+    with small_disk(tmp_path / "small", "1m") as root:
+        with pytest.raises(DataError, match=r"^cannot store digits .*No space left on device$"):
+            prepare("digits", root)
+        left = list(kept_file(root).parent.iterdir())
 
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(DataError, match=r"cannot store digits in .*No space left on device"):
-        prepare("digits", tmp_path)
-
-    assert [path.suffix for path in kept_file(tmp_path).parent.iterdir()] in ([], [".lock"])
+    assert [path.suffix for path in left] in ([], [".lock"])
 
 
-def test_images_of_a_read_only_root_are_kept_in_the_cache(tmp_path, monkeypatch):
-    """
-    This needs a read-only file system: otherwise root may write into any folder.
-    """
-    root, cache = tmp_path / "root", tmp_path / "cache"
-    root.mkdir()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    if os.geteuid() or os.system(f"mount -t tmpfs -o ro tmpfs {root} 2>/dev/null"):
-        pytest.skip("needs the right to mount a file system")
-    try:
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "aol"
+
+
+@pytest.mark.parametrize("below", ["", "not/there"])
+def test_images_of_a_read_only_root_are_kept_in_the_cache(tmp_path, cache, below):
+    (tmp_path / "root").mkdir()
+    with read_only(tmp_path / "root") as folder:
+        records = prepare("digits", folder / below)
+        again = prepare("digits", folder / below)
+
+    assert len(records["test"]) == len(again["test"]) == 355
+    assert kept_file(cache).exists()
+
+
+def test_damaged_images_in_a_read_only_root_are_replaced_in_the_cache(tmp_path, cache):
+    root = tmp_path / "root"
+    prepare("digits", root)
+    kept_file(root).write_bytes(kept_file(root).read_bytes()[:-1])
+    with read_only(root):
         records = prepare("digits", root)
-    finally:
-        os.system(f"umount -l {root}")
+        note = describe_fallback("digits", root)
 
     assert len(records["test"]) == 355
-    assert (cache / "aol" / "verified" / "digits.npy").exists()
+    assert note == (
+        f"{root} is read-only and has no intact images of digits: they are kept in "
+        f"{cache / 'verified'}"
+    )
+
+
+def test_intact_images_in_a_read_only_root_are_used(tmp_path, cache):
+    root = tmp_path / "root"
+    prepare("digits", root)
+    with read_only(root):
+        prepare("digits", root)
+        note = describe_fallback("digits", root)
+
+    assert note is None
+    assert not cache.exists()
+
+
+def test_a_read_only_root_without_a_writable_cache_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "root"))
+    (tmp_path / "root").mkdir()
+
+    with (
+        read_only(tmp_path / "root") as root,
+        pytest.raises(DataError, match=r"^cannot store digits in .*: .*Read-only file system.*$"),
+    ):
+        prepare("digits", root)
+
+
+def test_images_are_downloaded_to_the_cache_if_the_root_is_read_only(tmp_path, cache, monkeypatch):
+    tried = []
+
+    def download(name, root):
+        tried.append(root)
+        try:
+            (root / "downloaded").mkdir(parents=True)
+        except OSError as error:
+            raise SourceError(str(error)) from error
+        return load_digits(name, root)
+
+    monkeypatch.setitem(data.SOURCES, "digits", [("a download", download)])
+    (tmp_path / "root").mkdir()
+    with read_only(tmp_path / "root") as root:
+        prepare("digits", root)
+
+    assert tried == [root, cache]
 
 
 def test_preparation_reports_its_progress(tmp_path):

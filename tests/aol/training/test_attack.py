@@ -11,7 +11,8 @@ from torch import nn
 
 from aol.config import AttackConfig
 from aol.training.attack import projected_gradient_descent
-from aol.training.trainer import Trainer, evaluate_result
+from aol.training.result import evaluate_result
+from aol.training.trainer import Trainer
 from tests.aol.training.test_trainer import CONFIG
 
 CPU = torch.device("cpu")

@@ -2,7 +2,6 @@
 The loop around a trainer, with fake trainers.
 """
 
-import time
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ class FakeTrainer:
     """
 
     device = torch.device("cpu")
+    moved_from = None
 
     def __init__(self, *seconds):
         self.seconds, self.config = seconds, SimpleNamespace(epochs=len(seconds))
@@ -76,6 +76,19 @@ def test_only_the_newest_checkpoint_is_loaded(saved):
     assert logged == ["continues after epoch 7"]
 
 
+def test_a_state_of_another_kind_of_device_is_named_in_the_log(saved):
+    class Moved(FakeTrainer):
+        moved_from = "cuda"
+
+    logged = []
+    states = map(nullcontext, saved({"epoch": 7}))
+    resume_trainer(lambda: Moved(1.0), states, log=logged.append, hint="")
+
+    assert logged[1] == (
+        "its state was saved on cuda, it continues on cpu: the last bits will differ"
+    )
+
+
 def test_an_unreadable_checkpoint_is_skipped_and_the_next_loaded_in_a_new_trainer(saved):
     files = saved(b"torn", None, {"epoch": 6, "broken": True}, {"epoch": 5})
     logged = []
@@ -104,54 +117,50 @@ def test_the_error_lists_every_reason_if_no_checkpoint_can_be_read(saved):
     assert len(reasons) == 2
 
 
-def train(trainer, *, record=lambda metrics, save: None, stop=lambda s: False, every=1e9):
-    return train_epochs(trainer, record=record, must_stop=stop, save_every_s=every)
+class FakeSaver:
+    """
+    Counts what it is to do; a save takes the given seconds.
+    """
+
+    def __init__(self, seconds=0.0):
+        self.seconds, self.steps, self.ends = seconds, [], []
+
+    def step(self, state):
+        self.steps.append(state())
+
+    def finish(self, state):
+        self.ends.append(state())
+
+
+def train(trainer, *, record=lambda metrics: None, stop=lambda s: False, saver=None):
+    trainer.state_dict = lambda: trainer.epoch
+    return train_epochs(trainer, record=record, must_stop=stop, saver=saver or FakeSaver())
 
 
 def test_every_epoch_is_recorded_before_the_next_and_the_last_one_is_saved():
-    trainer, recorded = FakeTrainer(1.0, 1.0, 1.0), []
+    trainer, recorded, saver = FakeTrainer(1.0, 1.0, 1.0), [], FakeSaver()
 
-    def record(metrics, save):
-        recorded.append((metrics.epoch, trainer.epoch, save))
+    def record(metrics):
+        recorded.append((metrics.epoch, trainer.epoch, len(saver.steps)))
 
-    assert train(trainer, record=record)
-    assert recorded == [(1, 1, False), (2, 2, False), (3, 3, True)]
+    assert train(trainer, record=record, saver=saver)
+    assert recorded == [(1, 1, 0), (2, 2, 1), (3, 3, 2)]
+    assert (saver.steps, saver.ends) == ([1, 2], [3])
 
 
 def test_a_stop_saves_its_epoch_and_is_ignored_after_the_last_one():
-    recorded = []
-    trainer = FakeTrainer(1.0, 1.0, 1.0)
-    stops = iter([False, True])
+    stops, saver = iter([False, True]), FakeSaver()
 
-    def record(metrics, save):
-        recorded.append((metrics.epoch, save))
-
-    assert not train(trainer, record=record, stop=lambda s: next(stops))
-    assert recorded == [(1, False), (2, True)]
-    assert train(FakeTrainer(1.0), record=record, stop=lambda s: True)
+    assert not train(FakeTrainer(1.0, 1.0, 1.0), stop=lambda s: next(stops), saver=saver)
+    assert (saver.steps, saver.ends) == ([1], [2])
+    assert train(FakeTrainer(1.0), stop=lambda s: True)
 
 
-def test_checkpoints_are_saved_at_intervals_and_their_time_counts_for_the_deadline(monkeypatch):
-    """
-    An epoch takes ten seconds and a save takes one. One save is due every fifteen seconds.
-    """
-    now, saves, estimates = [0.0], [], []
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_the_time_of_a_save_counts_for_the_deadline():
+    estimates = []
+    train(FakeTrainer(3.0, 3.0), stop=lambda s: bool(estimates.append(s)), saver=FakeSaver(2.0))
 
-    class Timed(FakeTrainer):
-        def epochs(self):
-            for metrics in super().epochs():
-                now[0] += metrics.seconds
-                yield metrics
-
-    def record(metrics, save):
-        now[0] += save
-        saves.extend([metrics.epoch] * save)
-
-    train(Timed(*[10.0] * 5), record=record, stop=lambda s: bool(estimates.append(s)), every=15)
-
-    assert saves == [2, 4, 5]
-    assert estimates == [10.0, 10.0, 11.0, 11.0]
+    assert estimates == [5.0]
 
 
 def test_the_estimated_time_of_an_epoch_is_the_longest_of_the_latest_ones():
@@ -163,7 +172,7 @@ def test_the_estimated_time_of_an_epoch_is_the_longest_of_the_latest_ones():
 
 
 def test_an_error_while_recording_is_passed_on():
-    def full(metrics, save):
+    def full(metrics):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):

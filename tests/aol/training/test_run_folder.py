@@ -17,6 +17,7 @@ from aol.training.run_folder import RunFolder
 from aol.training.trainer import Trainer
 from orchestrator.planning.plan import as_rows, make_plan
 from orchestrator.spec.loader import SpecFile
+from tests.support.mounts import read_only
 from tests.support.shell import PROJECT, TINY
 
 pytestmark = pytest.mark.usefixtures("two_layers", "one_thread")
@@ -154,16 +155,19 @@ def test_a_run_stopped_after_every_epoch_has_the_same_results(plan, data_root, t
     straight, halting = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
     straight.train(run, data_root=data_root, device=CPU, must_stop=NEVER, log=print)
 
-    outcomes = [
-        halting.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
-        for _ in range(3)
-    ]
+    outcomes, states = [], []
+    for _ in range(3):
+        outcomes.append(
+            halting.train(run, data_root=data_root, device=CPU, must_stop=ALWAYS, log=print)
+        )
+        states.append(len(halting.states()))
 
+    assert states == [1, 2, 1]
     assert outcomes == [Outcome.STOPPED, Outcome.STOPPED, Outcome.DONE]
     assert losses(halting.path) == losses(straight.path)
     margins = [(folder.path / "margins.f32").read_bytes() for folder in (straight, halting)]
     assert margins[0] == margins[1]
-    assert len(list(halting.path.glob("state-*.pt"))) == 2
+    assert [path.name for path in halting.path.glob("*.sha256")] == ["state-3.pt.sha256"]
     attempts = lines(halting.path / "attempts.jsonl")
     assert [attempt["from_epoch"] for attempt in attempts] == [0, 1, 2]
 
@@ -255,6 +259,29 @@ def test_usage_errors_are_one_line_with_exit_code_2(box, capsys, arguments, mess
 def test_a_missing_source_of_images_is_exit_1(box, capsys, tmp_path):
     assert box("--data", tmp_path / "none", settings=("data.name=cifar100",)) == 1
     assert "no source has cifar100" in capsys.readouterr().err
+
+
+def test_a_read_only_data_root_is_replaced_by_the_cache_and_a_line(
+    box, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    with read_only(tmp_path / "data") as root:
+        code = box("--run", "0", "--data", root)
+
+    assert code == 0
+    assert f"{root} is read-only and has no intact images of digits" in capsys.readouterr().out
+
+
+def test_a_read_only_folder_of_results_is_one_line_with_exit_code_1(box, capsys, tmp_path):
+    (tmp_path / "out").mkdir()
+    with read_only(tmp_path / "out"):
+        code = box("--run", "0")
+    error = capsys.readouterr().err
+
+    assert code == 1
+    assert error.startswith("run 0: [Errno 30] Read-only file system: ")
+    assert error.count("\n") == 1
 
 
 def test_checkpoints_that_cannot_be_read_are_exit_1(box, capsys, folders):

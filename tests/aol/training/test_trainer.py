@@ -19,8 +19,9 @@ from aol.training import trainer as train
 from aol.training.loss import offset_cross_entropy
 from aol.training.metrics import certified, correct, margins
 from aol.training.optimizer import make_optimizer, set_learning_rate
+from aol.training.result import evaluate_result
 from aol.training.step import scale_pixels
-from aol.training.trainer import DivergedError, Trainer, evaluate_result
+from aol.training.trainer import DivergedError, Trainer
 from tests.support.golden_recipe import (
     drawn_batch,
     drawn_parameters,
@@ -456,6 +457,34 @@ def test_a_run_stopped_after_every_epoch_equals_an_uninterrupted_one(trainer):
         state = saved(run.state_dict())
 
     assert found == expected
+
+
+@pytest.mark.parametrize(("length", "moved_from"), [(16, "cuda"), (5056, None)])
+def test_a_state_saved_on_a_gpu_continues_on_the_cpu(trainer, length, moved_from):
+    """
+    CUDA's generator has a state of 16 bytes. Its random numbers cannot be continued on the CPU.
+    """
+    first, second, third = trainer(), trainer(), trainer()
+    next(first.epochs())
+    state = saved(first.state_dict())
+    state["noise"] = state["noise"][:length]
+    for run in (second, third):
+        run.load_state_dict(state)
+        list(run.epochs())
+
+    assert second.moved_from == moved_from
+    assert second.epoch == 3
+    assert torch.equal(second.margins(), third.margins())
+
+
+def test_after_the_last_epoch_the_state_is_the_weights(trainer):
+    first, second = trainer(), trainer()
+    list(first.epochs())
+    second.load_state_dict(saved(first.state_dict()))
+
+    assert "optimizer" not in first.state_dict()
+    assert list(second.epochs()) == []
+    assert torch.equal(second.margins(), first.margins())
 
 
 def test_another_loop_continues_after_a_break(trainer):

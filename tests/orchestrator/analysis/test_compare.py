@@ -89,12 +89,19 @@ def test_two_runs_are_compared_in_every_column(reported, store):
     assert all(one.only_first == 0 and one.p < 0.01 for one in comparisons.values())
 
 
-@pytest.mark.parametrize("status", [Status.FAILED, Status.UNSOUND])
-def test_an_unfinished_run_cannot_be_compared(reported, store, status):
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (Status.FAILED, "is not finished"),
+        (Status.UNSOUND, "is unsound"),
+        (Status.DIVERGED, "diverged"),
+    ],
+)
+def test_an_unfinished_or_excluded_run_cannot_be_compared(reported, store, status, reason):
     finish_with_margins(store, reported.runs[0], [1.0])
     finish_with_margins(store, reported.runs[1], [1.0], status)
 
-    with pytest.raises(RequestError, match="run 22 with seed 22 of the profile `demo` is not"):
+    with pytest.raises(RequestError, match=f"run 22 with seed 22 of the profile `demo` {reason};"):
         compare_runs(reported, store, (0, 22))
 
 

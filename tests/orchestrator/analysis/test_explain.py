@@ -5,7 +5,7 @@ import pytest
 from orchestrator.analysis.explain import common_patch, explain
 from orchestrator.analysis.report import make_report
 from orchestrator.errors import RecordError, RequestError
-from orchestrator.store import Checkpoint
+from orchestrator.store import Checkpoint, Status
 from tests.support.reports import PATCH, damage_margins, finish, replicate_of
 from tests.support.stores import ORIGIN
 
@@ -103,6 +103,19 @@ def test_an_explanation_has_the_runs_of_a_cell_and_the_commands_that_reproduce_t
         "--results again",
     )
     assert [one.replicate for one in explained("One/row 0/accuracy", replicate=2)[0].origins] == [2]
+
+
+@pytest.mark.parametrize("comparable", [True, False])
+def test_an_explanation_names_a_diverged_seed(experiment, store, comparable):
+    run = experiment.runs[0]
+    finish(store, run, 0.0)
+    finish(store, replicate_of(run, 1), 0.0)
+    store.finish(replicate_of(run, 1).key, Status.DIVERGED, error="no finite loss")
+    report = make_report(replace(experiment, comparable=comparable), store)
+    (found,) = explain(report, store, "One/row 0/accuracy")
+
+    assert "Left out: seed 1000 diverged. A cell counts as reproduced only if" in found.verdict
+    assert found.record["excluded"] == "seed 1000 diverged"
 
 
 def test_uncommitted_changes_are_returned_as_a_patch(explained, experiment, store):

@@ -47,21 +47,43 @@ def test_cells_get_the_expected_verdict(cell, verdict):
     assert judge_cells([cell], RULES)[0].verdict is verdict
 
 
+DIVERGED = ("seed 1000 diverged",)
+LEFT_OUT = " Left out: seed 1000 diverged. A cell counts as reproduced only if no seed is left out."
+
+
 @pytest.mark.parametrize(
-    ("excluded", "reason"),
+    ("cell", "verdict"),
     [
-        ((), ""),
-        (("diverged",), ": it diverged"),
-        (("diverged", "is unsound"), ": it diverged or is unsound"),
+        (EMPTY, Verdict.MISSING),
+        (replace(EMPTY, started=True), Verdict.PARTIAL),
+        (with_values(70.3), Verdict.UNDERPOWERED),
+        (with_values(70.9, 70.8, 70.7, 70.8, 70.9), Verdict.UNDERPOWERED),
+        (with_values(72.5), Verdict.DIFFERS),
     ],
 )
-def test_a_missing_cell_has_the_reason_why_its_run_is_excluded(excluded, reason):
-    """
-    Without a reason, the run may be finished and lack the metric.
-    """
-    (judged,) = judge_cells([replace(EMPTY, excluded=excluded)], RULES)
+def test_a_cell_with_a_diverged_seed_names_it_and_is_never_reproduced(cell, verdict):
+    (judged,) = judge_cells([replace(cell, excluded=DIVERGED)], RULES)
 
-    assert describe_verdict(judged) == f"missing: run 0 has no value{reason}; 70.3 published."
+    assert judged.verdict is verdict
+    assert describe_verdict(judged).startswith(f"{verdict}: ")
+    assert LEFT_OUT in describe_verdict(judged)
+    assert judged.further_seeds is None
+
+
+def test_a_cell_with_a_diverged_seed_can_still_be_shown_to_differ():
+    (judged,) = judge_cells([with_values(71.9, excluded=DIVERGED)], RULES)
+
+    assert judged.verdict is Verdict.UNDERPOWERED
+    assert after(judged.further_seeds, 71.9, excluded=DIVERGED) is Verdict.DIFFERS
+
+
+def test_a_missing_cell_without_a_left_out_seed_has_no_reason():
+    """
+    The run may be finished and lack the metric.
+    """
+    (judged,) = judge_cells([EMPTY], RULES)
+
+    assert describe_verdict(judged) == "missing: run 0 has no value; 70.3 published."
 
 
 def test_a_cell_differs_only_if_its_whole_interval_is_beyond_the_margin():
@@ -163,13 +185,13 @@ def test_holms_correction_equals_tabulated_values():
     assert together == pytest.approx(list(tabulated.values()), rel=1e-12)
 
 
-def after(seeds, value, others=()):
+def after(seeds, value, others=(), **changes):
     """
     Return the verdict after further seeds that keep the mean and have the prior's spread.
     """
     offsets = stats.norm.ppf((np.arange(seeds + 1) + 0.5) / (seeds + 1))
     offsets *= 0.2 / offsets.std(ddof=1) if seeds else 0
-    cells = [with_values(*(value + offsets)), *map(with_values, others)]
+    cells = [with_values(*(value + offsets), **changes), *map(with_values, others)]
     return judge_cells(cells, RULES)[0].verdict
 
 

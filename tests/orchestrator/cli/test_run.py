@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from tests.support.shell import PROJECT, Shell, statuses_of
+from orchestrator import __main__ as program
+from tests.support.mounts import read_only, small_disk
+from tests.support.shell import PROJECT, UNREACHABLE_MLFLOW, Shell, statuses_of
 
 VIEWS = ("report", "status", "compare", "cra", "query")
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -201,6 +203,41 @@ def test_the_views_cells_are_those_of_the_report(finished):
     assert len(view) == len(cells) == 4
     for row, cell in zip(view, cells, strict=True):
         assert row == {name: pytest.approx(cell[name]) for name in row}
+
+
+def test_a_run_that_mlflow_does_not_receive_exits_with_1(trained, tmp_path):
+    shell = trained.copy(tmp_path)
+    shell.environment |= UNREACHABLE_MLFLOW
+    with sqlite3.connect(tmp_path / "results" / "store.db") as database:
+        database.execute("UPDATE runs SET mlflow_status = NULL")
+    database.close()
+    done = shell("run", "experiments.yaml", "--profile", "demo")
+
+    assert done.returncode == 1
+    assert "MLflow at http://127.0.0.1:9: " in done.stderr
+    assert "The store is complete; `sync` sends it to MLflow." in done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--figures",), ("--format", "html")])
+def test_a_report_that_cannot_be_written_is_one_line(finished, options):
+    with read_only(finished.folder / "results"):
+        done = finished("report", "experiments.yaml", *options)
+    lines = done.stderr.splitlines()
+
+    assert done.returncode == 1
+    assert len(lines) == 1, done.stderr
+    assert re.match(r"Error: results/demo/.* cannot be written: .*Read-only file", lines[0])
+    assert "html" in options or "| AOL-Small |" in done.stdout
+
+
+def test_a_full_disk_is_one_line_of_every_command(tmp_path, monkeypatch, capsys):
+    with small_disk(tmp_path / "full", "4k") as full:
+        monkeypatch.setattr(program, "app", lambda **_: (full / "x").write_bytes(bytes(10_000)))
+        with pytest.raises(SystemExit) as ended:
+            program.main()
+
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("Error: No space left on device; free some space")
 
 
 CELL = "The only table/AOL-Conv/Std Acc"

@@ -150,13 +150,15 @@ def test_a_run_in_training_needs_its_remaining_epochs(remaining, experiment, sto
 
 
 @pytest.mark.parametrize("status", [Status.UNSOUND, Status.DIVERGED])
-def test_diverged_and_unsound_seeds_are_not_trained_again(remaining, experiment, store, status):
+def test_further_seeds_do_not_replace_a_diverged_or_unsound_one(
+    remaining, experiment, store, status
+):
     run = experiment.runs[0]
     store.queue([run])
     store.start(run, ORIGIN)
     store.finish(run.key, status, error="x")
 
-    assert replicates(remaining().runs[0]) == [1]
+    assert replicates(remaining().runs[0]) == []
 
 
 def test_hours_are_estimated_from_recent_epochs_on_gpus(remaining, experiment, store, make_run):

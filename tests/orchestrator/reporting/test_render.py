@@ -186,7 +186,7 @@ def test_every_format_names_violations_and_excluded_runs(experiment, store, stat
         "% Invariant violated, do not trust the numbers below: run 0, seed 0: there are no margins"
         in tex
     )
-    assert f"% Run 22 with seed 22 is left out, {status}: " in tex
+    assert f"\\par Run 22 with seed 22 is left out, {status}: " in tex
     assert tex.index("% Invariant violated") < tex.index(r"\begin{table}")
 
 
@@ -253,28 +253,53 @@ def test_an_unfinished_run_has_no_number(experiment, store, status):
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "reason"),
+    ("status", "error"),
     [
-        (Status.UNSOUND, "layer 1: its bound is 1.01", "is unsound"),
-        (Status.DIVERGED, "run 22: the loss of epoch 2 is nan", "diverged"),
+        (Status.UNSOUND, "layer 1: its bound is 1.01"),
+        (Status.DIVERGED, "run 22: the loss of epoch 2 is nan"),
     ],
 )
 def test_an_excluded_run_has_no_number_and_a_line_below_its_tables(
-    experiment, store, status, error, reason
+    experiment, store, status, error
 ):
     finish(store, experiment.runs[0], 0.5, 0.25)
     finish(store, experiment.runs[1], 0.9, 0.9, status=status)
     store.finish(experiment.runs[1].key, status, error=error)
     report = make_report(experiment, store)
     line = f"Run 22 with seed 22 is left out, {status}: {error}"
-    description = describe_verdict(report.verdicts[report.cells[-1]])
 
     assert measured(experiment, store) == {0: [50, 25], 22: [None, None]}
     assert [table.excluded for table in report.tables] == [(line,), (line,)]
     assert render_markdown(report).count(f"|\n\n{line}\n") == 6  # two tables, three times
     assert render_page(report, store, []).count(f'<p class="violation">{line}</p>') == 2
     assert json.loads(render(report, "json"))[str(status)] == [line]
-    assert description == f"missing: run 22 has no value: it {reason}; 62.8 published."
+
+
+@pytest.fixture
+def with_diverged_seed(experiment, store):
+    """
+    Return the report of a run that is as published, but for a seed that diverged.
+    """
+    run = experiment.runs[0]
+    finish(store, run, 0.703, 0.629)
+    finish(store, replicate_of(run, 1), 0.9, 0.9, status=Status.DIVERGED)
+    return replace(make_report(experiment, store), violations=())
+
+
+def test_every_format_names_the_diverged_seed_of_a_cell(with_diverged_seed, store):
+    report = with_diverged_seed
+    markdown, page = render_markdown(report), render_page(report, store, [])
+    csv, tex = render(report, "csv"), render(report, "tex")
+    cell = json.loads(render(report, "json"))["cells"][0]
+
+    assert "?+∞† +0.0 [" in markdown
+    assert "70.3 ?+∞†°" in page
+    assert "Left out: seed 1000 diverged. A cell counts" in page
+    assert ",seed 1000 diverged,," in csv
+    assert r"70.3$\dagger$ (70.3)" in tex
+    assert r"\par Run 0 with seed 1000 is left out, diverged: " in tex
+    assert (cell["verdict"], cell["excluded"]) == ("underpowered", "seed 1000 diverged")
+    assert summarize(report).startswith("We reproduced 0 of the 6 published cells")
 
 
 def test_an_unsound_replicate_is_excluded_from_the_mean(experiment, store):
@@ -361,6 +386,7 @@ def test_records_have_everything_about_a_cell(experiment, store):
         "measured": 50.0,
         "difference": pytest.approx(-20.3),
         "seeds": 1,
+        "excluded": None,
         "sd": None,
         "verdict": "differs",
         "margin": 1.0,

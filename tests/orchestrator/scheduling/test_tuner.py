@@ -16,6 +16,7 @@ from orchestrator.scheduling import tuner
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status
+from tests.support.mounts import small_disk
 from tests.support.shell import TINY
 
 
@@ -327,6 +328,17 @@ def test_folders_of_killed_drivers_are_removed_but_not_those_in_use(tmp_path, mo
             assert not abandoned.exists()
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_temporary_folder_is_one_line_before_ray_starts(tmp_path, monkeypatch):
+    with small_disk(tmp_path / "full", "4k,nr_inodes=1") as full:
+        monkeypatch.setattr(tempfile, "tempdir", str(full))
+        monkeypatch.setattr(machines, "TEMPORARY_LENGTH", 1000)
+        with (
+            pytest.raises(SchedulingError, match=f"{full}: No space left on device; free some"),
+            machines.connect("local", Cluster(())),
+        ):
+            pass
 
 
 def test_a_long_temporary_folder_is_not_used_for_sockets(tmp_path, monkeypatch):

@@ -1,11 +1,12 @@
 import base64
 import ctypes
 import itertools
+import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
+from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,11 @@ import pytest
 import torch
 
 from aol.config import DataConfig, LossConfig, OptimizerConfig
+from aol.training import saving
 from aol.training.trainer import Trainer
-from orchestrator.scheduling.worker import STATE_FILE, ReportError, redirect_output, train_run
+from orchestrator.scheduling.storage import STATE_FILE, read_result
+from orchestrator.scheduling.worker import ReportError, redirect_output, train_run
+from tests.support.mounts import small_disk
 
 pytestmark = pytest.mark.usefixtures("two_layers", "one_thread")
 
@@ -39,23 +43,32 @@ def worker_streams():
 
 class Reports:
     """
-    Keeps the reports of a worker and a copy of every checkpoint, as a driver would.
+    Keeps the reports of a worker.
     """
 
-    def __init__(self, folder):
-        self.results, self.states, self.folder = [], {}, folder
+    def __init__(self):
+        self.results = []
 
-    def __call__(self, result, state=None):
+    def __call__(self, result):
         self.results.append(result)
-        if state is not None:
-            kept = self.folder / f"epoch-{result['epoch']}"
-            kept.mkdir(parents=True)
-            (kept / STATE_FILE).write_bytes((state / STATE_FILE).read_bytes())
-            self.states[result["epoch"]] = kept
 
     @property
     def kinds(self):
-        return [(result["kind"], result.get("epoch")) for result in self.results]
+        return [(one["kind"], one.get("epoch")) for one in self.results if one["kind"] != "saved"]
+
+    @property
+    def states(self):
+        """
+        Return the folders of the checkpoints by epoch.
+        """
+        return {one["epoch"]: Path(one["path"]) for one in self.results if one["kind"] == "saved"}
+
+    @property
+    def result(self):
+        """
+        Return the margins and the certificate.
+        """
+        return read_result(self.results[-1]["path"])
 
     @property
     def measured(self):
@@ -75,16 +88,26 @@ def work(make_run, data_root, tmp_path):
     Return a function that trains a run as a worker does and returns its reports and its log.
     """
 
-    def train(*, states=(), stop_at=None, checkpoint_seconds=1000.0, report=None, **settings):
+    def train(
+        *,
+        states=(),
+        opening=(),
+        stop_at=None,
+        checkpoint_seconds=1000.0,
+        report=None,
+        root=data_root,
+        **settings,
+    ):
         run = make_run(7, **settings)
-        reports = report or Reports(tmp_path / f"states-{len(list(tmp_path.iterdir()))}")
+        reports = report or Reports()
         job = {
             "key": run.key,
             "id": run.id,
             "train": asdict(run.train),
             "cpus": 1.0,
             "gpus": 0.0,
-            "data_root": str(data_root),
+            "folder": str(tmp_path / f"states-{len(list(tmp_path.iterdir()))}"),
+            "data_root": str(root),
             "log": str(tmp_path / "logs" / f"{run.key}.log"),
             "checkpoint_seconds": checkpoint_seconds,
         }
@@ -95,8 +118,8 @@ def work(make_run, data_root, tmp_path):
             return stop_at is not None and next(calls) >= stop_at
 
         with worker_streams():
-            opening = [as_checkpoint(one) for one in states]
-            train_run(job, report=reports, stopping=stopping, states=opening)
+            found = [*opening, *(as_checkpoint(one) for one in states)]
+            train_run(job, report=reports, stopping=stopping, states=found)
         return reports, Path(job["log"]).read_text()
 
     return train
@@ -129,7 +152,7 @@ def uninterrupted(make_run, data_root):
 def test_a_run_reports_its_placement_its_epochs_and_its_margins(work, uninterrupted):
     reports, log = work()
     measured, margins = uninterrupted
-    done = base64.b64decode(reports.results[-1]["margins"])
+    done = base64.b64decode(reports.result["margins"])
 
     assert reports.kinds == [
         ("placed", 0),
@@ -140,8 +163,8 @@ def test_a_run_reports_its_placement_its_epochs_and_its_margins(work, uninterrup
     ]
     assert reports.measured == measured
     assert np.array_equal(np.frombuffer(done, "<f4"), margins)
-    assert reports.results[-1]["certificate"]["arithmetic"] == "float64"
-    assert reports.results[-1]["certificate"]["violations"] == []
+    assert reports.result["certificate"]["arithmetic"] == "float64"
+    assert reports.result["certificate"]["violations"] == []
     assert reports.results[0]["device"] == "CPU, 1 thread"
     assert reports.results[0]["host"]
     assert log.splitlines()[0].split(" ", 2)[2].startswith("run 7-s7-")
@@ -154,29 +177,51 @@ def test_the_last_epoch_is_saved_before_the_interval_is_over(work):
     assert list(reports.states) == [3]
 
 
-def test_an_interval_of_zero_saves_every_epoch(work):
+@pytest.fixture
+def every_epoch(monkeypatch):
+    """
+    Save after every epoch that a run with an interval of zero trains, whatever that costs.
+    """
+
+    class InlineExecutor:
+        def __init__(self, **_):
+            pass
+
+        def submit(self, function, *arguments):
+            future = Future()
+            try:
+                future.set_result(function(*arguments))
+            except OSError as error:
+                future.set_exception(error)
+            return future
+
+    monkeypatch.setattr(saving, "ThreadPoolExecutor", InlineExecutor)
+    monkeypatch.setattr(saving, "LARGEST_SHARE", math.inf)
+
+
+def test_an_interval_of_zero_saves_every_epoch(work, every_epoch):
     reports, _ = work(checkpoint_seconds=0.0)
 
     assert list(reports.states) == [1, 2, 3]
 
 
-def test_a_checkpoint_is_saved_after_every_interval(work, tmp_path, monkeypatch):
+def test_a_checkpoint_is_saved_after_every_interval(work, every_epoch, monkeypatch):
     """
-    An epoch takes twelve seconds, counted when it is reported. Epoch 4 is the first one to end
+    An epoch takes twelve seconds, counted when it is reported. Epoch 3 is the first one to end
     after thirty seconds, and epoch 7 is the last one.
     """
     now = [0.0]
 
     class SlowReports(Reports):
-        def __call__(self, result, state=None):
+        def __call__(self, result):
             if result["kind"] == "epoch":
                 now[0] += 12
-            super().__call__(result, state)
+            super().__call__(result)
 
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    reports, _ = work(report=SlowReports(tmp_path / "states"), checkpoint_seconds=30, epochs=7)
+    reports, _ = work(report=SlowReports(), checkpoint_seconds=30, epochs=7)
 
-    assert list(reports.states) == [4, 7]
+    assert list(reports.states) == [3, 6, 7]
 
 
 def test_a_stopped_run_saves_its_epoch_and_is_not_done(work):
@@ -204,11 +249,11 @@ def test_a_continued_run_has_the_metrics_of_an_uninterrupted_one(work, uninterru
 
     assert second.kinds == [("placed", 1), ("epoch", 2), ("epoch", 3), ("done", None)]
     assert first.measured | second.measured == uninterrupted[0]
-    assert second.results[-1] == work()[0].results[-1]
+    assert second.result == work()[0].result
     assert "continues after epoch 1" in log
 
 
-def test_a_run_continues_from_the_newest_checkpoint(work):
+def test_a_run_continues_from_the_newest_checkpoint(work, every_epoch):
     first, _ = work(stop_at=2, checkpoint_seconds=0.0)
     second, _ = work(states=[first.states[2], first.states[1]])
 
@@ -232,8 +277,28 @@ def replaced_by_text(folder):
     (folder / STATE_FILE).write_text("no state")
 
 
-@pytest.mark.parametrize("harm", [damaged, emptied, removed, replaced_by_text])
-def test_the_older_checkpoint_is_used_if_the_newest_is_damaged(work, uninterrupted, harm):
+def flipped(folder):
+    """
+    Change one bit in the middle of a tensor.
+    """
+    file = folder / STATE_FILE
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def flipped_without_checksum(folder):
+    flipped(folder)
+    (folder / f"{STATE_FILE}.sha256").unlink()
+
+
+HARMS = [damaged, emptied, removed, replaced_by_text, flipped, flipped_without_checksum]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_the_older_checkpoint_is_used_if_the_newest_is_damaged(
+    work, every_epoch, uninterrupted, harm
+):
     first, _ = work(stop_at=2, checkpoint_seconds=0.0)
     harm(first.states[2])
     second, log = work(states=[first.states[2], first.states[1]])
@@ -245,22 +310,22 @@ def test_the_older_checkpoint_is_used_if_the_newest_is_damaged(work, uninterrupt
     assert "cannot continue from a checkpoint" in log
 
 
-def test_the_older_checkpoint_is_used_if_the_newest_is_missing(work):
+def test_the_older_checkpoint_is_used_if_the_newest_is_missing(work, tmp_path):
     first, _ = work(stop_at=1)
-    lost = first.folder / "lost"
+    lost = tmp_path / "lost"
     second, _ = work(states=[lost, first.states[1]])
 
     assert second.kinds[0] == ("placed", 1)
 
 
-def test_a_run_fails_if_none_of_its_checkpoints_can_be_read(work):
+def test_a_run_fails_if_none_of_its_checkpoints_can_be_read(work, tmp_path):
     """
     The storage may be unavailable for a moment only, and training from the start would replace its
     checkpoints.
     """
     first, _ = work(stop_at=1)
     emptied(first.states[1])
-    second, log = work(states=[first.states[1], first.folder / "lost"])
+    second, log = work(states=[first.states[1], tmp_path / "lost"])
 
     assert second.kinds == [("failed", None)]
     error = second.results[0]["error"]
@@ -278,7 +343,7 @@ def test_a_checkpoint_of_other_settings_is_an_error(work):
     assert "the state is of settings" in second.results[0]["error"]
 
 
-def test_no_weights_of_a_partly_loaded_checkpoint_remain(work, uninterrupted):
+def test_no_weights_of_a_partly_loaded_checkpoint_remain(work, every_epoch, uninterrupted):
     """
     The weights can be loaded and the optimizer's state cannot. The run must not continue from the
     older checkpoint with the weights of the newer one.
@@ -299,7 +364,7 @@ def test_a_run_with_all_its_epochs_is_only_ended(work):
     second, _ = work(states=[first.states[3]])
 
     assert second.kinds == [("placed", 3), ("done", None)]
-    assert second.results[-1] == first.results[-1]
+    assert second.result == first.result
 
 
 def test_divergence_is_reported_not_raised(work):
@@ -318,32 +383,112 @@ def test_an_error_is_reported_with_its_traceback_not_raised(work):
     assert "Traceback" in log
 
 
-def test_an_error_of_the_storage_is_raised_and_not_reported_as_a_failed_run(work, tmp_path):
+def test_a_report_that_fails_is_raised_and_not_reported_as_a_failed_run(work, tmp_path):
     """
     Ray then retries the run, as after the loss of a worker. The log contains the reason.
     """
 
-    class FullStorage(Reports):
-        def __call__(self, result, state=None):
-            if state is not None:
-                raise ReportError("no space left")
+    class LostDriver(Reports):
+        def __call__(self, result):
+            if result["kind"] == "saved":
+                raise ReportError("the driver is gone")
             super().__call__(result)
 
-    reports = FullStorage(tmp_path)
+    reports = LostDriver()
     with pytest.raises(ReportError):
         work(report=reports)
 
     assert ("failed", None) not in reports.kinds
     (log,) = (tmp_path / "logs").iterdir()
-    assert "no space left" in log.read_text()
+    assert "the driver is gone" in log.read_text()
 
 
-def test_no_checkpoint_remains_on_the_worker(work, tmp_path, monkeypatch):
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    work(checkpoint_seconds=0.0)
+@contextmanager
+def fetched_to(folder):
+    """
+    Fetch a checkpoint from a remote storage, as Ray does.
+    """
+    (folder / STATE_FILE).write_bytes(bytes(100_000))
+    yield str(folder)
 
-    assert list((tmp_path / "temporary").iterdir()) == []
+
+def test_a_full_temporary_folder_is_a_lost_worker_and_no_damaged_checkpoint(work, tmp_path):
+    reports = Reports()
+    with (
+        small_disk(tmp_path / "full", "64k") as full,
+        pytest.raises(ReportError, match="No space left on device"),
+    ):
+        work(report=reports, opening=[lambda: fetched_to(full)])
+
+    assert reports.kinds == []
+
+
+def test_a_full_disk_for_the_images_is_a_lost_worker(work, tmp_path):
+    reports = Reports()
+    with (
+        small_disk(tmp_path / "full", "64k") as full,
+        pytest.raises(ReportError, match=r"cannot store digits in .*No space left on device"),
+    ):
+        work(report=reports, root=full)
+
+    assert reports.kinds == []
+
+
+def test_a_log_on_a_full_disk_does_not_end_the_training(work, tmp_path):
+    with small_disk(tmp_path / "logs", "4k") as full:
+        (full / "filler").write_bytes(bytes(4096))
+        reports, _ = work()
+
+    assert reports.kinds[-1] == ("done", None)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(saving, "PATIENCE_S", 0.0)
+
+
+class FullStorage(Reports):
+    """
+    Replaces the folder of the run by a file when its first epoch is reported.
+    """
+
+    def __init__(self, folder, room_after):
+        super().__init__()
+        self.folder, self.room_after = folder, room_after
+
+    def __call__(self, result):
+        super().__call__(result)
+        if result["kind"] == "epoch" and result["epoch"] == 1:
+            self.folder.touch()
+        if result["kind"] == "epoch" and result["epoch"] == self.room_after:
+            self.folder.unlink()
+
+
+def test_training_continues_while_its_state_cannot_be_saved(work, tmp_path, every_epoch):
+    reports, log = work(report=FullStorage(tmp_path / "states-0", 3), checkpoint_seconds=0.0)
+
+    assert reports.kinds[-1] == ("done", None)
+    assert list(reports.states) == [3]
+    assert log.count("the state cannot be saved: ") == 2
+
+
+def test_a_run_whose_last_state_cannot_be_saved_is_interrupted(work, tmp_path, impatient):
+    reports, log = work(report=FullStorage(tmp_path / "states-0", None))
+
+    assert reports.kinds[-1] == ("interrupted", None)
+    assert reports.results[-1]["error"].startswith("the state cannot be saved: ")
+    assert "Traceback" not in log
+
+
+def test_a_finished_run_keeps_its_weights_only(work, every_epoch):
+    reports, _ = work(checkpoint_seconds=0.0)
+    states = {
+        epoch: torch.load(folder / STATE_FILE, weights_only=True)
+        for epoch, folder in reports.states.items()
+    }
+
+    assert {"optimizer", "order", "noise"} < states[2].keys()
+    assert states[3].keys() == {"digest", "seed", "epoch", "model"}
 
 
 # The log

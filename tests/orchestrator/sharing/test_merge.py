@@ -15,7 +15,7 @@ from orchestrator.sharing.merge import MergeResult, merge_stores, summarize_merg
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Checkpoint, Status, Store
 from orchestrator.store.models import RunRow
-from tests.support.shell import TINY, Shell
+from tests.support.shell import TINY, UNREACHABLE_MLFLOW, Shell, statuses_of
 from tests.support.stores import ORIGIN, spawn
 
 KNOWN = DATASETS["digits"].fingerprint
@@ -330,6 +330,18 @@ def test_merge_imports_the_rest_and_exits_with_1_after_a_conflict(
         "done after epoch 3 here, done after epoch 3 there; pass --replace to import it anyway\n"
     )
     assert shell("merge", tmp_path / "other" / "store.db", "--replace").returncode == 0
+
+
+def test_merge_without_mlflow_imports_all_and_exits_with_1(tmp_path, other, experiment):
+    train(other, experiment.runs[0])
+    shell = Shell(tmp_path / "here", tmp_path)
+    shell.environment |= UNREACHABLE_MLFLOW
+    done = shell("merge", tmp_path / "other" / "store.db")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: MLflow at http://127.0.0.1:9: ")
+    assert "The store is complete; `sync` sends it to MLflow." in done.stderr
+    assert statuses_of(shell.folder) == {0: "done"}
 
 
 def test_merge_creates_no_store_if_the_other_one_is_missing(tmp_path):

@@ -445,6 +445,25 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["removed", "replaced"])
+def test_a_file_that_was_removed_or_replaced_is_not_written_to(tmp_path, run, elsewhere):
+    location = tmp_path / "results" / "store.db"
+    store = Store(location)
+    store.queue([run])
+    location.parent.rename(tmp_path / "away")
+    if elsewhere:
+        Store(location).close()
+    with pytest.raises(StoreError, match="its file was removed or replaced; put it back"):
+        store.heartbeat()
+    if elsewhere:
+        location.parent.rename(tmp_path / "other")
+    (tmp_path / "away").rename(location.parent)
+    store.heartbeat()
+
+    assert [one.key for one in store.runs()] == [run.key]
+    store.close()
+
+
 def test_a_full_disk_fails_the_write_and_loses_nothing(small_disk, run):
     store = Store(small_disk / "store.db")
     store.queue([run])

@@ -8,6 +8,7 @@ from sqlalchemy import insert, select, text
 from orchestrator.errors import StoreError
 from orchestrator.store import Checkpoint, Status, Store, close_as_single_file, copy_run, snapshot
 from orchestrator.store.models import Base, EpochRow, MetricRow, run_tables
+from tests.support.mounts import small_disk
 from tests.support.stores import ORIGIN, migrate
 
 
@@ -27,6 +28,20 @@ def ours(request, tmp_path):
     opened = Store(tmp_path / "ours.db" if request.param == "in a file" else "sqlite://")
     yield opened
     opened.close()
+
+
+@pytest.mark.parametrize("size", ["4k,nr_inodes=1", "64k"], ids=["no folder", "no copy"])
+def test_a_full_temporary_folder_is_a_one_line_error(tmp_path, make_run, monkeypatch, size):
+    location = fill(tmp_path / "theirs.db", make_run(1))
+    with small_disk(tmp_path / "full", size) as full:
+        monkeypatch.setattr("tempfile.tempdir", str(full))
+        with pytest.raises(StoreError) as caught, snapshot(location):
+            pass
+        left = list(full.iterdir())
+
+    assert f"{location}: cannot be copied to {full}: " in str(caught.value)
+    assert str(caught.value).endswith("; set TMPDIR to another folder")
+    assert left == []
 
 
 def fill(location, *runs, epochs=3):

@@ -14,10 +14,11 @@ from orchestrator.provenance import Provenance
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Checkpoint, Status, Store
-from orchestrator.tracking import Tracker, TrackingRecorder, tracking_uri
+from orchestrator.tracking import Tracker, TrackingRecorder, tracker_for, tracking_uri
 from orchestrator.tracking.mapping import METRICS_PER_CALL, PARAM_LENGTH
 from orchestrator.tracking.publish import publish, publish_all
 from orchestrator.tracking.recorder import RETRY_S
+from tests.support.mounts import read_only
 from tests.support.reports import finish
 from tests.support.shell import TINY
 
@@ -410,6 +411,48 @@ def test_a_run_deleted_in_mlflow_is_created_again(tracker, store, run):
     assert history(tracker, after.info.run_id, "accuracy") == [(1, 0.1)]
 
 
+def test_runs_that_never_started_are_not_sent(tracker, store, run, make_run):
+    pending, stopped = make_run(8), make_run(9)
+    store.queue([pending, stopped])
+    store.finish(stopped.key, Status.INTERRUPTED)
+
+    assert tracker.send(store) == 1
+    assert [one.info.run_name[0] for one in mlflow_runs(tracker)] == ["7"]
+
+
+@pytest.mark.parametrize("in_between", [False, True], ids=["before", "while connected"])
+def test_an_experiment_deleted_in_mlflow_is_restored_with_its_runs(
+    new_tracker, store, run, make_run, in_between
+):
+    tracker = new_tracker()
+    record(store, run, 1)
+    tracker.send(store)
+    client = client_of(tracker)
+    client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)
+    record(store, run, 2)
+    start(store, make_run(8))
+    again = tracker if in_between else Tracker(tracker.uri, "tiny", tracker.artifacts)
+    again.send(store)
+    again.attach_tables(store, "demo", "| a |")
+
+    assert len(mlflow_runs(tracker)) == 2
+    own = store.runs([run.key])[0].mlflow_run_id
+    assert history(tracker, own, "accuracy") == [(1, 0.1), (2, 0.2)]
+
+
+def test_a_run_deleted_since_it_was_sent_is_sent_again_with_its_tables(tracker, store, run):
+    record(store, run, 1)
+    tracker.send(store)
+    (before,) = mlflow_runs(tracker)
+    client_of(tracker).delete_run(before.info.run_id)
+    tracker.attach_tables(store, "demo", "| a |")
+    (after,) = mlflow_runs(tracker)
+
+    assert store.runs()[0].mlflow_run_id == after.info.run_id != before.info.run_id
+    assert history(tracker, after.info.run_id, "accuracy") == [(1, 0.1)]
+    assert (tracker.artifacts / after.info.run_id / "artifacts/tables/tables.md").exists()
+
+
 # The tables
 
 
@@ -664,6 +707,18 @@ def test_the_environment_variable_overrides_the_default_uri(tmp_path, monkeypatc
 
 
 # While runs train
+
+
+def test_local_data_of_a_read_only_project_are_in_the_results(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project, results = tmp_path / "project", tmp_path / "results"
+    project.mkdir()
+    with read_only(project):
+        found = tracker_for(project / "x.yaml", "tiny", results)
+    usual = tracker_for(project / "x.yaml", "tiny", results)
+
+    assert (found.uri, found.artifacts) == (f"sqlite:///{results}/mlflow.db", results / "mlruns")
+    assert (usual.uri, usual.artifacts) == (f"sqlite:///{project}/mlflow.db", project / "mlruns")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.analysis.claims import (
     ClaimVerdict,
     JudgedClaim,
+    claim_record,
     describe_evidence,
     judge_claims,
 )
@@ -23,6 +24,7 @@ from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Status
 from tests.support.reports import certificate, damage_margins, finish, replicate_of
 from tests.support.shell import PROJECT
+from tests.support.stores import ORIGIN
 
 HOLDS, CONTRADICTED, UNDECIDED, NOT_MEASURED = ClaimVerdict
 RUNS = (20, 21, 22, 23, 24)
@@ -307,6 +309,73 @@ def test_a_norm_within_the_tolerance_of_the_certificate_is_no_contradiction(aske
         store.finish(run.key, Status.DONE, margins=store.margins(run.key), certificate=record)
 
     assert only_verdict(experiment, store).verdict is HOLDS
+
+
+ABOVE_22 = claim("above", orders=[[22, 0]], columns=["accuracy"])
+
+
+@pytest.fixture(params=[1, 3])
+def supported(asked, store, request):
+    """
+    Return an experiment with a claim that holds, with one seed per run or with three.
+    """
+    experiment = asked(ABOVE_22)
+    for number in range(request.param):
+        finish(store, replicate_of(experiment.runs[0], number), 0.01 * number)
+        finish(store, replicate_of(experiment.runs[1], number), 1.0 + 0.02 * number)
+    assert only_verdict(experiment, store).verdict is HOLDS
+    return experiment
+
+
+def lose(store, run, status):
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.finish(run.key, status, error="it is lost")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(Status.DIVERGED, "diverged"), (Status.UNSOUND, "is unsound")]
+)
+def test_a_claim_does_not_hold_while_a_seed_of_its_runs_is_left_out(
+    supported, store, status, reason
+):
+    lose(store, replicate_of(supported.runs[1], 7), status)
+    found = only_verdict(supported, store)
+    seed = supported.runs[1].replicate_seed(7)
+
+    assert found.verdict is UNDECIDED
+    assert f" Left out: run 22 with seed {seed} {reason}. A claim holds" in describe_evidence(found)
+    assert claim_record(found)["excluded"] == f"run 22 with seed {seed} {reason}"
+    assert found.further_seeds is None
+
+
+def test_a_bound_does_not_hold_while_a_seed_is_left_out(asked, store):
+    experiment = asked(BOUND)
+    for run in experiment.runs:
+        finish(store, run, 0.0)
+    lose(store, replicate_of(experiment.runs[0], 1), Status.DIVERGED)
+    found = only_verdict(experiment, store)
+
+    assert found.verdict is UNDECIDED
+    assert "Left out: run 0 with seed 1000 diverged." in describe_evidence(found)
+
+
+def test_a_seed_that_is_left_out_does_not_save_a_contradicted_claim(supported, store):
+    opposite = replace(supported, claims=(claim("above", orders=[[0, 22]], columns=["accuracy"]),))
+    lose(store, replicate_of(supported.runs[1], 7), Status.DIVERGED)
+
+    assert only_verdict(opposite, store).verdict is CONTRADICTED
+
+
+def test_a_run_whose_only_seed_diverged_needs_no_further_one(asked, store):
+    experiment = asked(ABOVE_22)
+    finish(store, experiment.runs[0], 0.0)
+    lose(store, experiment.runs[1], Status.DIVERGED)
+    found = only_verdict(experiment, store)
+
+    assert found.verdict is NOT_MEASURED
+    assert describe_evidence(found).startswith("No value yet of run 22. Left out: run 22 with seed")
+    assert found.seeds_to_train == 0
 
 
 def test_damaged_margins_leave_their_claim_unmeasured_and_others_judged(asked, store):
