@@ -1,11 +1,9 @@
 """Environment variables that Ray and MLflow read when they are imported."""
 
 import os
-import signal
 from pathlib import Path
 
 LOCAL = "local"  # the address that starts a cluster on this machine
-SIGTERM_EXIT = 128 + signal.SIGTERM
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,7 +33,7 @@ def prepare() -> None:
 
 def prepare_ray(address: str) -> None:
     """Set the variables of Ray for the cluster at `address`."""
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # our handler saves a checkpoint first
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # see `orchestrator.signals`
     if address != LOCAL:
         return
     for name, value in LOCAL_CLUSTER_DEFAULTS.items():

@@ -1,10 +1,8 @@
 """`run` and `plan`: train the runs, or print what `run` would do."""
 
 import logging
-import shutil
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +18,13 @@ from orchestrator.cli.options import (
     store_options,
 )
 from orchestrator.errors import ExitCode, RequestError
-from orchestrator.formatting import format_command, to_json
+from orchestrator.formatting import (
+    format_command,
+    format_path,
+    format_program,
+    repeat_command,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from orchestrator.driver.run import RunOutcome
@@ -129,7 +133,7 @@ def print_plan(session: "Session", *, as_json: bool = False) -> None:
 def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
     """Print the results of the runs, the file of the tables and the next command.
 
-    Returns the exit code.
+    Returns the exit code. After a signal, `main` prints the next command.
     """
     from orchestrator.store import Status
 
@@ -140,9 +144,8 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
         )
     counts = Counter(str(run.status) for run in outcome.runs)
     message(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + ".")
-    message(f"Tables: {_relative(outcome.tables)}")
+    message(f"Tables: {format_path(outcome.tables)}")
     if outcome.signal is not None:
-        message(f"Stopped. The same command continues: {_repeat_command()}")
         return 128 + outcome.signal
     unsound = [run for run in outcome.runs if run.status is Status.UNSOUND]
     for run in unsound:
@@ -150,42 +153,19 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
     failed = [run for run in outcome.runs if run.status in (Status.FAILED, Status.DIVERGED)]
     if failed:
         names = ", ".join(f"{run.run_id} ({run.status})" for run in failed)
-        message(f"Not finished: {names}. Logs: {_relative(session.logs)}/", important=True)
+        message(f"Not finished: {names}. Logs: {format_path(session.logs)}/", important=True)
     if failed or unsound:
         return ExitCode.UNFINISHED
     if not outcome.done:
-        message(f"Not all runs are finished. The same command continues: {_repeat_command()}")
+        message(f"Not all runs are finished. The same command continues: {repeat_command()}")
         return ExitCode.UNFINISHED
     message(f"Print them: {_report_command(session)}")
-    message(f"Every run with its curves: {_program('mlflow')} ui")
+    message(f"Every run with its curves: {format_program('mlflow')} ui")
     return ExitCode.OK
 
 
 def _report_command(session: "Session") -> str:
     """Return the `report` command of this session."""
-    spec, options = _relative(session.options.spec), session.whole.options
+    spec, options = format_path(session.options.spec), session.whole.options
     given = store_options(session.options)
-    return format_command("report", spec, *options, *given, python=_program("python"))
-
-
-def _relative(path: Path) -> str:
-    """Return the path relative to the current folder, or absolute if it is not below it."""
-    absolute, here = path.absolute(), Path.cwd()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
-
-
-def _program(name: str) -> str:
-    """Return the shortest command for a program of this environment."""
-    path = Path(sys.executable).parent / name
-    return name if shutil.which(name) == str(path) else _relative(path)
-
-
-def _repeat_command() -> str:
-    """Return the command as it was typed, without `--rerun`, which must not be repeated."""
-    kept, words = [], iter(sys.argv[1:])
-    for word in words:
-        if word == "--rerun":
-            next(words, None)
-        elif not word.startswith("--rerun="):
-            kept.append(word)
-    return format_command(*kept, python=_program("python"))
+    return format_command("report", spec, *options, *given, python=format_program("python"))

@@ -51,10 +51,15 @@ class StoreRecorder:
         if not self._failure or time.monotonic() - self._last_try > RETRY_S:
             self._write()
 
-    def close(self, patience_s: float = PATIENCE_S) -> None:
-        """Write what waits. Raises: StoreError if that fails for so many seconds."""
+    def close(
+        self, patience_s: float = PATIENCE_S, must_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Write what waits.
+
+        Raises: StoreError if that fails for so many seconds, or until `must_stop` returns true.
+        """
         end = time.monotonic() + patience_s
-        while self._failure and time.monotonic() < end:
+        while self._failure and time.monotonic() < end and not must_stop():
             time.sleep(min(RETRY_S, patience_s))
             self._write()
         if self._failure:
