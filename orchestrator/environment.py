@@ -18,7 +18,6 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default an unreachable server takes four minutes
 }
 LOCAL_CLUSTER_DEFAULTS = {
-    "RAY_AUTH_MODE": "disabled",  # no token in the home directory
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on the loopback interface only
 }
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -36,6 +37,8 @@ TEMPORARY_PREFIX = "aol-ray-"
 TEMPORARY_LENGTH = 20  # characters; longer ones leave too few for the paths of Ray's sockets
 SHORT_TEMPORARY = "/tmp"  # noqa: S108 - contains a folder with a unique name
 LOCK = "driver.lock"
+RAY_FOLDER = "r"  # in the temporary folder; Ray makes it accessible for every user
+TOKEN_VERSION = "2.52"  # noqa: S105 - the first version of Ray with token authentication
 STDERR = 2  # file descriptor
 OBJECT_STORE_BYTES = 100 * 2**20  # no tensors are stored in it
 SHIPPED_PACKAGES = ("aol", "orchestrator")  # sent from the driver to the nodes of a cluster
@@ -93,7 +96,7 @@ def prepare_machines(datasets: Sequence[str], options: "SchedulingOptions") -> N
 
 @contextmanager
 def _local_cluster(local: Cluster) -> Iterator[None]:
-    with _temporary_folder() as folder:
+    with _temporary_folder() as folder, _token_authentication():
         try:
             with _ray_start():
                 ray.init(
@@ -103,7 +106,7 @@ def _local_cluster(local: Cluster) -> Iterator[None]:
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=False,
                     _node_ip_address="127.0.0.1",  # see also `environment.prepare_ray`
-                    _temp_dir=str(folder),
+                    _temp_dir=str(folder / RAY_FOLDER),
                     **INIT_OPTIONS,
                 )
         except (OSError, RuntimeError, ValueError) as error:
@@ -127,12 +130,47 @@ def _existing_cluster(address: str) -> Iterator[None]:
         _check_reachable(address)
         with _ray_start():
             ray.init(address=address, runtime_env={"py_modules": shipped}, **INIT_OPTIONS)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        if "AuthenticationError" in f"{error!r} {error.__cause__}":
+            raise ResourceError(
+                f"the Ray cluster at {address} requires its token; set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN_PATH to a file that contains it"
+            ) from error
         raise ResourceError(f"no Ray cluster at {address}: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _token_authentication() -> Iterator[None]:
+    """Protect a cluster started in the block by a new token, which its processes inherit.
+
+    Without one, every user of the machine can run code in the workers. Ray caches both variables.
+    """
+    raylet: Any = ray._raylet
+    if not hasattr(raylet, "AuthenticationTokenLoader"):
+        raise ResourceError(
+            f"Ray {ray.__version__} would let other users of this machine in, because it has no "
+            f"token authentication; install ray[tune]>={TOKEN_VERSION}"
+        )
+
+    def reload() -> None:
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    before = {name: os.environ[name] for name in token if name in os.environ}
+    os.environ.update(token)
+    reload()
+    try:
+        yield
+    finally:
+        for name in token:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+        reload()
 
 
 @contextmanager
