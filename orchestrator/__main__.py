@@ -1,22 +1,14 @@
 """`python -m orchestrator`: the command line."""
 
-import logging
-import signal
+import os
 import sys
-import traceback
-from typing import Any
+from contextlib import suppress
 
-import typer
-
-from aol.errors import AOLError, is_unwritable
-from aol.text import printable_lines
 from orchestrator import environment
-from orchestrator.cli import app
-from orchestrator.errors import ExitCode
-from orchestrator.masking import SafeFormatter, mask_secrets
+from orchestrator.signals import Stopped, StopSignals, stop_signals
 
+STDERR = 2  # file descriptor
 DISK_ADVICE = "free some space, or choose other folders with --results and TMPDIR"
-CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # of click, or of Typer's copy of it
 
 
 def main() -> None:
@@ -24,29 +16,68 @@ def main() -> None:
 
     Others keep their traceback.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(environment.SIGTERM_EXIT))  # cleans up
+    terminal = os.dup(STDERR)  # while Ray starts, the standard error is redirected
+    with stop_signals(end_process=lambda: os._exit(_stopped(stop, terminal))) as stop:
+        try:
+            code = _call_app()
+        except (Exception, Stopped):
+            if stop.number is None:
+                raise
+        if stop.number is not None:
+            code = _stopped(stop, terminal)
+    os.close(terminal)
+    sys.exit(code)
+
+
+def _call_app() -> int | str | None:
+    """Call the command line application; return the exit code."""
     environment.prepare()
+    import logging
+    import traceback
+    from typing import Any
+
+    import typer
+
+    from aol.errors import AOLError, is_unwritable
+    from aol.text import printable_lines
+    from orchestrator.cli import app
+    from orchestrator.errors import ExitCode
+    from orchestrator.masking import SafeFormatter, mask_secrets
+
+    click_error: Any = typer.BadParameter.__mro__[2]  # of click, or of Typer's copy of it
     if logging.lastResort:  # prints the warnings of libraries
         logging.lastResort.setFormatter(SafeFormatter())
     try:
-        sys.exit(app(prog_name="python -m orchestrator", standalone_mode=False))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except CLICK_ERROR as error:
+        code: int | str | None = app(prog_name="python -m orchestrator", standalone_mode=False)
+    except SystemExit as exit_:
+        return exit_.code
+    except click_error as error:
         error.message = printable_lines(mask_secrets(error.message))
         error.show()
-        sys.exit(error.exit_code)
+        return int(error.exit_code)
     except AOLError as error:
         for line in printable_lines(mask_secrets(str(error))).split("\n"):
             typer.secho(f"Error: {line}" if not line.startswith(" ") else line, err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Exception as error:
         text = traceback.format_exc()
         if isinstance(error, OSError) and is_unwritable(error):
             where = f"{error.filename}: " if error.filename else ""
             text = f"Error: {where}{error.strerror}; {DISK_ADVICE}\n"
         typer.echo(printable_lines(mask_secrets(text)), err=True, nl=False)
-        sys.exit(ExitCode.FAILURE)
+        return ExitCode.FAILURE
+    return code
+
+
+def _stopped(stop: StopSignals, terminal: int) -> int:
+    """Print how to continue after a signal; return the exit code."""
+    from orchestrator.formatting import repeat_command
+
+    if sys.argv[1:2] == ["run"]:
+        line = f"Stopped. The same command continues: {repeat_command()}\n"
+        with suppress(OSError):  # the terminal may be closed
+            os.write(terminal, line.encode())  # without locks, which a blocked thread may hold
+    return 128 + (stop.number or 0)
 
 
 if __name__ == "__main__":

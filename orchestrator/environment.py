@@ -1,11 +1,9 @@
 """Environment variables that Ray and MLflow read when they are imported."""
 
 import os
-import signal
 from pathlib import Path
 
 LOCAL = "local"  # the address that starts a cluster on this machine
-SIGTERM_EXIT = 128 + signal.SIGTERM
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -20,7 +18,6 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default an unreachable server takes four minutes
 }
 LOCAL_CLUSTER_DEFAULTS = {
-    "RAY_AUTH_MODE": "disabled",  # no token in the home directory
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on the loopback interface only
 }
 
@@ -35,7 +32,7 @@ def prepare() -> None:
 
 def prepare_ray(address: str) -> None:
     """Set the variables of Ray for the cluster at `address`."""
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # our handler saves a checkpoint first
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # see `orchestrator.signals`
     if address != LOCAL:
         return
     for name, value in LOCAL_CLUSTER_DEFAULTS.items():

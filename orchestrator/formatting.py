@@ -1,10 +1,13 @@
-"""Formatting of percentages, counts, durations, tables and JSON."""
+"""Formatting of percentages, counts, durations, tables, JSON, paths and commands."""
 
 import json
 import math
 import shlex
+import shutil
+import sys
 from collections.abc import Container, Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from aol.text import is_printable, printable
@@ -103,3 +106,26 @@ def _quote_secret(before: str, word: str) -> str:
     if name not in VARIABLES:
         return shlex.quote(mask_secrets(word))
     return f'{name}="${VARIABLES[name]}"' if equals else f'"${VARIABLES[name]}"'
+
+
+def repeat_command() -> str:
+    """Return the command as it was typed, without `--rerun`, which must not be repeated."""
+    kept, words = [], iter(sys.argv[1:])
+    for word in words:
+        if word == "--rerun":
+            next(words, None)
+        elif not word.startswith("--rerun="):
+            kept.append(word)
+    return format_command(*kept, python=format_program("python"))
+
+
+def format_program(name: str) -> str:
+    """Return the shortest command for a program of this environment."""
+    path = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(path) else format_path(path)
+
+
+def format_path(path: Path) -> str:
+    """Return the path relative to the current folder, or absolute if it is not below it."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)

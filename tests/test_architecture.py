@@ -17,7 +17,7 @@ ORDER = [
     *("aol.ops", "aol.layers", "aol.models", "aol.data", "aol.certification"),
     *("aol.training", "aol.export", "aol.cli", "aol.__main__", "aol"),
     *("orchestrator.masking", "orchestrator.errors", "orchestrator.environment"),
-    *("orchestrator.formatting", "orchestrator.logs"),
+    *("orchestrator.signals", "orchestrator.formatting", "orchestrator.logs"),
     *("orchestrator.provenance", "orchestrator.spec", "orchestrator.store"),
     *("orchestrator.analysis", "orchestrator.planning", "orchestrator.reporting"),
     *("orchestrator.scheduling", "orchestrator.tracking", "orchestrator.driver"),

@@ -4,8 +4,10 @@ import os
 import socket
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -44,6 +46,8 @@ class ConsoleObserver:
         self.console, self.quiet = Console(file=sys.stderr), quiet
         self._bars: Progress | None = None
         self._stages: dict[str, TaskID] = {}
+        self._stderr = os.dup(STDERR)
+        weakref.finalize(self, os.close, self._stderr)
 
     def message(self, text: str, *, important: bool = False) -> None:
         """Print a line; with `quiet`, only an important one."""
@@ -51,8 +55,9 @@ class ConsoleObserver:
             _print(self.console, text)
 
     def interrupted(self, text: str) -> None:
-        """Print a line from a signal handler, even with `quiet`."""
-        os.write(STDERR, f"{text}\n".encode())  # print may be interrupted in the middle of itself
+        """Print a line, even with `quiet` and while the standard error is redirected."""
+        with suppress(OSError):  # the terminal may be closed
+            os.write(self._stderr, f"{text}\n".encode())  # without locks, which any code may hold
 
     def planned(self, plan: Sequence[PlannedRun], profile: str, store: str) -> None:
         """Print the plan, or a line if no run is to be trained."""

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -21,7 +20,13 @@ from orchestrator.cli.options import (
     store_options,
 )
 from orchestrator.errors import ExitCode, RequestError
-from orchestrator.formatting import format_command, to_json
+from orchestrator.formatting import (
+    format_command,
+    format_path,
+    format_program,
+    repeat_command,
+    to_json,
+)
 from orchestrator.masking import SafeFormatter
 
 if TYPE_CHECKING:
@@ -133,7 +138,7 @@ def print_plan(session: "Session", *, as_json: bool = False) -> None:
 def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
     """Print the results of the runs, the file of the tables and the next command.
 
-    Returns the exit code.
+    Returns the exit code. After a signal, `main` prints the next command.
     """
     from orchestrator.store import Status
 
@@ -144,9 +149,8 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
         )
     counts = Counter(str(run.status) for run in outcome.runs)
     message(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + ".")
-    message(f"Tables: {_relative(outcome.tables)}")
+    message(f"Tables: {format_path(outcome.tables)}")
     if outcome.signal is not None:
-        message(f"Stopped. The same command continues: {_repeat_command()}")
         return 128 + outcome.signal
     unsound = [run for run in outcome.runs if run.status is Status.UNSOUND]
     for run in unsound:
@@ -154,11 +158,11 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
     failed = [run for run in outcome.runs if run.status in (Status.FAILED, Status.DIVERGED)]
     if failed:
         names = ", ".join(f"{run.run_id} ({run.status})" for run in failed)
-        message(f"Not finished: {names}. Logs: {_relative(session.logs)}/", important=True)
+        message(f"Not finished: {names}. Logs: {format_path(session.logs)}/", important=True)
     if failed or unsound:
         return ExitCode.UNFINISHED
     if not outcome.done:
-        message(f"Not all runs are finished. The same command continues: {_repeat_command()}")
+        message(f"Not all runs are finished. The same command continues: {repeat_command()}")
         return ExitCode.UNFINISHED
     if outcome.problem:
         return ExitCode.FAILURE
@@ -169,9 +173,9 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
 
 def _report_command(session: "Session") -> str:
     """Return the `report` command of this session."""
-    spec, options = _relative(session.options.spec), session.whole.options
+    spec, options = format_path(session.options.spec), session.whole.options
     given = store_options(session.options)
-    return format_command("report", spec, *options, *given, python=_program("python"))
+    return format_command("report", spec, *options, *given, python=format_program("python"))
 
 
 def _mlflow_command(session: "Session") -> str:
@@ -181,27 +185,4 @@ def _mlflow_command(session: "Session") -> str:
     folder = tracking_folder(session.options.spec, session.results).absolute()
     usual = folder == Path.cwd() or "MLFLOW_TRACKING_URI" in os.environ
     option = "" if usual else f" --backend-store-uri {tracking_uri(folder)}"
-    return f"{_program('mlflow')} ui{option}"
-
-
-def _relative(path: Path) -> str:
-    """Return the path relative to the current folder, or absolute if it is not below it."""
-    absolute, here = path.absolute(), Path.cwd()
-    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
-
-
-def _program(name: str) -> str:
-    """Return the shortest command for a program of this environment."""
-    path = Path(sys.executable).parent / name
-    return name if shutil.which(name) == str(path) else _relative(path)
-
-
-def _repeat_command() -> str:
-    """Return the command as it was typed, without `--rerun`, which must not be repeated."""
-    kept, words = [], iter(sys.argv[1:])
-    for word in words:
-        if word == "--rerun":
-            next(words, None)
-        elif not word.startswith("--rerun="):
-            kept.append(word)
-    return format_command(*kept, python=_program("python"))
+    return f"{format_program('mlflow')} ui{option}"

@@ -16,10 +16,7 @@ class Observer(Protocol):
         """Receive a message; an important one is shown even with `--quiet`."""
 
     def interrupted(self, text: str) -> None:
-        """Receive a message from a signal handler, which may have interrupted any other code.
-
-        Take no lock and write to no buffered file here; `os.write` is safe.
-        """
+        """Receive a message about a signal, in another thread than all other messages."""
 
     def planned(self, plan: Sequence[PlannedRun], profile: str, store: str) -> None:
         """Receive the plan of a profile before its runs start, and the location of the store."""

@@ -57,13 +57,16 @@ class StoreRecorder:
             self._lost = error
             raise
 
-    def close(self, patience_s: float = PATIENCE_S) -> None:
+    def close(
+        self, patience_s: float = PATIENCE_S, must_stop: Callable[[], bool] = lambda: False
+    ) -> None:
         """Write what waits.
 
-        Raises: StoreError if that fails for so many seconds, or if the store was lost.
+        Raises: StoreError if that fails for so many seconds, or until `must_stop` returns true, or
+        if the store was lost.
         """
         end = time.monotonic() + patience_s
-        while self._failure and not self._lost and time.monotonic() < end:
+        while self._failure and not self._lost and time.monotonic() < end and not must_stop():
             time.sleep(min(RETRY_S, patience_s))
             self._write()
         if self._lost:

@@ -1,19 +1,17 @@
 """One invocation of `run`: plan, train, record, write the tables. Prints nothing."""
 
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.report import make_report
 from orchestrator.driver.heartbeat import Heartbeat
 from orchestrator.driver.observer import Observer
 from orchestrator.driver.session import RunOptions, Session
-from orchestrator.environment import LOCAL, SIGTERM_EXIT, prepare
+from orchestrator.environment import LOCAL, prepare
 from orchestrator.formatting import pluralize
 from orchestrator.masking import mask_secrets
 from orchestrator.planning import resources
@@ -21,6 +19,7 @@ from orchestrator.planning.plan import PlannedRun
 from orchestrator.reporting.render import write_report
 from orchestrator.scheduling.events import Recorder
 from orchestrator.scheduling.storage import CheckpointStorage, parent_location
+from orchestrator.signals import Stopped
 from orchestrator.spec.experiment import Experiment
 from orchestrator.store import Checkpoint, Status, Store, StoredRun
 from orchestrator.store.cells import store_published_cells
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from orchestrator.tracking import TrackingRecorder
 
 MLFLOW_PATIENCE_S = 60.0
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-DEFERRED = "Stopping once Ray has started; interrupt again to stop at once."
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,16 @@ def run(
 
 
 def run_session(session: Session) -> RunOutcome:
-    """Run a session: plan, train, write the tables. Raises: AOLError."""
+    """Run a session: plan, train, write the tables.
+
+    Raises: AOLError; Stopped if a signal arrived before a run was queued.
+    """
+    with session.stop.deferred(session.observer.interrupted):
+        outcome = _run_session(session)
+    return replace(outcome, signal=session.stop.number)
+
+
+def _run_session(session: Session) -> RunOutcome:
     session.log_to_file()
     store = Store(session.store_location, exclusive=True)
     session.stack.callback(store.close)
@@ -119,11 +125,10 @@ def run_session(session: Session) -> RunOutcome:
     requests = _prepare(session, store, plan, todo) if todo else {}
     outdated = _outdated_in_mlflow(store, plan)
     tracking = _start_tracking(session, store, outdated) if todo or outdated else None
-    stopped = None
     if tracking and todo:
-        recorders = (heartbeat, tracking)
-        stopped = _catch_signals(partial(_train, session, store, todo, requests, recorders))
-    if stopped is not None:
+        with suppress(Stopped):
+            _train(session, store, todo, requests, (heartbeat, tracking))
+    if session.stop.number is not None:
         store.recover()
     store_published_cells(session.whole, store)
     report = make_report(session.whole, store)
@@ -132,7 +137,7 @@ def run_session(session: Session) -> RunOutcome:
     finally:
         problem = _finish_tracking(session, store, tracking) if tracking else None
     runs = store.runs([item.run.key for item in plan])
-    return RunOutcome(tuple(plan), tuple(runs), tables, stopped, problem)
+    return RunOutcome(tuple(plan), tuple(runs), tables, problem=problem)
 
 
 def _prepare(
@@ -145,7 +150,8 @@ def _prepare(
 
     check_storage(session.storage)
     datasets = {item.run.train.data.name for item in todo}
-    prepare_all(session.experiment, datasets, session.observer)
+    session.stop.interruptible(partial(prepare_all, session.experiment, datasets, session.observer))
+    session.stop.check()
     _delete_runs(session, store, todo)
     store.queue(item.run for item in todo)
     return requests
@@ -172,7 +178,7 @@ def _finish_tracking(session: Session, store: Store, tracking: "TrackingRecorder
     from orchestrator.tracking.publish import publish
 
     last = partial(publish, tracking.tracker, store, session.whole)
-    return tracking.close(MLFLOW_PATIENCE_S, last)
+    return tracking.close(MLFLOW_PATIENCE_S, last, lambda: session.stop.urgent)
 
 
 def _delete_runs(session: Session, store: Store, todo: Sequence[PlannedRun]) -> None:
@@ -185,28 +191,18 @@ def _delete_runs(session: Session, store: Store, todo: Sequence[PlannedRun]) -> 
         store.delete_run(stored.key)
 
 
-def _catch_signals(train: Callable[[], int | None]) -> int | None:
-    """Train; return the signal that stopped it, even before Tune handles signals."""
-    try:
-        return train()
-    except KeyboardInterrupt:
-        return signal.SIGINT
-    except SystemExit as exit_:
-        if exit_.code != SIGTERM_EXIT:
-            raise
-        return signal.SIGTERM
-
-
 def _train(
     session: Session,
     store: Store,
     todo: Sequence[PlannedRun],
     requests: Mapping[str, resources.ResourceRequest],
     recorders: Sequence[Recorder],
-) -> int | None:
-    """Train the runs on the cluster, longest first; return the signal that stopped it.
+) -> None:
+    """Train the runs on the cluster, longest first.
 
     `recorders` also receive their events, besides store and observer.
+
+    Raises: Stopped, when none was started.
     """
     from orchestrator.driver.datasets import chosen_root
     from orchestrator.driver.recorder import StoreRecorder
@@ -236,20 +232,21 @@ def _train(
         retries=options.retries,
         fail_fast=options.fail_fast,
         warn=partial(session.observer.message, important=True),
-        interrupted=session.observer.interrupted,
+        stop=session.stop,
     )
-    with deferred_signals(scheduling.interrupted) as deferred, ExitStack() as stack:
+    session.stop.check()
+    with ExitStack() as stack:
         session.observer.message(f"Starting Ray ({session.cluster}) ...")
         if options.address == LOCAL:
             stack.enter_context(connect(LOCAL, session.cluster))
-        prepare_machines(datasets, scheduling.data_root, scheduling.storage)
-        if deferred:
-            return deferred[0]
+        session.stop.check()
+        prepare_machines(datasets, scheduling)
+        session.stop.check()
         with session.observer.watch(work, session.logs) as console:
             try:
-                return run_jobs(jobs, [recorder, *recorders, console], scheduling)
+                run_jobs(jobs, [recorder, *recorders, console], scheduling)
             finally:
-                recorder.close()
+                recorder.close(must_stop=lambda: session.stop.urgent)
 
 
 def _located(
@@ -267,30 +264,3 @@ def _work(todo: Sequence[PlannedRun]) -> dict[str, float]:
         item.run.key: resources.cost(item.run).flop * (1 - item.epoch / item.run.train.epochs)
         for item in todo
     }
-
-
-@contextmanager
-def deferred_signals(interrupted: Callable[[str], None]) -> Iterator[list[int]]:
-    """Defer the first SIGINT or SIGTERM inside the block; the list has its number.
-
-    `interrupted` receives a message from the handler. The second signal acts immediately. Ray can
-    hang if its start is interrupted.
-    """
-    deferred: list[int] = []
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def defer(number: int, frame: FrameType | None) -> None:
-        deferred.append(number)
-        interrupted(DEFERRED)
-        restore()
-
-    for number in STOP_SIGNALS:
-        signal.signal(number, defer)
-    try:
-        yield deferred
-    finally:
-        restore()

@@ -19,6 +19,7 @@ from orchestrator.planning import resources
 from orchestrator.planning.plan import PlannedRun, plan
 from orchestrator.planning.resources import Cluster
 from orchestrator.scheduling.storage import CHECKPOINTS, absolute_location, is_uri
+from orchestrator.signals import StopSignals, stop_signals
 from orchestrator.spec.experiment import Experiment, parse_ids_option
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
@@ -53,6 +54,7 @@ class Session:
     whole: Experiment
     experiment: Experiment
     cluster: Cluster
+    stop: StopSignals
 
     def __init__(
         self,
@@ -79,7 +81,14 @@ class Session:
 
     def __enter__(self) -> "Session":
         """Find the cluster, choose the profile, read the file."""
+        with self.stack:
+            self._open()
+            self.stack = self.stack.pop_all()
+        return self
+
+    def _open(self) -> None:
         options = self.options
+        self.stop = self.stack.enter_context(stop_signals())
         prepare_ray(options.address)
         given = self._given or SpecFile(options.spec)
         self.cluster = self._find_cluster()
@@ -88,7 +97,6 @@ class Session:
             given = given.experiment(profile, options.settings)
         self.whole = given.whole
         self.experiment = given.subset(options.only, options.seeds)
-        return self
 
     def __exit__(
         self,
@@ -96,7 +104,7 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stack.close()
+        self.stack.__exit__(kind, error, trace)
 
     def plan(self, store: Store | None) -> list[PlannedRun]:
         """Return the action for each run, in the file's order. Raises: SpecError, StoreError."""
@@ -151,7 +159,11 @@ class Session:
             return resources.local_cluster()
         from orchestrator.scheduling.cluster import connect
 
-        return self.stack.enter_context(connect(self.options.address, resources.local_cluster()))
+        with self.stop.deferred(self.observer.interrupted):  # Ray can hang if it is interrupted
+            cluster = connect(self.options.address, resources.local_cluster())
+            found = self.stack.enter_context(cluster)
+        self.stop.check()
+        return found
 
     def _default_profile(self, file: SpecFile) -> str:
         """Return the profile for this cluster; send a message if it is not the one for GPUs."""

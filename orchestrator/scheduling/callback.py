@@ -1,11 +1,7 @@
 """Converting Tune's callbacks to events for the recorders, in the driver."""
 
 import logging
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray import tune
@@ -24,12 +20,12 @@ from orchestrator.scheduling.events import (
     Tick,
     finished_event,
 )
+from orchestrator.signals import StopSignals
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint, Status
 
 logger = logging.getLogger(__name__)
 
-STOPPING = "Stopping: each run saves after its current epoch. Interrupt again to stop at once."
 LOST = "Stopping: another driver took over the store. Each run saves after its current epoch."
 
 
@@ -47,17 +43,16 @@ class TrialEvents(tune.Callback):
         *,
         control: ControlActor,
         fail_fast: bool = False,
+        stop: StopSignals,
         warn: Callable[[str], None],
-        interrupted: Callable[[str], None],
     ) -> None:
-        """Send messages to `warn`, and those of the signal handler to `interrupted`."""
+        """Send messages to `warn`."""
         self.runs = {run.key: run for run in runs}
         self.recorders, self.control = list(recorders), control
-        self.fail_fast, self.warn, self.interrupted = fail_fast, warn, interrupted
+        self.fail_fast, self.stop, self.warn = fail_fast, stop, warn
         self.unfinished = dict(self.runs)
         self.active: dict[str, RunSpec] = {}
-        self.stopping = False
-        self.signal: int | None = None
+        self.stopping = self.stopped = False
         self.failed_recorders: set[str] = set()
         self._stop_requested = False
 
@@ -81,31 +76,11 @@ class TrialEvents(tune.Callback):
                     self.failed_recorders.add(name)
                     self.warn(f"{name} failed; see driver.log in the logs folder")
 
-    @contextmanager
-    def handle_signals(self) -> Iterator[None]:
-        """Save and stop at the first SIGINT or SIGTERM in the block, stop at once at the second."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has its own handler
-        for number in before:
-            signal.signal(number, self._on_signal)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def close(self) -> None:
         """Report runs without an end as interrupted; stop the control actor."""
         for run in list(self.unfinished.values()):
             self._finish(Finished(run, Status.INTERRUPTED))
         self.control.close()
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            os.kill(os.getpid(), signal.SIGUSR1)  # makes Tune stop without waiting
-            return
-        self.signal, self.stopping = number, True
-        self.interrupted(STOPPING)
 
     def _finish(self, event: Finished) -> None:
         self.active.pop(event.run.key, None)
@@ -154,11 +129,27 @@ class TrialEvents(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """Emit a tick and handle stop requests, about ten times a second."""
         self.emit(Tick(tuple(self.active.values())))
+        self.stopping = self.stopping or self.stop.number is not None
         if self.stopping and not self._stop_requested:
             self._stop_requested = True
             self.control.request_stop()
-        if self.stopping and not any(trial.status == Trial.RUNNING for trial in trials):
-            os.kill(os.getpid(), signal.SIGUSR1)
+        running = any(trial.status == Trial.RUNNING for trial in trials)
+        self.stopped = self.stop.urgent or (self.stopping and not running)
+
+
+class Ending(tune.Stopper):
+    """Makes Tune stop all trials: when they have saved, or at once if a signal is urgent."""
+
+    def __init__(self, events: TrialEvents) -> None:
+        self.events = events
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return False: no result stops its trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether every trial must stop now; Tune calls this several times a second."""
+        return self.events.stopped
 
 
 def trial_key(trial: Trial) -> str:

@@ -1,14 +1,18 @@
 """Connecting to a cluster, local or existing, and preparing its machines."""
 
 import logging
+import os
+import secrets
 import shutil
 import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import ray
 from filelock import FileLock, Timeout
@@ -19,6 +23,10 @@ from orchestrator.environment import LOCAL
 from orchestrator.errors import ResourceError, SchedulingError
 from orchestrator.planning.resources import Cluster, Node
 from orchestrator.scheduling.storage import open_location, probe_file
+from orchestrator.signals import POLL_S, StopSignals, in_main_thread
+
+if TYPE_CHECKING:
+    from orchestrator.scheduling.tuner import SchedulingOptions
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +37,9 @@ TEMPORARY_PREFIX = "aol-ray-"
 TEMPORARY_LENGTH = 20  # characters; longer ones leave too few for the paths of Ray's sockets
 SHORT_TEMPORARY = "/tmp"  # noqa: S108 - contains a folder with a unique name
 LOCK = "driver.lock"
+RAY_FOLDER = "r"  # in the temporary folder; Ray makes it accessible for every user
+TOKEN_VERSION = "2.52"  # noqa: S105 - the first version of Ray with token authentication
+STDERR = 2  # file descriptor
 OBJECT_STORE_BYTES = 100 * 2**20  # no tensors are stored in it
 SHIPPED_PACKAGES = ("aol", "orchestrator")  # sent from the driver to the nodes of a cluster
 INIT_OPTIONS: dict[str, Any] = {
@@ -57,11 +68,12 @@ def connect(address: str, local: Cluster) -> Iterator[Cluster]:
         )
 
 
-def prepare_machines(datasets: Sequence[str], data_root: Path | None, storage: str) -> None:
+def prepare_machines(datasets: Sequence[str], options: "SchedulingOptions") -> None:
     """Prepare the datasets on every other machine, and check its access to the storage.
 
-    Raises: ResourceError with a line per problem.
+    Raises: ResourceError with a line per problem; Stopped at a signal.
     """
+    storage, stop = options.storage, options.stop
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in _training_nodes() if node["NodeID"] != here]
     if not others:
@@ -70,13 +82,13 @@ def prepare_machines(datasets: Sequence[str], data_root: Path | None, storage: s
         answers = [
             _prepare.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(list(datasets), data_root, storage, probe)
+            ).remote(list(datasets), options.data_root, storage, probe)
             for node in others
         ]
         problems = [
             f"machine {node['NodeManagerHostname']}: {problem}"
             for node, answer in zip(others, answers, strict=True)
-            for problem in _get_problems(answer)
+            for problem in _get_problems(answer, stop)
         ]
     if problems:
         raise ResourceError("\n".join(problems))
@@ -84,9 +96,9 @@ def prepare_machines(datasets: Sequence[str], data_root: Path | None, storage: s
 
 @contextmanager
 def _local_cluster(local: Cluster) -> Iterator[None]:
-    with _temporary_folder() as folder:
+    with _temporary_folder() as folder, _token_authentication():
         try:
-            with _kept_signal_handler():
+            with _ray_start():
                 ray.init(
                     address=LOCAL,
                     num_cpus=int(local.cpus),
@@ -94,7 +106,7 @@ def _local_cluster(local: Cluster) -> Iterator[None]:
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=False,
                     _node_ip_address="127.0.0.1",  # see also `environment.prepare_ray`
-                    _temp_dir=str(folder),
+                    _temp_dir=str(folder / RAY_FOLDER),
                     **INIT_OPTIONS,
                 )
         except (OSError, RuntimeError, ValueError) as error:
@@ -116,9 +128,14 @@ def _existing_cluster(address: str) -> Iterator[None]:
     shipped = [str(project / package) for package in SHIPPED_PACKAGES]
     try:
         _check_reachable(address)
-        with _kept_signal_handler():
+        with _ray_start():
             ray.init(address=address, runtime_env={"py_modules": shipped}, **INIT_OPTIONS)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        if "AuthenticationError" in f"{error!r} {error.__cause__}":
+            raise ResourceError(
+                f"the Ray cluster at {address} requires its token; set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN_PATH to a file that contains it"
+            ) from error
         raise ResourceError(f"no Ray cluster at {address}: {error}") from error
     try:
         yield
@@ -127,23 +144,83 @@ def _existing_cluster(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_signal_handler() -> Iterator[None]:
-    """Keep Ray from replacing the handler of SIGTERM.
+def _token_authentication() -> Iterator[None]:
+    """Protect a cluster started in the block by a new token, which its processes inherit.
 
-    Ray's own in Python raises SystemExit wherever the program is. Python ignores exceptions in some
-    places, such as the lock of `logging` while a process is forked, and the signal is lost. Ray's
-    own in C++ calls ours, but aborts the process some seconds after a signal.
+    Without one, every user of the machine can run code in the workers. Ray caches both variables.
     """
-    handler = signal.getsignal(signal.SIGTERM)
-    utils, name = ray._private.utils, "set_sigterm_handler"  # there from Ray 2.50 to 2.60, at least
-    install = getattr(utils, name, None)
-    setattr(utils, name, lambda handler: None)
+    raylet: Any = ray._raylet
+    if not hasattr(raylet, "AuthenticationTokenLoader"):
+        raise ResourceError(
+            f"Ray {ray.__version__} would let other users of this machine in, because it has no "
+            f"token authentication; install ray[tune]>={TOKEN_VERSION}"
+        )
+
+    def reload() -> None:
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    before = {name: os.environ[name] for name in token if name in os.environ}
+    os.environ.update(token)
+    reload()
     try:
         yield
     finally:
-        setattr(utils, name, install)
-        signal.signal(signal.SIGTERM, handler)
-        signal.alarm(0)  # by which Ray aborts
+        for name in token:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+        reload()
+
+
+@contextmanager
+def _ray_start() -> Iterator[None]:
+    """Keep Ray, which starts in the block, from changing what a signal does.
+
+    One to the process group, as from a terminal, must not reach Ray's processes, which are needed
+    to save. Ray's handler of SIGTERM in Python raises SystemExit wherever the program is. Its
+    handler in C++ calls ours, but prints a trace, and aborts the process some seconds later.
+    """
+    services, utils = ray._private.services, ray._private.utils  # alike from Ray 2.50 to 2.60
+    in_session = partial(services.ConsolePopen, start_new_session=True)
+    handler = signal.getsignal(signal.SIGTERM)
+    with (
+        _replaced(services, "ConsolePopen", in_session),
+        _replaced(utils, "set_sigterm_handler", lambda handler: None),
+        _stderr_to_log(),
+    ):
+        try:
+            yield
+        finally:
+            if in_main_thread():
+                signal.signal(signal.SIGTERM, handler)
+            signal.alarm(0)
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextmanager
+def _stderr_to_log() -> Iterator[None]:
+    """Log what libraries in C++ print to the standard error in the block."""
+    terminal = os.dup(STDERR)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, STDERR)
+            os.close(terminal)
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines():
+                logger.info("%s", line)
 
 
 def _check_reachable(address: str) -> None:
@@ -187,7 +264,9 @@ def _training_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def _get_problems(reference: Any) -> list[str]:
+def _get_problems(reference: Any, stop: StopSignals) -> list[str]:
+    while not ray.wait([reference], timeout=POLL_S)[0]:
+        stop.check()
     try:
         problems: list[str] = ray.get(reference)
     except ray.exceptions.RayError as error:

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,12 @@ from ray import tune
 from orchestrator.errors import SchedulingError
 from orchestrator.logs import LogFile
 from orchestrator.planning.resources import ResourceRequest
-from orchestrator.scheduling.callback import TrialEvents, trial_key
+from orchestrator.scheduling.callback import Ending, TrialEvents, trial_key
 from orchestrator.scheduling.control import ControlActor, ControlReader
 from orchestrator.scheduling.events import Recorder
 from orchestrator.scheduling.storage import RunStorage, join_location, open_checkpoint
 from orchestrator.scheduling.worker import ReportError, train_run
+from orchestrator.signals import StopSignals
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint
 
@@ -47,16 +48,16 @@ class SchedulingOptions:
     jobs: int | None = None  # the maximum in parallel
     retries: int = 3  # per run, after the loss of its worker
     fail_fast: bool = False
+    stop: StopSignals = field(default_factory=StopSignals)
     warn: Callable[[str], None] = logger.warning  # shows a message to the user
-    interrupted: Callable[[str], None] = lambda text: None  # the same, from a signal handler
 
 
 def run_jobs(
     jobs: Sequence[Job], recorders: Sequence[Recorder], options: SchedulingOptions
-) -> int | None:
+) -> None:
     """Train the jobs in their order on the connected cluster, and send events to the recorders.
 
-    Returns the signal that stopped it, or None. The events have the result of each run.
+    It returns early after a signal. The events have the result of each run.
 
     Raises: SchedulingError if Ray stopped before every run ended.
     """
@@ -66,8 +67,8 @@ def run_jobs(
         recorders,
         control=control,
         fail_fast=options.fail_fast,
+        stop=options.stop,
         warn=options.warn,
-        interrupted=options.interrupted,
     )
     options.log_folder.mkdir(parents=True, exist_ok=True)
     log = options.log_folder / "ray.log"  # Ray prints errors from another thread
@@ -75,7 +76,6 @@ def run_jobs(
         TemporaryDirectory(prefix="aol-tune-", ignore_cleanup_errors=True) as folder,
         LogFile(log) as file,
         redirect_stdout(file),
-        events.handle_signals(),
     ):
         try:
             _tuner(jobs, options, events, control.name, folder).fit()
@@ -85,7 +85,6 @@ def run_jobs(
                 raise SchedulingError(f"Ray Tune stopped: {error}; see {log.parent}/") from error
         finally:
             events.close()
-    return events.signal
 
 
 def _tuner(
@@ -113,6 +112,7 @@ def _tuner(
             name=invocation,
             storage_path=folder,
             callbacks=[events],
+            stop=Ending(events),
             failure_config=tune.FailureConfig(max_failures=options.retries),
             verbose=0,
         ),

@@ -14,6 +14,7 @@ from orchestrator.tracking.tracker import Tracker
 logger = logging.getLogger(__name__)
 
 RETRY_S = 60.0  # after a failure of the server
+POLL_S = 0.1
 
 
 class TrackingRecorder:
@@ -45,14 +46,22 @@ class TrackingRecorder:
         if isinstance(event, Started | Saved | Finished):  # an epoch is final with its checkpoint
             self._changed.put(event.run.key)
 
-    def close(self, timeout_s: float, final_task: Callable[[], None] = lambda: None) -> str | None:
+    def close(
+        self,
+        timeout_s: float,
+        final_task: Callable[[], None] = lambda: None,
+        must_stop: Callable[[], bool] = lambda: False,
+    ) -> str | None:
         """Send what is left, then call `final_task`; return what went wrong, if anything.
 
-        After `timeout_s` it returns although the thread is still busy.
+        After `timeout_s`, or when `must_stop` returns true, it returns although the thread is
+        still busy.
         """
         self._final_task = final_task
         self._changed.put(None)
-        self._thread.join(timeout_s)
+        end = time.monotonic() + timeout_s
+        while self._thread.is_alive() and time.monotonic() < end and not must_stop():
+            self._thread.join(min(timeout_s, POLL_S))
         if self._thread.is_alive():
             return f"MLflow at {self.tracker.name} is slow: it has not received everything yet"
         return self.problem

@@ -117,7 +117,6 @@ def _as_a_process(folder, environment, arguments):
 
     before = dict(os.environ), Path.cwd(), sys.argv
     opened, initialize = [], Store.__init__
-    terminate = signal.getsignal(signal.SIGTERM)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -134,7 +133,6 @@ def _as_a_process(folder, environment, arguments):
         Store.__init__ = initialize
         for store in opened:
             store.close()
-        signal.signal(signal.SIGTERM, terminate)
         os.environ.clear()
         os.environ.update(before[0])
         os.chdir(before[1])

@@ -1,85 +1,214 @@
 """
-Ctrl-C and a scheduler's SIGTERM, sent to a real driver, and the command that it prints.
+Ctrl-C and a scheduler's SIGTERM, sent to a real driver and its process group at every stage, and
+the command that the driver prints.
 """
 
+import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import psutil
 import pytest
+from filelock import FileLock
 
-from tests.support.shell import TINY, Shell, epochs_of, statuses_of, stop, wait_for
+from aol.data.datasets import verified_file
+from orchestrator.signals import REPEAT_S, STOPPING, STOPPING_AT_ONCE
+from tests.support.shell import TINY, Shell, epochs_of, statuses_of, stop, wait_for, workers_of
 
 pytestmark = pytest.mark.slow
 
-YAML = TINY.replace("epochs: 3", "epochs: 30")
-YAML = YAML.replace("checkpoint_seconds: 0.2", "checkpoint_seconds: 1000")
+YAML = TINY.replace("epochs: 3", "epochs: 200")
+RARELY_SAVED = YAML.replace("checkpoint_seconds: 0.2", "checkpoint_seconds: 1000")
+ALWAYS_SAVED = YAML.replace("checkpoint_seconds: 0.2", "checkpoint_seconds: 0.001")
 ARGUMENTS = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
-NUMBERS = {"SIGINT": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143)}
+AGAIN = "Stopped. The same command continues: "
+RAW = re.compile(r"Traceback|\*\*\* SIG|raylet|GCS|core_worker|Exception ignored|\(pid=")
+NUMBERS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("SIGINT", "SIGTERM"), ("SIGTERM", "SIGINT")],
-    ids="-".join,
-)
-def stopped(request, tmp_path_factory, data_root):
-    """
-    Return a run that received one signal while Ray started, another one during training, and was
-    then continued with the printed command.
-    """
-    shell = Shell(tmp_path_factory.mktemp("stopped"), data_root, YAML)
-    (first, first_code), (second, second_code) = (NUMBERS[name] for name in request.param)
-    shell.starting = interrupted(shell, "Starting Ray", first)
-    shell.states = [statuses_of(shell.folder)]
-    shell.training = interrupted(shell, r"epoch \d+/30", second, "--rerun", "11", "--rerun=11")
-    shell.states.append(statuses_of(shell.folder))
-    shell.codes = (first_code, second_code)
-    (shell.stopped_at,) = [max(epochs) for epochs in epochs_of(shell.folder).values()]
-    shell.plan = shell("plan", *ARGUMENTS[1:])
-    command = shlex.split(re.search(r"The same command continues: (.*)", shell.training.stderr)[1])
-    shell.again = subprocess.run(
-        command,
-        cwd=shell.folder,
-        env=shell.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def shell(tmp_path, data_root, empty_mlflow):
+    shell = Shell(tmp_path / "stopped", data_root, RARELY_SAVED)
+    shutil.copy(empty_mlflow, shell.folder / "mlflow.db")
     return shell
 
 
-def interrupted(shell, pattern, number, *more):
-    """
-    Return the finished process that received the signal after it printed the pattern.
-    """
-    process = shell.start(*ARGUMENTS, *more)
+@contextmanager
+def driver(shell):
+    process = shell.start(*ARGUMENTS)
     try:
-        wait_for(process, pattern)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=120)
+        yield process
     finally:
         stop(process)
-    return subprocess.CompletedProcess(ARGUMENTS, process.returncode, out, err)
 
 
-def test_a_signal_while_ray_starts_prints_the_command_to_continue(stopped):
-    assert stopped.starting.returncode == stopped.codes[0], stopped.starting.stderr
-    assert "The same command continues" in stopped.starting.stderr
-    assert "Traceback" not in stopped.starting.stderr
-    assert stopped.states[0] == {11: "interrupted"}
+def finish(process):
+    """
+    Return the standard error of a driver that ends after a signal; nothing of Ray remains.
+    """
+    children = psutil.Process(process.pid).children(recursive=True)
+    _, err = process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    return err
 
 
-def test_a_signal_during_training_saves_the_run(stopped):
-    assert stopped.training.returncode == stopped.codes[1], stopped.training.stderr
-    assert stopped.states[1] == {11: "interrupted"}
-    assert stopped.stopped_at < 30
-    assert f"interrupted after epoch {stopped.stopped_at}" in stopped.plan.stdout
+def assert_stopped(process, number, err):
+    assert process.returncode == 128 + number, err
+    assert err.splitlines()[-1].startswith(AGAIN)
+    assert not RAW.search(err), err
 
 
-def test_the_printed_command_continues_the_run(stopped):
-    assert stopped.again.returncode == 0, stopped.again.stderr
-    assert f"continues after epoch {stopped.stopped_at}" in stopped.again.stderr
-    (epochs,) = epochs_of(stopped.folder).values()
-    assert sorted(epochs) == list(range(1, 31))
+@NUMBERS
+def test_while_the_images_are_awaited(tmp_path, data_root, number):
+    """
+    Another process, here the test, is preparing them.
+    """
+    shell = Shell(tmp_path / "stopped", tmp_path / "data", RARELY_SAVED)
+    file = verified_file("digits", tmp_path / "data")
+    file.parent.mkdir(parents=True)
+    with FileLock(file.with_suffix(".lock")), driver(shell) as process:
+        wait_for(process, "not in the store")
+        os.killpg(process.pid, number)
+        err = finish(process)
+
+    assert_stopped(process, number, err)
+    assert "Starting Ray" not in err
+    assert statuses_of(shell.folder) == {}
+
+
+@NUMBERS
+def test_while_ray_starts(shell, number):
+    with driver(shell) as process:
+        wait_for(process, "Starting Ray")
+        os.killpg(process.pid, number)
+        err = finish(process)
+
+    assert_stopped(process, number, err)
+    assert statuses_of(shell.folder) == {11: "interrupted"}
+
+
+@NUMBERS
+def test_while_a_run_trains(shell, number):
+    """
+    It saves after its epoch, and the printed command continues there.
+    """
+    with driver(shell) as process:
+        wait_for(process, r"epoch \d+/200")
+        os.killpg(process.pid, number)
+        err = finish(process)
+
+    assert_stopped(process, number, err)
+    assert statuses_of(shell.folder) == {11: "interrupted"}
+    (epochs,) = epochs_of(shell.folder).values()
+    assert f"interrupted after epoch {max(epochs)}" in shell("plan", *ARGUMENTS[1:]).stdout
+    continued = shlex.split(err.splitlines()[-1].removeprefix(AGAIN))
+    assert continued[1:] == ["-m", "orchestrator", *ARGUMENTS]
+    with driver(shell) as again:
+        wait_for(again, f"continues after epoch {max(epochs)}")
+
+
+@NUMBERS
+def test_while_a_run_saves(shell, number):
+    (shell.folder / "experiments.yaml").write_text(ALWAYS_SAVED, encoding="utf-8")
+    with driver(shell) as process:
+        wait_for(process, r"epoch \d+/200")
+        saved = set(shell.folder.glob("results/ray/*/*/checkpoint_*"))
+        while not set(shell.folder.glob("results/ray/*/*/checkpoint_*")) - saved:
+            assert process.poll() is None
+        os.killpg(process.pid, number)
+        err = finish(process)
+
+    assert_stopped(process, number, err)
+    (epochs,) = epochs_of(shell.folder).values()
+    assert f"interrupted after epoch {max(epochs)}" in shell("plan", *ARGUMENTS[1:]).stdout
+
+
+@pytest.fixture
+def frozen(shell):
+    """
+    Yield a driver whose worker stands still in an epoch.
+    """
+    with driver(shell) as process:
+        wait_for(process, r"epoch \d+/200")
+        workers = [psutil.Process(pid) for pid in workers_of(process)]
+        for worker in workers:
+            worker.suspend()
+        yield process
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+
+
+@NUMBERS
+def test_a_second_signal_stops_at_once(shell, frozen, number):
+    os.killpg(frozen.pid, number)
+    seen = wait_for(frozen, re.escape(STOPPING))
+    time.sleep(REPEAT_S)  # an earlier one counts as the same
+    os.killpg(frozen.pid, number)
+    seen += wait_for(frozen, re.escape(STOPPING_AT_ONCE))
+    err = seen + finish(frozen)
+
+    assert_stopped(frozen, number, err)
+    assert statuses_of(shell.folder) == {11: "interrupted"}
+
+
+def test_an_epoch_that_does_not_end_in_time_is_given_up(shell, frozen):
+    os.killpg(frozen.pid, signal.SIGTERM)
+    err = finish(frozen)
+
+    assert_stopped(frozen, signal.SIGTERM, err)
+    assert STOPPING_AT_ONCE not in err
+    assert statuses_of(shell.folder) == {11: "interrupted"}
+
+
+def test_the_command_timeout_stops_once(shell):
+    """
+    It signals the driver, and then the driver's process group.
+    """
+    process = subprocess.Popen(
+        ["timeout", "1000", sys.executable, "-m", "orchestrator", *ARGUMENTS],
+        cwd=shell.folder,
+        env=shell.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for(process, r"epoch \d+/200")
+        process.terminate()
+        err = finish(process)
+    finally:
+        stop(process)
+
+    assert_stopped(process, signal.SIGTERM, err)
+    assert STOPPING_AT_ONCE not in err
+    (epochs,) = epochs_of(shell.folder).values()
+    assert f"interrupted after epoch {max(epochs)}" in shell("plan", *ARGUMENTS[1:]).stdout
+
+
+def test_in_the_first_second(shell):
+    """
+    The program has imported next to nothing when its handlers are there.
+    """
+    with driver(shell) as process:
+        while not handles(process.pid, signal.SIGTERM):
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGTERM)
+        err = finish(process)
+
+    assert_stopped(process, signal.SIGTERM, err)
+
+
+def handles(pid, number):
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    caught = re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[1]
+    return int(caught, 16) >> (number - 1) & 1

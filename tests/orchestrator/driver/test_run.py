@@ -4,15 +4,12 @@
 
 import inspect
 import os
-import signal
 import sqlite3
 from dataclasses import fields
 
 import pytest
 
 import orchestrator
-from orchestrator.driver.observer import SilentObserver
-from orchestrator.driver.run import DEFERRED, deferred_signals
 from orchestrator.driver.session import RunOptions
 
 
@@ -59,18 +56,3 @@ def test_run_has_the_options_of_the_command_with_their_defaults():
 
     assert given == defaults
     assert all(f"- `{name}`: " in orchestrator.run.__doc__ for name in given)
-
-
-def test_a_deferred_signal_is_a_message_to_the_observer():
-    said = []
-    with deferred_signals(said.append) as deferred:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    assert (said, deferred) == ([DEFERRED], [signal.SIGINT])
-
-
-def test_a_silent_observer_prints_nothing_at_a_signal(capfd):
-    with deferred_signals(SilentObserver().interrupted):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    assert capfd.readouterr() == ("", "")

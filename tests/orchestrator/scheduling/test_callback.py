@@ -1,15 +1,16 @@
-import os
 import pickle
 import signal
+from types import SimpleNamespace
 
 import pytest
 from ray.tune.experiment import Trial
 
 from orchestrator.errors import StoreError, StoreLostError
-from orchestrator.scheduling.callback import LOST, STOPPING, TrialEvents
+from orchestrator.scheduling.callback import LOST, Ending, TrialEvents
 from orchestrator.scheduling.control import _ControlState
 from orchestrator.scheduling.events import Finished, Saved, Tick
 from orchestrator.scheduling.storage import RunStorage
+from orchestrator.signals import StopSignals
 from orchestrator.store import Status
 
 
@@ -32,7 +33,7 @@ def trial(make_run):
     run, recorded = make_run(7), []
     trial = Trial("train", config={"job": {"key": run.key}}, stub=True)
     control = Control(run.key)
-    events = TrialEvents([run], [recorded.append], control=control, warn=print, interrupted=print)
+    events = TrialEvents([run], [recorded.append], control=control, stop=StopSignals(), warn=print)
     count = iter(range(1, 1_000_000))
 
     def report(**result):
@@ -95,15 +96,27 @@ def test_a_run_whose_result_cannot_be_read_is_interrupted(trial, tmp_path, conte
     assert ended.error.startswith(f"its result cannot be read from {file}: ")
 
 
-def test_a_signal_is_a_message_and_prints_nothing(capfd):
-    said, warned = [], []
-    events = TrialEvents([], [], control=None, warn=warned.append, interrupted=said.append)
-    with events.handle_signals():
-        os.kill(os.getpid(), signal.SIGINT)
+@pytest.mark.parametrize(
+    ("number", "urgent", "status", "expected"),
+    [
+        (None, False, Trial.RUNNING, (False, False)),
+        (signal.SIGTERM, False, Trial.RUNNING, (True, False)),
+        (signal.SIGTERM, False, Trial.TERMINATED, (True, True)),
+        (signal.SIGTERM, True, Trial.RUNNING, (True, True)),
+    ],
+)
+def test_a_signal_stops_trials_when_they_have_saved_or_if_it_is_urgent(
+    trial, number, urgent, status, expected
+):
+    stop = SimpleNamespace(number=number, urgent=urgent)
+    requested = []
+    control = SimpleNamespace(request_stop=lambda: requested.append(True))
+    events = TrialEvents([], [], control=control, stop=stop, warn=print)
+    trial.status = status
+    for step in range(3):
+        events.on_step_end(step, [trial])
 
-    assert (events.signal, events.stopping) == (signal.SIGINT, True)
-    assert (said, warned) == ([STOPPING], [])
-    assert capfd.readouterr() == ("", "")
+    assert (requested == [True], Ending(events).stop_all()) == expected
 
 
 def test_a_recorder_that_lost_its_store_stops_training_and_a_failing_one_does_not():
@@ -115,7 +128,7 @@ def test_a_recorder_that_lost_its_store_stops_training_and_a_failing_one_does_no
     def lose(event):
         raise StoreLostError("another driver")
 
-    events = TrialEvents([], [fail], control=None, warn=warned.append, interrupted=print)
+    events = TrialEvents([], [fail], control=None, stop=StopSignals(), warn=warned.append)
     events.emit(Tick(()))
     before = events.stopping
     events.recorders = [lose, received.append]
