@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from aol.provenance import UNKNOWN, UNKNOWN_COMMIT
 from orchestrator.analysis.report import make_report
 from orchestrator.driver.observer import Observer
 from orchestrator.driver.session import RunOptions, Session
@@ -200,16 +201,19 @@ def _train(
     """Train the runs on the cluster, longest first; return the signal that stopped it."""
     from orchestrator.driver.datasets import chosen_root
     from orchestrator.driver.recorder import StoreRecorder
-    from orchestrator.provenance import provenance
+    from orchestrator.provenance import Provenance, provenance
     from orchestrator.scheduling.cluster import connect, prepare_machines
     from orchestrator.scheduling.tuner import Job, SchedulingOptions, run_jobs
 
     options = session.options
     work, storage = _work(todo), CheckpointStorage(session.storage)
     datasets = sorted({item.run.train.data.name for item in todo})
+    origins: dict[str, Provenance] = {name: provenance(name) for name in datasets}
+    if any(origin.git_commit == UNKNOWN for origin in origins.values()):
+        session.observer.message(UNKNOWN_COMMIT, important=True)
     recorder = StoreRecorder(
         store,
-        {name: provenance(name) for name in datasets},
+        origins,
         storage.discard,
         partial(session.observer.message, important=True),
     )

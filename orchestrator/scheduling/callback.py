@@ -17,12 +17,12 @@ from orchestrator.scheduling.events import (
     EpochDone,
     Event,
     Finished,
-    Placed,
     Recorder,
     Saved,
     Started,
     Tick,
     finished_event,
+    placed_event,
 )
 from orchestrator.scheduling.storage import join_location
 from orchestrator.spec.experiment import RunSpec
@@ -124,7 +124,7 @@ class TrialEvents(tune.Callback):
         run = self.runs[trial_key(trial)]
         match result.get("kind"):
             case "placed":
-                self.emit(Placed(run, result["host"], result["device"], result["epoch"]))
+                self.emit(placed_event(run, result))
             case "epoch":
                 self.emit(EpochDone(run, result["epoch"], result["values"]))
             case "done":

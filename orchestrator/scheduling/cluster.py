@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from pyarrow.fs import FileType
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from aol.provenance import PACKED, checkout
 from orchestrator.environment import LOCAL
 from orchestrator.errors import ResourceError
 from orchestrator.planning.resources import Cluster, Node
@@ -112,18 +113,29 @@ def _existing_cluster(address: str) -> Iterator[None]:
             f"--address {address}: Ray Tune does not work through {CLIENT_SCHEME}; run the command "
             "on a machine of the cluster, with --address auto"
         )
-    project = Path(__file__).parents[2]
-    shipped = [str(project / package) for package in SHIPPED_PACKAGES]
     try:
         _check_reachable(address)
-        with _kept_signal_handler():
-            ray.init(address=address, runtime_env={"py_modules": shipped}, **INIT_OPTIONS)
+        with _kept_signal_handler(), _packed_source() as packages:
+            ray.init(address=address, runtime_env={"py_modules": packages}, **INIT_OPTIONS)
     except (OSError, RuntimeError, ValueError) as error:
         raise ResourceError(f"no Ray cluster at {address}: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _packed_source() -> Iterator[list[str]]:
+    """Yield copies of the packages to ship, which know the commit that they were copied from."""
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [Path(folder) / package for package in SHIPPED_PACKAGES]
+        for copy in copies:
+            original = Path(__file__).parents[2] / copy.name
+            shutil.copytree(original, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        packed = Path(folder, PACKED.parent.name, PACKED.name)
+        packed.write_text(checkout().as_json(), encoding="utf-8")
+        yield [str(copy) for copy in copies]
 
 
 @contextmanager

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aol.errors import CheckpointError
+from aol.provenance import UNKNOWN, UNKNOWN_COMMIT
 from aol.training.checkpoints import save_checkpoint
 from aol.training.resume import resume_trainer, train_epochs
 from orchestrator.formatting import pluralize
+from orchestrator.provenance import PACKAGES
 
 if TYPE_CHECKING:
     from aol.training.trainer import EpochMetrics, Trainer
@@ -89,11 +91,7 @@ def _train(
         log=_log,
         hint=f"repair the storage and run again, or train from the start with --rerun {job['id']}",
     )
-    device = f"CPU, {pluralize(torch.get_num_threads(), 'thread')}"
-    if job["gpus"]:
-        device = torch.cuda.get_device_name()
-    host = socket.gethostname()
-    report({"kind": "placed", "host": host, "device": device, "epoch": trainer.epoch})
+    report(_placement(trainer))
 
     def record(metrics: "EpochMetrics", save: bool) -> None:
         _log(str(metrics))
@@ -123,6 +121,25 @@ def _train(
             "certificate": ended.certificate,
         }
     )
+
+
+def _placement(trainer: "Trainer") -> dict[str, Any]:
+    """Return where and in which environment the trainer trains, and the epoch it starts after."""
+    import torch
+
+    from aol.provenance import environment
+
+    facts = environment(trainer.device, trainer.config.data.name, PACKAGES)
+    if facts["commit"] == UNKNOWN:
+        _log(UNKNOWN_COMMIT)
+    on_cpu = f"CPU, {pluralize(torch.get_num_threads(), 'thread')}"
+    return {
+        "kind": "placed",
+        "host": facts["host"],
+        "device": on_cpu if trainer.device.type == "cpu" else facts["device"],
+        "epoch": trainer.epoch,
+        "environment": facts,
+    }
 
 
 def _trainer_factory(job: Mapping[str, Any]) -> Callable[[], "Trainer"]:

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from orchestrator.errors import QueryError, StoreError
 
-REVISION = "0006"  # the newest migration
+REVISION = "0008"  # the newest migration
 BUSY_TIMEOUT_S = 30
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the driver that the optional dependency installs
 

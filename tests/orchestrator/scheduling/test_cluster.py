@@ -2,16 +2,19 @@
 The start of a cluster, and runs on an existing one: several Ray nodes on this machine.
 """
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from aol.provenance import checkout
 from orchestrator.planning.resources import Cluster, Node
-from orchestrator.scheduling.cluster import connect
+from orchestrator.scheduling.cluster import _packed_source, connect
 from tests.support.shell import PROJECT, TINY, Shell, epochs_of, statuses_of, stop, wait_for
 
 
@@ -106,3 +109,19 @@ def test_no_signal_is_lost_while_ray_starts():
         started.set()
         sender.join()  # the next signal would end this process
         signal.signal(signal.SIGTERM, before)
+
+
+def test_packages_sent_to_a_cluster_have_the_commit_of_the_driver():
+    """
+    They are imported from copies outside git, as a worker of another machine does.
+    """
+    code = "from aol.provenance import checkout; import orchestrator; print(checkout().as_json())"
+    with _packed_source() as packages:
+        path = os.pathsep.join({str(Path(package).parent) for package in packages})
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd="/", env={"PYTHONPATH": path}
+        )
+
+    assert done.stdout.strip() == checkout().as_json()
+    assert json.loads(done.stdout)["commit"]

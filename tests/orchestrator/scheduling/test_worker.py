@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from aol.config import DataConfig, LossConfig, OptimizerConfig
+from aol.provenance import checkout
 from aol.training.trainer import Trainer
 from orchestrator.scheduling.worker import STATE_FILE, ReportError, redirect_output, train_run
 
@@ -143,7 +144,10 @@ def test_a_run_reports_its_placement_its_epochs_and_its_margins(work, uninterrup
     assert reports.results[-1]["certificate"]["arithmetic"] == "float64"
     assert reports.results[-1]["certificate"]["violations"] == []
     assert reports.results[0]["device"] == "CPU, 1 thread"
-    assert reports.results[0]["host"]
+    facts = reports.results[0]["environment"]
+    assert reports.results[0]["host"] == facts["host"]
+    assert (facts["commit"], facts["diff"]) == astuple(checkout())
+    assert {"numpy", "ray", "torch"} <= set(facts["packages"])
     assert log.splitlines()[0].split(" ", 2)[2].startswith("run 7-s7-")
     assert log.count("EpochMetrics(") == 3
 
