@@ -91,9 +91,16 @@ def _git(folder: Path, *arguments: str, fails_with: int = 0) -> str:
 
 
 def environment(
-    device: "torch.device", dataset: str, libraries: Iterable[str] = LIBRARIES
+    device: "torch.device",
+    dataset: str,
+    *,
+    libraries: Iterable[str] = LIBRARIES,
+    source: Checkout | None = None,
 ) -> dict[str, Any]:
-    """Return machine, versions, commit (with `diff`, a patch) and the images' fingerprints."""
+    """Return machine, versions, commit (with `diff`, a patch) and the images' fingerprints.
+
+    `source` is the checkout if that is known.
+    """
     import torch
 
     facts: dict[str, Any] = {
@@ -104,7 +111,7 @@ def environment(
         "packages": versions(libraries) | {"torch": torch.__version__},
         "cuda": torch.version.cuda,
         "device": str(device),
-        **asdict(checkout()),
+        **asdict(source or checkout()),
         "fingerprints": DATASETS[dataset].fingerprints,
     }
     if device.type == "cuda":

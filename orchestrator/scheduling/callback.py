@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from types import FrameType
@@ -44,13 +44,18 @@ class TrialEvents(tune.Callback):
         control: ControlActor,
         storage: str,
         fail_fast: bool = False,
+        reasons: Mapping[str, str],
         warn: Callable[[str], None],
         interrupted: Callable[[str], None],
     ) -> None:
-        """Send messages to `warn`, and those of the signal handler to `interrupted`."""
+        """Send messages to `warn`, and those of the signal handler to `interrupted`.
+
+        `reasons` has the known reason of a run's last failure, by key.
+        """
         self.runs = {run.key: run for run in runs}
         self.recorders, self.control, self.storage = list(recorders), control, storage
         self.fail_fast, self.warn, self.interrupted = fail_fast, warn, interrupted
+        self.reasons = reasons
         self.unfinished = dict(self.runs)
         self.active: dict[str, RunSpec] = {}
         self.stopping = False
@@ -157,7 +162,7 @@ class TrialEvents(tune.Callback):
         cause = trial.get_error()
         text = f"{type(cause).__name__}: {cause}" if cause else "its worker was lost"
         run = self.runs[trial_key(trial)]
-        self._finish(Finished(run, Status.FAILED, error=text))
+        self._finish(Finished(run, Status.FAILED, error=self.reasons.get(run.key, text)))
         self.stopping = self.stopping or self.fail_fast
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:

@@ -1,12 +1,14 @@
 """Connecting to a cluster, local or existing, and preparing its machines."""
 
 import logging
+import platform
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from filelock import FileLock, Timeout
 from pyarrow.fs import FileType
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from aol.provenance import PACKED, checkout
+from aol.provenance import PACKED, checkout, versions
 from orchestrator.environment import LOCAL
 from orchestrator.errors import ResourceError
 from orchestrator.planning.resources import Cluster, Node
+from orchestrator.scheduling.faults import find_gpu_problem
 from orchestrator.scheduling.storage import open_location, probe_file
 
 logger = logging.getLogger(__name__)
@@ -32,11 +35,23 @@ SHORT_TEMPORARY = "/tmp"  # noqa: S108 - contains a folder with a unique name
 LOCK = "driver.lock"
 OBJECT_STORE_BYTES = 100 * 2**20  # no tensors are stored in it
 SHIPPED_PACKAGES = ("aol", "orchestrator")  # sent from the driver to the nodes of a cluster
+SEE_ALL_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # those that the raylet sees
 INIT_OPTIONS: dict[str, Any] = {
     "log_to_driver": False,
     "configure_logging": False,
     "namespace": NAMESPACE,
 }
+
+
+@dataclass(frozen=True)
+class MachineNeeds:
+    """The data, the storage with a file of the driver, and the versions that a machine needs."""
+
+    datasets: tuple[str, ...]
+    data_root: Path | None
+    storage: str
+    probe: str
+    versions: Mapping[str, str]
 
 
 @contextmanager
@@ -59,24 +74,28 @@ def connect(address: str, local: Cluster) -> Iterator[Cluster]:
 
 
 def prepare_machines(datasets: Sequence[str], data_root: Path | None, storage: str) -> None:
-    """Prepare the datasets on every other machine, and check its access to the storage.
+    """Prepare the datasets on every machine; check its versions, its GPUs and the storage there.
 
     Raises: ResourceError with a line per problem.
     """
     here = ray.get_runtime_context().get_node_id()
-    others = [node for node in _training_nodes() if node["NodeID"] != here]
-    if not others:
+    nodes = [
+        node for node in _training_nodes() if node["NodeID"] != here or node["Resources"].get("GPU")
+    ]
+    if not nodes:
         return
     with probe_file(storage) as probe:
+        needs = MachineNeeds(tuple(datasets), data_root, storage, probe, machine_versions())
         answers = [
             _prepare.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(list(datasets), data_root, storage, probe)
-            for node in others
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                runtime_env={"env_vars": SEE_ALL_GPUS},
+            ).remote(needs, node["Resources"].get("GPU", 0.0))
+            for node in nodes
         ]
         problems = [
             f"machine {node['NodeManagerHostname']}: {problem}"
-            for node, answer in zip(others, answers, strict=True)
+            for node, answer in zip(nodes, answers, strict=True)
             for problem in _get_problems(answer)
         ]
     if problems:
@@ -205,8 +224,30 @@ def _get_problems(reference: Any) -> list[str]:
 
 
 @ray.remote(num_cpus=0)
-def _prepare(datasets: list[str], data_root: Path | None, storage: str, probe: str) -> list[str]:
-    return check_machine(datasets, data_root, storage, probe)
+def _prepare(needs: MachineNeeds, gpus: float) -> list[str]:
+    if problems := find_other_versions(needs.versions):
+        return problems  # they explain all others
+    problem = find_gpu_problem(gpus) if gpus else None
+    others = check_machine(needs.datasets, needs.data_root, needs.storage, needs.probe)
+    return [problem, *others] if problem else others
+
+
+def machine_versions() -> dict[str, str]:
+    """Return the versions that all machines of a cluster must share."""
+    return {"python": platform.python_version()} | versions(("torch", "ray"))
+
+
+def find_other_versions(expected: Mapping[str, str]) -> list[str]:
+    """Return a line per version here that is not the driver's."""
+    here = machine_versions()
+    return [
+        f"has {name} {here[name]}, the driver {version}; install the driver's version, such as "
+        "from requirements.lock"
+        if name in here
+        else f"has no {name}, the driver {version}; install it, such as from requirements.lock"
+        for name, version in expected.items()
+        if here.get(name) != version
+    ]
 
 
 def check_machine(

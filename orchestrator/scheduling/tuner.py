@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from orchestrator.errors import SchedulingError
@@ -17,6 +18,7 @@ from orchestrator.planning.resources import ResourceRequest
 from orchestrator.scheduling.callback import TrialEvents, trial_key
 from orchestrator.scheduling.control import ControlActor, ControlReader
 from orchestrator.scheduling.events import Recorder
+from orchestrator.scheduling.placement import Placement, bundle_of
 from orchestrator.scheduling.storage import open_checkpoint
 from orchestrator.scheduling.worker import OpenFolder, ReportError, train_run
 from orchestrator.spec.experiment import RunSpec
@@ -58,6 +60,7 @@ def run_jobs(
 
     Raises: SchedulingError if Ray stopped before every run ended.
     """
+    placement = Placement(options.warn)
     control = ControlActor({job.run.key: [item.path for item in job.checkpoints] for job in jobs})
     events = TrialEvents(
         [job.run for job in jobs],
@@ -65,12 +68,13 @@ def run_jobs(
         control=control,
         storage=options.storage,
         fail_fast=options.fail_fast,
+        reasons=placement.reasons,
         warn=options.warn,
         interrupted=options.interrupted,
     )
     options.log_folder.mkdir(parents=True, exist_ok=True)
     try:
-        tuner = _tuner(jobs, options, events, control.name)
+        tuner = _tuner(jobs, options, events, placement)
     except (OSError, ValueError) as error:
         raise SchedulingError(f"--storage {options.storage}: cannot be used: {error}") from error
     log = options.log_folder / "ray.log"  # Ray prints errors from another thread
@@ -87,8 +91,9 @@ def run_jobs(
 
 
 def _tuner(
-    jobs: Sequence[Job], options: SchedulingOptions, events: TrialEvents, control: str
+    jobs: Sequence[Job], options: SchedulingOptions, events: TrialEvents, placement: Placement
 ) -> tune.Tuner:
+    control = events.control.name
     return tune.Tuner(
         tune.with_resources(train_trial, _resources),
         param_space={
@@ -98,6 +103,7 @@ def _tuner(
             num_samples=1,
             max_concurrent_trials=options.jobs,
             reuse_actors=True,
+            scheduler=placement,
             trial_name_creator=trial_key,
             trial_dirname_creator=trial_key,
         ),
@@ -112,9 +118,7 @@ def _tuner(
 
 
 def _resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-    job = config["job"]
-    bundle = {"CPU": job["cpus"]} | ({"GPU": job["gpus"]} if job["gpus"] else {})
-    return tune.PlacementGroupFactory([bundle])
+    return tune.PlacementGroupFactory([bundle_of(config["job"])])
 
 
 def _trial_config(job: Job, options: SchedulingOptions, control: str) -> dict[str, Any]:
@@ -155,6 +159,7 @@ def _saved_states(job: Mapping[str, Any], control: ControlReader) -> list[OpenFo
 
 
 def _report(result: dict[str, Any], state: Path | None = None) -> None:
+    result = result | {"node": ray.get_runtime_context().get_node_id()}
     try:
         if state is None:
             tune.report(result)

@@ -10,16 +10,17 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aol.errors import CheckpointError
-from aol.provenance import UNKNOWN, UNKNOWN_COMMIT
+from aol.provenance import UNKNOWN, UNKNOWN_COMMIT, Checkout, checkout, environment
 from aol.training.checkpoints import save_checkpoint
 from aol.training.resume import resume_trainer, train_epochs
 from orchestrator.formatting import pluralize
 from orchestrator.provenance import PACKAGES
+from orchestrator.scheduling.faults import MachineError, find_fault
 
 if TYPE_CHECKING:
     from aol.training.trainer import EpochMetrics, Trainer
@@ -48,8 +49,8 @@ def train_run(
 ) -> None:
     """Train one run from the first of `states` that can be read; its output goes to its log.
 
-    Errors of the run are reported and end it. Raises: ReportError, which the scheduler treats as a
-    lost worker, so that the run is tried again.
+    Errors of the run are reported and end it. Raises: ReportError and MachineError, which the
+    scheduler treats as a lost worker, so that the run is tried again.
     """
     with redirect_output(Path(job["log"])):
         _log(f"run {job['key']} on {socket.gethostname()}, process {os.getpid()}")
@@ -66,8 +67,11 @@ def train_run(
         except CheckpointError as error:
             _log(str(error))
             report({"kind": "failed", "error": str(error)})
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
+            if fault := find_fault(error):
+                report({"kind": "fault", "fault": fault.kind, "error": fault.text})
+                raise MachineError(fault.text) from error
             report({"kind": "failed", "error": traceback.format_exc()})
     gc.collect()  # a captured step and its network refer to each other, and hold GPU memory
 
@@ -127,9 +131,8 @@ def _placement(trainer: "Trainer") -> dict[str, Any]:
     """Return where and in which environment the trainer trains, and the epoch it starts after."""
     import torch
 
-    from aol.provenance import environment
-
-    facts = environment(trainer.device, trainer.config.data.name, PACKAGES)
+    data = trainer.config.data.name
+    facts = environment(trainer.device, data, libraries=PACKAGES, source=_loaded_source())
     if facts["commit"] == UNKNOWN:
         _log(UNKNOWN_COMMIT)
     on_cpu = f"CPU, {pluralize(torch.get_num_threads(), 'thread')}"
@@ -140,6 +143,12 @@ def _placement(trainer: "Trainer") -> dict[str, Any]:
         "epoch": trainer.epoch,
         "environment": facts,
     }
+
+
+@cache
+def _loaded_source() -> Checkout:
+    """Return the checkout of the code in this process, which may train several runs."""
+    return checkout()
 
 
 def _trainer_factory(job: Mapping[str, Any]) -> Callable[[], "Trainer"]:

@@ -7,7 +7,7 @@ from orchestrator.scheduling.callback import STOPPING, TrialEvents
 def test_a_signal_is_a_message_and_prints_nothing(capfd):
     said, warned = [], []
     events = TrialEvents(
-        [], [], control=None, storage="", warn=warned.append, interrupted=said.append
+        [], [], control=None, storage="", reasons={}, warn=warned.append, interrupted=said.append
     )
     with events.handle_signals():
         os.kill(os.getpid(), signal.SIGINT)

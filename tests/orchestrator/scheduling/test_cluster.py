@@ -14,32 +14,21 @@ import pytest
 
 from aol.provenance import checkout
 from orchestrator.planning.resources import Cluster, Node
-from orchestrator.scheduling.cluster import _packed_source, connect
-from tests.support.shell import PROJECT, TINY, Shell, epochs_of, statuses_of, stop, wait_for
-
-
-class Machines:
-    def __init__(self, environment):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.ray_nodes"],
-            cwd=PROJECT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.address = self.process.stdout.readline().strip()
-
-    def __call__(self, command):
-        self.process.stdin.write(f"{command}\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "done\n"
+from orchestrator.scheduling.cluster import (
+    _packed_source,
+    connect,
+    find_other_versions,
+    machine_versions,
+)
+from tests.support.ray_nodes import RayNodes
+from tests.support.shell import TINY, Shell, epochs_of, statuses_of, stop, wait_for
 
 
 @pytest.fixture
 def shell(tmp_path, data_root):
-    return Shell(tmp_path, data_root, TINY.replace("epochs: 3", "epochs: 15"))
+    opened = Shell(tmp_path, data_root, TINY.replace("epochs: 3", "epochs: 15"))
+    opened.environment["RAY_AUTH_MODE"] = "disabled"  # whatever token the home directory has
+    return opened
 
 
 @pytest.fixture
@@ -47,11 +36,18 @@ def machines(shell):
     """
     Start a head node without CPUs, and stop the cluster after the test.
     """
-    started = Machines(shell.environment | {"RAY_USAGE_STATS_ENABLED": "0"})
-    try:
+    with RayNodes(shell.environment) as started:
         yield started
-    finally:
-        started.process.communicate(timeout=60)
+
+
+def test_another_version_of_a_machine_is_a_problem_of_it():
+    wanted = machine_versions()
+
+    assert set(wanted) == {"python", "torch", "ray"}
+    assert find_other_versions(wanted) == []
+    (problem, missing) = find_other_versions(wanted | {"torch": "1.0", "absent": "2"})
+    assert problem.startswith(f"has torch {wanted['torch']}, the driver 1.0; install the driver's")
+    assert missing.startswith("has no absent, the driver 2; install it")
 
 
 @pytest.mark.slow
@@ -59,13 +55,13 @@ def test_runs_survive_the_loss_of_a_machine(tmp_path, shell, machines):
     """
     The machine that trains is killed, and another takes its place.
     """
-    machines("add 1")
+    machines.add(1)
     arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
     driver = shell.start(*arguments, "--address", machines.address)
     try:
         seen = wait_for(driver, r"run 11 .*: epoch \d+/15", timeout=300)
-        machines("kill")
-        machines("add 1")
+        machines.kill()
+        machines.add(1)
         _, err = driver.communicate(timeout=180)
     finally:
         stop(driver)

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, astuple
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import torch
 from aol.config import DataConfig, LossConfig, OptimizerConfig
 from aol.provenance import checkout
 from aol.training.trainer import Trainer
+from orchestrator.scheduling.faults import MachineError
 from orchestrator.scheduling.worker import STATE_FILE, ReportError, redirect_output, train_run
 
 pytestmark = pytest.mark.usefixtures("two_layers", "one_thread")
@@ -320,6 +322,19 @@ def test_an_error_is_reported_with_its_traceback_not_raised(work):
     assert reports.kinds == [("failed", None)]
     assert reports.results[0]["error"].startswith("Traceback")
     assert "Traceback" in log
+
+
+def test_a_fault_of_the_machine_is_reported_and_raised_so_that_ray_tries_again(
+    work, tmp_path, monkeypatch
+):
+    error = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+    monkeypatch.setattr(Trainer, "epochs", Mock(side_effect=error))
+    reports = Reports(tmp_path)
+    with pytest.raises(MachineError, match="ECC error"):
+        work(report=reports)
+
+    assert reports.kinds == [("placed", 0), ("fault", None)]
+    assert reports.results[1]["fault"] == "gpu"
 
 
 def test_an_error_of_the_storage_is_raised_and_not_reported_as_a_failed_run(work, tmp_path):
