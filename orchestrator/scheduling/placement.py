@@ -3,12 +3,15 @@
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
@@ -136,6 +139,29 @@ class Placement(FIFOScheduler):
 def bundle_of(job: Mapping[str, Any]) -> dict[str, float]:
     """Return the resources that a job occupies, as Ray names them."""
     return {"CPU": job["cpus"]} | ({"GPU": job["gpus"]} if job["gpus"] else {})
+
+
+@contextmanager
+def lost_workers_of_any_kind() -> Iterator[None]:
+    """Make Tune treat every failure of a worker's process like the loss of the worker.
+
+    Ray has an error of its own for a worker that it killed for memory; Tune, as of Ray 2.60, stops
+    all trials at any error of Ray that it does not know.
+    """
+    manager, name = actor_manager.RayActorManager, "_actor_task_failed"
+    handle = getattr(manager, name)
+
+    def handle_as_loss(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        known = isinstance(exception, RayTaskError | RayActorError)
+        if isinstance(exception, RayError) and not known:
+            exception = RayActorError(error_msg=str(exception))
+        handle(self, tracked_actor_task, exception)
+
+    setattr(manager, name, handle_as_loss)
+    try:
+        yield
+    finally:
+        setattr(manager, name, handle)
 
 
 def killed_for_memory(trial: Trial) -> Fault | None:

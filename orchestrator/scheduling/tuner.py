@@ -18,7 +18,7 @@ from orchestrator.planning.resources import ResourceRequest
 from orchestrator.scheduling.callback import TrialEvents, trial_key
 from orchestrator.scheduling.control import ControlActor, ControlReader
 from orchestrator.scheduling.events import Recorder
-from orchestrator.scheduling.placement import Placement, bundle_of
+from orchestrator.scheduling.placement import Placement, bundle_of, lost_workers_of_any_kind
 from orchestrator.scheduling.storage import open_checkpoint
 from orchestrator.scheduling.worker import OpenFolder, ReportError, train_run
 from orchestrator.spec.experiment import RunSpec
@@ -80,7 +80,8 @@ def run_jobs(
     log = options.log_folder / "ray.log"  # Ray prints errors from another thread
     with log.open("a") as file, redirect_stdout(file), events.handle_signals():
         try:
-            tuner.fit()
+            with lost_workers_of_any_kind():
+                tuner.fit()
         except Exception as error:  # Ray may raise any exception
             logger.exception("Ray Tune stopped")
             if events.unfinished:

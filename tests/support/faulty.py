@@ -3,6 +3,7 @@ Workers on machines that fail, in place of `tuner.train_trial`. The GPUs of the 
 only, so that training on one fails as on a machine without a driver.
 """
 
+import time
 from unittest.mock import patch
 
 import ray
@@ -55,3 +56,14 @@ def train_without_memory(config):
     error = torch.OutOfMemoryError(CUDA_MEMORY)
     with patch("aol.training.trainer.Trainer.epochs", side_effect=error):
         train_trial(config)
+
+
+def train_until_killed(config):
+    """
+    Take memory until Ray kills this worker.
+    """
+    held = []
+    while sum(map(len, held)) < 8 * 2**30:
+        held.append(bytearray(100 * 2**20))
+        held[-1][::4096] = b"x" * len(held[-1][::4096])
+        time.sleep(0.2)

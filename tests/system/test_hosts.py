@@ -84,6 +84,7 @@ def test_runs_survive_a_killed_and_a_drained_host_and_use_a_late_one(hosts):
     hosts.add("two", 1, gpus=2)
     hosts.add("one", 1, gpus=1, sources=False)
     hosts.add("none", 1)
+    commit = checkout().commit
     driver = Driver(hosts, "--seeds", "0..1")
     driver.wait_for(r"trains on one, ")
     lost = driver.wait_for(r"run \d+ .* trains on (two|none), ")[1]
@@ -98,7 +99,7 @@ def test_runs_survive_a_killed_and_a_drained_host_and_use_a_late_one(hosts):
     assert driver.finish() == 0, driver.seen
     assert set(statuses_of(hosts.folder).values()) == {"done"}
     assert [sorted(epochs) for epochs in epochs_of(hosts.folder).values()] == [ALL_EPOCHS] * 4
-    assert commits_of(hosts.folder) == {checkout().commit}
+    assert commits_of(hosts.folder) == {commit}
 
 
 def commits_of(folder):
