@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,13 +22,19 @@ PACKED = Path(__file__).parent / "checkout.json"  # in source packed without its
 CODE = (":(top)", ":(top,exclude)results")  # generated tables change no result
 PACKAGES = (":(top)aol", ":(top)orchestrator")  # new files count as code here, committed or not
 LONGEST_DIFF = 1_000_000  # characters
+GIT_TIMEOUT_S = 60.0  # a network file system may take long to read every file
+NO_REPOSITORY = b"not a git repository"
+UNKNOWN = "unknown"  # the commit of a checkout that git cannot read, or not in time
+UNKNOWN_COMMIT = f"the commit is unknown: git failed, or took longer than {GIT_TIMEOUT_S:.0f} s"
+LIBRARIES = ("torch", "triton", "torchvision", "numpy")  # that can change a result
 
 
 @dataclass(frozen=True)
 class Checkout:
     """A commit, followed by "+changes" if files differ from it, and the differences as a patch.
 
-    A patch of more than `LONGEST_DIFF` characters is left out.
+    The commit is None outside git, and `UNKNOWN` if git cannot read the checkout. A patch of more
+    than `LONGEST_DIFF` characters is left out.
     """
 
     commit: str | None = None
@@ -44,11 +51,17 @@ def checkout() -> Checkout:
         return Checkout(**json.loads(PACKED.read_text(encoding="utf-8")))
     here = Path(__file__)
     try:
-        _git(here.parent, "ls-files", "--error-unmatch", here.name)  # not just a repository around
+        if not _git(here.parent, "ls-files", here.name):  # a repository around the program
+            return Checkout()
         commit = _git(here.parent, "rev-parse", "HEAD").strip()
         diff = _git(here.parent, "diff", "--binary", "HEAD", "--", *CODE) + _new_files(here.parent)
-    except (OSError, subprocess.SubprocessError):
+    except FileNotFoundError:  # git is not installed
         return Checkout()
+    except (OSError, subprocess.TimeoutExpired):
+        return Checkout(UNKNOWN)
+    except subprocess.CalledProcessError as error:
+        outside = NO_REPOSITORY in error.stderr
+        return Checkout() if outside else Checkout(UNKNOWN)
     if not diff:
         return Checkout(commit)
     return Checkout(f"{commit}+changes", diff if len(diff) <= LONGEST_DIFF else None)
@@ -65,15 +78,29 @@ def _new_files(folder: Path) -> str:
 
 def _git(folder: Path, *arguments: str, fails_with: int = 0) -> str:
     done = subprocess.run(
-        ["git", *arguments], cwd=folder, check=False, capture_output=True, timeout=10
+        ["git", *arguments],
+        cwd=folder,
+        env=os.environ | {"LC_ALL": "C"},
+        check=False,
+        capture_output=True,
+        timeout=GIT_TIMEOUT_S,
     )
     if done.returncode not in (0, fails_with):  # `diff --no-index` exits with 1 for a difference
-        raise subprocess.CalledProcessError(done.returncode, done.args)
+        raise subprocess.CalledProcessError(done.returncode, done.args, stderr=done.stderr)
     return done.stdout.decode("utf-8", "replace")  # as text it would lose its carriage returns
 
 
-def environment(device: "torch.device", dataset: str) -> dict[str, Any]:
-    """Return machine, versions, commit (with `diff`, a patch) and the images' fingerprints."""
+def environment(
+    device: "torch.device",
+    dataset: str,
+    *,
+    libraries: Iterable[str] = LIBRARIES,
+    source: Checkout | None = None,
+) -> dict[str, Any]:
+    """Return machine, versions, commit (with `diff`, a patch) and the images' fingerprints.
+
+    `source` is the checkout if that is known.
+    """
     import torch
 
     facts: dict[str, Any] = {
@@ -81,10 +108,10 @@ def environment(device: "torch.device", dataset: str) -> dict[str, Any]:
         "system": platform.platform(),
         "cpus": os.cpu_count(),
         "python": sys.version.split()[0],
-        "packages": {"torch": torch.__version__, **_triton()},
+        "packages": versions(libraries) | {"torch": torch.__version__},
         "cuda": torch.version.cuda,
         "device": str(device),
-        **asdict(checkout()),
+        **asdict(source or checkout()),
         "fingerprints": DATASETS[dataset].fingerprints,
     }
     if device.type == "cuda":
@@ -95,12 +122,15 @@ def environment(device: "torch.device", dataset: str) -> dict[str, Any]:
     return facts
 
 
-def _triton() -> dict[str, str]:
-    """Return the version of Triton, which compiles the kernels for GPUs, if it is installed."""
-    try:
-        return {"triton": version("triton")}
-    except PackageNotFoundError:
-        return {}
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of these packages, without those that are not installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _output_of(command: list[str]) -> str | None:

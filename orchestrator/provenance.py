@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
+from typing import Any
 
 from aol.catalog import DATASETS
-from aol.provenance import checkout
+from aol.provenance import checkout, versions
 
 PROGRAM = "aol-orchestrator"
 PACKAGES = ("torch", "triton", "torchvision", "numpy", "ray", "mlflow", "sqlalchemy", "pandas")
@@ -13,16 +14,17 @@ PACKAGES = ("torch", "triton", "torchvision", "numpy", "ray", "mlflow", "sqlalch
 
 @dataclass(frozen=True)
 class Provenance:
-    """The origin of one run's results beside its settings; the diff is a patch of the commit."""
+    """The origin of results beside the run's settings; the diff is a patch of the commit."""
 
     git_commit: str | None
     packages: Mapping[str, str]
     data_fingerprint: str
     git_diff: str | None = None
+    gpu_driver: str | None = None
 
 
 def provenance(dataset: str) -> Provenance:
-    """Return the origin of results that are trained now on `dataset`."""
+    """Return the origin of results that are trained now on `dataset` in this environment."""
     source = checkout()
     return Provenance(
         git_commit=source.commit,
@@ -32,15 +34,21 @@ def provenance(dataset: str) -> Provenance:
     )
 
 
+def reported_provenance(facts: Mapping[str, Any]) -> Provenance:
+    """Return the origin that a worker reports as `aol.provenance.environment`."""
+    fingerprints = facts["fingerprints"]
+    return Provenance(
+        git_commit=facts["commit"],
+        packages=facts["packages"],
+        data_fingerprint=f"{fingerprints['train']}-{fingerprints['test']}",
+        git_diff=facts["diff"],
+        gpu_driver=facts.get("driver"),
+    )
+
+
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that can change a result."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return versions(PACKAGES)
 
 
 def installed() -> dict[str, str]:

@@ -53,6 +53,7 @@ class Attempt:
     packages: dict[str, str]
     fingerprints: dict[str, str]
     diff: str | None = None
+    driver: str | None = None  # of the GPU
 
 
 @dataclass(frozen=True, kw_only=True)

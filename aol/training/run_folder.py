@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aol.atomic import atomic_path
-from aol.provenance import environment
+from aol.provenance import UNKNOWN, UNKNOWN_COMMIT, environment
 from aol.training.checkpoints import checksum_file, save_checkpoint
 from aol.training.records import Attempt, End, Epoch, Outcome, Run, read_record, read_records
 from aol.training.resume import resume_trainer, train_epochs
@@ -128,7 +128,7 @@ class RunFolder:
             log=log_run,
             hint="remove these files to train from the start",
         )
-        self._append_attempt(run, device, trainer.epoch)
+        self._append_attempt(run, device, trainer.epoch, log_run)
         self._drop_metrics_after(trainer.epoch)
 
         def record(metrics: "EpochMetrics") -> None:
@@ -160,10 +160,14 @@ class RunFolder:
         except ValueError:
             return False
 
-    def _append_attempt(self, run: Run, device: "torch.device", epoch: int) -> None:
+    def _append_attempt(
+        self, run: Run, device: "torch.device", epoch: int, log: Callable[[str], None]
+    ) -> None:
         file = self.attempts_file
         before = file.read_bytes() if file.exists() else b""
         facts = environment(device, run.config.data.name)
+        if facts["commit"] == UNKNOWN:
+            log(UNKNOWN_COMMIT)
         line = json.dumps({"from_epoch": epoch, "time": _now(), **facts})
         _write(file, before + f"{line}\n".encode())
 

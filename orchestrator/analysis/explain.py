@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aol.provenance import UNKNOWN
 from orchestrator.analysis.margins import certified_share, load_margins
+from orchestrator.analysis.parts import Part, trained_parts
 from orchestrator.analysis.report import Report, as_record
 from orchestrator.analysis.tables import Cell, runs_of
 from orchestrator.analysis.verdicts import describe_excluded, describe_verdict
@@ -29,7 +31,7 @@ class Origin:
     value: float | None  # percent, None if the run is not finished
     from_margins: float | None  # the same, derived from the margins
     attempts: tuple[Attempt, ...]
-    diff: str | None
+    parts: tuple[Part, ...]
     commands: tuple[str, ...]
 
 
@@ -89,13 +91,30 @@ def _describe_incomparable(cell: Cell, experiment: Experiment) -> str:
     )
 
 
-def common_patch(explanations: Sequence[CellExplanation]) -> str:
-    """Return the patch that all runs behind these cells share. Raises: RequestError."""
-    patches = {origin.diff for cell in explanations for origin in cell.origins}
+def common_patch(explanations: Sequence[CellExplanation], attempt: int | None = None) -> str:
+    """Return the patch that all runs behind these cells share, or this attempt of each.
+
+    Raises: RequestError.
+    """
+    patches = {
+        part.attempt.git_diff
+        for cell in explanations
+        for origin in cell.origins
+        for part in origin.parts
+        if attempt in (None, part.number)
+    }
     if not patches:
-        raise RequestError("no run behind it was trained; `missing` lists what to train")
+        raise RequestError(
+            "no run behind it was trained; `missing` lists what to train"
+            if attempt is None
+            else f"--attempt {attempt}: no run behind it has epochs of this attempt with a recipe "
+            "of its own; `explain` without it lists them"
+        )
     if len(patches) > 1:
-        raise RequestError("its runs have different patches; select one run with --replicate")
+        raise RequestError(
+            "its runs have different patches; select one run with --replicate, or a part of it "
+            "with --attempt"
+        )
     (patch,) = patches
     if patch is None:
         raise RequestError(
@@ -162,32 +181,48 @@ def _origin(
     replicate = spec.replicate_number(run.seed)
     value = store.final([run.key]).get(run.key, {}).get(column.metric)
     margins = load_margins(store, run) if value is not None else None
-    diff = store.git_diff(run.key)
+    attempts = tuple(store.attempts(run.key))
+    parts = tuple(trained_parts(attempts, run.epoch))
     return Origin(
         run,
         replicate,
         None if value is None else 100 * value,
         None if margins is None else 100 * certified_share(margins, column.radius),
-        tuple(store.attempts(run.key)),
-        diff,
-        tuple(_commands(experiment, run, replicate, None if diff is None else store_options)),
+        attempts,
+        parts,
+        tuple(_commands(experiment, run.run_id, replicate, parts, store_options)),
     )
 
 
 def _commands(
-    experiment: Experiment, run: StoredRun, replicate: int, patch_options: Sequence[str] | None
+    experiment: Experiment,
+    run_id: int,
+    replicate: int,
+    parts: Sequence[Part],
+    store_options: Sequence[str],
 ) -> Iterator[str]:
-    """Yield the commands that train a run as it was trained, into a separate folder.
+    """Yield the commands that train a run as it was trained, part by part, into another folder.
 
-    `patch_options` select the store that holds its patch; None if it has none.
+    `store_options` select the store that holds the patches.
     """
     spec, options = experiment.path, experiment.options
-    if patch_options is not None:
-        which = ("--spec", spec, *options, "--replicate", replicate, *patch_options)
-        yield f"{format_command('explain', run.run_id, *which, '--diff')} > {PATCH}"
-    if run.git_commit:
-        yield shlex.join(["git", "checkout", run.git_commit.partition("+")[0]])
-    if patch_options is not None:
-        yield f"git apply {PATCH}"
-    runs = ("--only", run.run_id, "--seeds", replicate, "--results", RESULTS)
-    yield format_command("run", spec, *options, *runs)
+    runs = ("--only", run_id, "--seeds", replicate, "--results", RESULTS)
+    train = format_command("run", spec, *options, *runs)
+    if not parts:
+        yield train
+    for part in parts:
+        attempt, several = part.attempt, len(parts) > 1
+        if several:
+            end = "" if part is parts[-1] else f"; interrupt it after epoch {part.last}"
+            yield f"# {part.epochs}, on {attempt.device or 'an unknown device'}{end}"
+        if attempt.git_diff is not None:
+            which = ("--spec", spec, *options, "--replicate", replicate, *store_options)
+            which = (*which, "--attempt", part.number) if several else which
+            yield f"{format_command('explain', run_id, *which, '--diff')} > {PATCH}"
+        if attempt.git_commit not in (None, UNKNOWN):
+            force = "--force " if several else ""  # drops the patch of the part before
+            commit = shlex.quote(attempt.git_commit.partition("+")[0])
+            yield f"git checkout {force}{commit}"
+        if attempt.git_diff is not None:
+            yield f"git apply {PATCH}"
+        yield train

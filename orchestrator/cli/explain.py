@@ -9,6 +9,7 @@ import typer
 
 from aol.catalog import DATASETS
 from aol.config import from_dict
+from aol.provenance import UNKNOWN
 from aol.text import printable, printable_lines
 from orchestrator.analysis import explain as analysis
 from orchestrator.analysis.claims import (
@@ -26,7 +27,7 @@ from orchestrator.formatting import MISSING, format_percent, pluralize, to_json,
 from orchestrator.masking import mask_secrets
 from orchestrator.provenance import package_versions
 from orchestrator.spec.experiment import Experiment
-from orchestrator.store import StoredRun
+from orchestrator.store import Attempt, StoredRun
 
 
 @command
@@ -48,6 +49,9 @@ def explain(
     diff: Annotated[
         bool, typer.Option("--diff", help="Print the run's uncommitted source changes as a patch.")
     ] = False,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="With --diff: only the changes of this attempt.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the runs behind a cell of the tables, or the evidence for a claim.
@@ -74,7 +78,7 @@ def explain(
         store_options=store_options(options),
     )
     if diff:
-        patch = analysis.common_patch(explanations)
+        patch = analysis.common_patch(explanations, attempt)
         typer.echo(printable_lines(patch) if sys.stdout.isatty() else patch, nl=False)
     else:
         typer.echo((explanation_json if as_json else explanation_text)(experiment, explanations))
@@ -126,9 +130,19 @@ def count_changed_lines(patch: str) -> int:
 
 def _origin_record(origin: Origin) -> dict[str, Any]:
     record: dict[str, Any] = asdict(origin)
-    run, patch = record.pop("run"), record.pop("diff")
-    record["changed_lines"] = count_changed_lines(patch) if patch else None
+    run, parts = record.pop("run"), record.pop("parts")
+    for attempt in record["attempts"]:
+        attempt["changed_lines"] = _changed_lines(attempt.pop("git_diff"))
+    record["parts"] = [
+        {"epochs": [part["before"] + 1, part["last"]], "attempt": part["number"]} for part in parts
+    ]
+    last = record["attempts"][-1] if record["attempts"] else {}
+    record["changed_lines"] = last.get("changed_lines")
     return {**record, **run}
+
+
+def _changed_lines(patch: str | None) -> int | None:
+    return count_changed_lines(patch) if patch else None
 
 
 def _run_text(cells: Sequence[CellExplanation]) -> str:
@@ -176,14 +190,17 @@ def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
         return
     yield "certificate", _certificate(run)
     yield "checkpoint", ", ".join(item.path for item in run.checkpoints) or "none kept"
-    yield "commit", _commit(origin)
-    yield "packages", _packages(run)
-    yield "hardware", ", ".join(filter(None, (run.host, run.device))) or MISSING
+    for part in origin.parts:
+        attempt, where = part.attempt, f"{part.epochs}: " if len(origin.parts) > 1 else ""
+        yield "commit", where + _commit(attempt)
+        yield "packages", where + _packages(attempt.packages or {})
+        yield "hardware", where + _hardware(attempt)
     yield "data", _data(run)
     yield "trained", f"{run.started_at} to {run.finished_at or MISSING}"
     for number, attempt in enumerate(origin.attempts, start=1):
         start = f"from epoch {attempt.from_epoch} at {attempt.started_at} by {attempt.driver}"
-        yield f"attempt {number}", f"{start}: {attempt.outcome or 'running'}"
+        place = f" on {attempt.host}" if attempt.host else ""
+        yield f"attempt {number}", f"{start}{place}: {attempt.outcome or 'running'}"
     yield "MLflow", run.mlflow_run_id or MISSING
 
 
@@ -196,26 +213,39 @@ def _certificate(run: StoredRun) -> str:
     return f"{f'UNSOUND: {text}' if text else 'sound'}, certified in {arithmetic}"
 
 
-def _commit(origin: Origin) -> str:
-    commit = origin.run.git_commit
+def _hardware(attempt: Attempt) -> str:
+    driver = f"driver {attempt.gpu_driver}" if attempt.gpu_driver else None
+    return ", ".join(filter(None, (attempt.host, attempt.device, driver))) or MISSING
+
+
+def _commit(attempt: Attempt) -> str:
+    commit = attempt.git_commit
+    if commit is None and attempt.packages is None:
+        return "not recorded"
     if commit is None:
         return "unknown (not run from a Git checkout)"
-    if origin.diff is not None:
-        lines = pluralize(count_changed_lines(origin.diff), "changed line")
+    if commit == UNKNOWN:
+        return "unknown (git could not read the checkout, or not in time)"
+    if attempt.git_diff is not None:
+        lines = pluralize(count_changed_lines(attempt.git_diff), "changed line")
         return f"{commit} ({lines}; print them with --diff)"
     return (
         f"{commit} (the changes were too large to store)" if commit.endswith("+changes") else commit
     )
 
 
-def _packages(run: StoredRun) -> str:
+def _packages(packages: Mapping[str, str]) -> str:
     here = package_versions()
     versions = [
-        f"{name} {version}"
-        + (f" (here {here[name]})" if here.get(name, version) != version else "")
-        for name, version in (run.packages or {}).items()
+        f"{name} {version}" + (f" (here {here[name]})" if _differs(version, here.get(name)) else "")
+        for name, version in packages.items()
     ]
     return ", ".join(versions) or MISSING
+
+
+def _differs(version: str, here: str | None) -> bool:
+    """Return whether another version is installed here; its build (`+cu130`) does not count."""
+    return here is not None and here.partition("+")[0] != version.partition("+")[0]
 
 
 def _data(run: StoredRun) -> str:

@@ -103,8 +103,8 @@ class StoreRecorder:
         match event:
             case Started(run):
                 self.store.start(run, self.provenances[run.train.data.name])
-            case Placed(run, host, device, epoch):
-                self.store.set_placement(run.key, host, device, epoch)
+            case Placed(run, host, device, epoch, origin):
+                self.store.set_placement(run.key, host, device, epoch, origin)
             case EpochDone(run, epoch, values):
                 for stale in self.store.record(run.key, epoch, values):
                     self.discard(stale.path)  # but not its folder, which may be in use

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aol.provenance import UNKNOWN, UNKNOWN_COMMIT
 from orchestrator.analysis.report import make_report
 from orchestrator.driver.heartbeat import Heartbeat
 from orchestrator.driver.observer import Observer
@@ -206,16 +207,20 @@ def _train(
     """
     from orchestrator.driver.datasets import chosen_root
     from orchestrator.driver.recorder import StoreRecorder
-    from orchestrator.provenance import provenance
-    from orchestrator.scheduling.cluster import connect, prepare_machines
+    from orchestrator.provenance import Provenance, provenance
+    from orchestrator.scheduling.cluster import connect
+    from orchestrator.scheduling.machines import prepare_machines
     from orchestrator.scheduling.tuner import Job, SchedulingOptions, run_jobs
 
     options = session.options
     work, storage = _work(todo), CheckpointStorage(session.storage)
     datasets = sorted({item.run.train.data.name for item in todo})
+    origins: dict[str, Provenance] = {name: provenance(name) for name in datasets}
+    if any(origin.git_commit == UNKNOWN for origin in origins.values()):
+        session.observer.message(UNKNOWN_COMMIT, important=True)
     recorder = StoreRecorder(
         store,
-        {name: provenance(name) for name in datasets},
+        origins,
         storage.discard,
         partial(session.observer.message, important=True),
     )

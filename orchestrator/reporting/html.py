@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.analysis.claims import (
@@ -11,6 +12,7 @@ from orchestrator.analysis.claims import (
     describe_evidence,
     describe_step,
 )
+from orchestrator.analysis.parts import describe_commits
 from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import FilledTable, runs_of
 from orchestrator.analysis.verdicts import CellVerdict, Verdict, describe_verdict
@@ -107,7 +109,7 @@ def render_page(report: Report, store: Store, figures: Sequence[Path]) -> str:
         figures=[_embed(path) for path in figures],
         runs=stored,
         failures=[run for run in stored if run.status in FAILURES],
-        provenance=_provenance,
+        provenance=partial(_provenance, store),
         format_percent=format_percent,
     )
 
@@ -162,12 +164,12 @@ def _from_prior(judged: CellVerdict) -> bool:
     return judged.spread is not None and judged.spread.from_prior
 
 
-def _provenance(run: StoredRun) -> list[tuple[str, str]]:
+def _provenance(store: Store, run: StoredRun) -> list[tuple[str, str]]:
     certificate = run.certificate or {}
     packages = ", ".join(f"{name} {version}" for name, version in (run.packages or {}).items())
     return [
         ("key", run.key),
-        ("commit", run.git_commit or MISSING),
+        ("commit", describe_commits(store.attempts(run.key), run.epoch) or MISSING),
         ("packages", packages),
         ("data", run.data_fingerprint or MISSING),
         ("machine", ", ".join(filter(None, (run.host, run.device))) or MISSING),

@@ -1,7 +1,7 @@
 """Converting Tune's callbacks to events for the recorders, in the driver."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
@@ -13,12 +13,12 @@ from orchestrator.scheduling.events import (
     EpochDone,
     Event,
     Finished,
-    Placed,
     Recorder,
     Saved,
     Started,
     Tick,
     finished_event,
+    placed_event,
 )
 from orchestrator.signals import StopSignals
 from orchestrator.spec.experiment import RunSpec
@@ -44,12 +44,13 @@ class TrialEvents(tune.Callback):
         control: ControlActor,
         fail_fast: bool = False,
         stop: StopSignals,
+        reasons: Mapping[str, str],
         warn: Callable[[str], None],
     ) -> None:
-        """Send messages to `warn`."""
+        """Send messages to `warn`. `reasons` has the reason of a run's last failure, by key."""
         self.runs = {run.key: run for run in runs}
         self.recorders, self.control = list(recorders), control
-        self.fail_fast, self.stop, self.warn = fail_fast, stop, warn
+        self.fail_fast, self.stop, self.warn, self.reasons = fail_fast, stop, warn, reasons
         self.unfinished = dict(self.runs)
         self.active: dict[str, RunSpec] = {}
         self.stopping = self.stopped = False
@@ -106,7 +107,7 @@ class TrialEvents(tune.Callback):
         run = self.runs[trial_key(trial)]
         match result.get("kind"):
             case "placed":
-                self.emit(Placed(run, result["host"], result["device"], result["epoch"]))
+                self.emit(placed_event(run, result))
             case "epoch":
                 self.emit(EpochDone(run, result["epoch"], result["values"]))
             case "saved":
@@ -123,7 +124,7 @@ class TrialEvents(tune.Callback):
         cause = trial.get_error()
         text = f"{type(cause).__name__}: {cause}" if cause else "its worker was lost"
         run = self.runs[trial_key(trial)]
-        self._finish(Finished(run, Status.FAILED, error=text))
+        self._finish(Finished(run, Status.FAILED, error=self.reasons.get(run.key, text)))
         self.stopping = self.stopping or self.fail_fast
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Connecting to a cluster, local or existing, and preparing its machines."""
+"""Connecting to a cluster, local or existing."""
 
 import logging
 import os
@@ -7,26 +7,22 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from filelock import FileLock, Timeout
-from pyarrow.fs import FileType
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from aol.provenance import PACKED, checkout
 from orchestrator.environment import LOCAL
 from orchestrator.errors import ResourceError, SchedulingError
 from orchestrator.planning.resources import Cluster, Node
-from orchestrator.scheduling.storage import open_location, probe_file
-from orchestrator.signals import POLL_S, StopSignals, in_main_thread
-
-if TYPE_CHECKING:
-    from orchestrator.scheduling.tuner import SchedulingOptions
+from orchestrator.scheduling.machines import training_nodes
+from orchestrator.signals import in_main_thread
 
 logger = logging.getLogger(__name__)
 
@@ -63,35 +59,9 @@ def connect(address: str, local: Cluster) -> Iterator[Cluster]:
         yield Cluster(
             tuple(
                 Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-                for node in _training_nodes()
+                for node in training_nodes()
             )
         )
-
-
-def prepare_machines(datasets: Sequence[str], options: "SchedulingOptions") -> None:
-    """Prepare the datasets on every other machine, and check its access to the storage.
-
-    Raises: ResourceError with a line per problem; Stopped at a signal.
-    """
-    storage, stop = options.storage, options.stop
-    here = ray.get_runtime_context().get_node_id()
-    others = [node for node in _training_nodes() if node["NodeID"] != here]
-    if not others:
-        return
-    with probe_file(storage) as probe:
-        answers = [
-            _prepare.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(list(datasets), options.data_root, storage, probe)
-            for node in others
-        ]
-        problems = [
-            f"machine {node['NodeManagerHostname']}: {problem}"
-            for node, answer in zip(others, answers, strict=True)
-            for problem in _get_problems(answer, stop)
-        ]
-    if problems:
-        raise ResourceError("\n".join(problems))
 
 
 @contextmanager
@@ -124,12 +94,10 @@ def _existing_cluster(address: str) -> Iterator[None]:
             f"--address {address}: Ray Tune does not work through {CLIENT_SCHEME}; run the command "
             "on a machine of the cluster, with --address auto"
         )
-    project = Path(__file__).parents[2]
-    shipped = [str(project / package) for package in SHIPPED_PACKAGES]
     try:
         _check_reachable(address)
-        with _ray_start():
-            ray.init(address=address, runtime_env={"py_modules": shipped}, **INIT_OPTIONS)
+        with _ray_start(), _packed_source() as packages:
+            ray.init(address=address, runtime_env={"py_modules": packages}, **INIT_OPTIONS)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         if "AuthenticationError" in f"{error!r} {error.__cause__}":
             raise ResourceError(
@@ -141,6 +109,19 @@ def _existing_cluster(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _packed_source() -> Iterator[list[str]]:
+    """Yield copies of the packages to ship, which know the commit that they were copied from."""
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [Path(folder) / package for package in SHIPPED_PACKAGES]
+        for copy in copies:
+            original = Path(__file__).parents[2] / copy.name
+            shutil.copytree(original, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        packed = Path(folder, PACKED.parent.name, PACKED.name)
+        packed.write_text(checkout().as_json(), encoding="utf-8")
+        yield [str(copy) for copy in copies]
 
 
 @contextmanager
@@ -257,52 +238,3 @@ def _temporary_folder() -> Iterator[Path]:
                 "there, or set TMPDIR to another folder"
             ) from error
         yield folder
-
-
-def _training_nodes() -> list[dict[str, Any]]:
-    """Return the nodes that are alive and have a CPU."""
-    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-
-
-def _get_problems(reference: Any, stop: StopSignals) -> list[str]:
-    while not ray.wait([reference], timeout=POLL_S)[0]:
-        stop.check()
-    try:
-        problems: list[str] = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        return [str(error).strip().splitlines()[-1]]
-    return problems
-
-
-# On another machine
-
-
-@ray.remote(num_cpus=0)
-def _prepare(datasets: list[str], data_root: Path | None, storage: str, probe: str) -> list[str]:
-    return check_machine(datasets, data_root, storage, probe)
-
-
-def check_machine(
-    datasets: Sequence[str], data_root: Path | None, storage: str, probe: str
-) -> list[str]:
-    """Prepare the datasets; return what keeps this machine from training."""
-    from aol.data.datasets import default_root, prepare
-    from aol.errors import DataError
-
-    problems = []
-    try:
-        system, _ = open_location(storage)
-        reason = "" if system.get_file_info(probe).type == FileType.File else "another folder"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    if reason:
-        problems.append(
-            f"cannot access the driver's storage at {storage} ({reason}); pass a shared "
-            "folder or a URI with --storage"
-        )
-    for name in datasets:
-        try:
-            prepare(name, data_root or default_root())
-        except DataError as error:
-            problems.append(str(error))
-    return problems

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from orchestrator.provenance import Provenance, reported_provenance
 from orchestrator.scheduling.storage import read_result
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Checkpoint, Status
@@ -19,12 +20,16 @@ class Started:
 
 @dataclass(frozen=True)
 class Placed:
-    """A run's worker is ready to train; `epoch` epochs are completed already."""
+    """A run's worker is ready to train; `epoch` epochs are completed already.
+
+    `provenance` is the worker's own.
+    """
 
     run: RunSpec
     host: str
     device: str
     epoch: int
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,12 @@ class Recorder(Protocol):
 
     def __call__(self, event: Event) -> None:
         """Record an event."""
+
+
+def placed_event(run: RunSpec, result: Mapping[str, Any]) -> Placed:
+    """Return the event for the first result of a worker."""
+    origin = reported_provenance(result["environment"])
+    return Placed(run, result["host"], result["device"], result["epoch"], origin)
 
 
 def finished_event(run: RunSpec, kind: str, error: str | None, path: str | None) -> Finished:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ray
 from ray import tune
 
 from orchestrator.errors import SchedulingError
@@ -19,6 +20,7 @@ from orchestrator.planning.resources import ResourceRequest
 from orchestrator.scheduling.callback import Ending, TrialEvents, trial_key
 from orchestrator.scheduling.control import ControlActor, ControlReader
 from orchestrator.scheduling.events import Recorder
+from orchestrator.scheduling.placement import Placement, bundle_of, lost_workers_of_any_kind
 from orchestrator.scheduling.storage import RunStorage, join_location, open_checkpoint
 from orchestrator.scheduling.worker import ReportError, train_run
 from orchestrator.signals import StopSignals
@@ -61,6 +63,7 @@ def run_jobs(
 
     Raises: SchedulingError if Ray stopped before every run ended.
     """
+    placement = Placement(options.warn)
     control = ControlActor({job.run.key: [item.path for item in job.checkpoints] for job in jobs})
     events = TrialEvents(
         [job.run for job in jobs],
@@ -68,6 +71,7 @@ def run_jobs(
         control=control,
         fail_fast=options.fail_fast,
         stop=options.stop,
+        reasons=placement.reasons,
         warn=options.warn,
     )
     options.log_folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,8 @@ def run_jobs(
         redirect_stdout(file),
     ):
         try:
-            _tuner(jobs, options, events, control.name, folder).fit()
+            with lost_workers_of_any_kind():
+                _tuner(jobs, options, events, placement, folder).fit()
         except Exception as error:  # Ray may raise any exception
             logger.exception("Ray Tune stopped")
             if events.unfinished:
@@ -91,12 +96,13 @@ def _tuner(
     jobs: Sequence[Job],
     options: SchedulingOptions,
     events: TrialEvents,
-    control: str,
+    placement: Placement,
     folder: str,
 ) -> tune.Tuner:
     """Return a Tuner for the jobs, which keeps its own state, never read again, in `folder`."""
     invocation = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + str(os.getpid())
     storage = join_location(options.storage, invocation)
+    control = events.control.name
     configs = [_trial_config(job, options, control, storage) for job in jobs]
     return tune.Tuner(
         tune.with_resources(train_trial, _resources),
@@ -105,6 +111,7 @@ def _tuner(
             num_samples=1,
             max_concurrent_trials=options.jobs,
             reuse_actors=True,
+            scheduler=placement,
             trial_name_creator=trial_key,
             trial_dirname_creator=trial_key,
         ),
@@ -120,9 +127,7 @@ def _tuner(
 
 
 def _resources(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-    job = config["job"]
-    bundle = {"CPU": job["cpus"]} | ({"GPU": job["gpus"]} if job["gpus"] else {})
-    return tune.PlacementGroupFactory([bundle])
+    return tune.PlacementGroupFactory([bundle_of(config["job"])])
 
 
 def _trial_config(
@@ -159,6 +164,7 @@ def train_trial(config: dict[str, Any]) -> None:
 
 
 def _report(result: dict[str, Any]) -> None:
+    result = result | {"node": ray.get_runtime_context().get_node_id()}
     try:
         tune.report(result)
     except Exception as error:

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from aol.errors import CheckpointError, SavingError, is_unwritable
+from aol.provenance import UNKNOWN, UNKNOWN_COMMIT, Checkout, checkout, environment
 from aol.training.resume import resume_trainer, train_epochs
 from orchestrator.formatting import pluralize
+from orchestrator.provenance import PACKAGES
+from orchestrator.scheduling.faults import MachineError, find_fault
 from orchestrator.scheduling.storage import STATE_FILE, RunStorage
 
 if TYPE_CHECKING:
@@ -47,8 +50,8 @@ def train_run(
     """Train one run from the first of `states` that can be read; its output goes to its log.
 
     Errors of the run are reported and end it. A run whose state cannot be saved at its end is
-    interrupted. Raises: ReportError, which the scheduler treats as a lost worker, so that the run
-    is tried again; a full or read-only disk raises it too.
+    interrupted. Raises: ReportError (also for a full or read-only disk) and MachineError, which the
+    scheduler treats as a lost worker, so that the run is tried again.
     """
     with redirect_output(Path(job["log"])):
         _log(f"run {job['key']} on {socket.gethostname()}, process {os.getpid()}")
@@ -72,6 +75,9 @@ def train_run(
             _log(traceback.format_exc())
             if is_unwritable(error):
                 raise ReportError(f"{socket.gethostname()}: {error}") from error
+            if fault := find_fault(error):
+                report({"kind": "fault", "fault": fault.kind, "error": fault.text})
+                raise MachineError(fault.text) from error
             report({"kind": "failed", "error": traceback.format_exc()})
     gc.collect()  # a captured step and its network refer to each other, and hold GPU memory
 
@@ -96,11 +102,7 @@ def _train(
         log=_log,
         hint=f"repair the storage and run again, or train from the start with --rerun {job['id']}",
     )
-    device = f"CPU, {pluralize(torch.get_num_threads(), 'thread')}"
-    if job["gpus"]:
-        device = torch.cuda.get_device_name()
-    host = socket.gethostname()
-    report({"kind": "placed", "host": host, "device": device, "epoch": trainer.epoch})
+    report(_placement(trainer))
 
     def record(metrics: "EpochMetrics") -> None:
         _log(str(metrics))
@@ -128,6 +130,30 @@ def _save(storage: RunStorage, result: "RunResult") -> str:
         return storage.save_result({"margins": margins, "certificate": result.certificate})
     except (OSError, ValueError) as error:
         raise SavingError(f"the result cannot be saved: {error}") from error
+
+
+def _placement(trainer: "Trainer") -> dict[str, Any]:
+    """Return where and in which environment the trainer trains, and the epoch it starts after."""
+    import torch
+
+    data = trainer.config.data.name
+    facts = environment(trainer.device, data, libraries=PACKAGES, source=_loaded_source())
+    if facts["commit"] == UNKNOWN:
+        _log(UNKNOWN_COMMIT)
+    on_cpu = f"CPU, {pluralize(torch.get_num_threads(), 'thread')}"
+    return {
+        "kind": "placed",
+        "host": facts["host"],
+        "device": on_cpu if trainer.device.type == "cpu" else facts["device"],
+        "epoch": trainer.epoch,
+        "environment": facts,
+    }
+
+
+@cache
+def _loaded_source() -> Checkout:
+    """Return the checkout of the code in this process, which may train several runs."""
+    return checkout()
 
 
 def _trainer_factory(job: Mapping[str, Any]) -> Callable[[], "Trainer"]:

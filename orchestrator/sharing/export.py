@@ -17,12 +17,13 @@ from aol.export.formats import (
 from aol.export.trained_network import TrainedNetwork, load_network
 from aol.training.records import Run
 from aol.training.run_folder import RunFolder
+from orchestrator.analysis.parts import describe_commits
 from orchestrator.analysis.tables import finished_run
 from orchestrator.errors import OutputError, RequestError
 from orchestrator.scheduling.storage import STATE_FILE, CheckpointStorage, open_checkpoint
 from orchestrator.sharing.run_folder import read_run_folder
 from orchestrator.spec.experiment import Experiment, RunSpec
-from orchestrator.store import Checkpoint, Status, Store
+from orchestrator.store import Attempt, Checkpoint, Status, Store
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def from_store(
         values=store.final([stored.key])[stored.key],
         certificate=stored.certificate or {},
         device=stored.device,
-        commit=stored.git_commit,
+        commit=describe_commits(store.attempts(stored.key), stored.epoch),
         packages=stored.packages or {},
         finished_at=stored.finished_at,
     )
@@ -103,13 +104,16 @@ def from_folder(folder: Path) -> FinishedRun:
     if not found.state:
         raise RequestError(f"{folder}: no state-{len(found.epochs)}.pt there, the finished network")
     last = found.attempts[-1]
+    attempts = [
+        Attempt(one.from_epoch, one.host, one.time, git_commit=one.commit) for one in found.attempts
+    ]
     return FinishedRun(
         run=found.run,
         network=_load_final(found.run, found.state),
         values=found.epochs[-1].values,
         certificate=found.end.certificate or {},
         device=last.device,
-        commit=last.commit,
+        commit=describe_commits(attempts, len(found.epochs)),
         packages=last.packages,
         finished_at=found.end.time,
     )

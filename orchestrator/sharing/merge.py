@@ -173,7 +173,9 @@ def _write(found: RunFolderContents, store: Store) -> None:
     for attempt, last in zip(found.attempts, ends, strict=True):
         parts = attempt.fingerprints
         data = f"{parts['train']}-{parts['test']}"
-        origin = Provenance(attempt.commit, attempt.packages, data, attempt.diff)
+        origin = Provenance(
+            attempt.commit, attempt.packages, data, attempt.diff, gpu_driver=attempt.driver
+        )
         store.start(run, origin, at=attempt.time)
         store.set_placement(key, attempt.host, attempt.device, attempt.from_epoch)
         trained = found.epochs[attempt.from_epoch : last]

@@ -25,7 +25,7 @@ from orchestrator.errors import QueryError, StoreError
 from orchestrator.masking import mask_secrets
 
 URL_FORM = "postgresql://USER@HOST:PORT/DATABASE"
-REVISION = "0007"  # the newest migration
+REVISION = "0008"  # the newest migration
 BUSY_TIMEOUT_S = 30
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the driver that the optional dependency installs
 

@@ -4,6 +4,7 @@ Times are ISO 8601 in UTC.
 """
 
 from collections.abc import Container
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary, Row, Table
@@ -63,7 +64,10 @@ class RunRow(Base):
 
 
 class AttemptRow(Base):
-    """One attempt of a driver to train a run, starting after `from_epoch` epochs."""
+    """One attempt of a driver to train a run after `from_epoch` epochs, and its origin.
+
+    The origin is the driver's until the worker has reported its own.
+    """
 
     __tablename__ = "attempts"
 
@@ -74,6 +78,12 @@ class AttemptRow(Base):
     started_at: Mapped[str]
     finished_at: Mapped[str | None]
     outcome: Mapped[str | None]
+    host: Mapped[str | None]
+    device: Mapped[str | None]
+    gpu_driver: Mapped[str | None]
+    git_commit: Mapped[str | None]
+    git_diff: Mapped[str | None]  # may be long
+    packages: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class EpochRow(Base):
@@ -153,4 +163,4 @@ def to_stored_run(row: Row[*tuple[Any, ...]], live_drivers: Container[str | None
 
 def to_attempt(row: AttemptRow) -> Attempt:
     """Convert the row of an attempt."""
-    return Attempt(row.from_epoch, row.driver, row.started_at, row.finished_at, row.outcome)
+    return Attempt(**{item.name: getattr(row, item.name) for item in fields(Attempt)})

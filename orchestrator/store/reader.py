@@ -253,11 +253,6 @@ class StoreReader:
         with self._session() as session:
             return [to_attempt(row) for row in session.scalars(query)]
 
-    def git_diff(self, key: str) -> str | None:
-        """Return the uncommitted changes of the source that trained a run, None without any."""
-        with self._session() as session:
-            return session.scalar(select(RunRow.git_diff).where(RunRow.key == key))
-
     def margins(self, key: str) -> bytes | None:
         """Return a run's final margins as little-endian float32, or None."""
         with self._session() as session:

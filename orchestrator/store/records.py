@@ -49,13 +49,22 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt to train a run; `finished_at` and `outcome` are None until it ends."""
+    """One attempt to train a run; `finished_at` and `outcome` are None until it ends.
+
+    Older versions recorded the host, the device and the origin of a run's last attempt only.
+    """
 
     from_epoch: int
     driver: str
     started_at: str
-    finished_at: str | None
-    outcome: str | None
+    finished_at: str | None = None
+    outcome: str | None = None
+    host: str | None = None
+    device: str | None = None
+    gpu_driver: str | None = None
+    git_commit: str | None = None
+    git_diff: str | None = None
+    packages: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

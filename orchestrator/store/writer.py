@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.orm import Session
 
@@ -141,31 +141,31 @@ class Store(StoreReader):
             row.status, row.error, row.finished_at = Status.RUNNING, None, None
             row.driver = self._driver
             row.started_at = row.started_at or at or _now()
-            row.git_commit = provenance.git_commit
-            row.git_diff = provenance.git_diff
-            row.packages = dict(provenance.packages)
-            row.data_fingerprint = provenance.data_fingerprint
             _close_attempts(session, run.key, Status.INTERRUPTED, at)
-            session.add(
-                AttemptRow(
-                    key=run.key,
-                    from_epoch=row.checkpoints[0]["epoch"] if row.checkpoints else 0,
-                    driver=self._driver,
-                    started_at=at or _now(),
-                )
+            attempt = AttemptRow(
+                key=run.key,
+                from_epoch=row.checkpoints[0]["epoch"] if row.checkpoints else 0,
+                driver=self._driver,
+                started_at=at or _now(),
             )
+            session.add(attempt)
+            _set_origin(row, attempt, provenance)
 
-    def set_placement(self, key: str, host: str, device: str, epoch: int) -> None:
-        """Set the host and device of a run, and the epoch after which its attempt started."""
+    def set_placement(
+        self, key: str, host: str, device: str, epoch: int, provenance: Provenance | None = None
+    ) -> None:
+        """Set where a run's last attempt trains and the epoch after which it started.
+
+        `provenance` is that of the worker, which may differ from the driver's.
+        """
+        attempts = select(AttemptRow).where(AttemptRow.key == key).order_by(AttemptRow.id.desc())
         with self._writing() as session:
-            session.execute(
-                update(RunRow).where(RunRow.key == key).values(host=host, device=device)
-            )
-            session.execute(
-                update(AttemptRow)
-                .where(AttemptRow.key == key, AttemptRow.finished_at.is_(None))
-                .values(from_epoch=epoch)
-            )
+            row = session.get_one(RunRow, key)
+            row.host, row.device = host, device
+            if attempt := session.scalars(attempts.limit(1)).first():
+                attempt.host, attempt.device, attempt.from_epoch = host, device, epoch
+                if provenance:
+                    _set_origin(row, attempt, provenance)
 
     def record(self, key: str, epoch: int, values: Mapping[str, float]) -> list[Checkpoint]:
         """Write one epoch and delete all later ones, which a resumed run trains again.
@@ -294,6 +294,15 @@ def _new_row(run: RunSpec) -> RunRow:
         created_at=_now(),
         checkpoints=[],
     )
+
+
+def _set_origin(run: RunRow, attempt: AttemptRow, provenance: Provenance) -> None:
+    """Set the origin of an attempt; a run has that of its last one."""
+    run.data_fingerprint = provenance.data_fingerprint
+    attempt.gpu_driver = provenance.gpu_driver
+    for row in (run, attempt):
+        row.git_commit, row.git_diff = provenance.git_commit, provenance.git_diff
+        row.packages = dict(provenance.packages)
 
 
 def _metric_rows(key: str, epochs: Iterable[Epoch]) -> Iterator[dict[str, object]]:

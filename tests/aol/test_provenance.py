@@ -1,9 +1,10 @@
+import os
 import subprocess
 
 import pytest
 
 from aol import provenance as module
-from aol.provenance import Checkout, checkout
+from aol.provenance import UNKNOWN, Checkout, checkout
 
 
 @pytest.fixture
@@ -101,3 +102,18 @@ def test_without_git_there_is_no_commit(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert checkout() == Checkout(None, None)
+
+
+def test_a_git_that_takes_too_long_leaves_the_commit_unknown(committed, monkeypatch, tmp_path):
+    (tmp_path / "git").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(module, "GIT_TIMEOUT_S", 0.1)
+
+    assert checkout() == Checkout(UNKNOWN)
+
+
+def test_a_checkout_that_git_cannot_read_leaves_the_commit_unknown(package, committed):
+    (package.parent / ".git" / "index").write_text("damaged")
+
+    assert checkout() == Checkout(UNKNOWN)

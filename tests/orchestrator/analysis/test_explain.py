@@ -149,6 +149,22 @@ def test_runs_without_a_common_patch_are_an_error(explained, experiment, store):
     assert common_patch(explained("0", replicate=1)) == PATCH
 
 
+def test_an_attempt_selects_the_patch_of_a_part(explained, experiment, store):
+    run = experiment.runs[0]
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.record(run.key, 1, {"accuracy": 0.5})
+    store.start(run, CHANGED)
+    store.set_placement(run.key, "box", "CPU", 1)
+    store.record(run.key, 2, {"accuracy": 0.5})
+
+    with pytest.raises(RequestError, match="different patches; select one run"):
+        common_patch(explained("0"))
+    with pytest.raises(RequestError, match="--attempt 3: no run behind it has epochs of this"):
+        common_patch(explained("0"), 3)
+    assert common_patch(explained("0"), 2) == PATCH
+
+
 def test_damaged_margins_are_an_error(explained, experiment, store):
     finish(store, experiment.runs[0], 0.0)
     damage_margins(store, 7)

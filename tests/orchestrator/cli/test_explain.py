@@ -84,6 +84,38 @@ def test_the_text_of_a_pending_a_failed_and_an_unsound_run(explained, reported, 
     assert unsound in explanation_text(reported, explained("22", "accuracy"))
 
 
+def test_a_run_of_two_parts_has_the_origin_and_the_recipe_of_each(explained, reported, store):
+    """
+    It was continued under another commit, with changes, on a GPU.
+    """
+    run = reported.runs[0]
+    store.queue([run])
+    for epoch, (device, origin) in enumerate(
+        [("CPU", ORIGIN), ("NVIDIA H200", replace(CHANGED, gpu_driver="580.1"))]
+    ):
+        store.start(run, ORIGIN)
+        store.set_placement(run.key, f"box{epoch}", device, epoch, origin)
+        store.record(run.key, epoch + 1, {"accuracy": 0.5})
+    text = explanation_text(reported, explained("0", "accuracy"))
+    (cell, _) = json.loads(explanation_json(reported, explained("0", "accuracy")))
+
+    for fact in (
+        "commit       epoch 1: abc\n",
+        "commit       epoch 2: abc+changes (3 changed lines; print them with --diff)\n",
+        "hardware     epoch 1: box0, CPU\n",
+        "hardware     epoch 2: box1, NVIDIA H200, driver 580.1\n",
+        "on box0: interrupted\n",
+        "# epoch 1, on CPU; interrupt it after epoch 1\n      git checkout --force abc\n",
+        "--attempt 2 --diff > changes.patch\n      git checkout --force abc\n      git apply",
+    ):
+        assert fact in text
+    assert cell["runs"][0]["parts"] == [
+        {"epochs": [1, 1], "attempt": 1},
+        {"epochs": [2, 2], "attempt": 2},
+    ]
+    assert cell["runs"][0]["attempts"][1]["changed_lines"] == 3
+
+
 def test_changes_without_a_stored_patch_are_mentioned(explained, reported, store):
     run = reported.runs[0]
     store.queue([run])

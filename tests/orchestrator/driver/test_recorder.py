@@ -64,6 +64,25 @@ def test_events_are_written_to_the_store(recorder, store, run):
     assert store.metrics(run.key) == {1: {"train_loss": 0.5}, 2: {"train_loss": 0.25}}
 
 
+def test_each_attempt_has_the_origin_that_its_worker_reported(recorder, store, run):
+    """
+    The run has that of the last one. The third worker is lost before it reports.
+    """
+    other = Provenance("def", {"torch": "2.1"}, "d-d", "a patch", gpu_driver="580.1")
+    recorder(Started(run))
+    recorder(Placed(run, "first", "CPU", 0, ORIGINS["digits"]))
+    recorder(Started(run))
+    recorder(Placed(run, "second", "NVIDIA H200", 2, other))
+    recorder(Started(run))
+    first, second, third = store.attempts(run.key)
+
+    assert (first.host, first.git_commit, first.from_epoch) == ("first", "abc", 0)
+    assert (second.host, second.device, second.gpu_driver) == ("second", "NVIDIA H200", "580.1")
+    assert (second.git_commit, second.git_diff, second.from_epoch) == ("def", "a patch", 2)
+    assert (third.host, third.git_commit) == (None, "abc")
+    assert (only(store).git_commit, only(store).packages) == ("abc", {"torch": "2.0"})
+
+
 def test_the_end_of_a_run_is_written_with_its_margins_or_its_error(recorder, store, run):
     recorder(Started(run))
     recorder(Finished(run, Status.FAILED, error="no memory"))

@@ -33,7 +33,9 @@ def trial(make_run):
     run, recorded = make_run(7), []
     trial = Trial("train", config={"job": {"key": run.key}}, stub=True)
     control = Control(run.key)
-    events = TrialEvents([run], [recorded.append], control=control, stop=StopSignals(), warn=print)
+    events = TrialEvents(
+        [run], [recorded.append], control=control, stop=StopSignals(), reasons={}, warn=print
+    )
     count = iter(range(1, 1_000_000))
 
     def report(**result):
@@ -111,7 +113,7 @@ def test_a_signal_stops_trials_when_they_have_saved_or_if_it_is_urgent(
     stop = SimpleNamespace(number=number, urgent=urgent)
     requested = []
     control = SimpleNamespace(request_stop=lambda: requested.append(True))
-    events = TrialEvents([], [], control=control, stop=stop, warn=print)
+    events = TrialEvents([], [], control=control, stop=stop, reasons={}, warn=print)
     trial.status = status
     for step in range(3):
         events.on_step_end(step, [trial])
@@ -128,7 +130,9 @@ def test_a_recorder_that_lost_its_store_stops_training_and_a_failing_one_does_no
     def lose(event):
         raise StoreLostError("another driver")
 
-    events = TrialEvents([], [fail], control=None, stop=StopSignals(), warn=warned.append)
+    events = TrialEvents(
+        [], [fail], control=None, stop=StopSignals(), reasons={}, warn=warned.append
+    )
     events.emit(Tick(()))
     before = events.stopping
     events.recorders = [lose, received.append]

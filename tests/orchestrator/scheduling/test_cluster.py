@@ -2,6 +2,7 @@
 The start of a cluster, and runs on an existing one: several Ray nodes on this machine.
 """
 
+import json
 import os
 import re
 import secrets
@@ -14,34 +15,19 @@ from pathlib import Path
 import pytest
 import ray
 
+from aol.provenance import checkout
 from orchestrator.errors import ResourceError
 from orchestrator.planning.resources import Cluster, Node
-from orchestrator.scheduling.cluster import connect
-from tests.support.shell import PROJECT, TINY, Shell, epochs_of, statuses_of, stop, wait_for
-
-
-class Machines:
-    def __init__(self, environment):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.ray_nodes"],
-            cwd=PROJECT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.address = self.process.stdout.readline().strip()
-
-    def __call__(self, command):
-        self.process.stdin.write(f"{command}\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "done\n"
+from orchestrator.scheduling.cluster import _packed_source, connect
+from tests.support.ray_nodes import RayNodes
+from tests.support.shell import TINY, Shell, epochs_of, statuses_of, stop, wait_for
 
 
 @pytest.fixture
 def shell(tmp_path, data_root):
-    return Shell(tmp_path, data_root, TINY.replace("epochs: 3", "epochs: 15"))
+    opened = Shell(tmp_path, data_root, TINY.replace("epochs: 3", "epochs: 15"))
+    opened.environment["RAY_AUTH_MODE"] = "disabled"  # whatever token the home directory has
+    return opened
 
 
 @pytest.fixture
@@ -50,11 +36,8 @@ def machines(shell, request):
     Start a head node without CPUs, and stop the cluster after the test.
     """
     more = getattr(request, "param", {})
-    started = Machines(shell.environment | {"RAY_USAGE_STATS_ENABLED": "0"} | more)
-    try:
+    with RayNodes(shell.environment | more) as started:
         yield started
-    finally:
-        started.process.communicate(timeout=60)
 
 
 @pytest.mark.slow
@@ -62,13 +45,13 @@ def test_runs_survive_the_loss_of_a_machine(tmp_path, shell, machines):
     """
     The machine that trains is killed, and another takes its place.
     """
-    machines("add 1")
+    machines.add(1)
     arguments = ("run", "experiments.yaml", "--profile", "demo", "--only", "11")
     driver = shell.start(*arguments, "--address", machines.address)
     try:
         seen = wait_for(driver, r"run 11 .*: epoch \d+/15", timeout=300)
-        machines("kill")
-        machines("add 1")
+        machines.kill()
+        machines.add(1)
         _, err = driver.communicate(timeout=180)
     finally:
         stop(driver)
@@ -207,7 +190,7 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 @pytest.mark.slow
 @pytest.mark.parametrize("machines", [TOKEN], indirect=True, ids=["token"])
 def test_an_existing_cluster_needs_its_token(shell, machines, tmp_path):
-    machines("add 1")
+    machines.add(1)
     arguments = ("plan", "experiments.yaml", "--profile", "demo", "--address", machines.address)
     refused = [shell.process(*arguments)]
     shell.environment["RAY_AUTH_MODE"] = "token"
@@ -224,3 +207,19 @@ def test_an_existing_cluster_needs_its_token(shell, machines, tmp_path):
         assert f"the Ray cluster at {machines.address} requires its token" in done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
     assert accepted.returncode == 0, accepted.stderr
+
+
+def test_packages_sent_to_a_cluster_have_the_commit_of_the_driver():
+    """
+    They are imported from copies outside git, as a worker of another machine does.
+    """
+    code = "from aol.provenance import checkout; import orchestrator; print(checkout().as_json())"
+    with _packed_source() as packages:
+        path = os.pathsep.join({str(Path(package).parent) for package in packages})
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd="/", env={"PYTHONPATH": path}
+        )
+
+    assert done.stdout.strip() == checkout().as_json()
+    assert json.loads(done.stdout)["commit"]

@@ -346,22 +346,3 @@ def test_a_temporary_folder_that_ray_cannot_use_is_replaced(monkeypatch, usual):
 
     with machines._temporary_folder() as folder:
         assert re.fullmatch(r"/tmp/aol-ray-\w+", str(folder))
-
-
-def test_every_problem_of_a_machine_is_reported(tmp_path):
-    """
-    It does not share the driver's storage, and it has no images.
-    """
-    problems = machines.check_machine(
-        ["cifar100"], tmp_path / "no-images", str(tmp_path), str(tmp_path / ".seen-1")
-    )
-
-    assert len(problems) == 2
-    assert "cannot access the driver's storage" in problems[0]
-    assert "no source has cifar100" in problems[1]
-
-
-def test_a_machine_with_images_and_storage_has_no_problems(tmp_path, data_root):
-    (tmp_path / ".seen-1").touch()
-
-    assert machines.check_machine(["digits"], data_root, str(tmp_path), f"{tmp_path}/.seen-1") == []

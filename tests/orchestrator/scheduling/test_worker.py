@@ -8,16 +8,19 @@ import sys
 import time
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
 from aol.config import DataConfig, LossConfig, OptimizerConfig
+from aol.provenance import checkout
 from aol.training import saving
 from aol.training.trainer import Trainer
+from orchestrator.scheduling.faults import MachineError
 from orchestrator.scheduling.storage import STATE_FILE, read_result
 from orchestrator.scheduling.worker import ReportError, redirect_output, train_run
 from tests.support.mounts import small_disk
@@ -166,7 +169,10 @@ def test_a_run_reports_its_placement_its_epochs_and_its_margins(work, uninterrup
     assert reports.result["certificate"]["arithmetic"] == "float64"
     assert reports.result["certificate"]["violations"] == []
     assert reports.results[0]["device"] == "CPU, 1 thread"
-    assert reports.results[0]["host"]
+    facts = reports.results[0]["environment"]
+    assert reports.results[0]["host"] == facts["host"]
+    assert (facts["commit"], facts["diff"]) == astuple(checkout())
+    assert {"numpy", "ray", "torch"} <= set(facts["packages"])
     assert log.splitlines()[0].split(" ", 2)[2].startswith("run 7-s7-")
     assert log.count("EpochMetrics(") == 3
 
@@ -381,6 +387,19 @@ def test_an_error_is_reported_with_its_traceback_not_raised(work):
     assert reports.kinds == [("failed", None)]
     assert reports.results[0]["error"].startswith("Traceback")
     assert "Traceback" in log
+
+
+def test_a_fault_of_the_machine_is_reported_and_raised_so_that_ray_tries_again(
+    work, tmp_path, monkeypatch
+):
+    error = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+    monkeypatch.setattr(Trainer, "epochs", Mock(side_effect=error))
+    reports = Reports()
+    with pytest.raises(MachineError, match="ECC error"):
+        work(report=reports)
+
+    assert reports.kinds == [("placed", 0), ("fault", None)]
+    assert reports.results[1]["fault"] == "gpu"
 
 
 def test_a_report_that_fails_is_raised_and_not_reported_as_a_failed_run(work, tmp_path):

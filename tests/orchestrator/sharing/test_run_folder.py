@@ -64,7 +64,10 @@ def test_ingested_runs_are_stored_like_runs_trained_here(box, out, store):
     last = json.loads((of_run(out, 0) / "metrics.jsonl").read_text().splitlines()[-1])
     experiment = SpecFile(box / "experiments.yaml").experiment("demo")
     assert (done.status, done.epoch, done.recorded) == (Status.DONE, 3, 3)
+    (attempt,) = store.attempts(done.key)
     assert (done.host, done.git_commit) == (facts["host"], facts["commit"])
+    assert (attempt.host, attempt.git_commit) == (facts["host"], facts["commit"])
+    assert attempt.packages == facts["packages"]
     assert done.started_at == facts["time"]
     assert done.certificate["violations"] == []
     assert store.recorded_at(done.key)[3] == last["time"]

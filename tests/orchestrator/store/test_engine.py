@@ -604,3 +604,18 @@ def test_a_second_writer_waits_for_the_first(store, running, path):
 
     assert waited >= 0.2
     assert only(store).epoch == 1
+
+
+def test_the_last_attempt_of_an_older_store_gets_the_origin_of_its_run(tmp_path, make_run):
+    run = make_run(0)
+    with Store(tmp_path / "store.db") as store:
+        store.queue([run])
+        for host in ("first", "last"):
+            store.start(run, ORIGIN)
+            store.set_placement(run.key, host, "CPU", 0)
+    migrate(tmp_path / "store.db", command.downgrade, "0006")
+    with Store(tmp_path / "store.db") as store:
+        first, last = store.attempts(run.key)
+
+    assert (first.host, first.git_commit, first.packages) == (None, None, None)
+    assert (last.host, last.git_commit, last.packages) == ("last", "abc", {"torch": "2.0"})
