@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     Column,
     Connection,
     Insert,
@@ -36,9 +35,13 @@ from orchestrator.store.engine import (
     wal_file,
 )
 from orchestrator.store.models import AttemptRow, RunRow, run_tables
+from orchestrator.store.schema import require_columns, require_tables
 from orchestrator.store.writer import Store
 
 BATCH_ROWS = 20_000  # rows in memory at once
+MAX_BYTES = 4 * 2**30  # of a SQLite file
+MAX_RUNS = 100_000
+SECONDS = 600
 ATTACHED = "source"  # the schema name of an attached SQLite file
 
 
@@ -46,7 +49,8 @@ ATTACHED = "source"  # the schema name of an attached SQLite file
 def snapshot(location: str | Path | URL) -> Iterator[Store]:
     """Open a store as it is at this moment; nothing is written to it or beside it.
 
-    A SQLite file is copied, and the copy is upgraded to the newest schema.
+    A SQLite file is copied, and the copy is upgraded to the newest schema. It may be untrusted:
+    its size, its schema and the time to read it are limited.
 
     Raises: StoreError if there is no store, or its version is newer or (on a server) older.
     """
@@ -57,11 +61,13 @@ def snapshot(location: str | Path | URL) -> Iterator[Store]:
         return
     if not file.is_file():
         raise StoreError(f"there is no store at {file}")
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise StoreError(f"{file}: has {size} bytes; {MAX_BYTES} are allowed")
     with TemporaryDirectory(prefix="aol-store-", ignore_cleanup_errors=True) as folder:
         copy = Path(folder) / "store.db"
         _copy_file(file, copy)
         _check_copy(copy, str(file))
-        with closing(Store(copy)) as store:
+        with closing(_open_copy(copy, str(file))) as store:
             yield store
 
 
@@ -131,7 +137,7 @@ def _copy_rows(source: Store, target: Connection, key: str) -> None:
         for table in run_tables():
             with closing(_read_batches(source, connection, table, key)) as batches:
                 for rows in batches:
-                    _insert(target, table, rows)
+                    target.execute(insert(table), rows)
 
 
 def _read_batches(
@@ -146,15 +152,6 @@ def _read_batches(
     ):
         for rows in found.partitions():
             yield [dict(zip(names, row, strict=True)) for row in rows]
-
-
-def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    if not any(isinstance(one.type, JSON) for one in table.columns):
-        connection.execute(insert(table), rows)
-        return
-    for row in rows:  # SQLAlchemy stores None as JSON's null, an omitted value as SQL's NULL
-        given = {name: value for name, value in row.items() if value is not None}
-        connection.execute(insert(table), given)
 
 
 # Snapshots
@@ -184,9 +181,10 @@ def _back_up(file: Path, copy: Path, options: str) -> None:
 def _check_copy(copy: Path, name: str) -> None:
     """Raise StoreError with `name` if its copy is damaged, not a store, or a newer store."""
     url = store_url(copy)
-    engine = open_engine(url)
+    engine = open_engine(url, SECONDS)
     try:
         with translate_errors(url), engine.connect() as connection:
+            require_tables(engine)
             damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if damage != "ok":
                 raise StoreError(f"{name}: is damaged: {' '.join(str(damage).split())}")
@@ -195,6 +193,19 @@ def _check_copy(copy: Path, name: str) -> None:
         raise type(error)(str(error).replace(str(copy), name)) from error
     finally:
         engine.dispose()
+
+
+def _open_copy(copy: Path, name: str) -> Store:
+    """Open a checked copy with the newest schema. Raises: StoreError with `name`."""
+    try:
+        store = Store(copy, seconds=SECONDS)
+        with translate_errors(store.url):
+            require_columns(store.engine)
+            if (count := sum(store.count_by_status().values())) > MAX_RUNS:
+                raise StoreError(f"{name}: has {count} runs; {MAX_RUNS} are allowed")
+    except StoreError as error:
+        raise type(error)(str(error).replace(str(copy), name)) from error
+    return store
 
 
 def _check_revision(engine: Engine, name: str) -> str:

@@ -36,8 +36,10 @@ CHECKPOINTS_KEPT = 2
 class Store(StoreReader):
     """The result store at a path or URL. Every write is idempotent."""
 
-    def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
-        super().__init__(location, exclusive=exclusive)
+    def __init__(
+        self, location: str | Path | URL, *, exclusive: bool = False, seconds: float = math.inf
+    ) -> None:
+        super().__init__(location, exclusive=exclusive, seconds=seconds)
         self._local = threading.local()  # has the session of this thread's `transaction`
 
     @contextmanager

@@ -230,7 +230,9 @@ def test_priority_is_open_runs_then_unfinished_ones_then_the_newest(store, make_
     old, new, failed, waiting = runs = [make_run(number) for number in range(4)]
     store.queue(runs)
     with store.engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-0' || (run_id + 1)"))
+        connection.execute(
+            text("UPDATE runs SET heartbeat_at = '2026-01-0' || (run_id + 1) || 'T00:00Z'")
+        )
     for run, status in ((old, Status.DONE), (new, Status.DONE), (failed, Status.FAILED)):
         store.finish(run.key, status)
     store.queue([make_run(9, profile="paper")])
@@ -247,7 +249,9 @@ def test_the_profile_that_was_trained_last_is_the_newest(store, make_run):
     none = store.newest_profile()
     store.queue([make_run(1), make_run(2, profile="paper"), make_run(3, profile="custom")])
     with store.engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET heartbeat_at = '2026-01-0' || run_id"))
+        connection.execute(
+            text("UPDATE runs SET heartbeat_at = '2026-01-0' || run_id || 'T00:00Z'")
+        )
 
     assert none is None
     assert store.profiles() == ["custom", "demo", "paper"]
