@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 from aol.atomic import atomic_path
 from aol.errors import CheckpointError, first_line
@@ -28,6 +29,7 @@ def load_checkpoint(file: Path, device: "torch.device | str" = "cpu") -> dict[st
     import torch
 
     try:
+        _require_stored(file)
         state = torch.load(file, map_location=device, weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
@@ -37,3 +39,14 @@ def load_checkpoint(file: Path, device: "torch.device | str" = "cpu") -> dict[st
     if not isinstance(state, dict):
         raise CheckpointError(f"{file}: is not a checkpoint: it holds a {type(state).__name__}")
     return state
+
+
+def _require_stored(file: Path) -> None:
+    """Raise ValueError if a file is compressed: a few bytes could become gigabytes of memory.
+
+    `torch.save` does not compress.
+    """
+    if is_zipfile(file):
+        with ZipFile(file) as archive:
+            if any(info.compress_type != ZIP_STORED for info in archive.infolist()):
+                raise ValueError("it is compressed")
