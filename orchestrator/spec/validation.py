@@ -56,7 +56,8 @@ def validate(model: type[Model], data: Mapping[str, Any]) -> tuple[Model | None,
         try:
             return model.model_validate(repaired), errors
         except ValidationError as error:
-            details = [detail for detail in error.errors() if not _read_number(repaired, detail)]
+            placed = _place_errors(error, repaired)
+            details = [detail for detail in placed if not _read_number(repaired, detail)]
     return None, errors
 
 
@@ -145,6 +146,21 @@ def _explain(model: type[BaseModel], detail: ErrorDetails) -> list[FieldError]:
     if name in EXPECTED and fault in ("type", "parsing", "from_float"):
         rule = f"be {EXPECTED[name][0]}{' below 2**63' if _is_too_long(detail) else ''}"
     return [(loc, f"must {rule}, got {shorten(repr(value), MAX_SHOWN)}")]
+
+
+def _place_errors(error: ValidationError, data: Any) -> list[ErrorDetails]:
+    """Return pydantic's errors with paths in the data, without the names of a union's types."""
+    details = error.errors()
+    for detail in details:
+        value, loc = data, detail["loc"]
+        for length, key in enumerate(loc):
+            is_field = isinstance(value, dict) and key == loc[-1]  # which may be missing
+            try:
+                value = value[key]
+            except (LookupError, TypeError):
+                detail["loc"] = loc if is_field else loc[:length]
+                break
+    return details
 
 
 def _read_number(data: dict[str, Any], detail: ErrorDetails) -> bool:

@@ -384,6 +384,15 @@ def test_a_name_that_looks_like_a_number_of_the_paper_stays_text(spec_file):
     assert file.experiment("quick").runs[0].name == "1/4"
 
 
+@pytest.mark.parametrize("runs", ["null", "x", "[]", "{a: 1}", "{all: [1]}", "[[1]]", "1.5"])
+def test_a_value_that_is_neither_of_two_types_is_a_mistake(problems_in, runs):
+    claim = f"{{id: a, text: A, at_most: {{runs: {runs}, column: CRA, value: 3}}}}"
+    problems = problems_in(("name: x\n", f"name: x\nclaims: [{claim}]\n"))
+
+    assert problems
+    assert all(line.startswith("x.yaml:2: claims.0.at_most.runs") for line in problems)
+
+
 # Files that are too large
 
 
