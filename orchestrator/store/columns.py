@@ -22,7 +22,7 @@ class Checked(TypeDecorator[Any]):
     """Base of the types, which reject stored values of other Python types."""
 
     impl: type[TypeEngine[Any]] = String
-    cache_ok = True
+    cache_ok = True  # SQLAlchemy wants it in every class
     kinds: ClassVar[tuple[type, ...]]
 
     def process_result_value(self, value: Any, dialect: Any) -> Any:
@@ -30,18 +30,20 @@ class Checked(TypeDecorator[Any]):
         if value is None or isinstance(value, self.kinds):
             return value
         found, wanted = type(value).__name__, self.kinds[0].__name__
-        raise DamagedValueError(f"a {found} is stored where a {wanted} belongs")
+        raise DamagedValueError(f"{found} is stored where {wanted} belongs")
 
 
 class Text(Checked):
     """A text."""
 
+    cache_ok = True
     kinds: ClassVar[tuple[type, ...]] = (str,)
 
 
 class Whole(Checked):
     """A whole number."""
 
+    cache_ok = True
     impl = Integer
     kinds: ClassVar[tuple[type, ...]] = (int,)
 
@@ -49,6 +51,7 @@ class Whole(Checked):
 class LongWhole(Checked):
     """A whole number of 64 bits."""
 
+    cache_ok = True
     impl = BigInteger
     kinds: ClassVar[tuple[type, ...]] = (int,)
 
@@ -56,6 +59,7 @@ class LongWhole(Checked):
 class Real(Checked):
     """A number."""
 
+    cache_ok = True
     impl = Double
     kinds: ClassVar[tuple[type, ...]] = (float, int)
 
@@ -63,6 +67,7 @@ class Real(Checked):
 class Bytes(Checked):
     """A byte string."""
 
+    cache_ok = True
     impl = LargeBinary
     kinds: ClassVar[tuple[type, ...]] = (bytes,)
 
@@ -70,6 +75,7 @@ class Bytes(Checked):
 class Json(Checked):
     """A JSON object. None is SQL's NULL."""
 
+    cache_ok = True
     impl = JSON
     kinds: ClassVar[tuple[type, ...]] = (dict,)
 
@@ -80,11 +86,14 @@ class Json(Checked):
 class JsonList(Json):
     """A JSON list."""
 
+    cache_ok = True
     kinds: ClassVar[tuple[type, ...]] = (list,)
 
 
 class IsoTime(Text):
     """A time of ISO 8601 with its zone, as text."""
+
+    cache_ok = True
 
     def process_result_value(self, value: Any, dialect: Any) -> Any:
         """Return the text. Raises: DamagedValueError."""

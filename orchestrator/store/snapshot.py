@@ -65,10 +65,12 @@ def snapshot(location: str | Path | URL) -> Iterator[Store]:
         raise StoreError(f"{file}: has {size} bytes; {MAX_BYTES} are allowed")
     with TemporaryDirectory(prefix="aol-store-", ignore_cleanup_errors=True) as folder:
         copy = Path(folder) / "store.db"
-        _copy_file(file, copy)
-        _check_copy(copy, str(file))
-        with closing(_open_copy(copy, str(file))) as store:
-            yield store
+        with _errors_about(file, copy):
+            _copy_file(file, copy)
+            _check_copy(copy, str(file))
+            with closing(Store(copy, seconds=SECONDS)) as store:
+                _check_schema(store)
+                yield store
 
 
 def copy_run(source: Store, target: Store, key: str, **overrides: str | None) -> None:
@@ -178,6 +180,15 @@ def _back_up(file: Path, copy: Path, options: str) -> None:
         source.backup(target)
 
 
+@contextmanager
+def _errors_about(file: Path, copy: Path) -> Iterator[None]:
+    """Name the file in the errors about its copy."""
+    try:
+        yield
+    except StoreError as error:
+        raise type(error)(str(error).replace(str(copy), str(file))) from error
+
+
 def _check_copy(copy: Path, name: str) -> None:
     """Raise StoreError with `name` if its copy is damaged, not a store, or a newer store."""
     url = store_url(copy)
@@ -189,23 +200,16 @@ def _check_copy(copy: Path, name: str) -> None:
             if damage != "ok":
                 raise StoreError(f"{name}: is damaged: {' '.join(str(damage).split())}")
             _check_revision(engine, name)
-    except StoreError as error:
-        raise type(error)(str(error).replace(str(copy), name)) from error
     finally:
         engine.dispose()
 
 
-def _open_copy(copy: Path, name: str) -> Store:
-    """Open a checked copy with the newest schema. Raises: StoreError with `name`."""
-    try:
-        store = Store(copy, seconds=SECONDS)
-        with translate_errors(store.url):
-            require_columns(store.engine)
-            if (count := sum(store.count_by_status().values())) > MAX_RUNS:
-                raise StoreError(f"{name}: has {count} runs; {MAX_RUNS} are allowed")
-    except StoreError as error:
-        raise type(error)(str(error).replace(str(copy), name)) from error
-    return store
+def _check_schema(store: Store) -> None:
+    """Raise StoreError if the newest schema of a copy is not as expected, or it has many runs."""
+    with translate_errors(store.url):
+        require_columns(store.engine)
+    if (count := sum(store.count_by_status().values())) > MAX_RUNS:
+        raise StoreError(f"{store.url.database}: has {count} runs; {MAX_RUNS} are allowed")
 
 
 def _check_revision(engine: Engine, name: str) -> str:
