@@ -1,10 +1,14 @@
 """`python -m aol`: train runs; `python -m aol certify`: certify images."""
 
+import signal
 import sys
+
+from aol.cli.terminal import use_terminal_encoding
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; return its exit code."""
+    use_terminal_encoding()
     if arguments[:1] == ["certify"]:
         from aol.cli.certify import main as certify
 
@@ -15,4 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from aol.catalog import DATASETS, DatasetName
 
@@ -13,6 +13,7 @@ Precision = Literal["float32", "tf32", "bf16"]
 Certify = Literal["float64", "float32"]
 Shuffle = Literal["full", "authors"]
 AttackName = Literal["pgd_l2"]
+Section = TypeVar("Section")
 NOT_IN_DIGEST = ("seed", "attack")
 
 
@@ -221,16 +222,48 @@ def flatten(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_dict(settings: dict[str, Any]) -> TrainConfig:
-    """Return the config of the settings from `dataclasses.asdict`, also when read from JSON."""
+    """Return the config of the settings from `dataclasses.asdict`, also when read from JSON.
+
+    Raises: KeyError, TypeError, ValueError if they are not those of a config.
+    """
     parts = dict(settings)
     optimizer = dict(parts["optimizer"])
     optimizer["drops"] = tuple(optimizer["drops"])
     attack = parts.pop("attack", None)
     return TrainConfig(
-        model=ModelConfig(**parts.pop("model")),
-        data=DataConfig(**parts.pop("data")),
-        loss=LossConfig(**parts.pop("loss")),
-        optimizer=OptimizerConfig(**optimizer),
-        attack=AttackConfig(**attack) if attack else None,
-        **{name: value for name, value in parts.items() if name != "optimizer"},
+        model=_section(ModelConfig, parts.pop("model")),
+        data=_section(DataConfig, parts.pop("data")),
+        loss=_section(LossConfig, parts.pop("loss")),
+        optimizer=_section(OptimizerConfig, optimizer),
+        attack=_section(AttackConfig, attack) if attack else None,
+        **_checked(TrainConfig, {name: parts[name] for name in parts if name != "optimizer"}),
     )
+
+
+def _section(kind: type[Section], values: dict[str, Any]) -> Section:
+    return kind(**_checked(kind, dict(values)))
+
+
+def _checked(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of fields. Raises: TypeError if one is not of its field's type."""
+    types = get_type_hints(kind)
+    for name, value in values.items():
+        if name in types and not _is_of(types[name], value):
+            raise TypeError(f"{name}: got {value!r}")
+    return values
+
+
+def _is_of(wanted: Any, value: object) -> bool:
+    """Return whether a value is of a type that the settings use; whole numbers are numbers."""
+    arguments = get_args(wanted)
+    if get_origin(wanted) is Literal:
+        return isinstance(value, str) and value in arguments
+    if get_origin(wanted) is tuple:
+        return isinstance(value, tuple) and all(_is_of(arguments[0], item) for item in value)
+    if arguments:  # of a union
+        return any(_is_of(argument, value) for argument in arguments)
+    if wanted is float:
+        return _is_of(int, value) or isinstance(value, float)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, wanted)

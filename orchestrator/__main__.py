@@ -38,6 +38,7 @@ def _call_app() -> int | str | None:
 
     import typer
 
+    from aol.cli.terminal import use_terminal_encoding
     from aol.errors import AOLError, is_unwritable
     from aol.text import printable_lines
     from orchestrator.cli import app
@@ -47,7 +48,9 @@ def _call_app() -> int | str | None:
     click_error: Any = typer.BadParameter.__mro__[2]  # of click, or of Typer's copy of it
     if logging.lastResort:  # prints the warnings of libraries
         logging.lastResort.setFormatter(SafeFormatter())
+    use_terminal_encoding()
     try:
+        require_text(sys.argv[1:])
         code: int | str | None = app(prog_name="python -m orchestrator", standalone_mode=False)
     except SystemExit as exit_:
         return exit_.code
@@ -78,6 +81,17 @@ def _stopped(stop: StopSignals, terminal: int) -> int:
         with suppress(OSError):  # the terminal may be closed
             os.write(terminal, line.encode())  # without locks, which a blocked thread may hold
     return 128 + (stop.number or 0)
+
+
+def require_text(arguments: list[str]) -> None:
+    """Raise RequestError if an argument is not UTF-8: neither SQL nor JSON could hold it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            from orchestrator.errors import RequestError
+
+            raise RequestError(f"the argument {argument!a} is not UTF-8") from None
 
 
 if __name__ == "__main__":

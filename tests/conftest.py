@@ -26,6 +26,7 @@ hypothesis.settings.load_profile("fixed")
 
 
 LONG = (
+    "system/test_fuzz",
     "system/test_demo",
     "cli/test_run",
     "scheduling/test_tuner",

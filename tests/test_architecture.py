@@ -13,7 +13,8 @@ from tests.support.shell import PROJECT
 
 # A module imports only from its own package and from packages that stand before it.
 ORDER = [
-    *("aol.errors", "aol.text", "aol.atomic", "aol.catalog", "aol.config", "aol.provenance"),
+    *("aol.errors", "aol.text", "aol.atomic", "aol.reading"),
+    *("aol.catalog", "aol.config", "aol.provenance"),
     *("aol.ops", "aol.layers", "aol.models", "aol.data", "aol.certification"),
     *("aol.training", "aol.export", "aol.cli", "aol.__main__", "aol"),
     *("orchestrator.masking", "orchestrator.errors", "orchestrator.environment"),

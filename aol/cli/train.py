@@ -5,7 +5,6 @@ ingest` takes the results into the store.
 """
 
 import argparse
-import json
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 from aol.cli.paths import parse_path
 from aol.data.datasets import default_root, describe_fallback
 from aol.errors import AOLError
+from aol.reading import parse_json, read_limited
 from aol.text import printable_lines
 from aol.training.records import Outcome, Run, parse_record
 from aol.training.run_folder import RunFolder
@@ -96,7 +96,7 @@ def select_runs(config: Path, ids: list[int] | None) -> list[Run]:
 
     Raises: OSError, ValueError.
     """
-    rows = json.loads(config.read_text(encoding="utf-8"))
+    rows = parse_json(read_limited(config))
     if not isinstance(rows, list):
         raise ValueError(f"must be a list of runs, got {type(rows).__name__}")
     runs = [parse_record(Run, row, f"row {number}") for number, row in enumerate(rows, start=1)]

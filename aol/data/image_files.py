@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,11 @@ from aol.errors import ImageFileError
 Pixels = npt.NDArray[np.uint8]
 
 SHAPE = (32, 32, 3)
+FORMATS = ("PNG", "WEBP", "JPEG")  # Pillow guesses by the content, not by the name
+IMAGE_BYTES = 2**20  # of 32 x 32 pixels
+ARRAY_BYTES = 2**30
+MAX_ARRAYS = 1000  # in an .npz file
+MAX_IMAGES = 100_000
 IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 MODES = ("RGB", "L", "P")  # colour, greyscale, palette
 ARRAY = "uint8 (N, 32, 32, 3)"
@@ -44,6 +50,8 @@ def read_images(paths: Sequence[Path]) -> ImageFiles:
                 rows = [f"{name}[{row}]" for row in range(len(pixels))]
                 names += rows if file.suffix.lower() in ARRAY_READERS else [name]
                 parts.append(pixels)
+                if len(names) > MAX_IMAGES:
+                    raise ImageFileError(f"there are more than {MAX_IMAGES} images")
     if problems:
         raise ImageFileError("\n".join(problems))
     if not names:
@@ -78,7 +86,8 @@ def _images(file: Path) -> dict[str, Pixels]:
 def _read_image(file: Path) -> dict[str, Pixels]:
     from PIL import Image
 
-    with Image.open(file) as image:
+    _require_size(file, IMAGE_BYTES)
+    with Image.open(file, formats=FORMATS) as image:
         if image.size != SHAPE[:2]:
             raise ImageFileError("{} x {} pixels, allowed: 32 x 32".format(*image.size))
         if image.mode not in MODES or "transparency" in image.info:
@@ -87,11 +96,16 @@ def _read_image(file: Path) -> dict[str, Pixels]:
 
 
 def _read_npy(file: Path) -> dict[str, Pixels]:
-    return {str(file): _checked("", np.load(file, allow_pickle=False))}
+    array = np.load(file, mmap_mode="r", allow_pickle=False)  # believes no size in the header
+    return {str(file): _checked("", array)}
 
 
 def _read_npz(file: Path) -> dict[str, Pixels]:
     """Read every array of more than two dimensions; the others are labels and the like."""
+    with ZipFile(file) as archive:
+        infos = archive.infolist()
+    if len(infos) > MAX_ARRAYS or sum(info.file_size for info in infos) > ARRAY_BYTES:
+        raise ImageFileError(f"has more than {MAX_ARRAYS} arrays or unpacks to over 1 GiB")
     with np.load(file, allow_pickle=False) as arrays:
         found = {
             f"{file}:{name}": _checked(f"{name}: ", array)
@@ -103,10 +117,18 @@ def _read_npz(file: Path) -> dict[str, Pixels]:
     return found
 
 
+def _require_size(file: Path, limit: int) -> None:
+    """Raise ImageFileError for a file of more bytes."""
+    if (size := file.stat().st_size) > limit:
+        raise ImageFileError(f"has {size} bytes, allowed: {limit}")
+
+
 def _checked(where: str, array: npt.NDArray[np.generic]) -> Pixels:
+    if array.shape[0:1] > (MAX_IMAGES,):
+        raise ImageFileError(f"{where}{array.shape[0]} images, allowed: {MAX_IMAGES}")
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != SHAPE:
         raise ImageFileError(f"{where}{array.dtype} {array.shape}, allowed: {ARRAY}")
-    return array.astype(np.uint8, copy=False)
+    return np.array(array, np.uint8)
 
 
 def _reject(file: Path) -> dict[str, Pixels]:

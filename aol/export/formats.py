@@ -155,6 +155,15 @@ WRITERS: dict[Format, Callable[[ExportedModel, Path], None]] = {
 }
 
 
+def _enlarges(layer: nn.Module) -> bool:
+    """Return whether a layer makes images larger: without a limit, beyond any memory."""
+    if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
+        return False
+    return any(
+        padding > size // 2 for padding, size in zip(layer.padding, layer.kernel_size, strict=True)
+    )
+
+
 def read_model(path: Path) -> ExportedModel:
     """Return the network of an exported safetensors file, or of a folder with one.
 
@@ -173,6 +182,8 @@ def read_model(path: Path) -> ExportedModel:
         found = ExportedModel(*network.load(file))
         if len(found.classes) < 2 or not found.divisors:
             raise ModelError(f"{file}: has no classes or no divisors")
+        if any(map(_enlarges, found.network)):
+            raise ModelError(f"{file}: a convolution pads by more than half its kernel's size")
         return found
     except ModelError:
         raise

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 FACTS = "aol"  # key of the file's metadata that holds the facts about the network, as JSON
+MAX_LAYERS = 1000
 
 
 class MaxMin(nn.Module):
@@ -103,6 +104,8 @@ def build(layers: list[dict[str, Any]]) -> nn.Sequential:
 
     Raises: KeyError, TypeError or ValueError if there is no such network.
     """
+    if len(layers) > MAX_LAYERS:
+        raise ValueError(f"there are {len(layers)} layers; {MAX_LAYERS} are allowed")
     chain = []
     for described in layers:
         arguments = dict(described)
@@ -116,6 +119,8 @@ def load(path: str | PathLike[str]) -> tuple[nn.Sequential, dict[str, Any]]:
 
     with safe_open(path, framework="pt") as file:
         facts: dict[str, Any] = json.loads(file.metadata()[FACTS])
-        network = build(facts["layers"])
-        network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        with torch.device("meta"):  # no memory: the facts can describe layers of any size
+            network = build(facts["layers"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        network.load_state_dict(weights, assign=True)
     return network, facts

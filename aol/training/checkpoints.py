@@ -1,10 +1,10 @@
 """The checkpoint of a run: the file of its trainer's state, with a checksum beside it."""
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 from aol.atomic import atomic_path
 from aol.errors import CheckpointError, first_line
@@ -87,6 +87,7 @@ def load_checkpoint(file: Path, device: "torch.device | str" = "cpu") -> dict[st
     import torch
 
     try:
+        _require_stored(file)
         _check_content(file)
         state = torch.load(file, map_location=device, weights_only=True)
     except CheckpointError:
@@ -108,6 +109,17 @@ def _check_content(file: Path) -> None:
         if file_sha256(file) != beside.read_text(encoding="utf-8", errors="replace").split(" ")[0]:
             raise CheckpointError(f"{file}: is damaged: it differs from {beside.name}")
         return
-    with zipfile.ZipFile(file) as archive:  # saved by an earlier version, or copied alone
+    with ZipFile(file) as archive:  # saved by an earlier version, or copied alone
         if damaged := archive.testzip():
             raise CheckpointError(f"{file}: is damaged: {damaged} differs from its checksum")
+
+
+def _require_stored(file: Path) -> None:
+    """Raise ValueError if a file is compressed: a few bytes could become gigabytes of memory.
+
+    `torch.save` does not compress.
+    """
+    if is_zipfile(file):
+        with ZipFile(file) as archive:
+            if any(info.compress_type != ZIP_STORED for info in archive.infolist()):
+                raise ValueError("it is compressed")

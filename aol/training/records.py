@@ -1,17 +1,20 @@
 """The records in a run's folder, and how they are read: `aol.training.run_folder` has the files."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from reprlib import repr as shown
 from types import UnionType
 from typing import Any, NewType, TypeVar
 
 from aol.config import TrainConfig, from_dict
+from aol.reading import parse_json, read_limited
 
+FIRST_YEAR = 1970
+MAX_NAME = 60  # characters of a name in a message
 Time = NewType("Time", str)  # ISO 8601 in UTC with milliseconds
 
 
@@ -80,11 +83,12 @@ Record = TypeVar("Record", Run, Attempt, Epoch, End)
 
 def read_record(kind: type[Record], file: Path) -> Record:
     """Return the record in a file. Raises: OSError, ValueError with the file and the field."""
+    content = read_limited(file)
     try:
-        content = json.loads(file.read_bytes())
+        described = parse_json(content)
     except ValueError as error:
         raise ValueError(f"{file.name} is damaged: {error}") from error
-    return parse_record(kind, content, file.name)
+    return parse_record(kind, described, file.name)
 
 
 def read_records(kind: type[Record], file: Path) -> Iterator[Record]:
@@ -92,11 +96,11 @@ def read_records(kind: type[Record], file: Path) -> Iterator[Record]:
 
     Raises: OSError, ValueError with the file, the line and the field.
     """
-    lines = file.read_bytes().splitlines()
+    lines = read_limited(file).splitlines()
     for number, line in enumerate(lines, start=1):
         where = f"{file.name}, line {number}"
         try:
-            content = json.loads(line)
+            content = parse_json(line)
         except ValueError as error:
             if number == len(lines):
                 return
@@ -121,46 +125,54 @@ def parse_record(kind: type[Record], content: Any, where: str) -> Record:
 Converter = Callable[[str, Any], Any]
 
 
+def _whole_number(where: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ValueError(f"{where}: must be a whole number from 0 to 2**63 - 1, got {shown(value)}")
+    return value
+
+
 def _instance(kind: type | UnionType, described: str) -> Converter:
     def convert(where: str, value: Any) -> Any:
         if not isinstance(value, kind):
-            raise ValueError(f"{where}: must be {described}, got {value!r}")
+            raise ValueError(f"{where}: must be {described}, got {shown(value)}")
         return value
 
     return convert
 
 
-INTEGER = _instance(int, "a whole number")
 TEXT = _instance(str, "a text")
 OBJECT = _instance(dict, "an object")
 
 
 def _object_of(convert: Converter) -> Converter:
     return lambda where, value: {
-        name: convert(f"{where}.{name}", inner) for name, inner in OBJECT(where, value).items()
+        name: convert(f"{where}.{name[:MAX_NAME]}", inner)
+        for name, inner in OBJECT(where, value).items()
     }
 
 
 def _number(where: str, value: Any) -> float:
     if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{where}: must be a finite number, got {value!r}")
+        raise ValueError(f"{where}: must be a finite number, got {shown(value)}")
     return float(value)
 
 
 def _time(where: str, value: Any) -> str:
     try:
         time = datetime.fromisoformat(TEXT(where, value))
+        if time.tzinfo is None or not FIRST_YEAR < time.year < datetime.max.year:
+            raise ValueError
     except ValueError:
-        time = datetime.min
-    if time.tzinfo is None:
-        raise ValueError(f"{where}: must be a time of ISO 8601 with its zone, got {value!r}")
+        raise ValueError(
+            f"{where}: must be a time of ISO 8601 with its zone, got {shown(value)}"
+        ) from None
     return time.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def _end(where: str, value: Any) -> Outcome:
     ends = (Outcome.DONE, Outcome.UNSOUND, Outcome.DIVERGED)
     if value not in ends:
-        raise ValueError(f"{where}: must be {ends[0]}, {ends[1]} or {ends[2]}, got {value!r}")
+        raise ValueError(f"{where}: must be {ends[0]}, {ends[1]} or {ends[2]}, got {shown(value)}")
     return Outcome(value)
 
 
@@ -172,7 +184,7 @@ def _config(where: str, value: Any) -> TrainConfig:
 
 
 CONVERTERS: dict[Any, Converter] = {
-    int: INTEGER,
+    int: _whole_number,
     str: TEXT,
     str | None: _instance(str | None, "a text or null"),
     dict[str, str]: _object_of(TEXT),

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from aol.atomic import atomic_path
 from aol.provenance import UNKNOWN, UNKNOWN_COMMIT, environment
+from aol.reading import parse_json, read_limited
 from aol.training.checkpoints import checksum_file, save_checkpoint
 from aol.training.records import Attempt, End, Epoch, Outcome, Run, read_record, read_records
 from aol.training.resume import resume_trainer, train_epochs
@@ -70,7 +71,7 @@ class RunFolder:
 
     def margins(self) -> bytes | None:
         """Return the margins as they are stored, None before the end."""
-        return self.margins_file.read_bytes() if self.margins_file.exists() else None
+        return read_limited(self.margins_file) if self.margins_file.exists() else None
 
     def state(self, epoch: int) -> Path:
         """Return the file of the state after an epoch, which may not exist."""
@@ -210,7 +211,7 @@ def _log_run(log: Callable[[str], None], run: Run, text: str) -> None:
 def _epoch(line: bytes) -> float:
     """Return the epoch of a line of metrics, infinity if the line was cut off or has none."""
     try:
-        return int(json.loads(line)["epoch"])
+        return int(parse_json(line)["epoch"])
     except (KeyError, OverflowError, TypeError, ValueError):
         return math.inf
 

@@ -1,12 +1,13 @@
 """The bundle as a file: a zip whose manifest has the size and SHA-256 of every other file in it.
 
 Bundles are untrusted: no name leads out of the folder that a bundle is unpacked into, and the
-unpacked size is limited.
+number of files, their sizes and how well they are compressed are limited.
 """
 
-import json
+import os
 import re
 import shutil
+import struct
 import tempfile
 import zlib
 from collections import Counter
@@ -22,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from aol.provenance import file_sha256
+from aol.reading import parse_json
 from aol.text import printable
 from orchestrator.errors import BundleError, OutputError
 from orchestrator.formatting import pluralize
@@ -29,8 +31,13 @@ from orchestrator.formatting import pluralize
 SUFFIX = ".zip"
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 10 * 2**20  # bytes
+BUNDLE_LIMIT = 2 * 2**30  # bytes
 UNPACKED_LIMIT = 4 * 2**30  # bytes
+RATIO_LIMIT = 200  # of the unpacked size to the size of the bundle
 FILES_LIMIT = 10_000
+DIRECTORY_LIMIT = 4 * 2**20  # bytes of the zip's list of files
+ZIP_END = struct.Struct("<4s4H2LH")  # the last bytes of a zip without a comment
+ZIP64_LOCATOR = struct.Struct("<4sLQL")  # before them if the list is longer than they can say
 CHUNK_BYTES = 2**20
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same in every bundle: the same files are the same bytes
 NAME_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -131,10 +138,27 @@ def unpack_bundle(file: Path) -> Iterator[UnpackedBundle]:
 def _open(file: Path) -> ZipFile:
     try:
         if file.is_file():
+            _require_short_directory(file)
             return ZipFile(file)
     except OSError as error:
         raise _unreadable(file, error) from error
     raise BundleError(f"{file}: no such file")
+
+
+def _require_short_directory(file: Path) -> None:
+    """Raise BundleError for a zip with a long list of files, all of which `ZipFile` reads."""
+    length = ZIP64_LOCATOR.size + ZIP_END.size
+    with file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - length))
+        end = stream.read(length).rjust(length, b"\0")
+    if size > BUNDLE_LIMIT:
+        raise BundleError(f"{file}: has {size} bytes; {BUNDLE_LIMIT} are allowed")
+    signature, *_, directory, _, _ = ZIP_END.unpack(end[ZIP64_LOCATOR.size :])
+    if signature != b"PK\5\6":
+        raise BadZipFile("it does not end with a list of its files")
+    if end.startswith(b"PK\6\7") or directory > DIRECTORY_LIMIT:
+        raise BundleError(f"{file}: its list of files is larger than {DIRECTORY_LIMIT} bytes")
 
 
 def _unreadable(file: Path | str | None, error: OSError) -> BundleError:
@@ -153,8 +177,9 @@ def _unpack(file: Path, archive: ZipFile, folder: Path) -> UnpackedBundle:
     infos = archive.infolist()
     if len(infos) > FILES_LIMIT:
         raise BundleError(f"{file}: has {len(infos)} files; {FILES_LIMIT} are allowed")
-    if (size := sum(info.file_size for info in infos)) > UNPACKED_LIMIT:
-        raise BundleError(f"{file}: unpacks to {size} bytes; {UNPACKED_LIMIT} are allowed")
+    allowed = min(UNPACKED_LIMIT, RATIO_LIMIT * file.stat().st_size)
+    if (size := sum(info.file_size for info in infos)) > allowed:
+        raise BundleError(f"{file}: unpacks to {size} bytes; {allowed} are allowed")
     manifest = _read_manifest(file, archive)
     problems = []
     for name, count in Counter(info.filename for info in infos).items():
@@ -177,13 +202,13 @@ def _read_manifest(file: Path, archive: ZipFile) -> Manifest:
     try:
         if archive.getinfo(MANIFEST).file_size > MANIFEST_LIMIT:
             raise BundleError(f"{file}: {MANIFEST} is larger than {MANIFEST_LIMIT} bytes")
-        content = json.loads(archive.read(MANIFEST))
+        content = parse_json(archive.read(MANIFEST))
         return Manifest.model_validate(content)
     except KeyError:
         raise BundleError(f"{file}: has no {MANIFEST}; pass a file that `bundle` wrote") from None
     except ValidationError as error:
         raise BundleError(f"{file}: {MANIFEST}: {_first_error(error)}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BundleError(f"{file}: {MANIFEST} is damaged: {error}") from error
 
 

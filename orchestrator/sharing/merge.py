@@ -10,11 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from aol.config import from_dict
-from orchestrator.errors import RecordError
+from orchestrator.errors import RecordError, StoreError
 from orchestrator.formatting import pluralize
 from orchestrator.provenance import Provenance
 from orchestrator.sharing.consistency import (
-    CORRUPT_RECORD_ERRORS,
     Relation,
     RunRecord,
     compare_records,
@@ -58,13 +57,9 @@ class MergedRun:
 def merge_stores(other: Store, store: Store, *, replace: bool = False) -> list[MergedRun]:
     """Import every run of another store; `replace` imports conflicting records as well.
 
-    A run that contradicts itself is always rejected. Raises: StoreError, RecordError if the other
-    store's runs cannot be read.
+    A run that contradicts itself is always rejected. Raises: StoreError.
     """
-    try:
-        incoming = other.runs()
-    except CORRUPT_RECORD_ERRORS as error:
-        raise RecordError(f"the other store is damaged: {error!r}; nothing was imported") from error
+    incoming = other.runs()
     present = {run.key: run for run in store.runs()}
     merged = [_merge(run, present.get(run.key), other, store, replace=replace) for run in incoming]
     store.recover()  # an imported run whose driver is dead is interrupted
@@ -152,10 +147,15 @@ def _merge(
         return MergedRun(incoming, MergeResult.REJECTED, reason)
     if present and (line := settings_conflict(present, from_dict(dict(incoming.config)))):
         return MergedRun(incoming, MergeResult.REJECTED, line)
+    try:
+        record = read_record(incoming, other)
+        other.attempts(incoming.key)  # are copied as they are, too
+        other.recorded_at(incoming.key)
+    except StoreError as error:
+        return MergedRun(incoming, MergeResult.REJECTED, str(error))
     status = Status.INTERRUPTED if incoming.status is Status.RUNNING else incoming.status
     imported = f"{status}, {pluralize(incoming.epoch, 'epoch')}"
     if present:
-        record = read_record(incoming, other)
         result, reason = _decide(present, record, store, replace=replace)
         if result is not MergeResult.IMPORTED:
             return MergedRun(incoming, result, reason)

@@ -14,6 +14,8 @@ from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.store import Status
 
+MAX_FOLDERS = 10_000
+
 
 @dataclass(frozen=True)
 class RunFolderContents:
@@ -47,6 +49,8 @@ def find_run_folders(folder: Path) -> list[Path]:
     """Return the run folders in a folder, or the folder itself. Raises: RecordError without any."""
     candidates = [folder, *sorted(folder.glob("*"))]
     found = [path for path in candidates if RunFolder(path).run_file.exists()]
+    if len(found) > MAX_FOLDERS:
+        raise RecordError(f"{folder}: has {len(found)} run folders; {MAX_FOLDERS} are allowed")
     if not found:
         raise RecordError(f"{folder}: no run.json there or one level below; is it an --out folder?")
     return found

@@ -4,7 +4,6 @@ Every cell of the tables is derived again from the margins alone, and compared w
 the report in the bundle.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from aol.reading import parse_json, read_limited
 from orchestrator.analysis.claims import Basis, claim_record
 from orchestrator.analysis.margins import ROUNDING, certified_share, read_margins, tied_share
 from orchestrator.analysis.report import Report, as_records, make_report
@@ -76,7 +76,7 @@ class BundleContents:
     def margins(self) -> "Mapping[str, Margins]":
         """Return the margins stored as files, by the key of their run."""
         return {
-            path.stem: read_margins(path.read_bytes())
+            path.stem: read_margins(read_limited(path))
             for path in sorted((self.folder / MARGINS).glob("*.f32"))
             if path.stat().st_size and path.stat().st_size % FLOAT_BYTES == 0
         }
@@ -187,12 +187,14 @@ def _tables(report: Report, problems: Mapping[Cell, list[str]]) -> Iterator[Chec
 def _read_report(folder: Path, report: Report) -> WrittenReport:
     """Compare the written tables in a folder with a new report, but not their prose."""
     try:
-        written = json.loads((folder / TABLES_JSON).read_text(encoding="utf-8"))
-        markdown = (folder / TABLES_MARKDOWN).read_text(encoding="utf-8")
+        written = parse_json(read_limited(folder / TABLES_JSON))
+        markdown = read_limited(folder / TABLES_MARKDOWN).decode()
     except OSError as error:
         file = Path(str(error.filename)).name
         return _unreadable(folder, file, f"cannot be read: {error.strerror}")
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        return _unreadable(folder, TABLES_MARKDOWN, f"is not UTF-8: {error}")
+    except ValueError as error:
         return _unreadable(folder, TABLES_JSON, f"is not JSON: {error}")
     if not isinstance(written, dict) or written.get("schema") != SCHEMA:
         return _unreadable(folder, TABLES_JSON, f"does not have the schema {SCHEMA}")

@@ -16,6 +16,7 @@ NEARLY_ORTHOGONAL: Measurement = "nearly orthogonal"  # percent of singular valu
 UNDER_ATTACK: Measurement = "under attack"  # percent of the attacked images that stay right
 MEASUREMENTS: tuple[Measurement, ...] = (LAYER_NORM, NEARLY_ORTHOGONAL, UNDER_ATTACK)
 MAX_ID = 1_000_000
+MAX_IDS = 10_000  # that a text of ranges may stand for
 FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -27,6 +28,7 @@ def parse_ids(value: Any) -> tuple[int, ...]:
     if isinstance(value, list):
         value = ",".join(str(item) for item in value)
     numbers: dict[int, None] = {}
+    count = 0
     for part in str(value).replace("..", "-").split(","):
         first, dash, last = part.strip().partition("-")
         try:
@@ -39,6 +41,8 @@ def parse_ids(value: Any) -> tuple[int, ...]:
             raise ValueError(f"{high} is larger than {MAX_ID}")
         if high < low:
             raise ValueError(f"the range {part.strip()} is empty")
+        if (count := count + high + 1 - low) > MAX_IDS:
+            raise ValueError(f"stands for more than {MAX_IDS} numbers")
         numbers |= dict.fromkeys(range(low, high + 1))
     return tuple(numbers)
 

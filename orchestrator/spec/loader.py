@@ -8,7 +8,7 @@ from orchestrator.errors import SpecError
 from orchestrator.spec.checks import check_sections
 from orchestrator.spec.experiment import CUSTOM, Experiment, RunSpec
 from orchestrator.spec.overrides import MergedSettings, is_custom, read_overrides
-from orchestrator.spec.source import Mistake, read_yaml, spec_error
+from orchestrator.spec.source import MAX_MISTAKES, Mistake, read_yaml, spec_error
 from orchestrator.spec.validation import validate
 from orchestrator.spec.widths import MergedRun, check_widths
 
@@ -46,8 +46,7 @@ class SpecFile:
         file, mistakes = check_sections(self._document)
         if file:
             self.file = file
-            found = [one for name in self.profiles for one in self._merge(name, name, {})[1]]
-            mistakes += _group(found)
+            mistakes += self._mistakes_in_runs()
         unreadable = self._document.unreadable
         mistakes = [mistake for mistake in mistakes if mistake.place.line not in unreadable]
         if any("did you mean `defaults`" in mistake.text for mistake in mistakes):
@@ -106,12 +105,26 @@ class SpecFile:
             overrides=overrides,
         )
 
+    def _mistakes_in_runs(self) -> list[Mistake]:
+        """Return the mistakes in the runs of all profiles, or the first hundreds of them."""
+        found: list[RunMistake] = []
+        for name in self.profiles:
+            if len(found) <= MAX_MISTAKES:
+                found += self._merge(name, name, {})[1]
+        return _group(found)
+
     def _merge(
         self, profile: str, name: str, overrides: Mapping[str, Any]
     ) -> tuple[list[RunSpec], list[RunMistake]]:
-        """Return the runs of a profile under a name, and the mistakes in all of them."""
-        runs, mistakes, merged = [], [], []
+        """Return the runs of a profile under a name, and their mistakes.
+
+        After more than `MAX_MISTAKES` the other runs are left out.
+        """
+        runs, merged = [], []
+        mistakes: list[RunMistake] = []
         for index in range(len(self.file.runs)):
+            if len(mistakes) > MAX_MISTAKES:
+                break
             run_name = self.file.run_name(index)
             settings = self._settings(index, profile)
             for field, value in overrides.items():

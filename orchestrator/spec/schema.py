@@ -21,6 +21,10 @@ from orchestrator.spec.fields import (
     parse_ids,
 )
 
+MAX_RUNS = 500
+MAX_PROFILES = 20  # every run is validated in every profile
+MAX_PARTS = 100  # columns, tables or claims
+
 
 class Column(FrozenModel):
     """One column of every table: its printed title and its metric."""
@@ -128,12 +132,12 @@ class File(FrozenModel):
     data_root: Path | None = None
     default_profile: DefaultProfile = DefaultProfile()
     defaults: dict[str, Any] = Field(default_factory=dict)
-    runs: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    profiles: Annotated[dict[str, OptionalProfile], Field(min_length=1)]
-    columns: tuple[Column, ...] = ()
+    runs: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_RUNS)]
+    profiles: Annotated[dict[str, OptionalProfile], Field(min_length=1, max_length=MAX_PROFILES)]
+    columns: Annotated[tuple[Column, ...], Field(max_length=MAX_PARTS)] = ()
     measurements: tuple[Measurement, ...] = ()
-    tables: tuple[Table, ...] = ()
-    claims: tuple[Claim, ...] = ()
+    tables: Annotated[tuple[Table, ...], Field(max_length=MAX_PARTS)] = ()
+    claims: Annotated[tuple[Claim, ...], Field(max_length=MAX_PARTS)] = ()
     reproduction: Reproduction = Reproduction()
     prices: Prices = Prices()
 

@@ -1,6 +1,7 @@
 """Reading YAML as plain data, with the line of every value and every mistake."""
 
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,19 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
+from aol.reading import read_limited
 from orchestrator.errors import SpecError
 
 Loc = tuple[str | int, ...]  # a path through nested mappings and lists, as in pydantic's errors
 
 MERGE = "tag:yaml.org,2002:merge"
+MAX_BYTES = 2**20
 MAX_DEPTH = 50
 TOO_DEEP = f"is nested too deeply; {MAX_DEPTH} levels are allowed"
-MAX_VALUES = 100_000  # a few lines of aliases of aliases can stand for billions
+MAX_VALUES = 10_000  # a few lines of aliases of aliases can stand for billions
+TOO_MANY = f"there are more than {MAX_VALUES} values; each alias counts as a copy"
+MAX_MISTAKES = 100  # that are printed
+MAX_LINE = 2_000  # characters of a mistake
 MAX_INT = 2**63 - 1  # the largest in a database
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -49,17 +57,27 @@ class Mistake:
 def spec_error(mistakes: Iterable[Mistake]) -> SpecError:
     """Return the error with each mistake once: the file's by line, then those of options."""
     ordered = sorted(set(mistakes), key=lambda one: (one.place.line or math.inf, str(one)))
-    return SpecError([str(one) for one in ordered])
+    lines = [shorten(str(one), MAX_LINE) for one in ordered[:MAX_MISTAKES]]
+    if len(ordered) > MAX_MISTAKES:
+        lines.append(f"and {len(ordered) - MAX_MISTAKES} more mistakes")
+    return SpecError(lines)
+
+
+def shorten(text: str, length: int) -> str:
+    """Return a text of at most `length` characters, cut off if it is longer."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def read_yaml(path: Path) -> "Document":
     """Return the document in a file. Raises: SpecError if it is not a YAML mapping."""
     try:
-        document = Document(path.read_bytes().decode("utf-8"), str(path))
+        document = Document(read_limited(path, MAX_BYTES).decode("utf-8"), str(path))
     except OSError as error:
         raise SpecError([f"{path}: {(error.strerror or str(error)).lower()}"]) from error
     except UnicodeDecodeError as error:
         raise SpecError([f"{path}: byte {error.start} is not UTF-8; save it as UTF-8"]) from error
+    except ValueError as error:
+        raise SpecError([f"{path}: {str(error).removeprefix(f'{path.name} ')}"]) from error
     if not document.complete:
         raise spec_error(document.mistakes)
     if not isinstance(document.data, dict):
@@ -74,6 +92,29 @@ def parse_yaml(text: str) -> Any:
     if document.mistakes:
         raise ValueError(document.mistakes[0].text)
     return document.data
+
+
+class LimitedComposer(Composer):
+    """Stops at the first value that is too deep or one too many, before the rest is read."""
+
+    def __init__(self, loader: Any = None) -> None:
+        super().__init__(loader=loader)
+        self._parents = 0  # of the node that is being read
+        self._nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node. Raises: MarkedYAMLError beyond the limits."""
+        self._nodes += 1
+        problem = TOO_DEEP if self._parents > MAX_DEPTH else None
+        if self._nodes > 2 * MAX_VALUES:  # a mapping's keys are nodes, too
+            problem = TOO_MANY
+        if problem:
+            mark = self.parser.peek_event().start_mark
+            raise MarkedYAMLError(problem=problem, problem_mark=mark)
+        self._parents += 1
+        node = super().compose_node(parent, index)
+        self._parents -= 1
+        return node
 
 
 class Document:
@@ -91,6 +132,7 @@ class Document:
         self.unreadable: set[int] = set()
         self.complete = False
         self._yaml = YAML(typ="safe", pure=True)
+        self._yaml.Composer = LimitedComposer
         self._parents: list[Node] = []  # of the node that is being read
         self._values = 0
         self._read(text)
@@ -119,12 +161,10 @@ class Document:
         except ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             self._note(line, f"the character #x{error.character:04x} is not allowed")
-        except RecursionError:
-            self._note(None, TOO_DEEP)
         except LookupError:
             self._note(None, "%YAML names an unknown version")
-        except OverflowError:
-            self._note(None, r"a character written as \U... does not exist")
+        except (OverflowError, ValueError):
+            self._note(None, r"a character written as \U... or the version of %YAML does not exist")
 
     def _note(self, line: int | None, text: str) -> None:
         self.mistakes.append(Mistake(Place(self.source, line), text))
@@ -170,13 +210,16 @@ class Document:
 
     def _scalar(self, node: ScalarNode) -> Any:
         problem = None
-        shown = node.value if len(node.value) <= 30 else f"{node.value[:30]}..."
+        shown = shorten(node.value, 33)
         try:
             value = self._yaml.constructor.construct_object(node)
             if isinstance(value, int) and abs(value) > MAX_INT:
                 problem = f"whole numbers must be below 2**63, got {shown}"
-        except (ValueError, LookupError):  # no such day, more digits than Python reads, !!int x
-            problem = f"cannot be read as {str(node.tag).rpartition(':')[2]}, got {shown!r}"
+            elif isinstance(value, str) and HALF_PAIR.search(value):
+                problem = f"half of a surrogate pair is not a character, got {shown!a}"
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            # no such day, more digits than Python reads, !!int x
+            problem = f"cannot be read as {str(node.tag).rpartition(':')[2]}, got {shown!a}"
         if problem is None:
             return value
         self.unreadable.add(_line(node))
@@ -193,7 +236,7 @@ class Document:
         elif len(self._parents) == MAX_DEPTH:
             problem = TOO_DEEP
         elif self._values > MAX_VALUES:
-            problem = f"there are more than {MAX_VALUES} values; each alias counts as a copy"
+            problem = TOO_MANY
         if problem:
             raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         self._parents.append(node)

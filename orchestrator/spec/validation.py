@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -13,13 +13,14 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from orchestrator.spec.source import Loc
+from orchestrator.spec.source import Loc, shorten
 
 Model = TypeVar("Model", bound=BaseModel)
 FieldError = tuple[Loc, str]
 
 NUMBER = re.compile(r"(?P<factor>\d+)?(?:√(?P<root>\d+))?(?:/(?P<divisor>\d+))?")
 MAX_ROUNDS = 20  # of replacing; each goes at most one level down in nested sections
+MAX_SHOWN = 60  # characters of a wrong value
 MAX_DIGITS = 18  # numbers of so many digits are below 2**63
 MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
@@ -49,19 +50,20 @@ def validate(model: type[Model], data: Mapping[str, Any]) -> tuple[Model | None,
     details = _misread_numbers(model, repaired)
     for _ in range(MAX_ROUNDS):
         found = [(detail, error) for detail in details for error in _explain(model, detail)]
-        errors += [error for _, error in found if not _is_known(error[0], errors)]
+        errors += _new_errors((error for _, error in found), errors)
         for detail, (loc, _) in found:
             _replace(repaired, loc, detail)
         try:
             return model.model_validate(repaired), errors
         except ValidationError as error:
-            details = [detail for detail in error.errors() if not _read_number(repaired, detail)]
+            placed = _place_errors(error, repaired)
+            details = [detail for detail in placed if not _read_number(repaired, detail)]
     return None, errors
 
 
 def suggest(word: str, allowed: list[str]) -> str:
     """Return the hint for an unknown word: the closest allowed one, and all of them."""
-    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word[:MAX_SHOWN], allowed, n=1, cutoff=0.5)
     close = close or [name for name in allowed if name.split(".")[-1] == word][:1]
     hint = f"; did you mean `{close[0]}`?" if close else ""
     return f"{hint} (allowed: {', '.join(allowed)})"
@@ -85,9 +87,18 @@ def parse_number(text: str) -> float | None:
     return numerator / divisor if divisor else None
 
 
-def _is_known(loc: Loc, errors: Sequence[FieldError]) -> bool:
-    """Return whether one of the errors is at this path, above it or below it."""
-    return any(loc[: len(known)] == known[: len(loc)] for known, _ in errors)
+def _new_errors(found: Iterable[FieldError], errors: Sequence[FieldError]) -> list[FieldError]:
+    """Return the errors that are not at a path of earlier ones, above it or below it."""
+    known = {loc for loc, _ in errors}
+    above = {prefix for loc in known for prefix in _prefixes(loc)}
+    return [
+        (loc, text) for loc, text in found if loc not in above and known.isdisjoint(_prefixes(loc))
+    ]
+
+
+def _prefixes(loc: Loc) -> list[Loc]:
+    """Return the path and those of the values around it."""
+    return [loc[:length] for length in range(len(loc) + 1)]
 
 
 def _misread_numbers(model: type[BaseModel], data: Any) -> list[ErrorDetails]:
@@ -122,18 +133,34 @@ def _explain(model: type[BaseModel], detail: ErrorDetails) -> list[FieldError]:
         return [(loc, "is missing")]
     if kind in ("string_too_short", "too_short"):
         return [(loc, "must not be empty")]
+    if kind == "too_long":
+        return [(loc, f"must have at most {detail['ctx']['max_length']} entries")]
     if kind == "value_error":
         text = str(detail["ctx"]["error"])
         if dataclasses.is_dataclass(_type_at(model, loc)):  # a line for each field: aol.config
             lines = [line.partition(": ") for line in text.splitlines()]
             return [((*loc, field), message) for field, _, message in lines]
-        return [(loc, f"got {value!r}: {text}")]
+        return [(loc, f"got {shorten(repr(value), MAX_SHOWN)}: {text}")]
     rule = detail["msg"].partition(" should ")[2]
     name, _, fault = kind.partition("_")
     if name in EXPECTED and fault in ("type", "parsing", "from_float"):
         rule = f"be {EXPECTED[name][0]}{' below 2**63' if _is_too_long(detail) else ''}"
-    shown = repr(value)
-    return [(loc, f"must {rule}, got {shown if len(shown) <= 60 else f'{shown[:57]}...'}")]
+    return [(loc, f"must {rule}, got {shorten(repr(value), MAX_SHOWN)}")]
+
+
+def _place_errors(error: ValidationError, data: Any) -> list[ErrorDetails]:
+    """Return pydantic's errors with paths in the data, without the names of a union's types."""
+    details = error.errors()
+    for detail in details:
+        value, loc = data, detail["loc"]
+        for length, key in enumerate(loc):
+            is_field = isinstance(value, dict) and key == loc[-1]  # which may be missing
+            try:
+                value = value[key]
+            except (LookupError, TypeError):
+                detail["loc"] = loc if is_field else loc[:length]
+                break
+    return details
 
 
 def _read_number(data: dict[str, Any], detail: ErrorDetails) -> bool:

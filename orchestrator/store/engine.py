@@ -1,5 +1,6 @@
 """Connections to the database of the result store, its schema version and its lock."""
 
+import math
 import os
 import re
 import sqlite3
@@ -11,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import create_engine, event, inspect, text
-from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import URL, CursorResult, Engine, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -21,15 +22,30 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import NullPool
 
+from aol.errors import first_line
 from orchestrator.errors import QueryError, StoreError
 from orchestrator.masking import mask_secrets
+from orchestrator.store.columns import DamagedValueError, load_json
+from orchestrator.store.schema import require_tables
+from orchestrator.store.watch import INTERRUPTED, limit_time, watch_engine
 
 URL_FORM = "postgresql://USER@HOST:PORT/DATABASE"
 REVISION = "0008"  # the newest migration
+REVISION_NAME = re.compile(r"\d{4}")
 BUSY_TIMEOUT_S = 30
 DRIVERS = {"postgresql": "postgresql+psycopg"}  # the driver that the optional dependency installs
 
-READ_ONLY = {"sqlite": "PRAGMA query_only = ON", "postgresql": "SET TRANSACTION READ ONLY"}
+QUERY_SECONDS = 60
+QUERY_ROWS = 1_000_000
+QUERY_BYTES = 256 * 2**20  # of text and byte strings
+READ_ONLY = {
+    "sqlite": ("PRAGMA query_only = ON",),
+    "postgresql": (
+        "SET TRANSACTION READ ONLY",
+        f"SET LOCAL statement_timeout = '{QUERY_SECONDS}s'",
+    ),
+}
+TIMED_OUT = (INTERRUPTED, "canceling statement due to statement timeout")
 READ_ACTIONS = (  # the SQLite actions of a query that only reads
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
@@ -43,6 +59,7 @@ ADVICE = {  # by a part of the database's message
     "No module named 'psycopg'": 'install it: pip install "psycopg[binary]>=3.2"',
     "database is locked": "another program has locked it; stop that program and try again",
     "disk is full": "free some space and try again",
+    INTERRUPTED: "reading it takes longer than is allowed",
     "readonly database": "make the file and its folder writable",
     "removed or replaced": "put it back",
 }
@@ -120,19 +137,26 @@ def exists(location: str | Path) -> bool:
 # Connections
 
 
-def open_engine(url: URL) -> Engine:
-    """Return an engine for the database; a SQLite file is in WAL mode. Raises: StoreError."""
+def open_engine(url: URL, seconds: float = math.inf) -> Engine:
+    """Return an engine for the database; a SQLite file is in WAL mode.
+
+    A connection to a SQLite file can be used for `seconds`. Raises: StoreError.
+    """
     file = sqlite_file(url)
+    create = partial(create_engine, url, json_deserializer=load_json)
     try:
         if url.get_backend_name() != "sqlite":
-            return create_engine(url, pool_pre_ping=True)  # after a restart of the server
+            return create(pool_pre_ping=True)  # after a restart of the server
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
         if file and _is_read_only(file):
-            return create_engine(url, creator=partial(_connect_read_only, file), poolclass=NullPool)
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+            engine = create(creator=partial(_connect_read_only, file), poolclass=NullPool)
+            watch_engine(engine, seconds)
+            return engine
+        engine = create(connect_args={"timeout": BUSY_TIMEOUT_S})
     except (OSError, ModuleNotFoundError, NoSuchModuleError) as error:
         raise StoreError(describe_failure(url, error)) from error
+    watch_engine(engine, seconds)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
@@ -177,12 +201,18 @@ def _connect_read_only(file: Path) -> sqlite3.Connection:
 
 
 def revision(engine: Engine) -> str | None:
-    """Return the newest migration applied to the schema; None if there was none."""
+    """Return the newest migration applied to the schema; None if there was none.
+
+    Raises: DamagedValueError.
+    """
+    require_tables(engine)
     if not inspect(engine).has_table("alembic_version"):
         return None
     with engine.connect() as connection:
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return None if found is None else str(found)
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+    if len(found) != 1 or not REVISION_NAME.fullmatch(str(found[0])):
+        raise DamagedValueError(f"its version is {', '.join(map(str, found)) or 'missing'}")
+    return str(found[0])
 
 
 def migrate(engine: Engine) -> None:
@@ -208,6 +238,9 @@ def migrate(engine: Engine) -> None:
                 f"{describe_url(engine.url)}: was written by a newer version of this program "
                 f"({error}); update the program or choose another --store"
             ) from error
+        except (ArithmeticError, LookupError, TypeError, ValueError, IntegrityError) as error:
+            cause = first_line(error)
+            raise DamagedValueError(f"its schema cannot be upgraded: {cause}") from error
 
 
 # Queries of users
@@ -219,23 +252,42 @@ def run_query(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]
     Raises: QueryError if the database rejects it, DatabaseError.
     """
     with engine.connect() as connection:
-        connection.exec_driver_sql(READ_ONLY[engine.dialect.name])
+        for statement in READ_ONLY[engine.dialect.name]:
+            connection.exec_driver_sql(statement)
         driver: Any = connection.connection.driver_connection
         if engine.dialect.name == "sqlite":
             driver.set_authorizer(_authorize)
+            limit_time(driver, QUERY_SECONDS)
         else:
             driver.prepare_threshold = 0  # only a single statement can be prepared
         try:
             found = connection.exec_driver_sql(sql)
             if not found.returns_rows:
                 raise QueryError("the query returns no rows; only reading is allowed")
-            return list(found.keys()), [tuple(row) for row in found]
+            return list(found.keys()), list(_limited_rows(found))
         except DBAPIError as error:
             message = " ".join(str(error.orig).split())
             advice = "; only reading is allowed" if message in DENIED else ""
+            if message in TIMED_OUT:
+                message = f"the query takes longer than {QUERY_SECONDS} s"
             raise QueryError(message + advice) from error
+        except UnicodeError as error:
+            raise QueryError(f"the query is not valid text: {error}") from error
         finally:
             connection.invalidate()  # the pool must not reuse a read-only connection
+
+
+def _limited_rows(found: CursorResult[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows. Raises: QueryError if they are too many or too large."""
+    size = 0
+    for count, row in enumerate(found, start=1):
+        size += sum(len(value) for value in row if isinstance(value, str | bytes))
+        if count > QUERY_ROWS or size > QUERY_BYTES:
+            raise QueryError(
+                f"the result has more than {QUERY_ROWS} rows or {QUERY_BYTES // 2**20} MiB; "
+                "add a LIMIT"
+            )
+        yield tuple(row)
 
 
 def _authorize(action: int, name: str | None, *_: str | None) -> int:
@@ -254,6 +306,9 @@ def translate_errors(url: URL) -> Iterator[None]:
         yield
     except IntegrityError:
         raise
+    except DamagedValueError as error:
+        name = url.render_as_string(hide_password=True)
+        raise StoreError(f"the store {name} is damaged: {error}; {DEFAULT_ADVICE}") from error
     except (DatabaseError, OSError) as error:
         raise StoreError(describe_failure(url, error)) from error
 

@@ -5,17 +5,37 @@ Times are ISO 8601 in UTC.
 
 from collections.abc import Container
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, LargeBinary, Row, Table
+from sqlalchemy import ForeignKey, Row, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aol.text import printable, printable_lines
+from orchestrator.store.columns import (
+    Bytes,
+    DamagedValueError,
+    IsoTime,
+    Json,
+    JsonList,
+    LongWhole,
+    Real,
+    Text,
+    Time,
+    Whole,
+)
 from orchestrator.store.records import OPEN, Attempt, Checkpoint, Status, StoredRun
 
 
 class Base(DeclarativeBase):
     """The schema; every change needs a migration in `migrations/versions`."""
+
+    type_annotation_map: ClassVar = {
+        str: Text,
+        int: Whole,
+        float: Real,
+        bytes: Bytes,
+        Time: IsoTime,
+    }
 
 
 class DriverRow(Base):
@@ -26,10 +46,10 @@ class DriverRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     host: Mapped[str]
     process: Mapped[int]
-    started_at: Mapped[str]
-    heartbeat_at: Mapped[str]
+    started_at: Mapped[Time]
+    heartbeat_at: Mapped[Time]
     beats: Mapped[int]  # heartbeats so far, which need no clock to be compared
-    ended_at: Mapped[str | None]
+    ended_at: Mapped[Time | None]
 
 
 class RunRow(Base):
@@ -41,26 +61,26 @@ class RunRow(Base):
     run_id: Mapped[int] = mapped_column(index=True)
     name: Mapped[str]
     profile: Mapped[str] = mapped_column(index=True)
-    seed: Mapped[int] = mapped_column(BigInteger)
+    seed: Mapped[int] = mapped_column(LongWhole)
     digest: Mapped[str]
-    config: Mapped[dict[str, Any]] = mapped_column(JSON)
+    config: Mapped[dict[str, Any]] = mapped_column(Json)
     epochs: Mapped[int]
     status: Mapped[str] = mapped_column(index=True)
-    created_at: Mapped[str]
-    started_at: Mapped[str | None]
-    finished_at: Mapped[str | None]
+    created_at: Mapped[Time]
+    started_at: Mapped[Time | None]
+    finished_at: Mapped[Time | None]
     driver: Mapped[str | None]  # the last one that queued or started it
     host: Mapped[str | None]
     device: Mapped[str | None]
     git_commit: Mapped[str | None]
     git_diff: Mapped[str | None] = mapped_column(deferred=True)  # may be long
-    packages: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    packages: Mapped[dict[str, Any] | None] = mapped_column(Json)
     data_fingerprint: Mapped[str | None]
     mlflow_run_id: Mapped[str | None]
     mlflow_status: Mapped[str | None]  # the status last sent to MLflow
-    checkpoints: Mapped[list[Any]] = mapped_column(JSON)  # epoch and path, newest first
+    checkpoints: Mapped[list[Any]] = mapped_column(JsonList)  # epoch and path, newest first
     error: Mapped[str | None]
-    certificate: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    certificate: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
 
 class AttemptRow(Base):
@@ -75,15 +95,15 @@ class AttemptRow(Base):
     key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), index=True)
     from_epoch: Mapped[int]
     driver: Mapped[str]
-    started_at: Mapped[str]
-    finished_at: Mapped[str | None]
+    started_at: Mapped[Time]
+    finished_at: Mapped[Time | None]
     outcome: Mapped[str | None]
     host: Mapped[str | None]
     device: Mapped[str | None]
     gpu_driver: Mapped[str | None]
     git_commit: Mapped[str | None]
     git_diff: Mapped[str | None]  # may be long
-    packages: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    packages: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
 
 class EpochRow(Base):
@@ -93,7 +113,7 @@ class EpochRow(Base):
 
     key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True)
-    recorded_at: Mapped[str]
+    recorded_at: Mapped[Time]
 
 
 class MetricRow(Base):
@@ -104,7 +124,7 @@ class MetricRow(Base):
     key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
-    value: Mapped[float] = mapped_column(Double)
+    value: Mapped[float]
 
 
 class CellRow(Base):
@@ -118,11 +138,11 @@ class CellRow(Base):
     row_label: Mapped[str]
     column_title: Mapped[str]
     run_id: Mapped[int]
-    seed: Mapped[int] = mapped_column(BigInteger)  # of the experiment's file, without replicates
+    seed: Mapped[int] = mapped_column(LongWhole)  # of the experiment's file, without replicates
     digest: Mapped[str]
     metric: Mapped[str]
-    published: Mapped[float] = mapped_column(Double)  # percent
-    margin: Mapped[float] = mapped_column(Double)  # tolerance within which it counts as reproduced
+    published: Mapped[float]  # percent
+    margin: Mapped[float]  # tolerance within which it counts as reproduced
 
 
 class MarginRow(Base):
@@ -132,7 +152,7 @@ class MarginRow(Base):
 
     key: Mapped[str] = mapped_column(ForeignKey(RunRow.key), primary_key=True)
     count: Mapped[int]
-    values: Mapped[bytes] = mapped_column(LargeBinary)
+    values: Mapped[bytes]
 
 
 RUN_COLUMNS = tuple(  # the columns that `to_stored_run` needs
@@ -149,16 +169,36 @@ def run_tables() -> list[Table]:
 
 
 def to_stored_run(row: Row[*tuple[Any, ...]], live_drivers: Container[str | None]) -> StoredRun:
-    """Convert a row of `RUN_COLUMNS` with heartbeat, last epoch and the last one before a gap."""
+    """Convert a row of `RUN_COLUMNS` with heartbeat, last epoch and the last one before a gap.
+
+    Raises: DamagedValueError.
+    """
     values = dict(row._mapping)
-    values["status"] = Status(row.status)
     values["alive"] = row.status in OPEN and row.driver in live_drivers
     values["epoch"], values["recorded"] = row.epoch or 0, row.recorded or 0
-    values["checkpoints"] = tuple(Checkpoint(**item) for item in row.checkpoints)
+    try:
+        values["status"] = Status(row.status)
+        values["checkpoints"] = tuple(map(_checkpoint, row.checkpoints))
+        _require_texts(row.packages or {})
+    except (TypeError, ValueError) as error:
+        raise DamagedValueError(f"the record of the run {row.key}: {error}") from error
     for name in SHOWN:
         values[name] = row._mapping[name] and printable(row._mapping[name])
     values["error"] = row.error and printable_lines(row.error)
     return StoredRun(**values)
+
+
+def _checkpoint(item: Any) -> Checkpoint:
+    found = Checkpoint(**item)
+    if not (isinstance(found.epoch, int) and isinstance(found.path, str)):
+        raise ValueError(f"{item!r} is not a checkpoint")
+    return found
+
+
+def _require_texts(packages: dict[str, Any]) -> None:
+    for name, version in packages.items():
+        if not isinstance(version, str):
+            raise ValueError(f"the version of the package {name} is {version!r}")
 
 
 def to_attempt(row: AttemptRow) -> Attempt:

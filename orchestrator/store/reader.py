@@ -1,5 +1,6 @@
 """Reading from the result store."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -65,17 +66,20 @@ RECORDED_EPOCHS = case((EPOCHS == LAST_EPOCH, EPOCHS), (FIRST_EPOCH > 1, 0), els
 class StoreReader:
     """An open result store; every method may raise StoreError."""
 
-    def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
+    def __init__(
+        self, location: str | Path | URL, *, exclusive: bool = False, seconds: float = math.inf
+    ) -> None:
         """Open the database at a path or URL; create or upgrade it if necessary.
 
-        `exclusive` keeps other drivers out until `close`.
+        `exclusive` keeps other drivers out until `close`. A connection to a SQLite file can be
+        used for `seconds`.
 
         Raises: StoreError, also if another driver uses the store.
         """
         self.url, self.exclusive = store_url(location), exclusive
         if exclusive:
             require_writable(self.url)
-        self.engine = open_engine(self.url)
+        self.engine = open_engine(self.url, seconds)
         with translate_errors(self.url), ExitStack() as stack:
             outdated = revision(self.engine) != REVISION
             if outdated:

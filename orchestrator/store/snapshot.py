@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     Column,
     Connection,
     Insert,
@@ -38,9 +37,13 @@ from orchestrator.store.engine import (
     wal_file,
 )
 from orchestrator.store.models import AttemptRow, DriverRow, RunRow, run_tables
+from orchestrator.store.schema import require_columns, require_tables
 from orchestrator.store.writer import Store
 
 BATCH_ROWS = 20_000  # rows in memory at once
+MAX_BYTES = 4 * 2**30  # of a SQLite file
+MAX_RUNS = 100_000
+SECONDS = 600
 ATTACHED = "source"  # the schema name of an attached SQLite file
 
 
@@ -48,7 +51,8 @@ ATTACHED = "source"  # the schema name of an attached SQLite file
 def snapshot(location: str | Path | URL) -> Iterator[Store]:
     """Open a store as it is at this moment; nothing is written to it or beside it.
 
-    A SQLite file is copied, and the copy is upgraded to the newest schema.
+    A SQLite file is copied, and the copy is upgraded to the newest schema. It may be untrusted:
+    its size, its schema and the time to read it are limited.
 
     Raises: StoreError if there is no store, or its version is newer or (on a server) older.
     """
@@ -59,11 +63,16 @@ def snapshot(location: str | Path | URL) -> Iterator[Store]:
         return
     if not file.is_file():
         raise StoreError(f"there is no store at {file}")
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise StoreError(f"{file}: has {size} bytes; {MAX_BYTES} are allowed")
     with ExitStack() as stack:
         copy = stack.enter_context(_temporary_folder(file)) / "store.db"
+        stack.enter_context(_errors_about(file, copy))
         _copy_file(file, copy)
         _check_copy(copy, str(file))
-        yield stack.enter_context(closing(Store(copy)))
+        store = stack.enter_context(closing(Store(copy, seconds=SECONDS)))
+        _check_schema(store)
+        yield store
 
 
 def copy_run(source: Store, target: Store, key: str, **overrides: str | None) -> None:
@@ -134,7 +143,7 @@ def _copy_rows(source: Store, target: Connection, key: str) -> None:
         for table in run_tables():
             with closing(_read_batches(source, connection, table, key)) as batches:
                 for rows in batches:
-                    _insert(target, table, rows)
+                    target.execute(insert(table), rows)
 
 
 def _copy_driver(source: Store, target: Connection, key: str) -> None:
@@ -159,15 +168,6 @@ def _read_batches(
     ):
         for rows in found.partitions():
             yield [dict(zip(names, row, strict=True)) for row in rows]
-
-
-def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    if not any(isinstance(one.type, JSON) for one in table.columns):
-        connection.execute(insert(table), rows)
-        return
-    for row in rows:  # SQLAlchemy stores None as JSON's null, an omitted value as SQL's NULL
-        given = {name: value for name, value in row.items() if value is not None}
-        connection.execute(insert(table), given)
 
 
 # Snapshots
@@ -215,20 +215,36 @@ def _back_up(file: Path, copy: Path, options: str) -> None:
         source.backup(target)
 
 
+@contextmanager
+def _errors_about(file: Path, copy: Path) -> Iterator[None]:
+    """Name the file in the errors about its copy."""
+    try:
+        yield
+    except StoreError as error:
+        raise type(error)(str(error).replace(str(copy), str(file))) from error
+
+
 def _check_copy(copy: Path, name: str) -> None:
     """Raise StoreError with `name` if its copy is damaged, not a store, or a newer store."""
     url = store_url(copy)
-    engine = open_engine(url)
+    engine = open_engine(url, SECONDS)
     try:
         with translate_errors(url), engine.connect() as connection:
+            require_tables(engine)
             damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if damage != "ok":
                 raise StoreError(f"{name}: is damaged: {' '.join(str(damage).split())}")
             _check_revision(engine, name)
-    except StoreError as error:
-        raise type(error)(str(error).replace(str(copy), name)) from error
     finally:
         engine.dispose()
+
+
+def _check_schema(store: Store) -> None:
+    """Raise StoreError if the newest schema of a copy is not as expected, or it has many runs."""
+    with translate_errors(store.url):
+        require_columns(store.engine)
+    if (count := sum(store.count_by_status().values())) > MAX_RUNS:
+        raise StoreError(f"{store.url.database}: has {count} runs; {MAX_RUNS} are allowed")
 
 
 def _check_revision(engine: Engine, name: str) -> str:

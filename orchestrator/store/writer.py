@@ -43,12 +43,14 @@ CHECKPOINTS_KEPT = 2
 class Store(StoreReader):
     """The result store at a path or URL. Every write is idempotent."""
 
-    def __init__(self, location: str | Path | URL, *, exclusive: bool = False) -> None:
+    def __init__(
+        self, location: str | Path | URL, *, exclusive: bool = False, seconds: float = math.inf
+    ) -> None:
         """Open the store as `StoreReader` does; an exclusive one is taken over from dead drivers.
 
         Raises: StoreError, also if another driver uses the store.
         """
-        super().__init__(location, exclusive=exclusive)
+        super().__init__(location, exclusive=exclusive, seconds=seconds)
         self._local = threading.local()  # has the session of this thread's `transaction`
         if exclusive:
             try:

@@ -328,3 +328,37 @@ def test_an_epoch_has_the_images_up_to_the_limit(name, limit, images):
 
     assert data.train_images == images
     assert data.classes == len(DATASETS[name].classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data", {"name": {"a": 1}}),
+        ("data", {"name": "cifar11"}),
+        ("data", {"augment": 1}),
+        ("data", {"test_limit": 0.5}),
+        ("model", {"size": True}),
+        ("model", {"width": "1"}),
+        ("loss", {"offset": None}),
+        ("optimizer", {"drops": ["0.9"]}),
+        ("epochs", 2**63),
+        ("epochs", [1]),
+        ("precision", None),
+        ("attack", {"radius": "1"}),
+        ("attack", [1]),
+        ("attack", 1),
+    ],
+)
+def test_settings_of_other_types_are_refused(name, value):
+    settings = asdict(CONFIG)
+    settings[name] = settings[name] | value if isinstance(settings[name], dict) else value
+
+    with pytest.raises(TypeError):
+        from_dict(settings)
+
+
+def test_whole_numbers_are_read_as_numbers():
+    settings = json.loads(json.dumps(asdict(CONFIG))) | {"epochs": 3}
+    settings["model"]["width"] = 1
+
+    assert from_dict(settings) == replace(CONFIG, epochs=3)

@@ -4,6 +4,7 @@ Reading the records of a run's folder.
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -11,10 +12,21 @@ from dataclasses import asdict
 
 import pytest
 
-from aol.training.records import Attempt, End, Epoch, Outcome, Run, parse_record, read_records
+from aol.reading import TEXT_LIMIT
+from aol.training.records import (
+    Attempt,
+    End,
+    Epoch,
+    Outcome,
+    Run,
+    parse_record,
+    read_record,
+    read_records,
+)
 from tests.support.shell import PROJECT
 
 TIME = "2026-01-02T03:04:05.678+00:00"
+WHOLE = "must be a whole number from 0 to 2**63 - 1"
 EPOCH = {"epoch": 1, "time": TIME, "values": {"loss": 2, "accuracy": 0.5}}
 ATTEMPT = {
     "from_epoch": 0,
@@ -51,7 +63,12 @@ def test_times_are_in_utc(text):
     ("kind", "content", "message"),
     [
         (Epoch, [1], "x: must be an object, got [1]"),
-        (Epoch, EPOCH | {"epoch": "1"}, "x: epoch: must be a whole number, got '1'"),
+        (Epoch, EPOCH | {"epoch": "1"}, f"x: epoch: {WHOLE}, got '1'"),
+        (Epoch, EPOCH | {"epoch": True}, f"x: epoch: {WHOLE}, got True"),
+        (Epoch, EPOCH | {"epoch": -1}, f"x: epoch: {WHOLE}, got -1"),
+        (Epoch, EPOCH | {"epoch": 2**63}, f"x: epoch: {WHOLE}, got 9223372036854775808"),
+        (Epoch, EPOCH | {"time": "0001-01-01T00:00+14:00"}, "x: time: must be a time of ISO 8601"),
+        (Epoch, EPOCH | {"time": "9999-12-31T23:59-14:00"}, "x: time: must be a time of ISO 8601"),
         (Epoch, EPOCH | {"time": 3}, "x: time: must be a time of ISO 8601 with its zone, got 3"),
         (Epoch, EPOCH | {"time": "2026-01-02T03:04:05"}, "x: time: must be a time of ISO 8601"),
         (Epoch, EPOCH | {"values": 3}, "x: values: must be an object, got 3"),
@@ -79,6 +96,29 @@ def test_a_truncated_last_line_is_ignored_and_any_other_is_an_error(tmp_path):
     file.write_text(f"{line}\n{line[:9]}\n{line}\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged: "):
         list(read_records(Epoch, file))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 200_000, "end.json is damaged: it is nested too deeply"),
+        (b'"\\ud800"', "end.json is damaged: .* surrogates not allowed"),
+        (b"[" + b" " * TEXT_LIMIT, "end.json is larger than 67108864 bytes"),
+    ],
+    ids=["deep", "half a pair", "large"],
+)
+def test_a_file_that_is_too_deep_or_too_large_is_an_error(tmp_path, content, message):
+    (tmp_path / "end.json").write_bytes(content)
+
+    with pytest.raises(ValueError, match=message):
+        read_record(End, tmp_path / "end.json")
+
+
+def test_a_pipe_in_place_of_a_file_is_an_error_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "end.json")
+
+    with pytest.raises(ValueError, match=r"end\.json is not a regular file"):
+        read_record(End, tmp_path / "end.json")
 
 
 def test_run_folders_can_be_read_without_torch():

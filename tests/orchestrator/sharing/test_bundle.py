@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import struct
 import subprocess
@@ -583,7 +584,10 @@ def test_files_missing_from_zip_and_manifest_are_found(made, tmp_path, experimen
             "belong",
         ),
         ("UPDATE runs SET config = '{}' WHERE run_id = 0", "its settings are damaged: "),
-        ("UPDATE runs SET config = 'x' WHERE run_id = 0", "store.db: cannot be evaluated: "),
+        (
+            "UPDATE runs SET config = 'x' WHERE run_id = 0",
+            "store.db is damaged: a stored value is not JSON: ",
+        ),
         ("UPDATE runs SET seed = 7 WHERE run_id = 0", "its settings belong to the key "),
         ("UPDATE runs SET epochs = 2 WHERE run_id = 0", "has 2 epochs, its settings have 3"),
         ("UPDATE runs SET status = 'well' WHERE run_id = 0", "store.db: cannot be evaluated: "),
@@ -723,6 +727,42 @@ def test_a_zip_bomb_is_rejected(made, tmp_path, monkeypatch):
     assert "x.zip: unpacks to 1" in too_large
     assert "5000000 are allowed" in too_large
     assert f"has {len(files) + 1} files; 5 are allowed" in too_many
+
+
+def test_a_bundle_that_unpacks_to_two_hundred_times_its_size_is_rejected(made, tmp_path):
+    file = write(tmp_path / "x.zip", {"manifest.json": b"{}", "zeros": bytes(10**7)})
+
+    assert re.search(r"x\.zip: unpacks to 10000002 bytes; \d+ are allowed", rejection(file))
+
+
+def with_a_long_list_of_files(file):
+    with zipfile.ZipFile(file, "w") as opened:
+        for number in range(70_000):
+            opened.writestr(zipfile.ZipInfo(str(number)), b"")
+
+
+def with_a_hidden_list_of_files(file):
+    """
+    The end of the zip declares a short list; the one for large zips, before it, is what is read.
+    """
+    with_a_long_list_of_files(file)
+    content = file.read_bytes()
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 46, 0, 0)
+    file.write_bytes(content[: -len(end)] + end)
+
+
+@pytest.mark.parametrize("make", [with_a_long_list_of_files, with_a_hidden_list_of_files])
+def test_a_long_list_of_files_is_rejected_before_it_is_read(tmp_path, make):
+    make(tmp_path / "x.zip")
+
+    assert "x.zip: its list of files is larger than 4194304 bytes" in rejection(tmp_path / "x.zip")
+
+
+def test_a_large_file_is_rejected_before_it_is_read(tmp_path):
+    with (tmp_path / "x.zip").open("wb") as file:
+        file.truncate(2**31 + 1)  # takes no space
+
+    assert "x.zip: has 2147483649 bytes; 2147483648 are allowed" in rejection(tmp_path / "x.zip")
 
 
 def test_a_false_size_does_not_unpack_more_than_declared(made, tmp_path):

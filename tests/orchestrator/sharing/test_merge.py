@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text, update
 
 from aol.catalog import DATASETS
-from orchestrator.errors import RecordError
+from orchestrator.errors import StoreError
 from orchestrator.sharing.consistency import Relation, RunRecord, compare_records, find_conflict
 from orchestrator.sharing.merge import MergeResult, merge_stores, summarize_merge
 from orchestrator.spec.loader import SpecFile
@@ -269,10 +269,29 @@ def test_a_store_with_unreadable_records_is_a_one_line_error(store, other, make_
     train(other, make_run(1))
     with other.engine.begin() as connection:
         connection.execute(text("UPDATE runs SET config = 'x'"))
-    with pytest.raises(RecordError, match=r"the other store is damaged: .*; nothing was imported"):
+    with pytest.raises(StoreError, match=r"store .* is damaged: a stored value is not JSON: "):
         merge_stores(other, store)
 
     assert store.runs() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["metrics SET value = 'x'", "epochs SET recorded_at = 'x'", "attempts SET from_epoch = 'x'"],
+)
+def test_a_run_with_a_damaged_record_is_rejected_and_the_others_are_imported(
+    store, other, make_run, change
+):
+    damaged, intact = make_run(1), make_run(2)
+    train(other, damaged)
+    train(other, intact)
+    with other.engine.begin() as connection:
+        connection.execute(text(f"UPDATE {change} WHERE key = '{damaged.key}'"))
+    merged = merge_stores(other, store)
+
+    assert results(merged) == [MergeResult.REJECTED, MergeResult.IMPORTED]
+    assert "is stored where" in str(merged[0])
+    assert [run.key for run in store.runs()] == [intact.key]
 
 
 # The command

@@ -231,9 +231,21 @@ def with_settings_of_another_version(folder):
     (folder / "run.json").write_text(json.dumps(described))
 
 
+def with_a_dict_as_the_name_of_the_images(folder):
+    described = json.loads((folder / "run.json").read_text())
+    described["settings"]["data"]["name"] = {"digits": 1}
+    (folder / "run.json").write_text(json.dumps(described))
+
+
+def with_deep_json(folder):
+    (folder / "end.json").write_text("[" * 200_000)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (with_a_dict_as_the_name_of_the_images, "run.json: settings: are not those of this"),
+        (with_deep_json, "end.json is damaged: it is nested too deeply"),
         (without_an_epoch, "does not have every epoch once, in order"),
         (with_a_damaged_line, "metrics.jsonl, line 2 is damaged: "),
         (with_other_margins, "the accuracy of margins.f32 is not that of the last epoch"),

@@ -404,3 +404,48 @@ def test_a_note_may_have_several_lines(spec_file):
     file = spec_file(('"quick: for looking only"', "|\n        quick:\n        for looking only"))
 
     assert file.experiment("quick").note == "quick:\nfor looking only\n"
+
+
+@pytest.mark.parametrize("runs", ["null", "x", "[]", "{a: 1}", "{all: [1]}", "[[1]]", "1.5"])
+def test_a_value_that_is_neither_of_two_types_is_a_mistake(problems_in, runs):
+    claim = f"{{id: a, text: A, at_most: {{runs: {runs}, column: CRA, value: 3}}}}"
+    problems = problems_in(("name: x\n", f"name: x\nclaims: [{claim}]\n"))
+
+    assert problems
+    assert all(line.startswith("x.yaml:2: claims.0.at_most.runs") for line in problems)
+
+
+# Files that are too large
+
+
+def test_a_list_of_ranges_stands_for_a_limited_number_of_runs(problems_in):
+    ranges = "0-1000000," * 3500
+    (problem,) = problems_in(('runs: "1"', f'runs: "{ranges}1"'))
+
+    assert problem.endswith("stands for more than 10000 numbers")
+    assert len(problem) < 200
+
+
+def test_the_number_of_runs_and_of_profiles_is_limited(problems_in):
+    runs = "".join(f"  - {{id: {i}, name: A, model: {{kind: conv}}}}\n" for i in range(2, 600))
+    profiles = "".join(f"  p{i}: {{}}\n" for i in range(30))
+    large = (("runs:\n", f"runs:\n{runs}"), ("profiles:\n", f"profiles:\n{profiles}"))
+
+    assert problems_in(*large) == [
+        "x.yaml:6: runs: must have at most 500 entries",
+        "x.yaml:607: profiles: must have at most 20 entries",
+    ]
+
+
+def test_of_many_mistakes_the_first_hundred_are_printed(problems_in):
+    wrong = "".join(f"  epoch{i}: 4\n" for i in range(300))
+    problems = problems_in(("  epochs: 4\n", f"  epochs: 4\n{wrong}"))
+
+    assert len(problems) == 101
+    assert problems[-1] == "and 200 more mistakes"
+
+
+def test_a_mistake_is_at_most_two_thousand_characters_long(problems_in):
+    (problem,) = problems_in(("epochs: 4", f"? {'epoch' * 10_000}\n  : 4"))
+
+    assert len(problem) <= 2000

@@ -24,6 +24,10 @@ PIECES = [
     *("%YAML 9.9\n", "---", "...", "0x1f", "1:30", "2001-99-01", "yes", ".nan", "\\UFFFFFFFF"),
 ]
 DEEP = "is nested too deeply; 50 levels are allowed"
+MANY = "there are more than 10000 values; each alias counts as a copy"
+HALF = r"half of a surrogate pair is not a character, got '\ud800'"
+OUT_OF_RANGE = r"a character written as \U... or the version of %YAML does not exist"
+NO_TIME = "cannot be read as timestamp, got '0001-01-01T00:00:00+99:99'"
 
 
 def problems_of(path):
@@ -184,14 +188,21 @@ def test_a_key_that_is_a_list_is_refused_and_the_rest_still_read(written):
         ("a: 1\nb: !!int x\n", "file:2: cannot be read as int, got 'x'"),
         ("a: 1\nb: !!bool ''\n", "file:2: cannot be read as bool, got ''"),
         ("a:\n%YAML 9.9\n", "file: %YAML names an unknown version"),
-        ('a: "\\UFFFFFFFF"\n', r"file: a character written as \U... does not exist"),
+        ('a: "\\UFFFFFFFF"\n', f"file: {OUT_OF_RANGE}"),
+        ('a: "\\U00110000"\n', f"file: {OUT_OF_RANGE}"),
+        (f"%YAML {5000 * '1'}.1\n---\na: 1\n", f"file: {OUT_OF_RANGE}"),
+        ('a: "\\ud800"\n', f"file:1: {HALF}"),
+        ('"\\ud800": 1\n', f"file:1: {HALF}"),
+        ("a: 0001-01-01T00:00:00+99:99\n", f"file:1: {NO_TIME}"),
         ("a: 1\nb: [&x [*x]]\n", "file:2: an anchor refers to itself"),
         ("a: 1\nb: &x {<<: *x}\n", "file:2: an anchor refers to itself"),
         ("a: 1\nb: {<<: 3}\n", f"file:2: {MERGE}"),
         ("a: 1\nb: {<<: [3]}\n", f"file:2: {MERGE}"),
         (f"a: 1\nb: {51 * '['}{51 * ']'}\n", f"file:2: {DEEP}"),
-        (f"a: {500 * '['}{500 * ']'}\n", f"file: {DEEP}"),
-        (f"a: {500 * '{b: '}{500 * '}'}\n", f"file: {DEEP}"),
+        (f"a: {500 * '['}{500 * ']'}\n", f"file:1: {DEEP}"),
+        (f"a: {500 * '{b: '}{500 * '}'}\n", f"file:1: {DEEP}"),
+        (f"a: [{20_000 * '1,'}]\n", f"file:1: {MANY}"),
+        (f"a: {2**20 * 'x'}\n", f"file: is larger than {2**20} bytes"),
         (f"a: 1\nb: {2**63}\n", f"file:2: whole numbers must be below 2**63, got {2**63}"),
         (f"a: 1\nb: {5000 * '9'}\n", f"file:2: cannot be read as int, got '{30 * '9'}...'"),
     ],
@@ -211,7 +222,7 @@ def test_an_alias_bomb_is_a_one_line_error(written, bomb):
         lines.append(f"x{level}: &x{level} {bomb.format(aliases)}\n")
     (problem,) = problems_of(written("".join(lines)))
 
-    assert problem.endswith("there are more than 100000 values; each alias counts as a copy")
+    assert problem.endswith(MANY)
 
 
 @settings(max_examples=500)

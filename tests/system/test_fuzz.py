@@ -1,0 +1,244 @@
+"""
+Damaged and made-up input is accepted or refused by an error of ours, never by a traceback.
+
+AOL_FUZZ_CASES sets the number of cases of each test.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from contextlib import closing
+from functools import partial
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from aol.errors import AOLError
+from orchestrator.analysis.report import make_report
+from orchestrator.analysis.status import run_statuses
+from orchestrator.reporting.render import render
+from orchestrator.sharing.archive import MANIFEST, Entry
+from orchestrator.sharing.bundle import open_results
+from orchestrator.sharing.merge import ingest_folders, merge_stores
+from orchestrator.sharing.run_folder import find_run_folders
+from orchestrator.sharing.verify import verify_bundle
+from orchestrator.spec.loader import SpecFile
+from orchestrator.store import Store
+from tests.support.fuzz import changed_bytes, changed_json, changed_store, changed_tree
+from tests.support.shell import PROJECT
+from tests.support.specs import GOOD
+
+pytestmark = pytest.mark.slow
+CASES = int(os.environ.get("AOL_FUZZ_CASES", "500"))
+FUZZ = settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
+EARLIER = PROJECT / "tests" / "fixtures" / "earlier"
+MORE = """
+data_root: data
+default_profile: {gpu: quick, cpu: quick}
+measurements: [layer norm]
+reproduction: {margin: 0.5, decimals: 1, prior: {sd: 0.3, freedom: 4}}
+prices: {gpu_hour: 2, currency: USD, tflops: 30}
+claims:
+  - {id: a, text: A, highest: {run: 0, runs: "0-1", column: Acc}}
+  - {id: b, text: B, at_most: {runs: all, column: CRA, value: 3}}
+  - {id: c, text: C, above: {orders: [[0, 1]], columns: [Acc]}}
+  - {id: d, text: D, cheaper: {method: x, than: [y], costs: costs.json}}
+"""
+SPEC = YAML(typ="safe", pure=True).load(GOOD + MORE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
+    with closing(Store(folder / "ours.db")) as store:
+        yield store
+
+
+def accept(action):
+    """
+    Check that the action succeeds, or fails with one of our errors, in lines for a terminal.
+    """
+    problem = None
+    try:
+        action()
+    except AOLError as error:
+        problem = error
+    if problem:
+        assert problem.exit_code in (1, 2, 4)
+        assert 0 < max(map(len, str(problem).splitlines())) < 10_000
+        assert str(problem).encode()
+
+
+def read_everything(store, experiment):
+    """
+    Read a store as the commands do.
+    """
+    for run in store.runs():
+        run.alive  # noqa: B018
+        store.metrics(run.key), store.recorded_at(run.key), store.attempts(run.key)
+        store.margins(run.key), store.git_diff(run.key)
+    store.frame(), store.newest_profile(), store.keys_by_priority(9)
+    store.query("SELECT * FROM v_final"), store.query("SELECT * FROM v_cells")
+    run_statuses(store, None)
+    render(make_report(experiment, store), "json")
+
+
+def forget(store):
+    for key in store.query("SELECT key FROM runs")[1]:
+        store.delete_run(*key)
+
+
+spec_texts = st.one_of(
+    changed_tree(SPEC).map(json.dumps).map(str.encode),
+    changed_bytes((GOOD + MORE).encode()),
+)
+
+
+@FUZZ
+@given(content=spec_texts)
+def test_a_changed_yaml_file_is_read_or_refused(folder, content):
+    file = folder / "spec.yaml"
+    file.write_bytes(content)
+
+    def load():
+        spec = SpecFile(file)
+        for profile in spec.profiles:
+            spec.experiment(profile)
+
+    accept(load)
+
+
+@FUZZ
+@given(text=st.text() | changed_tree([1, {"a": 2}]).map(json.dumps), data=st.data())
+def test_a_changed_setting_is_read_or_refused(spec_once, text, data):
+    name = data.draw(st.sampled_from(["epochs", "data.name", "optimizer.drops", "model", "x"]))
+
+    accept(lambda: spec_once.experiment("quick", [f"{name}={text}"]))
+
+
+@pytest.fixture(scope="module")
+def spec_once(folder):
+    file = folder / "good.yaml"
+    file.write_text(GOOD, encoding="utf-8")
+    return SpecFile(file)
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return SpecFile(EARLIER / "experiments.yaml").experiment("demo")
+
+
+@pytest.fixture(scope="module")
+def stored(folder):
+    """
+    Return a store of the newest schema in a single file.
+    """
+    file = shutil.copy(EARLIER / "store.db", folder / "stored.db")
+    Store(file).close()
+    return file.read_bytes()
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_changed_store_is_read_or_refused(folder, experiment, stored, data):
+    file = folder / "theirs.db"
+    remove_database(file)
+    file.write_bytes(data.draw(changed_store(stored, folder)))
+
+    def read():
+        with closing(Store(file)) as store:
+            read_everything(store, experiment)
+
+    accept(read)
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_changed_store_is_merged_or_refused(folder, ours, experiment, stored, data):
+    file = folder / "theirs.db"
+    remove_database(file)
+    file.write_bytes(data.draw(changed_store(stored, folder)))
+
+    def merge():
+        with open_results(str(file)) as theirs:
+            merge_stores(theirs, ours)
+
+    accept(merge)
+    read_everything(ours, experiment)
+    forget(ours)
+
+
+def remove_database(file):
+    for suffix in ("", "-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_changed_run_folder_is_ingested_or_refused(folder, ours, experiment, data):
+    (source,) = find_run_folders(EARLIER / "run_folders")
+    target = folder / "out" / source.name
+    target.mkdir(parents=True, exist_ok=True)
+    names = ("run.json", "attempts.jsonl", "metrics.jsonl", "margins.f32", "end.json")
+    changed = data.draw(st.sampled_from(names))
+    for name in names:
+        content = (source / name).read_bytes()
+        if name == changed:
+            strategy = changed_json if name.endswith(".json") else changed_bytes
+            strategy = changed_lines if name.endswith(".jsonl") else strategy
+            content = data.draw(strategy(content))
+        (target / name).write_bytes(content)
+
+    accept(lambda: ingest_folders(find_run_folders(folder / "out"), ours))
+    read_everything(ours, experiment)
+    forget(ours)
+
+
+def changed_lines(content):
+    first, *rest = content.splitlines()
+    return changed_json(first).map(lambda line: b"\n".join([line, *rest])) | changed_bytes(content)
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_changed_bundle_is_verified_or_refused(folder, members, data):
+    file = folder / "changed.zip"
+    if data.draw(st.integers(0, 3)) == 0:
+        file.write_bytes(data.draw(changed_bytes((EARLIER / "bundle.zip").read_bytes())))
+    else:
+        write_changed_bundle(file, members, folder, data.draw)
+
+    accept(lambda: verify_bundle(file))
+
+
+@pytest.fixture(scope="module")
+def members():
+    with zipfile.ZipFile(EARLIER / "bundle.zip") as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_changed_bundle(file, members, folder, draw):
+    """
+    Write the bundle with a changed file and a manifest that fits, or with a changed manifest.
+    """
+    name = draw(st.sampled_from([one for one in members if not one.endswith((".svg", ".lock"))]))
+    strategies = {"json": changed_json, "db": partial(changed_store, folder=folder)}
+    change = strategies.get(name.rpartition(".")[2], changed_bytes)
+    content = draw(change(members[name]))
+    files = members | {name: content}
+    if name != MANIFEST:
+        manifest = json.loads(members[MANIFEST])
+        entry = Entry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+        manifest["files"][name] = entry.model_dump()
+        files[MANIFEST] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        for one, inside in files.items():
+            archive.writestr(one, inside)
