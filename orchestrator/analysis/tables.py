@@ -10,7 +10,7 @@ from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.spec.fields import Measurement
 from orchestrator.spec.schema import Column, Row, Table
 from orchestrator.store import Status, Store, StoredRun
-from orchestrator.store.settings import settings_conflict
+from orchestrator.store.records import settings_conflict
 
 UNFINISHED = (Status.PENDING, Status.RUNNING, Status.INTERRUPTED, Status.FAILED)
 EXCLUDED = {Status.DIVERGED: "diverged", Status.UNSOUND: "is unsound"}  # not in any table

@@ -9,7 +9,7 @@ from orchestrator.errors import RecordError
 from orchestrator.formatting import pluralize
 from orchestrator.spec.experiment import Experiment, RunSpec
 from orchestrator.store import Checkpoint, Status, Store, StoredRun
-from orchestrator.store.settings import describe_changes, settings_conflict
+from orchestrator.store.records import describe_changes, settings_conflict
 
 
 class Action(StrEnum):

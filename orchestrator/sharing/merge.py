@@ -23,7 +23,7 @@ from orchestrator.sharing.consistency import (
 )
 from orchestrator.sharing.run_folder import RunFolderContents, read_run_folder
 from orchestrator.store import Checkpoint, Epoch, Status, Store, StoredRun, copy_run
-from orchestrator.store.settings import settings_conflict
+from orchestrator.store.records import settings_conflict
 
 
 class MergeResult(StrEnum):

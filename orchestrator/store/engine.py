@@ -307,7 +307,7 @@ def translate_errors(url: URL) -> Iterator[None]:
     except IntegrityError:
         raise
     except DamagedValueError as error:
-        name = url.render_as_string(hide_password=True)
+        name = describe_url(url)
         raise StoreError(f"the store {name} is damaged: {error}; {DEFAULT_ADVICE}") from error
     except (DatabaseError, OSError) as error:
         raise StoreError(describe_failure(url, error)) from error

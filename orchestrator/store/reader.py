@@ -147,7 +147,8 @@ class StoreReader:
         alive = {self._driver} if self._driver else set()
         if any(row.status in OPEN and row.driver != self._driver for row in rows):
             alive |= self._watch.alive()
-        return [to_stored_run(row, alive) for row in rows]
+        with translate_errors(self.url):
+            return [to_stored_run(row, alive) for row in rows]
 
     def keys_by_priority(self, limit: int, profile: str | None = None) -> list[str]:
         """Return at most `limit` keys: of open runs, then unfinished ones, then the newest done."""

@@ -36,7 +36,6 @@ def read(store):
         ("runs SET status = 'dnoe'", "'dnoe' is not a valid Status"),
         ("runs SET epochs = 'three'", "str is stored where int belongs"),
         ("runs SET name = x'ff'", "bytes is stored where str belongs"),
-        ("runs SET driver = 'host'", "the record of the run 7-s7-"),
         ("runs SET created_at = '2026-01-01'", "where a time with its zone belongs"),
         ("runs SET started_at = '0001-01-01T00:00+14:00'", "where a time with its zone belongs"),
         ("metrics SET value = 'high'", "str is stored where float belongs"),

@@ -273,13 +273,23 @@ def test_a_killed_driver_is_replaced_though_its_heartbeat_is_recent(
 def test_a_lost_lock_is_taken_again_with_the_next_heartbeat(schema):
     store, other = Store(schema, exclusive=True), Store(schema)
     break_lock(other)
-    without = count_locks(other)
+    without = wait_for_no_lock(other)
     store.heartbeat()
     again = count_locks(other)
     store.close()
     other.close()
 
     assert (without, again) == (0, 1)
+
+
+def wait_for_no_lock(store):
+    """
+    Return the number of locks once the server has ended the connection.
+    """
+    deadline = time.monotonic() + 60
+    while count_locks(store) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return count_locks(store)
 
 
 def count_locks(store):

@@ -206,7 +206,9 @@ def test_priority_is_open_runs_then_unfinished_ones_then_the_newest(store, make_
     old, new, failed, waiting = runs = [make_run(number) for number in range(4)]
     store.queue(runs)
     with store.engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET created_at = '2026-01-0' || (run_id + 1)"))
+        connection.execute(
+            text("UPDATE runs SET created_at = '2026-01-0' || (run_id + 1) || 'T00:00Z'")
+        )
     for run, status in ((old, Status.DONE), (new, Status.DONE), (failed, Status.FAILED)):
         store.finish(run.key, status)
     store.queue([make_run(9, profile="paper")])
