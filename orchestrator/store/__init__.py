@@ -10,7 +10,15 @@ time at which its driver was last known to be alive.
 
 from orchestrator.errors import NewerStoreError, QueryError, StoreError
 from orchestrator.store.engine import exists
-from orchestrator.store.records import ENDED, Attempt, Checkpoint, Epoch, Status, StoredRun
+from orchestrator.store.records import (
+    ENDED,
+    Attempt,
+    Checkpoint,
+    Epoch,
+    MetricRange,
+    Status,
+    StoredRun,
+)
 from orchestrator.store.snapshot import close_as_single_file, copy_run, snapshot
 from orchestrator.store.writer import CHECKPOINTS_KEPT, Store
 
@@ -20,6 +28,7 @@ __all__ = [
     "Attempt",
     "Checkpoint",
     "Epoch",
+    "MetricRange",
     "NewerStoreError",
     "QueryError",
     "Status",

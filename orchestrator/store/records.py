@@ -37,6 +37,15 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class MetricRange:
+    """The mean, the smallest and the largest value of a metric over several runs."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A saved state: the number of completed epochs and its location, a path or URI."""
 

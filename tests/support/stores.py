@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 from alembic.config import Config
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, event, make_url, text
 
 from orchestrator.provenance import Provenance
 from tests.support.shell import PROJECT
@@ -32,6 +32,21 @@ def empty_schema():
     with engine.begin() as connection:
         connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
     engine.dispose()
+
+
+@contextmanager
+def recorded_statements(store):
+    """
+    Yield a list that receives each statement which the store sends in the block, with its values.
+    """
+    sent = []
+
+    def record(*given):
+        sent.append(given[2:4])
+
+    event.listen(store.engine, "before_cursor_execute", record)
+    yield sent
+    event.remove(store.engine, "before_cursor_execute", record)
 
 
 def migrate(path, direction, revision):
