@@ -52,7 +52,6 @@ class TrialEvents(tune.Callback):
         self.recorders, self.control, self.storage = list(recorders), control, storage
         self.fail_fast, self.warn, self.interrupted = fail_fast, warn, interrupted
         self.unfinished = dict(self.runs)
-        self.active: dict[str, RunSpec] = {}
         self.stopping = False
         self.signal: int | None = None
         self.failed_recorders: set[str] = set()
@@ -101,7 +100,6 @@ class TrialEvents(tune.Callback):
         self.interrupted(STOPPING)
 
     def _finish(self, event: Finished) -> None:
-        self.active.pop(event.run.key, None)
         if self.unfinished.pop(event.run.key, None):
             self.emit(event)
 
@@ -113,9 +111,7 @@ class TrialEvents(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Emit that a trial got its resources."""
-        run = self.runs[trial_key(trial)]
-        self.active[run.key] = run
-        self.emit(Started(run))
+        self.emit(Started(self.runs[trial_key(trial)]))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
@@ -162,7 +158,7 @@ class TrialEvents(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """Emit a tick and handle stop requests, about ten times a second."""
-        self.emit(Tick(tuple(self.active.values())))
+        self.emit(Tick())
         if self.stopping and not self._stop_requested:
             self._stop_requested = True
             self.control.request_stop()

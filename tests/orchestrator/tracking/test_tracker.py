@@ -698,7 +698,7 @@ def test_the_events_of_a_run_bring_mlflow_up_to_date(tracker, store, run):
         record(store, run, epoch)
         recorder(EpochDone(run, epoch, {}))
         recorder(Saved(run, Checkpoint(epoch, f"/c/{epoch}")))
-    recorder(Tick((run,)))
+    recorder(Tick())
     store.finish(run.key, Status.DONE)
     recorder(Finished(run, Status.DONE))
     problem = recorder.close(30)
@@ -883,7 +883,7 @@ def test_an_epoch_is_not_sent_before_its_checkpoint(run):
 def test_ticks_and_placements_send_nothing(run):
     tracker = FakeTracker()
     recorder = TrackingRecorder(tracker, None)
-    recorder(Tick((run,)))
+    recorder(Tick())
     recorder(Placed(run, "host", "CPU", 0))
     recorder.close(10)
 
