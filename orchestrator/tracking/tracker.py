@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+REPORT_TAG = "aol.report"  # the profile, of the MLflow run with its tables and figures
 TABLES_TAG = "aol.tables"  # a digest of the attached tables
 TABLES_FILE = "tables/tables.md"
-FIGURES_TAG = "aol.figures"  # a digest of the attached figures of the run's own tables
-OVERALL_TAG = "aol.figures.overall"  # separate, because the overall figure changes with every run
+FIGURES_TAG = "aol.figures"  # a digest of the attached figures
 FIGURES_FOLDER = "figures"
 
 
@@ -70,29 +70,26 @@ class Tracker:
                 self._send_run(client, store, run)
         return len(runs)
 
-    def attach_tables(self, store: Store, profile: str, tables: str) -> None:
-        """Attach the tables to each of the profile's runs, in place of earlier ones."""
+    def attach_tables(self, profile: str, tables: str) -> None:
+        """Attach the tables to the profile's report, in place of earlier ones."""
         digest = hashlib.sha256(tables.encode()).hexdigest()
         with self._translate_errors():
             client = self._connect()
-            for run in store.runs(profiles=[profile]):
-                if run.mlflow_run_id and _tag(client, run.mlflow_run_id, TABLES_TAG) != digest:
-                    client.log_text(run.mlflow_run_id, tables, TABLES_FILE)
-                    client.set_tag(run.mlflow_run_id, TABLES_TAG, digest)
+            report = self._report(client, profile)
+            if report.data.tags.get(TABLES_TAG) != digest:
+                client.log_text(report.info.run_id, tables, TABLES_FILE)
+                client.set_tag(report.info.run_id, TABLES_TAG, digest)
 
-    def attach_figures(
-        self, store: Store, figures: Mapping[str, Sequence[Path]], tag: str = FIGURES_TAG
-    ) -> None:
-        """Attach files to runs, by key, in place of earlier ones; `tag` gets their digest."""
+    def attach_figures(self, profile: str, figures: Sequence[Path]) -> None:
+        """Attach files to the profile's report, in place of earlier ones of the same names."""
         with self._translate_errors():
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in figures)).hexdigest()
             client = self._connect()
-            for run in store.runs(key for key in figures if figures[key]):
-                paths = figures[run.key]
-                digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-                if run.mlflow_run_id and _tag(client, run.mlflow_run_id, tag) != digest:
-                    for path in paths:
-                        client.log_artifact(run.mlflow_run_id, str(path), FIGURES_FOLDER)
-                    client.set_tag(run.mlflow_run_id, tag, digest)
+            report = self._report(client, profile)
+            if report.data.tags.get(FIGURES_TAG) != digest:
+                for path in figures:
+                    client.log_artifact(report.info.run_id, str(path), FIGURES_FOLDER)
+                client.set_tag(report.info.run_id, FIGURES_TAG, digest)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -182,11 +179,17 @@ class Tracker:
         )
         return tagged[0] if tagged else None
 
+    def _report(self, client: "MlflowClient", profile: str) -> "Run":
+        """Return the MLflow run with a profile's tables and figures; create it if necessary."""
+        reports = client.search_runs([self._experiment_id], f"tags.`{REPORT_TAG}` LIKE '%'")
+        for found in reports:
+            if found.data.tags[REPORT_TAG] == profile:
+                return found
+        name = f"tables and figures of {profile}"[:NAME_LENGTH]
+        created = client.create_run(self._experiment_id, tags={REPORT_TAG: profile}, run_name=name)
+        client.set_terminated(created.info.run_id)
+        return created
+
     def _create(self, client: "MlflowClient", run: StoredRun) -> "Run":
         start = to_milliseconds(run.started_at or run.created_at)
         return client.create_run(self._experiment_id, start, run_tags(run), run_name(run))
-
-
-def _tag(client: "MlflowClient", run_id: str, name: str) -> str | None:
-    tag: str | None = client.get_run(run_id).data.tags.get(name)
-    return tag
