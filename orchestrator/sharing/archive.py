@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ SUFFIX = ".zip"
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 10 * 2**20  # bytes
 UNPACKED_LIMIT = 4 * 2**30  # bytes
-FILES_LIMIT = 10_000
+FILES_LIMIT = 50_000
 CHUNK_BYTES = 2**20
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same in every bundle: the same files are the same bytes
 NAME_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -92,11 +92,24 @@ def list_entries(folder: Path) -> dict[str, Entry]:
 
 
 def make_manifest(target: Path, **facts: Any) -> Manifest:
-    """Return the manifest of a new bundle. Raises: BundleError if it is not valid."""
+    """Return the manifest of a new bundle.
+
+    Raises: BundleError if it is not valid, or if the bundle would be too large to be unpacked.
+    """
     try:
-        return Manifest(**facts)
+        manifest = Manifest(**facts)
     except ValidationError as error:
         raise BundleError(f"{target}: cannot be written: {_first_error(error)}") from error
+    _check_limits(target, [entry.size for entry in manifest.files.values()])
+    return manifest
+
+
+def _check_limits(file: Path, sizes: Sequence[int]) -> None:
+    """Raise BundleError if there are too many files, or too many bytes in them."""
+    if len(sizes) > FILES_LIMIT:
+        raise BundleError(f"{file}: has {len(sizes)} files; {FILES_LIMIT} are allowed")
+    if (size := sum(sizes)) > UNPACKED_LIMIT:
+        raise BundleError(f"{file}: unpacks to {size} bytes; {UNPACKED_LIMIT} are allowed")
 
 
 def pack_bundle(folder: Path, manifest: Manifest, target: Path) -> None:
@@ -157,10 +170,7 @@ def _zip_info(name: str) -> ZipInfo:
 
 def _unpack(file: Path, archive: ZipFile, folder: Path) -> UnpackedBundle:
     infos = archive.infolist()
-    if len(infos) > FILES_LIMIT:
-        raise BundleError(f"{file}: has {len(infos)} files; {FILES_LIMIT} are allowed")
-    if (size := sum(info.file_size for info in infos)) > UNPACKED_LIMIT:
-        raise BundleError(f"{file}: unpacks to {size} bytes; {UNPACKED_LIMIT} are allowed")
+    _check_limits(file, [info.file_size for info in infos])
     manifest = _read_manifest(file, archive)
     problems = []
     for name, count in Counter(info.filename for info in infos).items():
