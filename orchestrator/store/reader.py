@@ -282,6 +282,16 @@ class StoreReader:
         with self._session() as session:
             return session.scalar(select(MarginRow.values).where(MarginRow.key == key))
 
+    def keys_with_margins(self, keys: Iterable[str]) -> set[str]:
+        """Return those of the runs that have margins, without reading these."""
+        query = select(MarginRow.key)
+        with self._session() as session:
+            return {
+                key
+                for chunk in chunks(keys)
+                for key in session.scalars(query.where(MarginRow.key.in_(chunk)))
+            }
+
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Return the columns and rows of one SQL statement, which may only read.
 

@@ -494,6 +494,7 @@ READS = {
     "recorded_at": lambda store, key: store.recorded_at(key),
     "last recorded": lambda store, key: store.last_recorded_at([key]),
     "margins": lambda store, key: store.margins(key),
+    "with margins": lambda store, key: store.keys_with_margins([key]),
     "view by key": lambda store, key: store.query(f"SELECT * FROM v_final WHERE key = '{key}'"),
     "view by run ID": lambda store, key: store.query("SELECT * FROM v_final WHERE run_id = 7"),
     "view by profile": lambda store, key: store.query("SELECT * FROM v_final WHERE profile = 'x'"),
