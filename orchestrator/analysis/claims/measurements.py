@@ -84,6 +84,10 @@ class Measurements:
         """Return the name of the dataset that a run is tested on."""
         return self._specs[run].train.data.name
 
+    def images(self, run: int) -> int:
+        """Return the number of images that a run is tested on."""
+        return self._specs[run].train.data.test_images
+
     def image_values(self, run: int, column: str) -> "Array":
         """Return 100 for every test image of the first seed that counts, 0 for the others.
 
@@ -168,12 +172,11 @@ class Comparisons:
         shared = sorted(set.intersection(*(set(self.seeds[run]) for run in group)))
         fewest = min(len(self.seeds[run]) for run in group)
         paired = len(shared) > 1
-        images = {run.id: run.train.data.test_images for run in self.measured.experiment.runs}
         values = {
             run: self._values(run, column, minus, shared if paired else self.seeds[run][:fewest])
             for run in group
         }
-        least = 100 * HALF_AN_IMAGE / min(images[run] for run in group)
+        least = 100 * HALF_AN_IMAGE / min(map(self.measured.images, group))
         return SeedContrasts(values, paired, least)
 
     def _values(
