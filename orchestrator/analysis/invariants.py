@@ -11,8 +11,8 @@ from aol.models.flops import layers_of
 from orchestrator.analysis.certificates import attack_outcome
 from orchestrator.analysis.margins import (
     ROUNDING,
+    MarginReader,
     certified_share,
-    load_margins,
     margins_agree,
     tied_share,
 )
@@ -26,15 +26,18 @@ if TYPE_CHECKING:
     from orchestrator.analysis.margins import Margins
 
 
-def find_violations(experiment: Experiment, store: Store) -> list[str]:
+def find_violations(
+    experiment: Experiment, store: Store, margins: MarginReader | None = None
+) -> list[str]:
     """Return a line per invariant that a finished run of the profile violates."""
+    margins = margins or MarginReader(store)
     specs = {run.id: run for run in experiment.runs}
     finished = finished_runs(experiment, store)
     final = store.final([run.key for run in finished])
     return [
         f"run {run.run_id}, seed {run.seed}: {violation}"
         for run in finished
-        for violation in _run_violations(run, final.get(run.key, {}), store, specs[run.run_id])
+        for violation in _run_violations(run, final.get(run.key, {}), margins, specs[run.run_id])
     ]
 
 
@@ -52,7 +55,7 @@ def certificate_violations(certificate: Mapping[str, Any], model: ModelConfig) -
 
 
 def _run_violations(
-    run: StoredRun, values: Mapping[str, float], store: Store, spec: RunSpec
+    run: StoredRun, values: Mapping[str, float], reader: MarginReader, spec: RunSpec
 ) -> Iterator[str]:
     missing = [name for name in RADII if name not in values]
     if missing:
@@ -60,7 +63,7 @@ def _run_violations(
     else:
         yield from _order_violations(values)
     try:
-        margins = load_margins(store, run)
+        margins = reader.load(run)
     except RecordError:
         yield "its margins are damaged"
     else:

@@ -6,6 +6,7 @@ radius r if its margin is larger than that.
 """
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.tables import finished_runs
@@ -20,6 +21,43 @@ if TYPE_CHECKING:
 
 TIE = 1e-6  # float error of a margin: so close to the boundary, either outcome is valid
 ROUNDING = 1e-9  # float error of a share
+
+
+class MarginReader:
+    """Reads the margins of stored runs, each run's once for everything that needs them.
+
+    It keeps their certified shares at `radii`, but the margins only of the first run of each ID,
+    whose images claims compare: those of thousands of runs take gigabytes.
+    """
+
+    def __init__(self, store: Store, radii: Iterable[float] = ()) -> None:
+        self._store, self._radii = store, tuple(radii)
+        self._shares: dict[tuple[str, float], float | None] = {}
+        self._first: dict[int, tuple[str, Margins | None]] = {}
+
+    def load(self, run: StoredRun) -> "Margins | None":
+        """Return the margins of a run, if it has any. Raises: RecordError, StoreError."""
+        key, margins = self._first.get(run.run_id, ("", None))
+        if key == run.key:
+            return margins
+        margins = load_margins(self._store, run)
+        self._first.setdefault(run.run_id, (run.key, margins))
+        for radius in self._radii:
+            self._keep_share(run, margins, radius)
+        return margins
+
+    def share(self, run: StoredRun, radius: float) -> float | None:
+        """Return a run's certified share at a radius, None without margins.
+
+        Raises: RecordError, StoreError.
+        """
+        if (run.key, radius) not in self._shares:
+            self._keep_share(run, self.load(run), radius)
+        return self._shares[run.key, radius]
+
+    def _keep_share(self, run: StoredRun, margins: "Margins | None", radius: float) -> None:
+        share = None if margins is None else certified_share(margins, radius)
+        self._shares[run.key, radius] = share
 
 
 def load_margins(store: Store, run: StoredRun) -> "Margins | None":
@@ -49,11 +87,13 @@ def read_margins(stored: bytes) -> "Margins":
 
 def describe_missing_margins(experiment: Experiment, store: Store) -> list[str]:
     """Return a line per finished run without stored margins."""
+    finished = finished_runs(experiment, store)
+    known = store.keys_with_margins(run.key for run in finished)
     return [
         f"run {run.run_id}, seed {run.seed}: left out, because the store has no margins of it; "
         f"train it again with `run --rerun {run.run_id}`"
-        for run in finished_runs(experiment, store)
-        if store.margins(run.key) is None
+        for run in finished
+        if run.key not in known
     ]
 
 

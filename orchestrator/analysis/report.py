@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from orchestrator.analysis.claims import JudgedClaim, judge_claims, summarize_claims
+from orchestrator.analysis.claims import (
+    JudgedClaim,
+    claimed_radii,
+    judge_claims,
+    summarize_claims,
+)
 from orchestrator.analysis.invariants import find_violations
+from orchestrator.analysis.margins import MarginReader
 from orchestrator.analysis.tables import Cell, FilledTable, fill_tables
 from orchestrator.analysis.verdicts import CellVerdict, Verdict, judge_cells
 from orchestrator.formatting import pluralize
@@ -76,11 +82,12 @@ def make_report(experiment: Experiment, store: Store) -> Report:
 
     Damaged margins are violations, and claims that need them are not measured. Raises: StoreError.
     """
+    margins = MarginReader(store, claimed_radii(experiment))
     return Report(
         experiment,
         tuple(fill_tables(experiment, store)),
-        tuple(find_violations(experiment, store)),
-        tuple(judge_claims(experiment, store)),
+        tuple(find_violations(experiment, store, margins)),
+        tuple(judge_claims(experiment, store, margins)),
     )
 
 

@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from aol.training.resume import TIMED_EPOCHS
+from orchestrator.analysis.timing import epochs_to_read, mean_seconds
 from orchestrator.store import Status, Store, StoredRun
 
 SPEED_METRICS = ("images_per_s", "seconds")
@@ -54,7 +55,8 @@ def run_statuses(store: Store, profile: str | None, *, limit: int | None = None)
         runs = store.runs(store.keys_by_priority(limit, profile))
     keys = [run.key for run in runs if run.epoch]
     values = store.latest_metrics(keys)
-    speeds = store.latest_metrics(keys, epochs=TIMED_EPOCHS, names=SPEED_METRICS)
+    latest = epochs_to_read(_cycle(run) for run in runs)
+    speeds = store.latest_metrics(keys, epochs=latest, names=SPEED_METRICS)
     return [
         _status(run, values.get(run.key, {}).get(run.epoch, {}), speeds.get(run.key, {}))
         for run in runs
@@ -67,8 +69,16 @@ def _status(
     state = str(run.status)
     if not run.alive:
         state = WITHOUT_DRIVER.get(run.status, state)
-    rates = [epoch["images_per_s"] for epoch in speeds.values() if "images_per_s" in epoch]
-    seconds = [epoch["seconds"] for epoch in speeds.values() if "seconds" in epoch]
+    latest = [epoch for _, epoch in sorted(speeds.items())[-TIMED_EPOCHS:]]
+    rates = [epoch["images_per_s"] for epoch in latest if "images_per_s" in epoch]
+    seconds = {number: epoch["seconds"] for number, epoch in speeds.items() if "seconds" in epoch}
     trains = run.alive and run.status is Status.RUNNING
-    eta = fmean(seconds) * (run.epochs - run.epoch) if trains and seconds else None
+    eta = None
+    if trains and seconds:
+        eta = mean_seconds(seconds, _cycle(run), run.epochs) * (run.epochs - run.epoch)
     return RunStatus(run, state, values, fmean(rates) if rates else None, eta)
+
+
+def _cycle(run: StoredRun) -> int:
+    """Return the number of epochs from one evaluation to the next."""
+    return int(run.config.get("eval_every", 1))  # older stores lack it

@@ -100,6 +100,7 @@ class ConsoleRecorder:
         self.live = console.is_terminal and not quiet
         self.timers: dict[str, RunTimer] = {}
         self.finished: dict[str, Status] = {}
+        self._work_total, self._work_finished = sum(work.values()) or 1.0, 0.0
         self.started = time.monotonic()
         self._last_line: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
@@ -119,7 +120,7 @@ class ConsoleRecorder:
             _EtaColumn(),
             console=console,
         )
-        self._total_bar = self._total.add_task("all runs", total=sum(work.values()) or 1, values="")
+        self._total_bar = self._total.add_task("all runs", total=self._work_total, values="")
         self._live = Live(Group(self._runs, self._total), console=console, refresh_per_second=4)
 
     def __enter__(self) -> "ConsoleRecorder":
@@ -166,6 +167,8 @@ class ConsoleRecorder:
             self._print_line(run, f"epoch {epoch}/{run.train.epochs}  {text}{eta}")
 
     def _finished(self, run: RunSpec, status: Status, error: str | None) -> None:
+        if run.key not in self.finished:
+            self._work_finished += self.work.get(run.key, 0.0)
         self.finished[run.key] = status
         if (bar := self._bars.pop(run.key, None)) is not None:
             self._runs.remove_task(bar)
@@ -190,10 +193,10 @@ class ConsoleRecorder:
         self._runs.update(self._bars[run.key], completed=epoch, values=values, eta=eta)
 
     def _update_total(self) -> None:
-        done = sum(self.work.get(key, 0.0) for key in self.finished)
-        done += sum(self.work.get(key, 0.0) * timer.share for key, timer in self.timers.items())
-        total = sum(self.work.values()) or 1.0
-        elapsed = time.monotonic() - self.started
+        done = self._work_finished + sum(
+            self.work.get(key, 0.0) * timer.share for key, timer in self.timers.items()
+        )
+        total, elapsed = self._work_total, time.monotonic() - self.started
         eta = elapsed / done * (total - done) if done > 0.02 * total else None
         count = f"{len(self.finished)}/{len(self.work)} runs"
         self._total.update(self._total_bar, completed=done, values=count, eta=eta)

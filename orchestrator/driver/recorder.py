@@ -126,6 +126,8 @@ class StoreRecorder:
 
         A driver killed while it saved leaves a checkpoint there that is not in the store.
         """
+        if not checkpoints:
+            return
         kept = {
             parent_location(item.path) for run in self.store.runs([key]) for item in run.checkpoints
         }

@@ -11,6 +11,7 @@ from orchestrator.spec.schema import Prices
 
 AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 GPU_HOURS = "gpuh"
+ROUNDING = 1e-9  # float error of a sum of hours, relative to the budget
 
 
 @dataclass(frozen=True)
@@ -51,27 +52,31 @@ def parse_budget(text: str, prices: Prices) -> float:
 def allocate_budget(needs: Sequence[RunNeeds], hours: float) -> list[Allocation]:
     """Return the seeds that resolve most cells within the GPU-hours, most cells per hour first.
 
-    Of allocations that resolve equally many cells, the cheapest is chosen. This is an integer
-    program, solved exactly: the value of an allocation is the number of cells that it resolves, and
-    each run has at most one.
+    Of allocations that resolve equally many cells, the cheapest is chosen. Each run has at most one
+    allocation. The choice is exact: run by run, it updates the fewest hours that resolve each
+    number of cells.
     """
     import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
 
-    options = [Allocation(run, seeds) for run in needs for seeds in run.seed_counts]
-    if not options:
-        return []
-    costs = np.array([option.hours for option in options])
-    cells = np.array([len(option.resolved) for option in options])
-    of_run = np.array([[option.needs is run for option in options] for run in needs], float)
-    tie_breaker = 0.5 / max(1.0, costs.sum())  # all hours together weigh less than one cell
-    solution = milp(
-        tie_breaker * costs - cells,
-        integrality=np.ones(len(options), int),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(costs, ub=hours), LinearConstraint(of_run, ub=1)],
-        options={"mip_rel_gap": 0.0},
-    )
-    chosen = np.asarray(solution.x) > 0.5
-    allocations = [option for option, is_chosen in zip(options, chosen, strict=True) if is_chosen]
+    options = [[Allocation(run, seeds) for seeds in run.seed_counts] for run in needs]
+    most = sum(max((len(option.resolved) for option in group), default=0) for group in options)
+    fewest_hours = np.full(most + 1, np.inf)  # by number of cells
+    fewest_hours[0] = 0.0
+    choices = []
+    for group in options:
+        before, choice = fewest_hours.copy(), np.full(most + 1, -1, np.int8)
+        for index, option in enumerate(group):
+            cells = len(option.resolved)
+            with_option = before[: most + 1 - cells] + option.hours
+            better = np.flatnonzero(with_option < fewest_hours[cells:])
+            fewest_hours[cells + better] = with_option[better]
+            choice[cells + better] = index
+        choices.append(choice)
+    left = int(np.flatnonzero(fewest_hours <= hours * (1 + ROUNDING))[-1])
+    allocations = []
+    for group, choice in zip(reversed(options), reversed(choices), strict=True):
+        if choice[left] >= 0:
+            allocations.append(group[choice[left]])
+            left -= len(allocations[-1].resolved)
+    allocations.reverse()
     return sorted(allocations, key=lambda option: option.hours / len(option.resolved))

@@ -1,7 +1,7 @@
 """The plan of an invocation: an action for each run, with its reason."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -62,17 +62,24 @@ def make_plan(
 
     Raises: RecordError if a run has the key of a stored one with other settings.
     """
-    by_key = {run.key: run for run in stored}
+    known = list(stored)
+    by_key = {run.key: run for run in known}
     hits = [(by_key[run.key], run.train) for run in experiment.runs if run.key in by_key]
     if conflicts := [line for line in itertools.starmap(settings_conflict, hits) if line]:
         raise RecordError("\n".join(conflicts))
+    newest = {(run.run_id, run.seed, run.profile): run for run in known}  # of all its settings
     from_start = set(rerun)
-    return [
-        PlannedRun(run, Action.NEW, "requested with --rerun")
-        if run.id in from_start
-        else _plan_run(run, by_key)
-        for run in experiment.runs
-    ]
+
+    def planned(run: RunSpec) -> PlannedRun:
+        if run.id in from_start:
+            return PlannedRun(run, Action.NEW, "requested with --rerun")
+        if found := by_key.get(run.key):
+            return _plan_known(run, found)
+        if earlier := newest.get((run.id, run.train.seed, run.profile)):
+            return PlannedRun(run, Action.CHANGED, describe_changes(earlier.config, run.train))
+        return PlannedRun(run, Action.NEW, "not in the store")
+
+    return [planned(run) for run in experiment.runs]
 
 
 def usable_checkpoints(stored: StoredRun) -> tuple[Checkpoint, ...]:
@@ -100,10 +107,7 @@ def as_rows(plan: Iterable[PlannedRun]) -> list[dict[str, object]]:
     ]
 
 
-def _plan_run(run: RunSpec, by_key: Mapping[str, StoredRun]) -> PlannedRun:
-    stored = by_key.get(run.key)
-    if stored is None:
-        return _plan_unknown(run, by_key.values())
+def _plan_known(run: RunSpec, stored: StoredRun) -> PlannedRun:
     if stored.alive:
         return PlannedRun(run, Action.RUNNING, f"driver {stored.driver}", stored.epoch)
     if stored.status is Status.DONE and stored.recorded == stored.epochs:
@@ -116,17 +120,6 @@ def _plan_run(run: RunSpec, by_key: Mapping[str, StoredRun]) -> PlannedRun:
         reason = f"diverged after epoch {stored.epoch}; change its settings or --rerun {run.id}"
         return PlannedRun(run, Action.DIVERGED, reason, stored.epoch)
     return _plan_unfinished(run, stored)
-
-
-def _plan_unknown(run: RunSpec, known: Iterable[StoredRun]) -> PlannedRun:
-    earlier = [
-        other
-        for other in known
-        if (other.run_id, other.seed, other.profile) == (run.id, run.train.seed, run.profile)
-    ]
-    if not earlier:
-        return PlannedRun(run, Action.NEW, "not in the store")
-    return PlannedRun(run, Action.CHANGED, describe_changes(earlier[-1].config, run.train))
 
 
 def _plan_unfinished(run: RunSpec, stored: StoredRun) -> PlannedRun:

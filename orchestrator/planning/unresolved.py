@@ -4,13 +4,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
-from statistics import fmean
 
 from aol.config import TrainConfig, from_dict
-from aol.training.resume import TIMED_EPOCHS
 from orchestrator.analysis.claims import ClaimVerdict, JudgedClaim
 from orchestrator.analysis.report import Report
 from orchestrator.analysis.tables import UNFINISHED, Cell, runs_of
+from orchestrator.analysis.timing import epochs_to_read, mean_seconds
 from orchestrator.analysis.verdicts import CellVerdict, Verdict
 from orchestrator.planning.plan import usable_checkpoints
 from orchestrator.planning.resources import cost
@@ -172,18 +171,27 @@ def claim_needs(report: Report, store: Store) -> list[ClaimNeeds]:
 
 
 def epoch_seconds(store: Store, *, on_gpu: bool) -> dict[tuple[object, ...], float]:
-    """Return the seconds of recent epochs on GPUs or CPUs, by the settings that determine them."""
+    """Return the seconds of recent epochs on GPUs or CPUs, by the settings that determine them.
+
+    Of runs with equal settings, it is the mean over the latest epochs of the most recent one.
+    """
     runs = {run.key: run for run in store.runs() if run.device and _trained_on_gpu(run) == on_gpu}
-    timed = store.latest_metrics(runs, epochs=TIMED_EPOCHS, names=["seconds"])
-
-    def recorded_at(key: str) -> str:
-        return store.recorded_at(key, after=max(timed[key]) - 1)[max(timed[key])]
-
-    return {  # of equal settings, the most recent run is last and overrides the others
-        _timing_key(from_dict(dict(runs[key].config))): fmean(
-            values["seconds"] for values in timed[key].values()
+    configs = {run.digest: from_dict(dict(run.config)) for run in runs.values()}
+    recorded_at = store.last_recorded_at(runs)
+    newest = {
+        _timing_key(configs[runs[key].digest]): runs[key]
+        for key in sorted(recorded_at, key=lambda key: recorded_at[key])
+    }
+    cycles = {run.key: configs[run.digest].eval_every for run in newest.values()}
+    timed = store.latest_metrics(cycles, epochs=epochs_to_read(cycles.values()), names=["seconds"])
+    return {
+        settings: mean_seconds(
+            {epoch: values["seconds"] for epoch, values in timed[run.key].items()},
+            cycles[run.key],
+            run.epochs,
         )
-        for key in sorted(timed, key=recorded_at)
+        for settings, run in newest.items()
+        if run.key in timed
     }
 
 

@@ -52,7 +52,6 @@ class TrialEvents(tune.Callback):
         self.recorders, self.control = list(recorders), control
         self.fail_fast, self.stop, self.warn, self.reasons = fail_fast, stop, warn, reasons
         self.unfinished = dict(self.runs)
-        self.active: dict[str, RunSpec] = {}
         self.stopping = self.stopped = False
         self.failed_recorders: set[str] = set()
         self._stop_requested = False
@@ -84,7 +83,6 @@ class TrialEvents(tune.Callback):
         self.control.close()
 
     def _finish(self, event: Finished) -> None:
-        self.active.pop(event.run.key, None)
         if self.unfinished.pop(event.run.key, None):
             self.emit(event)
 
@@ -96,9 +94,7 @@ class TrialEvents(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Emit that a trial got its resources."""
-        run = self.runs[trial_key(trial)]
-        self.active[run.key] = run
-        self.emit(Started(run))
+        self.emit(Started(self.runs[trial_key(trial)]))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
@@ -129,7 +125,7 @@ class TrialEvents(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """Emit a tick and handle stop requests, about ten times a second."""
-        self.emit(Tick(tuple(self.active.values())))
+        self.emit(Tick())
         self.stopping = self.stopping or self.stop.number is not None
         if self.stopping and not self._stop_requested:
             self._stop_requested = True

@@ -62,9 +62,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Tick:
-    """Sent about ten times a second, with the runs in training."""
-
-    active: tuple[RunSpec, ...]
+    """Sent about ten times a second."""
 
 
 Event = Started | Placed | EpochDone | Saved | Finished | Tick

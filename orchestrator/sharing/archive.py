@@ -11,7 +11,7 @@ import struct
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,10 @@ MANIFEST_LIMIT = 10 * 2**20  # bytes
 BUNDLE_LIMIT = 2 * 2**30  # bytes
 UNPACKED_LIMIT = 4 * 2**30  # bytes
 RATIO_LIMIT = 200  # of the unpacked size to the size of the bundle
-FILES_LIMIT = 10_000
-DIRECTORY_LIMIT = 4 * 2**20  # bytes of the zip's list of files
+DIRECTORY_LIMIT = 16 * 2**20  # bytes of the zip's list of files
 ZIP_END = struct.Struct("<4s4H2LH")  # the last bytes of a zip without a comment
 ZIP64_LOCATOR = struct.Struct("<4sLQL")  # before them if the list is longer than they can say
+FILES_LIMIT = 50_000
 CHUNK_BYTES = 2**20
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same in every bundle: the same files are the same bytes
 NAME_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -100,11 +100,24 @@ def list_entries(folder: Path) -> dict[str, Entry]:
 
 
 def make_manifest(target: Path, **facts: Any) -> Manifest:
-    """Return the manifest of a new bundle. Raises: BundleError if it is not valid."""
+    """Return the manifest of a new bundle.
+
+    Raises: BundleError if it is not valid, or if the bundle would be too large to be unpacked.
+    """
     try:
-        return Manifest(**facts)
+        manifest = Manifest(**facts)
     except ValidationError as error:
         raise BundleError(f"{target}: cannot be written: {_first_error(error)}") from error
+    _check_limits(target, [entry.size for entry in manifest.files.values()])
+    return manifest
+
+
+def _check_limits(file: Path, sizes: Sequence[int]) -> None:
+    """Raise BundleError if there are too many files, or too many bytes in them."""
+    if len(sizes) > FILES_LIMIT:
+        raise BundleError(f"{file}: has {len(sizes)} files; {FILES_LIMIT} are allowed")
+    if (size := sum(sizes)) > UNPACKED_LIMIT:
+        raise BundleError(f"{file}: unpacks to {size} bytes; {UNPACKED_LIMIT} are allowed")
 
 
 def pack_bundle(folder: Path, manifest: Manifest, target: Path) -> None:
@@ -175,9 +188,8 @@ def _zip_info(name: str) -> ZipInfo:
 
 def _unpack(file: Path, archive: ZipFile, folder: Path) -> UnpackedBundle:
     infos = archive.infolist()
-    if len(infos) > FILES_LIMIT:
-        raise BundleError(f"{file}: has {len(infos)} files; {FILES_LIMIT} are allowed")
-    allowed = min(UNPACKED_LIMIT, RATIO_LIMIT * file.stat().st_size)
+    _check_limits(file, [info.file_size for info in infos])
+    allowed = RATIO_LIMIT * file.stat().st_size
     if (size := sum(info.file_size for info in infos)) > allowed:
         raise BundleError(f"{file}: unpacks to {size} bytes; {allowed} are allowed")
     manifest = _read_manifest(file, archive)

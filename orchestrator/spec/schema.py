@@ -1,6 +1,7 @@
 """The sections of the YAML file as pydantic models."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -141,15 +142,19 @@ class File(FrozenModel):
     reproduction: Reproduction = Reproduction()
     prices: Prices = Prices()
 
-    @property
-    def run_ids(self) -> set[int]:
+    @cached_property
+    def run_ids(self) -> frozenset[int]:
         """The IDs of the runs that have one."""
-        return {run["id"] for run in self.runs if isinstance(run.get("id"), int)}
+        return frozenset(run["id"] for run in self.runs if isinstance(run.get("id"), int))
+
+    @cached_property
+    def every_run_has_an_id(self) -> bool:
+        """Return whether the ID of every run is a number."""
+        return all(isinstance(run.get("id"), int) for run in self.runs)
 
     def unknown(self, ids: Iterable[int]) -> list[int]:
         """Return those of `ids` that no run has; none while a run has a wrong ID, maybe this."""
-        valid = all(isinstance(run.get("id"), int) for run in self.runs)
-        return sorted(set(ids) - self.run_ids) if valid else []
+        return sorted(set(ids) - self.run_ids) if self.every_run_has_an_id else []
 
     def run_name(self, index: int) -> str:
         """Return the name of a run in messages: its ID, or else its position in the list."""

@@ -11,7 +11,15 @@ which it last wrote to the store.
 from orchestrator.errors import NewerStoreError, QueryError, StoreError, StoreLostError
 from orchestrator.store.drivers import HEARTBEAT_S
 from orchestrator.store.engine import exists
-from orchestrator.store.records import ENDED, Attempt, Checkpoint, Epoch, Status, StoredRun
+from orchestrator.store.records import (
+    ENDED,
+    Attempt,
+    Checkpoint,
+    Epoch,
+    MetricRange,
+    Status,
+    StoredRun,
+)
 from orchestrator.store.snapshot import close_as_single_file, copy_run, snapshot
 from orchestrator.store.writer import CHECKPOINTS_KEPT, Store
 
@@ -22,6 +30,7 @@ __all__ = [
     "Attempt",
     "Checkpoint",
     "Epoch",
+    "MetricRange",
     "NewerStoreError",
     "QueryError",
     "Status",

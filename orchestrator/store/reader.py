@@ -1,11 +1,11 @@
 """Reading from the result store."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import case, func, select
 from sqlalchemy.engine import URL
@@ -35,13 +35,14 @@ from orchestrator.store.models import (
     to_attempt,
     to_stored_run,
 )
-from orchestrator.store.records import OPEN, Attempt, Status, StoredRun
+from orchestrator.store.records import OPEN, Attempt, MetricRange, Status, StoredRun
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEYS_PER_QUERY = 1000  # fits into one statement of every database
 LAST_CHANGE = func.coalesce(RunRow.finished_at, RunRow.started_at, RunRow.created_at)
+T = TypeVar("T")
+VALUES_PER_QUERY = 5000  # SQLite allows 32,766 in a statement, PostgreSQL 65,535
 SAME_RUN = EpochRow.key == RunRow.key
 LAST_EPOCH = select(func.max(EpochRow.epoch)).where(SAME_RUN).correlate(RunRow).scalar_subquery()
 FIRST_EPOCH = select(func.min(EpochRow.epoch)).where(SAME_RUN).correlate(RunRow).scalar_subquery()
@@ -139,16 +140,22 @@ class StoreReader:
             select(*RUN_COLUMNS, LAST_EPOCH.label("epoch"), RECORDED_EPOCHS.label("recorded"))
             .add_columns(DriverRow.heartbeat_at)
             .outerjoin(DriverRow, DriverRow.id == RunRow.driver)
-            .where(*(column.in_(list(given)) for column, given in conditions if given is not None))
-            .order_by(RunRow.run_id, RunRow.seed, RunRow.created_at)
         )
+        chunked = [
+            [column.in_(chunk) for chunk in chunks(given)]
+            for column, given in conditions
+            if given is not None
+        ]
         with self._session() as session:
-            rows = session.execute(query).all()
+            rows = [
+                row for chosen in product(*chunked) for row in session.execute(query.where(*chosen))
+            ]
         alive = {self._driver} if self._driver else set()
         if any(row.status in OPEN and row.driver != self._driver for row in rows):
             alive |= self._watch.alive()
         with translate_errors(self.url):
-            return [to_stored_run(row, alive) for row in rows]
+            found = [to_stored_run(row, alive) for row in rows]
+        return sorted(found, key=lambda run: (run.run_id, run.seed, run.created_at))
 
     def keys_by_priority(self, limit: int, profile: str | None = None) -> list[str]:
         """Return at most `limit` keys: of open runs, then unfinished ones, then the newest done."""
@@ -217,18 +224,54 @@ class StoreReader:
             query = query.where(MetricRow.name.in_(list(names)))
         found: dict[str, dict[int, dict[str, float]]] = {}
         with self._session() as session:
-            for chunk in _chunks(keys):
+            for chunk in chunks(keys):
                 for key, epoch, name, value in session.execute(query.where(RunRow.key.in_(chunk))):
                     found.setdefault(key, {}).setdefault(epoch, {})[name] = value
         return found
 
-    def recorded_at(self, key: str, *, after: int = 0) -> dict[int, str]:
-        """Return the time at which each epoch after `after` was recorded."""
-        query = select(EpochRow.epoch, EpochRow.recorded_at).where(
-            EpochRow.key == key, EpochRow.epoch > after
+    def metric_ranges(
+        self, keys: Iterable[str], names: Iterable[str]
+    ) -> dict[str, dict[int, MetricRange]]:
+        """Return the ranges of metrics by name and epoch, over the runs that have the epoch."""
+        value = MetricRow.value
+        summary = (func.count(), func.sum(value), func.min(value), func.max(value))
+        query = (
+            select(MetricRow.name, MetricRow.epoch, *summary)
+            .where(MetricRow.name.in_(list(names)))
+            .group_by(MetricRow.name, MetricRow.epoch)
+            .order_by(MetricRow.epoch)
         )
+        found: dict[str, dict[int, list[tuple[int, float, float, float]]]] = {}
+        with self._session() as session:
+            for chunk in chunks(keys):
+                chosen = query.where(MetricRow.key.in_(chunk))
+                for name, epoch, count, total, low, high in session.execute(chosen):
+                    parts = found.setdefault(name, {}).setdefault(epoch, [])
+                    parts.append((count, total, low, high))
+        return {
+            name: {epoch: _join_ranges(parts) for epoch, parts in sorted(epochs.items())}
+            for name, epochs in found.items()
+        }
+
+    def recorded_at(self, key: str) -> dict[int, str]:
+        """Return the time at which each epoch was recorded."""
+        query = select(EpochRow.epoch, EpochRow.recorded_at).where(EpochRow.key == key)
         with self._session() as session:
             return {row.epoch: row.recorded_at for row in session.execute(query)}
+
+    def last_recorded_at(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return the time at which the last epoch of each run was recorded, by key."""
+        query = (
+            select(EpochRow.key, EpochRow.recorded_at)
+            .join(RunRow, RunRow.key == EpochRow.key)
+            .where(EpochRow.epoch == LAST_EPOCH)
+        )
+        with self._session() as session:
+            return {
+                row.key: row.recorded_at
+                for chunk in chunks(keys)
+                for row in session.execute(query.where(RunRow.key.in_(chunk)))
+            }
 
     def final(
         self, keys: Iterable[str], *, epoch: int | None = None
@@ -241,15 +284,15 @@ class StoreReader:
             select(MetricRow.key, MetricRow.name, MetricRow.value)
             .join(RunRow, RunRow.key == MetricRow.key)
             .where(
-                RunRow.key.in_(list(keys)),
                 RunRow.status == Status.DONE,
                 MetricRow.epoch == (RunRow.epochs if epoch is None else epoch),
             )
         )
         found: dict[str, dict[str, float]] = {}
         with self._session() as session:
-            for key, name, value in session.execute(query):
-                found.setdefault(key, {})[name] = value
+            for chunk in chunks(keys):
+                for key, name, value in session.execute(query.where(RunRow.key.in_(chunk))):
+                    found.setdefault(key, {})[name] = value
         return found
 
     def attempts(self, key: str) -> list[Attempt]:
@@ -262,6 +305,16 @@ class StoreReader:
         """Return a run's final margins as little-endian float32, or None."""
         with self._session() as session:
             return session.scalar(select(MarginRow.values).where(MarginRow.key == key))
+
+    def keys_with_margins(self, keys: Iterable[str]) -> set[str]:
+        """Return those of the runs that have margins, without reading these."""
+        query = select(MarginRow.key)
+        with self._session() as session:
+            return {
+                key
+                for chunk in chunks(keys)
+                for key in session.scalars(query.where(MarginRow.key.in_(chunk)))
+            }
 
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Return the columns and rows of one SQL statement, which may only read.
@@ -292,7 +345,14 @@ class StoreReader:
             return pd.read_sql(query, session.connection())
 
 
-def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(keys)
-    while chunk := list(islice(rest, KEYS_PER_QUERY)):
+def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the distinct values in lists that fit into one statement of every database."""
+    rest = iter(dict.fromkeys(values))
+    while chunk := list(islice(rest, VALUES_PER_QUERY)):
         yield chunk
+
+
+def _join_ranges(parts: Sequence[tuple[int, float, float, float]]) -> MetricRange:
+    """Return the range of all values from counts, sums, minima and maxima of some of them each."""
+    counts, sums, lows, highs = zip(*parts, strict=True)
+    return MetricRange(sum(sums) / sum(counts), min(lows), max(highs))

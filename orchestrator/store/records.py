@@ -1,9 +1,11 @@
 """Plain values read from the store. Times are ISO 8601 in UTC."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+
+from aol.config import TrainConfig, flatten, from_dict
 
 
 class Status(StrEnum):
@@ -29,6 +31,15 @@ class Epoch:
     epoch: int
     values: Mapping[str, float]
     at: str
+
+
+@dataclass(frozen=True)
+class MetricRange:
+    """The mean, the smallest and the largest value of a metric over several runs."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from orchestrator.store.models import (
     RunRow,
     run_tables,
 )
-from orchestrator.store.reader import StoreReader
+from orchestrator.store.reader import StoreReader, chunks
 from orchestrator.store.records import OPEN, Checkpoint, Epoch, Status
 
 CHECKPOINTS_KEPT = 2
@@ -126,14 +126,18 @@ class Store(StoreReader):
 
     def queue(self, runs: Iterable[RunSpec]) -> None:
         """Add runs as pending; runs that are stored already keep their results."""
+        by_key = {run.key: run for run in runs}
         self._become_driver()
         with self._writing() as session:
-            for run in runs:
-                row = session.get(RunRow, run.key) or _new_row(run)
-                session.add(row)
-                if row.status != Status.DONE:
-                    row.status, row.profile, row.name = Status.PENDING, run.profile, run.name
-                    row.driver = self._driver
+            for keys in chunks(by_key):
+                known = session.scalars(select(RunRow).where(RunRow.key.in_(keys)))
+                rows = {row.key: row for row in known}
+                for key in keys:
+                    run, row = by_key[key], rows.get(key) or _new_row(by_key[key])
+                    session.add(row)
+                    if row.status != Status.DONE:
+                        row.status, row.profile, row.name = Status.PENDING, run.profile, run.name
+                        row.driver = self._driver
 
     def start(self, run: RunSpec, provenance: Provenance, *, at: str | None = None) -> None:
         """Begin an attempt from the newest checkpoint, now or at the time `at`."""
@@ -143,7 +147,7 @@ class Store(StoreReader):
             row.status, row.error, row.finished_at = Status.RUNNING, None, None
             row.driver = self._driver
             row.started_at = row.started_at or at or _now()
-            _close_attempts(session, run.key, Status.INTERRUPTED, at)
+            _close_attempts(session, [run.key], Status.INTERRUPTED, at)
             attempt = AttemptRow(
                 key=run.key,
                 from_epoch=row.checkpoints[0]["epoch"] if row.checkpoints else 0,
@@ -229,7 +233,7 @@ class Store(StoreReader):
                 row.certificate = dict(certificate)
             if margins is not None:
                 session.merge(MarginRow(key=key, count=len(margins) // 4, values=margins))
-            _close_attempts(session, key, status, at)
+            _close_attempts(session, [key], status, at)
 
     def heartbeat(self) -> None:
         """Renew this driver's heartbeat, and its lock if that was lost."""
@@ -244,9 +248,15 @@ class Store(StoreReader):
 
         In an exclusive store no other driver is alive.
         """
-        for run in self.runs(statuses=OPEN):
-            if self.exclusive or not run.alive:
-                self.finish(run.key, Status.INTERRUPTED, error=run.error)
+        lost = [run.key for run in self.runs(statuses=OPEN) if self.exclusive or not run.alive]
+        with self._writing() as session:
+            for keys in chunks(lost):
+                session.execute(
+                    update(RunRow)
+                    .where(RunRow.key.in_(keys))
+                    .values(status=Status.INTERRUPTED, finished_at=_now())
+                )
+                _close_attempts(session, keys, Status.INTERRUPTED, None)
 
     def delete_run(self, key: str) -> None:
         """Delete a run with all its records."""
@@ -261,11 +271,12 @@ class Store(StoreReader):
         cell at its place.
         """
         placed = list(enumerate(cells))
-        kept = [place for place, cell in placed if not cell]
         rows = [{"profile": profile, "place": place, **cell} for place, cell in placed if cell]
-        others = (CellRow.profile == profile, CellRow.place.not_in(kept))
+        of_profile = delete(CellRow).where(CellRow.profile == profile)
         with self._writing() as session:
-            session.execute(delete(CellRow).where(*others))
+            session.execute(of_profile.where(CellRow.place >= len(placed)))
+            for places in chunks(row["place"] for row in rows):
+                session.execute(of_profile.where(CellRow.place.in_(places)))
             if rows:
                 session.execute(insert(CellRow), rows)
 
@@ -321,10 +332,10 @@ def _keep_only(row: RunRow, kept: list[dict[str, object]]) -> list[Checkpoint]:
     return dropped
 
 
-def _close_attempts(session: Session, key: str, outcome: Status, at: str | None) -> None:
+def _close_attempts(session: Session, keys: Sequence[str], outcome: Status, at: str | None) -> None:
     session.execute(
         update(AttemptRow)
-        .where(AttemptRow.key == key, AttemptRow.finished_at.is_(None))
+        .where(AttemptRow.key.in_(keys), AttemptRow.finished_at.is_(None))
         .values(finished_at=at or _now(), outcome=outcome)
     )
 

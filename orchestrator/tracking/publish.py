@@ -5,15 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.analysis.report import Report, make_report
-from orchestrator.analysis.tables import runs_of
 from orchestrator.errors import StoreError, TrackingError
-from orchestrator.reporting.figures import OVERALL, by_run, draw_figures, files_of
+from orchestrator.reporting.figures import draw_figures, files_of
 from orchestrator.reporting.render import render
 from orchestrator.spec.experiment import Experiment
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Store
 from orchestrator.store.cells import store_published_cells
-from orchestrator.tracking import OVERALL_TAG, Tracker, tracker_for
+from orchestrator.tracking import Tracker, tracker_for
 
 
 def publish_imported(
@@ -40,7 +39,7 @@ def publish(tracker: Tracker, store: Store, experiment: Experiment) -> None:
     Raises: TrackingError, StoreError.
     """
     report = make_report(experiment, store)
-    _attach_tables(tracker, store, report)
+    _attach_tables(tracker, report)
     _attach_figures(tracker, store, report)
 
 
@@ -55,33 +54,24 @@ def publish_all(tracker: Tracker, store: Store, file: SpecFile, results: Path) -
         make_report(file.experiment(name), store) for name in profiles if name in file.profiles
     ]
     for report in reports:
-        _attach_tables(tracker, store, report)
+        _attach_tables(tracker, report)
     for profile in profiles:
         written = results / profile / "tables.md"
         if profile not in file.profiles and written.is_file():
-            tracker.attach_tables(store, profile, written.read_text(encoding="utf-8"))
+            tracker.attach_tables(profile, written.read_text(encoding="utf-8"))
     for report in reports:
         _attach_figures(tracker, store, report)
 
 
-def _attach_tables(tracker: Tracker, store: Store, report: Report) -> None:
-    tracker.attach_tables(store, report.experiment.profile, render(report, "md"))
+def _attach_tables(tracker: Tracker, report: Report) -> None:
+    tracker.attach_tables(report.experiment.profile, render(report, "md"))
 
 
 def _attach_figures(tracker: Tracker, store: Store, report: Report) -> None:
-    """Attach the figures of its own tables to each run, and those of the claims to all runs."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             drawn = draw_figures(report, store, Path(folder))
-            own = by_run(report, drawn)
-            found = runs_of(report.experiment, store)
-            tracker.attach_figures(
-                store,
-                {run.key: files_of(own.get(id_, [])) for id_ in found for run in found[id_]},
-            )
-            overall = files_of([path for path in drawn if path.stem in OVERALL])
-            runs = store.runs(profiles=[report.experiment.profile])
-            tracker.attach_figures(store, {run.key: overall for run in runs}, OVERALL_TAG)
+            tracker.attach_figures(report.experiment.profile, files_of(drawn))
     except (TrackingError, StoreError):
         raise
     except Exception as error:  # of fonts, numbers or disks; the runs themselves are fine

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ACTIVE = "active"  # the lifecycle stage of what is not deleted
+REPORT_TAG = "aol.report"  # the profile, of the MLflow run with its tables and figures
 TABLES_TAG = "aol.tables"  # a digest of the attached tables
 TABLES_FILE = "tables/tables.md"
-FIGURES_TAG = "aol.figures"  # a digest of the attached figures of the run's own tables
-OVERALL_TAG = "aol.figures.overall"  # separate, because the overall figure changes with every run
+FIGURES_TAG = "aol.figures"  # a digest of the attached figures
 FIGURES_FOLDER = "figures"
 
 
@@ -94,31 +94,26 @@ class Tracker:
                 self._send_run(client, store, run)
         return len(runs)
 
-    def attach_tables(self, store: Store, profile: str, tables: str) -> None:
-        """Attach the tables to each of the profile's runs, in place of earlier ones."""
+    def attach_tables(self, profile: str, tables: str) -> None:
+        """Attach the tables to the profile's report, in place of earlier ones."""
         digest = hashlib.sha256(tables.encode()).hexdigest()
         with self._translate_errors():
             client = self._connect()
-            for run in store.runs(profiles=[profile]):
-                mlflow_run = self._find_sent(client, store, run)
-                if mlflow_run and mlflow_run.data.tags.get(TABLES_TAG) != digest:
-                    client.log_text(mlflow_run.info.run_id, tables, TABLES_FILE)
-                    client.set_tag(mlflow_run.info.run_id, TABLES_TAG, digest)
+            report = self._report(client, profile)
+            if report.data.tags.get(TABLES_TAG) != digest:
+                client.log_text(report.info.run_id, tables, TABLES_FILE)
+                client.set_tag(report.info.run_id, TABLES_TAG, digest)
 
-    def attach_figures(
-        self, store: Store, figures: Mapping[str, Sequence[Path]], tag: str = FIGURES_TAG
-    ) -> None:
-        """Attach files to runs, by key, in place of earlier ones; `tag` gets their digest."""
+    def attach_figures(self, profile: str, figures: Sequence[Path]) -> None:
+        """Attach files to the profile's report, in place of earlier ones of the same names."""
         with self._translate_errors():
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in figures)).hexdigest()
             client = self._connect()
-            for run in store.runs(key for key in figures if figures[key]):
-                paths = figures[run.key]
-                digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-                mlflow_run = self._find_sent(client, store, run)
-                if mlflow_run and mlflow_run.data.tags.get(tag) != digest:
-                    for path in paths:
-                        client.log_artifact(mlflow_run.info.run_id, str(path), FIGURES_FOLDER)
-                    client.set_tag(mlflow_run.info.run_id, tag, digest)
+            report = self._report(client, profile)
+            if report.data.tags.get(FIGURES_TAG) != digest:
+                for path in figures:
+                    client.log_artifact(report.info.run_id, str(path), FIGURES_FOLDER)
+                client.set_tag(report.info.run_id, FIGURES_TAG, digest)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -193,12 +188,6 @@ class Tracker:
         store.set_mlflow_status(run.key, run.status)
         return mlflow_run
 
-    def _find_sent(self, client: "MlflowClient", store: Store, run: StoredRun) -> "Run | None":
-        """Find the MLflow run of a run that was sent; send it again if it was deleted since."""
-        if run.mlflow_run_id is None:
-            return None
-        return self._find(client, run) or self._send_run(client, store, run)
-
     def _find(self, client: "MlflowClient", run: StoredRun) -> "Run | None":
         """Find the MLflow run of a stored run, by its ID in the store or else by its tags."""
         from mlflow.exceptions import MlflowException
@@ -214,6 +203,17 @@ class Tracker:
         tagged = client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{run.key}'")
         created = (one for one in tagged if one.data.tags.get(CREATED_TAG) == run.created_at)
         return next(created, None)
+
+    def _report(self, client: "MlflowClient", profile: str) -> "Run":
+        """Return the MLflow run with a profile's tables and figures; create it if necessary."""
+        reports = client.search_runs([self._experiment_id], f"tags.`{REPORT_TAG}` LIKE '%'")
+        for found in reports:
+            if found.data.tags[REPORT_TAG] == profile:
+                return found
+        name = f"tables and figures of {profile}"[:NAME_LENGTH]
+        created = client.create_run(self._experiment_id, tags={REPORT_TAG: profile}, run_name=name)
+        client.set_terminated(created.info.run_id)
+        return created
 
     def _create(self, client: "MlflowClient", run: StoredRun) -> "Run":
         start = to_milliseconds(run.started_at or run.created_at)

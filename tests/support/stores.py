@@ -4,14 +4,30 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 
 from alembic.config import Config
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 
 from orchestrator.provenance import Provenance
 from tests.support.shell import PROJECT
 
 ORIGIN = Provenance(git_commit="abc", packages={"torch": "2.0"}, data_fingerprint="d-d")
+
+
+@contextmanager
+def recorded_statements(store):
+    """
+    Yield a list that receives each statement which the store sends in the block, with its values.
+    """
+    sent = []
+
+    def record(*given):
+        sent.append(given[2:4])
+
+    event.listen(store.engine, "before_cursor_execute", record)
+    yield sent
+    event.remove(store.engine, "before_cursor_execute", record)
 
 
 def migrate(path, direction, revision):

@@ -13,7 +13,7 @@ from orchestrator.analysis.claims.judge import (
     judge_by_epoch,
     judge_claims,
 )
-from orchestrator.analysis.claims.measurements import Basis
+from orchestrator.analysis.claims.measurements import Basis, claimed_radii
 from orchestrator.analysis.claims.relations import Assessment
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "JudgedClaim",
     "Step",
     "claim_record",
+    "claimed_radii",
     "describe_evidence",
     "describe_step",
     "judge_by_epoch",

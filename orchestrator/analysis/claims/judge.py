@@ -25,6 +25,7 @@ from orchestrator.analysis.claims.relations import (
     claim_test,
     support,
 )
+from orchestrator.analysis.margins import MarginReader
 from orchestrator.analysis.tables import finished_runs
 from orchestrator.analysis.verdicts import MAX_SEEDS, SIGNIFICANCE_LEVEL, holm
 from orchestrator.errors import RecordError
@@ -90,7 +91,9 @@ class JudgedClaim:
         return max(self.assessment.steps, key=support)
 
 
-def judge_claims(experiment: Experiment, store: Store) -> list[JudgedClaim]:
+def judge_claims(
+    experiment: Experiment, store: Store, margins: MarginReader | None = None
+) -> list[JudgedClaim]:
     """Return the verdict of every claim of the file, for the finished runs of a profile.
 
     A claim whose values are damaged is not measured. Raises: StoreError.
@@ -98,7 +101,7 @@ def judge_claims(experiment: Experiment, store: Store) -> list[JudgedClaim]:
     published, labels = PublishedComparisons(experiment), run_labels(experiment)
     return [
         replace(judged, published=describe_published(judged.claim, published, labels))
-        for judged in _judge_all(_assess_all(experiment, Measurements(experiment, store)))
+        for judged in _judge_all(_assess_all(experiment, Measurements(experiment, store, margins)))
     ]
 
 
@@ -109,18 +112,14 @@ def judge_by_epoch(experiment: Experiment, store: Store) -> dict[int, dict[str, 
     `EPOCHS_SHOWN` epochs at even distances. Holm's correction is over the same claims in each.
     Raises: StoreError.
     """
-    final = _assess_all(experiment, Measurements(experiment, store))
+    measured = Measurements(experiment, store)
+    final = _assess_all(experiment, measured)
     one_per_run = {run.run_id: run.key for run in finished_runs(experiment, store)}
-    evaluated = {
-        epoch
-        for key in one_per_run.values()
-        for epoch, values in store.metrics(key).items()
-        if "accuracy" in values
-    }
+    evaluated = store.metric_ranges(one_per_run.values(), ["accuracy"]).get("accuracy", {})
     every = max(1, -(-len(evaluated) // EPOCHS_SHOWN))
     verdicts = {}
     for epoch in sorted(evaluated, reverse=True)[::every][::-1]:
-        then = _assess_all(experiment, Measurements(experiment, store, epoch))
+        then = _assess_all(experiment, measured.at_epoch(epoch))
         shown = [item.judged_by_seeds for item in then]
         judged = _judge_all(
             [

@@ -1,8 +1,9 @@
 """The values that claims are about, of finished runs and of the paper, ready to be compared."""
 
 from collections.abc import Sequence
+from copy import copy
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.analysis.certificates import measure
 from orchestrator.analysis.claims.contrasts import (
@@ -11,7 +12,7 @@ from orchestrator.analysis.claims.contrasts import (
     PublishedContrasts,
     SeedContrasts,
 )
-from orchestrator.analysis.margins import certified, certified_share, load_margins
+from orchestrator.analysis.margins import MarginReader, certified
 from orchestrator.analysis.tables import EXCLUDED, runs_of
 from orchestrator.errors import RecordError
 from orchestrator.spec.claims import Claim, radius_of
@@ -39,14 +40,14 @@ class NotComparableError(Exception):
 
 
 class Measurements:
-    """The values of the finished runs of a profile, by run ID and seed.
+    """The values of the finished runs of a profile after the last epoch, by run ID and seed."""
 
-    They are those of the last epoch. With `epoch`, counted from 1, they are the metrics of that
-    one: margins and certificates are kept of the last only.
-    """
-
-    def __init__(self, experiment: Experiment, store: Store, epoch: int | None = None) -> None:
-        self.experiment, self._store, self._epoch = experiment, store, epoch
+    def __init__(
+        self, experiment: Experiment, store: Store, margins: MarginReader | None = None
+    ) -> None:
+        self.experiment, self._store = experiment, store
+        self._epoch: int | None = None
+        self._margins = margins or MarginReader(store)
         self._specs = {run.id: run for run in experiment.runs}
         ended, stored = (Status.DONE, Status.UNSOUND), runs_of(experiment, store)
         self._runs = {
@@ -56,10 +57,18 @@ class Measurements:
             run_id: {run.seed: EXCLUDED[run.status] for run in runs if run.status in EXCLUDED}
             for run_id, runs in stored.items()
         }
-        keys = [run.key for runs in self._runs.values() for run in runs]
-        self._metric_values = store.final(keys, epoch=epoch)  # none of unsound runs
+        self._metric_values = self._read_metrics()
         self._metrics = {column.title: column.metric for column in experiment.columns}
-        self._margins: dict[str, Any] = {}
+
+    def at_epoch(self, epoch: int) -> "Measurements":
+        """Return the metrics of an earlier epoch, counted from 1.
+
+        Margins and certificates are kept of the last one only.
+        """
+        earlier = copy(self)
+        earlier._epoch = epoch
+        earlier._metric_values = earlier._read_metrics()
+        return earlier
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -82,6 +91,10 @@ class Measurements:
         """Return the name of the dataset that a run is tested on."""
         return self._specs[run].train.data.name
 
+    def images(self, run: int) -> int:
+        """Return the number of images that a run is tested on."""
+        return self._specs[run].train.data.test_images
+
     def image_values(self, run: int, column: str) -> "Array":
         """Return 100 for every test image of the first seed that counts, 0 for the others.
 
@@ -91,7 +104,7 @@ class Measurements:
         if radius is None or self._epoch is not None:
             raise NotComparableError("It has no value per test image, so it needs a second seed.")
         first = next(each for each in self._runs[run] if each.status is Status.DONE)
-        margins = self._load(first)
+        margins = self._margins.load(first)
         if margins is None:
             raise NotComparableError(f"The store has no margins of run {run}.")
         return 100.0 * certified(margins, radius).astype(float)
@@ -107,20 +120,27 @@ class Measurements:
         for name in MEASUREMENTS:
             if column == name:
                 return measure(name, run, self._specs[run.run_id])
-        margins, radius = self._load(run), radius_of(column)
-        if margins is None or radius is None:
-            return None
-        return 100 * certified_share(margins, radius)
+        radius = radius_of(column)
+        share = None if radius is None else self._margins.share(run, radius)
+        return None if share is None else 100 * share
 
     def _radius(self, column: str) -> float | None:
         """Return the radius of a column, None if it is no share of the test images."""
         metric = self._metrics.get(column)
         return radius_of(column) if metric is None else RADII[metric]
 
-    def _load(self, run: StoredRun) -> Any:
-        if run.key not in self._margins:
-            self._margins[run.key] = load_margins(self._store, run)
-        return self._margins[run.key]
+    def _read_metrics(self) -> dict[str, dict[str, float]]:
+        """Return the metrics of the epoch by key, none of unsound runs."""
+        keys = [run.key for runs in self._runs.values() for run in runs]
+        return self._store.final(keys, epoch=self._epoch)
+
+
+def claimed_radii(experiment: Experiment) -> set[float]:
+    """Return the radii of claims at which the tables have no column."""
+    titles = [column.title for column in experiment.columns]
+    columns = {one for claim in experiment.claims for one in claim.columns_among(titles)}
+    radii = map(radius_of, columns.difference(titles))
+    return {radius for radius in radii if radius is not None}
 
 
 class Comparisons:
@@ -165,12 +185,11 @@ class Comparisons:
         shared = sorted(set.intersection(*(set(self.seeds[run]) for run in group)))
         fewest = min(len(self.seeds[run]) for run in group)
         paired = len(shared) > 1
-        images = {run.id: run.train.data.test_images for run in self.measured.experiment.runs}
         values = {
             run: self._values(run, column, minus, shared if paired else self.seeds[run][:fewest])
             for run in group
         }
-        least = 100 * HALF_AN_IMAGE / min(images[run] for run in group)
+        least = 100 * HALF_AN_IMAGE / min(map(self.measured.images, group))
         return SeedContrasts(values, paired, least)
 
     def _values(

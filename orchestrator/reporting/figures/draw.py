@@ -22,8 +22,6 @@ SPECTRA = "singular-values-"  # name before the run's ID
 CLAIMS = "claims"  # name of the figure of all claims
 CLAIMS_BY_EPOCH = "claims-by-epoch"
 PAPER_AGAINST_OURS = "paper-against-ours"
-OVERALL = (CLAIMS, CLAIMS_BY_EPOCH, PAPER_AGAINST_OURS)  # names of the figures about all runs
-TABLE_FIGURES = ("curves", "training", "trade-off")  # names before the table's ID
 
 
 def draw_figures(
@@ -76,20 +74,6 @@ def _claims_figures(report: Report, store: Store) -> Iterator[tuple[str, "Figure
     by_epoch = judge_by_epoch(report.experiment, store)
     if len(by_epoch) > 1:
         yield CLAIMS_BY_EPOCH, claims_by_epoch(report.claims, by_epoch, note)
-
-
-def by_run(report: Report, drawn: Sequence[Path]) -> dict[int, list[Path]]:
-    """Return the figures of the tables that contain a run, by run ID."""
-    figures: dict[int, list[Path]] = {}
-    for filled in report.tables:
-        names = {f"{kind}-{filled.table.id}" for kind in TABLE_FIGURES}
-        of_table = [path for path in drawn if path.stem in names]
-        for run in {row.run for row in filled.table.rows}:
-            figures.setdefault(run, []).extend(of_table)
-    for path in drawn:
-        if path.stem.startswith(SPECTRA):
-            figures.setdefault(int(path.stem.removeprefix(SPECTRA)), []).append(path)
-    return figures
 
 
 def files_of(drawn: Sequence[Path]) -> list[Path]:

@@ -62,6 +62,23 @@ class Screen:
         return [match[1] for match in stamped]
 
 
+class CountedWork(dict):
+    """
+    The work of the runs, counting how often that of a run is read.
+    """
+
+    reads = 0
+
+    def get(self, key, default=None):
+        self.reads += 1
+        return super().get(key, default)
+
+    def values(self):
+        for value in super().values():
+            self.reads += 1
+            yield value
+
+
 NAME = "run 7 AOL-Small (digits, seed 7)"
 
 
@@ -73,7 +90,7 @@ def test_a_run_is_printed_in_plain_lines(tmp_path, run, clock):
         clock[0] += 3
         record(EpochDone(run, 1, VALUES))
         record(Saved(run, Checkpoint(1, "/c/1")))
-        record(Tick((run,)))
+        record(Tick())
         clock[0] += 117
         record(Finished(run, Status.DONE))
 
@@ -345,3 +362,20 @@ def test_a_plan_shows_names_and_reasons_as_they_are(make_run):
     text = console.file.getvalue()
     assert "[bold]a[/] \\ " in text
     assert "[red]because[/nothing]\\x1b[2J" in text
+
+
+def test_showing_an_event_takes_as_long_with_many_runs_as_with_few(tmp_path, make_run):
+    reads = []
+    for count in (4, 40):
+        runs = [make_run(number) for number in range(count)]
+        work = CountedWork({run.key: 1.0 for run in runs})
+        record = ConsoleRecorder(Console(file=io.StringIO()), work, tmp_path)
+        for run in runs[:-1]:
+            record(Finished(run, Status.DONE))
+        work.reads = 0
+        record(Placed(runs[-1], "host", "CPU", 0))
+        record(Tick())
+        record(Finished(runs[-1], Status.DONE))
+        reads.append(work.reads)
+
+    assert reads[0] == reads[1]

@@ -96,6 +96,20 @@ def test_the_eta_is_the_remaining_epochs_at_the_latest_speed(store, make_run):
     assert found.images_per_s == 250.0
 
 
+def test_the_eta_includes_evaluations_as_often_as_they_take_place(store, make_run):
+    """
+    Every tenth epoch ends with one, and its last five with none.
+    """
+    run = make_run(epochs=100, eval_every=10)
+    store.queue([run])
+    store.start(run, ORIGIN)
+    for epoch in range(1, 26):
+        store.record(run.key, epoch, {"seconds": 1.0 if epoch % 10 else 11.0})
+    (found,) = run_statuses(store, None)
+
+    assert found.eta_s == 75 * 2.0
+
+
 def test_only_a_run_in_training_has_an_eta(store, make_run):
     start(store, make_run(1), epochs=1)
     start(store, make_run(2), epochs=1)

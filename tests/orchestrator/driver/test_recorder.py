@@ -83,6 +83,17 @@ def test_each_attempt_has_the_origin_that_its_worker_reported(recorder, store, r
     assert (only(store).git_commit, only(store).packages) == ("abc", {"torch": "2.0"})
 
 
+def test_the_store_is_not_read_for_checkpoints_while_none_is_dropped(
+    recorder, store, run, monkeypatch
+):
+    recorder(Started(run))
+    monkeypatch.setattr(store, "runs", None)
+    send_saved(recorder, run, "/s/a/1", "/s/a/2")
+    monkeypatch.undo()
+
+    assert len(only(store).checkpoints) == 2
+
+
 def test_the_end_of_a_run_is_written_with_its_margins_or_its_error(recorder, store, run):
     recorder(Started(run))
     recorder(Finished(run, Status.FAILED, error="no memory"))
@@ -219,8 +230,8 @@ def test_events_wait_in_their_order_while_the_store_is_locked(
             recorder(EpochDone(run, epoch, {"train_loss": 1 / epoch}))
             recorder(Saved(run, Checkpoint(epoch, f"/s/a/{epoch}")))
         during = [*discarded]
-        recorder(Tick((run,)))
-    recorder(Tick((run,)))
+        recorder(Tick())
+    recorder(Tick())
     recorder.close()
 
     assert during == []

@@ -1,4 +1,5 @@
 from itertools import product
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,27 @@ def test_only_seeds_that_resolve_cells_are_chosen():
 
 def test_of_equally_good_allocations_the_cheapest_is_chosen():
     assert allocated([needs_of(3, 1), needs_of(2, 1)], 3) == [(1, 1)]
+
+
+def test_a_budget_of_exactly_the_hours_is_enough():
+    """
+    The sum of three tenths is larger than 0.3 in binary.
+    """
+    assert len(allocated([needs_of(0.1, 1), needs_of(0.1, 1), needs_of(0.1, 1)], 0.3)) == 3
+
+
+def test_hundreds_of_runs_share_a_budget():
+    """
+    A solver of integer programs searches for minutes among so many different hours.
+    """
+    hours = Random(0).choices(range(100, 200), k=300)
+    needs = [needs_of(each / 7, 1, 1, 2, 5) for each in hours]
+    chosen = allocate_budget(needs, 2000.0)
+    spent = sum(one.hours for one in chosen)
+    idle = {id(run) for run in needs} - {id(one.needs) for one in chosen}
+
+    assert 1990 < spent <= 2000
+    assert all(spent + run.hours(1) > 2000 for run in needs if id(run) in idle)
 
 
 def test_nothing_is_chosen_if_nothing_can_be_resolved():

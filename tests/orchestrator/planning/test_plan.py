@@ -55,6 +55,21 @@ def stored(run, status, *, epoch=0, recorded=None, checkpoints=(), **other):
     return StoredRun(**(nothing | known | other))
 
 
+class Watched:
+    """
+    A stored run that counts how often a field is read.
+    """
+
+    reads = 0
+
+    def __init__(self, run):
+        self.run = run
+
+    def __getattr__(self, name):
+        Watched.reads += 1
+        return getattr(self.run, name)
+
+
 def experiment_of(*runs):
     return Experiment(
         path=None,
@@ -503,3 +518,17 @@ def test_a_rerun_starts_from_the_start_whatever_is_stored(make_run):
         "requested with --rerun",
     )
     assert plan[0].action is Action.DONE
+
+
+@pytest.mark.parametrize("change", [{}, {"batch_size": 10}], ids=["same", "changed"])
+def test_twice_as_many_runs_are_twice_the_work(make_run, change):
+    reads = []
+    for count in (20, 40):
+        Watched.reads = 0
+        earlier = [Watched(stored(make_run(number), Status.DONE)) for number in range(count)]
+        now = experiment_of(*(make_run(number, **change) for number in range(count)))
+        planned = make_plan(now, earlier)
+        reads.append(Watched.reads)
+
+    assert len({item.action for item in planned}) == 1
+    assert reads[1] == 2 * reads[0]

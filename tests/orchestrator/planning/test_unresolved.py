@@ -15,7 +15,7 @@ from orchestrator.spec.schema import Prices
 from orchestrator.store import Checkpoint, Epoch, Status, Store
 from tests.support.reports import finish, replicate_of
 from tests.support.shell import TINY
-from tests.support.stores import ORIGIN
+from tests.support.stores import ORIGIN, recorded_statements
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_hours_are_estimated_from_recent_epochs_on_gpus(remaining, experiment, s
     """
     Runs with the same network, images and batches count, runs on CPUs do not.
     """
-    timed = make_run(5, profile="other", loss=experiment.runs[0].train.loss)
+    timed = make_run(5, profile="other", epochs=9, loss=experiment.runs[0].train.loss)
     elsewhere = make_run(6, batch_size=10)
     for run, device, seconds in [
         (timed, "NVIDIA H200", [100.0, 36.0, 36.0, 36.0, 36.0, 36.0]),
@@ -201,6 +201,47 @@ def test_the_newest_of_comparable_runs_determines_the_time(store, make_run, newe
         store.record_epochs(run.key, [Epoch(1, {"seconds": 10.0 + place}, at)])
 
     assert list(epoch_seconds(store, on_gpu=True).values()) == [10.0 + newest]
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds", "expected"),
+    [
+        ({}, [9, 1, 1, 1, 1, 1, 50], 1.0),
+        ({}, [2, 4, 50], 3.0),
+        ({"epochs": 1}, [50], 50.0),
+        ({"eval_every": 4}, [1, 1, 1, 9, 1, 1, 1, 9, 1, 1, 1, 50], 3.0),
+        ({"eval_every": 10, "epochs": 30}, [*[1] * 9, 11] * 2 + [1], 2.0),
+    ],
+    ids=["last", "few", "one", "evaluation", "in training"],
+)
+def test_the_time_is_that_of_whole_cycles_without_the_certified_epoch(
+    store, make_run, settings, seconds, expected
+):
+    """
+    The last epoch of a run ends with the certified evaluation, and only some epochs with one.
+    """
+    run = make_run(5, **({"epochs": len(seconds)} | settings))
+    store.queue([run])
+    store.start(run, ORIGIN)
+    store.set_placement(run.key, "box", "NVIDIA H200", 0)
+    for epoch, taken in enumerate(seconds, start=1):
+        store.record(run.key, epoch, {"seconds": float(taken)})
+
+    assert list(epoch_seconds(store, on_gpu=True).values()) == [expected]
+
+
+def test_timing_many_runs_takes_as_many_statements_as_timing_few(store, make_run):
+    counts = []
+    for ids in (range(2), range(2, 20)):
+        for run in map(make_run, ids):
+            store.queue([run])
+            store.set_placement(run.key, "box", "NVIDIA H200", 0)
+            store.record(run.key, 1, {"seconds": 1.0})
+        with recorded_statements(store) as sent:
+            epoch_seconds(store, on_gpu=True)
+        counts.append(len(sent))
+
+    assert counts[0] == counts[1]
 
 
 def test_a_quarter_of_a_gpu_costs_a_quarter(experiment, store):

@@ -256,6 +256,16 @@ def test_an_existing_file_is_replaced_only_with_force(experiment, store, tmp_pat
     assert zipfile.is_zipfile(file)
 
 
+def test_a_bundle_that_could_not_be_unpacked_is_not_written(
+    experiment, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(archive, "FILES_LIMIT", 5)
+    with pytest.raises(BundleError, match=r"demo\.zip: has \d+ files; 5 are allowed"):
+        write_bundle(experiment, store, tmp_path / "demo.zip", at=AT)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_profile_without_runs_cannot_be_bundled(home, tmp_path):
     empty = Store(tmp_path / "store.db")
     file = SpecFile(home / "experiments.yaml")

@@ -203,3 +203,13 @@ def test_an_override_of_resources_alone_stays_in_its_profile(spec_file):
     assert {run.profile for run in placed.runs} == {name}
     assert {run.resources.gpus for run in placed.runs} == {0}
     assert file.experiment(name, ["epochs=2", "resources.gpus=0"]).profile == "custom"
+
+
+def test_the_ids_of_the_runs_are_collected_once(spec_file):
+    """
+    Each row of a table and each claim refers to them.
+    """
+    file = spec_file().file
+
+    assert file.run_ids is file.run_ids
+    assert file.unknown([7, 0, 1, 8]) == [7, 8]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy import create_engine, inspect, text
 
 from orchestrator.errors import StoreError
 from orchestrator.store import Status, Store
 from orchestrator.store import engine as database
 from orchestrator.store.models import Base
-from tests.support.stores import ORIGIN, migrate, spawn
+from tests.support.stores import ORIGIN, migrate, recorded_statements, spawn
 
 VALUES = {"train_loss": 0.5, "accuracy": 0.25}
 NOBODY = 65534
@@ -524,7 +524,9 @@ READS = {
     "metrics": lambda store, key: store.metrics(key, after=1),
     "latest": lambda store, key: store.latest_metrics([key], epochs=5, names=["seconds"]),
     "recorded_at": lambda store, key: store.recorded_at(key),
+    "last recorded": lambda store, key: store.last_recorded_at([key]),
     "margins": lambda store, key: store.margins(key),
+    "with margins": lambda store, key: store.keys_with_margins([key]),
     "view by key": lambda store, key: store.query(f"SELECT * FROM v_final WHERE key = '{key}'"),
     "view by run ID": lambda store, key: store.query("SELECT * FROM v_final WHERE run_id = 7"),
     "view by profile": lambda store, key: store.query("SELECT * FROM v_final WHERE profile = 'x'"),
@@ -537,11 +539,8 @@ def test_reading_one_run_uses_an_index(store, running, read):
     """
     No table is scanned, so that many other runs do not slow it down.
     """
-    statements = []
-    event.listen(
-        store.engine, "before_cursor_execute", lambda *given: statements.append(given[2:4])
-    )
-    read(store, running.key)
+    with recorded_statements(store) as statements:
+        read(store, running.key)
     ((statement, values),) = [given for given in statements if "SELECT" in given[0]]
     with store.engine.connect() as connection:
         rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)

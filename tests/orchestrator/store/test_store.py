@@ -11,9 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import NoResultFound
 
 from orchestrator.errors import QueryError
-from orchestrator.store import Checkpoint, Epoch, Status, Store
+from orchestrator.store import Checkpoint, Epoch, MetricRange, Status, Store
 from orchestrator.store.models import Base, run_tables
-from tests.support.stores import ORIGIN
+from tests.support.stores import ORIGIN, recorded_statements
 
 VALUES = {"train_loss": 0.5, "accuracy": 0.25}
 
@@ -202,6 +202,70 @@ def test_runs_are_filtered_by_the_given_conditions(store, make_run):
     assert found(keys=[runs[0].key], ids=[2]) == found(ids=[]) == []
 
 
+def test_more_runs_can_be_selected_than_a_statement_can_have_values(store, running):
+    """
+    SQLite allows 32,766 of them, PostgreSQL 65,535.
+    """
+    store.record(running.key, 1, VALUES)
+    many = range(-70_000, 0)
+    keys = [*map(str, many), running.key]
+
+    assert [run.key for run in store.runs(keys)] == [running.key]
+    assert [run.key for run in store.runs(ids=[*many, running.id])] == [running.key]
+    assert list(store.latest_metrics(keys)) == list(store.last_recorded_at(keys)) == [running.key]
+    store.finish(running.key, Status.DONE)
+    assert list(store.final(keys, epoch=1)) == [running.key]
+
+
+@pytest.mark.parametrize("chunk", [2, 5000])
+def test_runs_keep_their_order_and_conditions_in_chunks(store, make_run, monkeypatch, chunk):
+    monkeypatch.setattr("orchestrator.store.reader.VALUES_PER_QUERY", chunk)
+    runs = [make_run(number) for number in range(5)]
+    store.queue(runs[::-1])
+    keys, ids = [run.key for run in runs], [run.id for run in runs]
+
+    assert [run.key for run in store.runs([*keys[::-1], *keys], ids=ids)] == keys
+    assert [run.key for run in store.runs(keys, ids=ids[2:])] == keys[2:]
+
+
+def statements_for(store, work):
+    with recorded_statements(store) as sent:
+        work()
+    return [statement for statement, _ in sent]
+
+
+@pytest.mark.parametrize("already_stored", [False, True])
+def test_queueing_many_runs_takes_as_many_statements_as_queueing_few(
+    store, make_run, already_stored
+):
+    few, many = ([make_run(number) for number in ids] for ids in (range(3), range(3, 30)))
+    if already_stored:
+        store.queue(few + many)
+    counts = [
+        len(statements_for(store, lambda runs=runs: store.queue(runs))) for runs in (few, many)
+    ]
+
+    assert counts[0] == counts[1]
+    assert {run.status for run in store.runs()} == {Status.PENDING}
+    assert len(store.runs()) == 30
+
+
+def test_recovering_many_runs_takes_as_many_statements_as_recovering_few(location, make_run):
+    counts = []
+    for ids in (range(3), range(3, 30)):
+        with Store(location) as lost:
+            lost.queue(make_run(number) for number in ids)
+            lost.start(make_run(ids[0]), ORIGIN)
+        with Store(location, exclusive=True) as alone:
+            counts.append(len(statements_for(alone, alone.recover)))
+            found, ended = alone.runs(), attempts(alone)
+
+    assert counts[0] == counts[1]
+    assert {run.status for run in found} == {Status.INTERRUPTED}
+    assert all(run.finished_at for run in found)
+    assert ended == [(0, "interrupted")] * 2
+
+
 def test_priority_is_open_runs_then_unfinished_ones_then_the_newest(store, make_run):
     old, new, failed, waiting = runs = [make_run(number) for number in range(4)]
     store.queue(runs)
@@ -298,12 +362,21 @@ def test_each_epoch_has_the_time_of_its_recording(store, running):
     store.record(running.key, 2, VALUES)
     first = store.recorded_at(running.key)
     store.record(running.key, 2, VALUES)
-    second = store.recorded_at(running.key, after=1)
+    second = store.recorded_at(running.key)
 
-    assert list(first) == [1, 2]
-    assert list(second) == [2]
+    assert list(first) == list(second) == [1, 2]
+    assert second[1] == first[1]
     assert datetime.fromisoformat(second[2]) >= datetime.fromisoformat(first[2])
     assert datetime.fromisoformat(second[2]).utcoffset() == timedelta(0)
+
+
+def test_the_last_recording_is_that_of_the_last_epoch(store, make_run):
+    trained, queued = make_run(1), make_run(2)
+    store.queue([trained, queued])
+    epochs = [Epoch(epoch, VALUES, f"2026-01-0{epoch}") for epoch in (1, 2)]
+    store.record_epochs(trained.key, epochs)
+
+    assert store.last_recorded_at([trained.key, queued.key]) == {trained.key: "2026-01-02"}
 
 
 def test_metrics_after_an_epoch_are_the_later_ones(store, running):
@@ -320,7 +393,7 @@ def test_latest_metrics_are_those_of_each_runs_last_epochs(store, make_run, monk
     """
     Many keys are queried in chunks.
     """
-    monkeypatch.setattr("orchestrator.store.reader.KEYS_PER_QUERY", 2)
+    monkeypatch.setattr("orchestrator.store.reader.VALUES_PER_QUERY", 2)
     short, long, queued = runs = [make_run(number) for number in range(3)]
     store.queue(runs)
     for run, epochs in ((short, 1), (long, 4)):
@@ -338,6 +411,20 @@ def test_latest_metrics_are_those_of_each_runs_last_epochs(store, make_run, monk
     assert store.latest_metrics([]) == {}
 
 
+def test_the_range_of_a_metric_is_that_of_all_runs_with_the_epoch(store, make_run, monkeypatch):
+    monkeypatch.setattr("orchestrator.store.reader.VALUES_PER_QUERY", 2)
+    runs = [make_run(number) for number in range(3)]
+    store.queue(runs)
+    for run, values in zip(runs, [(1.0, 5.0), (2.0, 7.0), (6.0,)], strict=True):
+        for epoch, value in enumerate(values, start=1):
+            store.record(run.key, epoch, {"loss": value, "other": 0.0})
+
+    assert store.metric_ranges([run.key for run in runs], ["loss", "unknown"]) == {
+        "loss": {1: MetricRange(3.0, 1.0, 6.0), 2: MetricRange(6.0, 5.0, 7.0)}
+    }
+    assert store.metric_ranges([], ["loss"]) == {}
+
+
 def test_epochs_recorded_together_equal_epochs_recorded_one_by_one(store, make_run):
     runs = one_by_one, together = make_run(1), make_run(2)
     stamp = "2026-01-01T00:00:00.000+00:00"
@@ -352,7 +439,7 @@ def test_epochs_recorded_together_equal_epochs_recorded_one_by_one(store, make_r
     assert store.record_epochs(together.key, epochs) == stale[0] == [Checkpoint(3, "/c/3")]
     assert store.record_epochs(together.key, []) == stale[1] == []
     assert store.metrics(together.key) == store.metrics(one_by_one.key)
-    assert store.recorded_at(together.key, after=1) == {2: stamp, 3: stamp}
+    assert list(store.recorded_at(together.key).values())[1:] == [stamp, stamp]
 
 
 def test_nan_in_one_epoch_rejects_all_epochs_of_the_call(store, running):
@@ -596,6 +683,23 @@ def test_the_view_of_cells_has_the_measured_value_of_each_published_cell(store, 
     assert sorted(rows) == [
         (0, 2, pytest.approx(65), pytest.approx(60), pytest.approx(70), pytest.approx(-5)),
         (1, 0, None, None, None, None),
+    ]
+
+
+def test_replacing_cells_keeps_those_that_are_not_given(store, monkeypatch):
+    """
+    Also in chunks.
+    """
+    monkeypatch.setattr("orchestrator.store.reader.VALUES_PER_QUERY", 2)
+    cells = [CELL | {"run_id": number, "seed": 0, "digest": "d"} for number in range(9)]
+    store.replace_cells("demo", cells[:5])
+    store.replace_cells("demo", [cells[5], None, cells[6], cells[7]])
+
+    assert store.query("SELECT place, run_id FROM cells ORDER BY 1")[1] == [
+        (0, 5),
+        (1, 1),
+        (2, 6),
+        (3, 7),
     ]
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from aol.config import OptimizerConfig, flatten
 from orchestrator.errors import StoreError, TrackingError
 from orchestrator.provenance import Provenance
+from orchestrator.reporting.figures.draw import FORMATS
 from orchestrator.scheduling.events import EpochDone, Finished, Placed, Saved, Started, Tick
 from orchestrator.spec.loader import SpecFile
 from orchestrator.store import Checkpoint, Status, Store
@@ -435,79 +436,86 @@ def test_an_experiment_deleted_in_mlflow_is_restored_with_its_runs(
     start(store, make_run(8))
     again = tracker if in_between else Tracker(tracker.uri, "tiny", tracker.artifacts)
     again.send(store)
-    again.attach_tables(store, "demo", "| a |")
+    again.attach_tables("demo", "| a |")
 
-    assert len(mlflow_runs(tracker)) == 2
+    assert len(mlflow_runs(tracker)) == 2 + 1
     own = store.runs([run.key])[0].mlflow_run_id
     assert history(tracker, own, "accuracy") == [(1, 0.1), (2, 0.2)]
 
 
-def test_a_run_deleted_since_it_was_sent_is_sent_again_with_its_tables(tracker, store, run):
-    record(store, run, 1)
-    tracker.send(store)
-    (before,) = mlflow_runs(tracker)
-    client_of(tracker).delete_run(before.info.run_id)
-    tracker.attach_tables(store, "demo", "| a |")
-    (after,) = mlflow_runs(tracker)
-
-    assert store.runs()[0].mlflow_run_id == after.info.run_id != before.info.run_id
-    assert history(tracker, after.info.run_id, "accuracy") == [(1, 0.1)]
-    assert (tracker.artifacts / after.info.run_id / "artifacts/tables/tables.md").exists()
+# The report
 
 
-# The tables
+def reports_of(tracker):
+    """
+    Return the MLflow runs of reports, by profile.
+    """
+    runs = mlflow_runs(tracker)
+    return {one.data.tags["aol.report"]: one for one in runs if "aol.report" in one.data.tags}
+
+
+def tables_of(tracker):
+    """
+    Return the attached tables, by profile.
+    """
+    client, found = client_of(tracker), {}
+    for profile, report in reports_of(tracker).items():
+        path = client.download_artifacts(report.info.run_id, "tables/tables.md")
+        found[profile] = Path(path).read_text(encoding="utf-8")
+    return found
+
+
+def figures_of(tracker, profile="demo"):
+    """
+    Return the names of the attached figures.
+    """
+    run_id = reports_of(tracker)[profile].info.run_id
+    return [Path(file.path).name for file in client_of(tracker).list_artifacts(run_id, "figures")]
+
+
+def figures_among(sent):
+    """
+    Return the calls that attach a figure; MLflow attaches texts as files, too.
+    """
+    return [given for given in sent if given[-1] == "figures"]
 
 
 @pytest.fixture
-def published(tracker):
+def calls(tracker, monkeypatch):
     """
-    The tables in MLflow, by run ID of the experiment.
+    Count the calls of a method of the tracker's client.
     """
 
-    def read():
-        found = {}
-        for one in mlflow_runs(tracker):
-            if client_of(tracker).list_artifacts(one.info.run_id, "tables"):
-                path = client_of(tracker).download_artifacts(one.info.run_id, "tables/tables.md")
-                found[one.data.tags["run_id"]] = Path(path).read_text(encoding="utf-8")
-        return found
+    def count(name):
+        client, counted = tracker._connect(), []
+        method = getattr(client, name)
+        monkeypatch.setattr(client, name, lambda *given: counted.append(given) or method(*given))
+        return counted
 
-    return read
+    return count
 
 
-def test_tables_are_artifacts_of_every_run_of_their_profile(
-    tracker, store, run, make_run, published
-):
-    start(store, make_run(8))
-    start(store, make_run(9, profile="paper"))
-    tracker.send(store)
-    tracker.attach_tables(store, "demo", "| a |")
-
-    assert published() == {"7": "| a |", "8": "| a |"}
-
-
-def test_tables_replace_earlier_ones_and_unchanged_ones_are_not_sent(
-    tracker, store, run, make_run, published, monkeypatch
-):
-    tracker.send(store)
-    tracker.attach_tables(store, "demo", "| a |")
+def test_each_profile_has_one_report_with_its_tables(tracker, store, run, make_run):
     start(store, make_run(8))
     tracker.send(store)
-    client, sent = tracker._connect(), []
-    log_text = client.log_text
-    monkeypatch.setattr(client, "log_text", lambda *given: sent.append(given) or log_text(*given))
-    tracker.attach_tables(store, "demo", "| a |")
-    to_the_new_one = len(sent)
-    tracker.attach_tables(store, "demo", "| b |")
+    for profile in ("demo", "it's", "demo"):
+        tracker.attach_tables(profile, f"| {profile} |")
 
-    assert to_the_new_one == 1
-    assert len(sent) == 3
-    assert published() == {"7": "| b |", "8": "| b |"}
+    assert len(mlflow_runs(tracker)) == 2 + 2
+    assert tables_of(tracker) == {"demo": "| demo |", "it's": "| it's |"}
+    assert reports_of(tracker)["demo"].info.status == "FINISHED"
 
 
-def test_tables_of_every_profile_that_has_runs_are_published(
-    tracker, store, make_run, published, tmp_path
-):
+def test_tables_replace_earlier_ones_and_unchanged_ones_are_not_sent(tracker, calls):
+    sent = calls("log_text")
+    for tables in ("| a |", "| a |", "| b |"):
+        tracker.attach_tables("demo", tables)
+
+    assert len(sent) == 2
+    assert tables_of(tracker) == {"demo": "| b |"}
+
+
+def test_tables_of_every_profile_that_has_runs_are_published(tracker, store, make_run, tmp_path):
     """
     The tables of `--set` cannot be made from the file, so the written ones are sent.
     """
@@ -519,42 +527,19 @@ def test_tables_of_every_profile_that_has_runs_are_published(
     (tmp_path / "results" / "custom").mkdir(parents=True)
     (tmp_path / "results" / "custom" / "tables.md").write_text("with --set", encoding="utf-8")
     publish_all(tracker, store, file, tmp_path / "results")
-    found = published()
+    found = tables_of(tracker)
 
-    assert found.keys() == {"0", "1", "2"}
-    assert "results of the profile `demo`" in found["0"]
-    assert "results of the profile `paper`" in found["1"]
-    assert found["2"] == "with --set"
-
-
-def test_a_run_that_is_not_in_mlflow_gets_no_tables(tracker, store, run):
-    tracker.attach_tables(store, "demo", "| a |")
-
-    assert not tracker.artifacts.exists()
+    assert found.keys() == {"demo", "paper", "custom"}
+    assert "results of the profile `demo`" in found["demo"]
+    assert "results of the profile `paper`" in found["paper"]
+    assert found["custom"] == "with --set"
 
 
-def test_tables_that_cannot_be_attached_are_a_tracking_error(tracker, store, run):
-    tracker.send(store)
+def test_tables_that_cannot_be_attached_are_a_tracking_error(tracker):
     tracker.artifacts.write_text("a file where the folder should be")
 
     with pytest.raises(TrackingError, match=f"MLflow at {tracker.uri}: "):
-        tracker.attach_tables(store, "demo", "| a |")
-
-
-# The figures
-
-
-def figures_of(tracker):
-    """
-    The names of the figures in MLflow, by run ID of the experiment.
-    """
-    return {
-        one.data.tags["run_id"]: [
-            Path(file.path).name
-            for file in client_of(tracker).list_artifacts(one.info.run_id, "figures")
-        ]
-        for one in mlflow_runs(tracker)
-    }
+        tracker.attach_tables("demo", "| a |")
 
 
 @pytest.fixture
@@ -570,80 +555,42 @@ def finished(reported, store, tracker):
     return replace(reported, tables=(alone, ablation))
 
 
-def in_both_formats(*names):
-    return sorted(f"{name}.{form}" for name in names for form in ("png", "svg"))
-
-
 @pytest.mark.usefixtures("sketched_figures")
-def test_a_run_has_the_figures_of_its_own_tables(tracker, store, finished, published):
+def test_the_report_has_every_figure_in_both_formats(tracker, store, finished):
     publish(tracker, store, finished)
 
-    ablation = ["curves-ablation", "trade-off-ablation", "training-ablation", "paper-against-ours"]
-    assert published().keys() == {"0", "22"}
-    assert figures_of(tracker) == {
-        "0": in_both_formats(*ablation, "curves-one", "training-one"),
-        "22": in_both_formats(*ablation),
-    }
+    names = ["curves-ablation", "trade-off-ablation", "training-ablation", "paper-against-ours"]
+    names += ["curves-one", "training-one"]
+    assert tables_of(tracker).keys() == {"demo"}
+    assert figures_of(tracker) == sorted(f"{name}.{form}" for name in names for form in FORMATS)
 
 
 @pytest.mark.usefixtures("sketched_figures")
-def test_the_overall_figure_is_sent_like_the_tables(tracker, store, finished, published, make_run):
-    """
-    This includes a run of the profile with settings that are no longer in the file.
-    """
-    start(store, make_run(8))
+def test_each_figure_is_sent_once_however_many_runs_there_are(tracker, store, finished, calls):
+    for replicate in finished.replicates(range(1, 6)).runs:
+        finish(store, replicate, 0)
     tracker.send(store)
+    sent = calls("log_artifact")
     publish(tracker, store, finished)
 
-    assert published().keys() == {"0", "22", "8"}
-    assert figures_of(tracker)["8"] == in_both_formats("paper-against-ours")
+    assert len(figures_among(sent)) == len(figures_of(tracker)) == 2 * 6
 
 
 @pytest.mark.usefixtures("sketched_figures")
-def test_figures_are_sent_again_only_if_they_changed(tracker, store, finished, monkeypatch):
+def test_figures_are_sent_again_only_if_one_changed(tracker, store, finished, calls):
     publish(tracker, store, finished)
-    client, sent = tracker._connect(), []
-    log_artifact = client.log_artifact
-    monkeypatch.setattr(
-        client, "log_artifact", lambda *given: sent.append(given) or log_artifact(*given)
-    )
+    sent = calls("log_artifact")
     publish(tracker, store, finished)
-    unchanged = [given for given in sent if given[-1] == "figures"]
-    replicate = finished.replicates([1]).runs[0]
-    finish(store, replicate, 0.5)
-    tracker.send(store)
+    unchanged = figures_among(sent)
+    finish(store, finished.replicates([1]).runs[0], 0.5)
     publish(tracker, store, finished)
 
     assert unchanged == []
-    assert len([given for given in sent if given[-1] == "figures"]) == 2 * (5 + 3 + 5 + 3)
-    assert len(figures_of(tracker)["0"]) == 2 * (5 + 1)
-
-
-@pytest.mark.usefixtures("sketched_figures")
-def test_a_run_with_unchanged_figures_gets_only_the_overall_figure(
-    tracker, store, reported, finished, monkeypatch
-):
-    rows = reported.tables[0].rows
-    apart = tuple(
-        reported.tables[0].model_copy(update={"id": f"of-{row.run}", "rows": [row]}) for row in rows
-    )
-    experiment = replace(finished, tables=apart)
-    publish(tracker, store, experiment)
-    finish(store, experiment.replicates([1]).runs[0], 0.5)
-    client, sent = tracker._connect(), []
-    monkeypatch.setattr(client, "log_artifact", lambda *given: sent.append(given))
-    publish(tracker, store, experiment)
-    (other,) = [run.mlflow_run_id for run in store.runs() if run.run_id == 22]
-    names = [(to, Path(path).name) for to, path, folder in sent if folder == "figures"]
-
-    assert sorted(name for to, name in names if to == other) == in_both_formats(
-        "paper-against-ours"
-    )
-    assert {"curves-of-0.png", "training-of-0.svg"} <= {name for to, name in names if to != other}
+    assert len(figures_among(sent)) == len(figures_of(tracker))
 
 
 def test_an_error_in_the_figures_is_reported_and_the_tables_are_sent(
-    tracker, store, finished, published, monkeypatch
+    tracker, store, finished, monkeypatch
 ):
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -655,7 +602,7 @@ def test_an_error_in_the_figures_is_reported_and_the_tables_are_sent(
 
     assert problem.startswith("the figures cannot be drawn: ")
     assert "No space left on device" in problem
-    assert published().keys() == {"0", "22"}
+    assert tables_of(tracker).keys() == {"demo"}
 
 
 # MLflow's limits
@@ -777,7 +724,7 @@ def test_the_events_of_a_run_bring_mlflow_up_to_date(tracker, store, run):
         record(store, run, epoch)
         recorder(EpochDone(run, epoch, {}))
         recorder(Saved(run, Checkpoint(epoch, f"/c/{epoch}")))
-    recorder(Tick((run,)))
+    recorder(Tick())
     store.finish(run.key, Status.DONE)
     recorder(Finished(run, Status.DONE))
     problem = recorder.close(30)
@@ -962,7 +909,7 @@ def test_an_epoch_is_not_sent_before_its_checkpoint(run):
 def test_ticks_and_placements_send_nothing(run):
     tracker = FakeTracker()
     recorder = TrackingRecorder(tracker, None)
-    recorder(Tick((run,)))
+    recorder(Tick())
     recorder(Placed(run, "host", "CPU", 0))
     recorder.close(10)
 

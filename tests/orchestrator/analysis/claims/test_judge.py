@@ -18,6 +18,7 @@ from orchestrator.analysis.claims.contrasts import SeedContrasts
 from orchestrator.analysis.claims.judge import _judge_all
 from orchestrator.analysis.claims.measurements import Basis
 from orchestrator.analysis.claims.relations import claim_test
+from orchestrator.analysis.report import make_report
 from orchestrator.analysis.verdicts import SIGNIFICANCE_LEVEL, holm
 from orchestrator.spec.claims import Claim
 from orchestrator.spec.loader import SpecFile
@@ -389,6 +390,38 @@ def test_damaged_margins_leave_their_claim_unmeasured_and_others_judged(asked, s
     assert first.verdict is NOT_MEASURED
     assert "its margins in the store are damaged" in describe_evidence(first)
     assert second.verdict is HOLDS
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_report_reads_the_margins_of_each_run_once(asked, store, monkeypatch, seeds):
+    """
+    For the invariants and the claims: with one seed these compare images, with more the shares.
+    """
+    at_other_radii = claim("above", orders=[[22, 0]], columns=["CRA 1/4", "CRA 1/2"])
+    experiment = asked(claim("above", orders=[[22, 0]], columns=["accuracy"]), at_other_radii)
+    for number, run in enumerate(experiment.replicates(range(seeds)).runs):
+        finish(store, run, 0.1 * number)
+    read, margins = [], store.margins
+    monkeypatch.setattr(store, "margins", lambda key: read.append(key) or margins(key))
+    report = make_report(experiment, store)
+
+    assert sorted(read) == sorted(run.key for run in store.runs())
+    assert all(judged.assessment for judged in report.claims)
+    assert report.violations == ()
+
+
+def test_margins_that_changed_after_the_report_change_the_next(asked, store):
+    """
+    Nothing is kept longer than one report.
+    """
+    experiment = asked(claim("above", orders=[[22, 0]], columns=["CRA 1/4"]))
+    for run, shift in zip(experiment.runs, (0.0, 1.0), strict=True):
+        finish(store, run, shift)
+    first = only_verdict(experiment, store)
+    for run, shift in zip(experiment.runs, (1.0, 0.0), strict=True):
+        finish(store, run, shift)
+
+    assert (first.verdict, only_verdict(experiment, store).verdict) == (HOLDS, CONTRADICTED)
 
 
 def test_runs_on_other_images_are_not_compared_image_by_image(asked, store):

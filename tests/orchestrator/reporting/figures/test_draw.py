@@ -8,8 +8,10 @@ from matplotlib.colors import same_color
 
 from orchestrator.analysis.margins import read_margins
 from orchestrator.analysis.report import make_report
+from orchestrator.analysis.tables import runs_of
 from orchestrator.analysis.verdicts import Verdict
-from orchestrator.reporting.figures import OVERALL, by_run, draw_figures, figures_of, files_of
+from orchestrator.reporting.figures import draw_figures, figures_of, files_of
+from orchestrator.reporting.figures.curves import training_curves
 from orchestrator.reporting.figures.style import (
     LINE_STYLES,
     RC_PARAMS,
@@ -21,7 +23,7 @@ from orchestrator.spec.loader import SpecFile
 from orchestrator.spec.schema import Row, Table
 from tests.support.reports import damage_margins, finish
 from tests.support.shell import PROJECT
-from tests.support.stores import ORIGIN
+from tests.support.stores import ORIGIN, recorded_statements
 
 
 def names(folder):
@@ -147,14 +149,15 @@ def test_damaged_margins_have_no_curve(reported, store):
 # Training
 
 
-def train(store, run, rates):
+def train(store, run, rates, share=1.0):
     """
-    Store a run in training with a learning rate per epoch.
+    Store a run in training with a learning rate per epoch; `share` multiplies its metrics.
     """
     store.queue([run])
     store.start(run, ORIGIN)
     for epoch, rate in enumerate(rates, start=1):
         values = {"train_loss": 1 / epoch, "accuracy": epoch / 10, "cra_36": epoch / 20}
+        values = {name: share * value for name, value in values.items()}
         store.record(run.key, epoch, values | {"learning_rate": rate})
 
 
@@ -162,20 +165,61 @@ def drops(panel):
     return sorted(float(line.get_xdata()[0]) for line in lines(panel, dash=":"))
 
 
-def test_each_panel_has_its_metric_by_epoch_for_every_seed(reported, store):
-    for run in reported.replicates([0, 1]).runs:
+def band(panel, index=0):
+    """
+    Return the lowest and highest values of a band, by epoch.
+    """
+    found = {}
+    for epoch, value in panel.collections[index].get_paths()[0].vertices.tolist():
+        found.setdefault(epoch, []).append(value)
+    return {epoch: pytest.approx((min(ends), max(ends))) for epoch, ends in found.items()}
+
+
+def test_each_panel_has_its_metric_by_epoch_for_every_row(reported, store):
+    for run in reported.runs:
         train(store, run, [0.1] * 3)
     loss, accuracy, certified = drawn(reported, store)["training-one"].axes
 
-    assert [points(line) for line in loss.lines] == [[(1, 1), (2, 1 / 2), (3, 1 / 3)]] * 4
-    assert [points(line) for line in accuracy.lines] == [[(1, 10), (2, 20), (3, 30)]] * 4
-    assert [points(line) for line in certified.lines] == [[(1, 5), (2, 10), (3, 15)]] * 4
+    assert [points(line) for line in loss.lines] == [[(1, 1), (2, 1 / 2), (3, 1 / 3)]] * 2
+    assert [points(line) for line in accuracy.lines] == [[(1, 10), (2, 20), (3, 30)]] * 2
+    assert [points(line) for line in certified.lines] == [[(1, 5), (2, 10), (3, 15)]] * 2
+    assert [len(panel.collections) for panel in (loss, accuracy, certified)] == [0, 0, 0]
     assert loss.get_yscale() == "log"
     assert [panel.get_ylabel() for panel in (loss, accuracy, certified)] == [
         "training loss",
         "standard accuracy (%)",
         "CRA 36/255 (%)",
     ]
+
+
+def test_several_seeds_are_one_line_of_their_mean_in_a_band_of_their_range(reported, store):
+    """
+    The third seed is still in its second epoch.
+    """
+    for number, (epochs, share) in enumerate([(3, 1.0), (3, 2.0), (2, 6.0)]):
+        train(store, reported.replicates([number]).runs[0], [0.1] * epochs, share)
+    figure = drawn(reported, store)["training-one"]
+    _, accuracy, _ = figure.axes
+
+    assert dict(points(accuracy.lines[0])) == pytest.approx({1: 30, 2: 60, 3: 45})
+    assert band(accuracy) == {1: (10, 60), 2: (20, 120), 3: (30, 60)}
+    assert "mean of the seeds; bands: from the lowest to the highest" in (
+        figure.legends[0].get_title().get_text()
+    )
+
+
+def test_curves_of_many_seeds_take_as_many_statements_as_those_of_few(reported, store):
+    counts = []
+    for numbers in (range(2), range(2, 12)):
+        for run in reported.replicates(numbers).runs:
+            train(store, run, [0.1])
+        report = make_report(reported, store)
+        stored = runs_of(reported, store)
+        with recorded_statements(store) as sent:
+            training_curves(report.tables[0], stored, store, "")
+        counts.append(len(sent))
+
+    assert counts[0] == counts[1]
 
 
 def test_an_epoch_without_evaluation_has_a_loss_only(reported, store):
@@ -470,19 +514,15 @@ def test_every_figure_is_written_as_png_and_svg(twice, store, tmp_path):
     assert "demo: not comparable" in svg
 
 
-def test_the_figures_of_a_run_are_those_of_its_tables_in_one_format_or_all(
-    reported, store, tmp_path
-):
+def test_figures_are_drawn_in_one_format_or_in_all(reported, store, tmp_path):
     finish(store, reported.runs[0], 0)
     report = make_report(reported, store)
     folder = tmp_path / "figures"
     written = draw_figures(report, store, folder, ["png"])
-    own = [path for path in written if path.stem not in OVERALL]
 
     assert names(folder) == sorted(path.name for path in written)
     assert {path.suffix for path in written} == {".png"}
-    assert by_run(report, written) == {0: own, 22: own}
-    assert [path.name for path in files_of(own[:1])] == ["curves-one.png", "curves-one.svg"]
+    assert [path.name for path in files_of(written[:1])] == ["curves-one.png", "curves-one.svg"]
 
 
 @pytest.mark.slow
