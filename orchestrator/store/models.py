@@ -7,8 +7,8 @@ from collections.abc import Container
 from dataclasses import fields
 from typing import Any, ClassVar
 
-from sqlalchemy import ForeignKey, Row, Table
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import ForeignKey, Row, Table, case, func, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
 from aol.text import printable, printable_lines
 from orchestrator.store.columns import (
@@ -161,6 +161,27 @@ RUN_COLUMNS = tuple(  # the columns that `to_stored_run` needs
 
 
 SHOWN = ("name", "host", "device", "git_commit", "data_fingerprint")  # perhaps written by others
+
+# Of a run: its last epoch, and the last one before the first that is missing
+_SAME_RUN = EpochRow.key == RunRow.key
+LAST_EPOCH = select(func.max(EpochRow.epoch)).where(_SAME_RUN).correlate(RunRow).scalar_subquery()
+_FIRST_EPOCH = select(func.min(EpochRow.epoch)).where(_SAME_RUN).correlate(RunRow).scalar_subquery()
+_EPOCHS = select(func.count()).where(_SAME_RUN).correlate(RunRow).scalar_subquery()
+_NEXT = aliased(EpochRow)
+_BEFORE_GAP = (
+    select(func.min(EpochRow.epoch))
+    .where(
+        _SAME_RUN,
+        ~select(_NEXT.epoch)
+        .where(_NEXT.key == EpochRow.key, _NEXT.epoch == EpochRow.epoch + 1)
+        .correlate(EpochRow)
+        .exists(),
+    )
+    .correlate(RunRow)
+    .scalar_subquery()
+)
+# Almost no run has a gap, so that the last case is rarely computed
+RECORDED_EPOCHS = case((_EPOCHS == LAST_EPOCH, _EPOCHS), (_FIRST_EPOCH > 1, 0), else_=_BEFORE_GAP)
 
 
 def run_tables() -> list[Table]:

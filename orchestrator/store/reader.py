@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import case, func, select
 from sqlalchemy.engine import URL
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from orchestrator.store.drivers import Driver, DriverWatch, open_drivers
 from orchestrator.store.engine import (
@@ -25,6 +25,8 @@ from orchestrator.store.engine import (
 )
 from orchestrator.store.lock import StoreLock
 from orchestrator.store.models import (
+    LAST_EPOCH,
+    RECORDED_EPOCHS,
     RUN_COLUMNS,
     AttemptRow,
     DriverRow,
@@ -40,28 +42,9 @@ from orchestrator.store.records import OPEN, Attempt, MetricRange, Status, Store
 if TYPE_CHECKING:
     import pandas as pd
 
-LAST_CHANGE = func.coalesce(RunRow.finished_at, RunRow.started_at, RunRow.created_at)
 T = TypeVar("T")
+LAST_CHANGE = func.coalesce(RunRow.finished_at, RunRow.started_at, RunRow.created_at)
 VALUES_PER_QUERY = 5000  # SQLite allows 32,766 in a statement, PostgreSQL 65,535
-SAME_RUN = EpochRow.key == RunRow.key
-LAST_EPOCH = select(func.max(EpochRow.epoch)).where(SAME_RUN).correlate(RunRow).scalar_subquery()
-FIRST_EPOCH = select(func.min(EpochRow.epoch)).where(SAME_RUN).correlate(RunRow).scalar_subquery()
-EPOCHS = select(func.count()).where(SAME_RUN).correlate(RunRow).scalar_subquery()
-NEXT = aliased(EpochRow)
-BEFORE_GAP = (
-    select(func.min(EpochRow.epoch))
-    .where(
-        SAME_RUN,
-        ~select(NEXT.epoch)
-        .where(NEXT.key == EpochRow.key, NEXT.epoch == EpochRow.epoch + 1)
-        .correlate(EpochRow)
-        .exists(),
-    )
-    .correlate(RunRow)
-    .scalar_subquery()
-)
-# Almost no run has a gap, so that the last case is rarely computed
-RECORDED_EPOCHS = case((EPOCHS == LAST_EPOCH, EPOCHS), (FIRST_EPOCH > 1, 0), else_=BEFORE_GAP)
 
 
 class StoreReader:
@@ -155,7 +138,7 @@ class StoreReader:
             alive |= self._watch.alive()
         with translate_errors(self.url):
             found = [to_stored_run(row, alive) for row in rows]
-        return sorted(found, key=lambda run: (run.run_id, run.seed, run.created_at))
+        return sorted(found, key=lambda run: (run.run_id, run.seed, run.created_at, run.key))
 
     def keys_by_priority(self, limit: int, profile: str | None = None) -> list[str]:
         """Return at most `limit` keys: of open runs, then unfinished ones, then the newest done."""

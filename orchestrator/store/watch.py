@@ -56,7 +56,9 @@ def _checks(end: float) -> Callable[[], bool]:
         while True:
             try:
                 yield time.monotonic() > end
-            except (Exception, KeyboardInterrupt, SystemExit) as error:
+            except GeneratorExit:
+                raise
+            except BaseException as error:
                 _raised[:] = [error]
                 yield True
 

@@ -77,9 +77,10 @@ def test_mlflow_has_the_runs_and_their_files_in_a_folder_of_any_name(shell, tmp_
     assert done.returncode == 0, done.stderr
     client = MlflowClient(tracking_uri(shell.folder))
     runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
-    assert len(runs) == 2
-    assert {one.path for one in client.list_artifacts(runs[0].info.run_id)} == {"figures", "tables"}
-    assert Path(client.download_artifacts(runs[0].info.run_id, "tables/tables.md")).is_file()
+    (report,) = (run.info.run_id for run in runs if "aol.report" in run.data.tags)
+    assert len(runs) == 2 + 1
+    assert {one.path for one in client.list_artifacts(report)} == {"figures", "tables"}
+    assert Path(client.download_artifacts(report, "tables/tables.md")).is_file()
     assert files_in(tmp_path) == {NAME}
 
 

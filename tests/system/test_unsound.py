@@ -18,10 +18,10 @@ from orchestrator.driver.session import RunOptions, Session
 from orchestrator.errors import ExitCode
 from orchestrator.planning.plan import Action, make_plan
 from orchestrator.provenance import Provenance
-from orchestrator.scheduling.events import EpochDone, Placed, Started, finished_event
+from orchestrator.scheduling.events import EpochDone, Saved, Started, finished_event, placed_event
 from orchestrator.scheduling.worker import train_run
 from orchestrator.spec.loader import SpecFile
-from orchestrator.store import Status, Store
+from orchestrator.store import Checkpoint, Status, Store
 from tests.support.shell import TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,16 +43,19 @@ def train(run, store, data_root, folder):
     store.queue([run])
     recorder(Started(run))
 
-    def report(result, state=None):
+    def report(result):
         match result["kind"]:
             case "placed":
-                recorder(Placed(run, result["host"], result["device"], result["epoch"]))
+                recorder(placed_event(run, result))
             case "epoch":
                 recorder(EpochDone(run, result["epoch"], result["values"]))
-            case _:
-                recorder(finished_event(run, result))
+            case "saved":
+                recorder(Saved(run, Checkpoint(result["epoch"], result["path"])))
+            case kind:
+                recorder(finished_event(run, kind, result["error"], result["path"]))
 
     job = {"key": run.key, "id": run.id, "train": asdict(run.train), "cpus": 1.0, "gpus": 0.0}
+    job |= {"folder": str(folder / "ray" / run.key)}
     job |= {"data_root": str(data_root), "log": str(folder / "log"), "checkpoint_seconds": 1e3}
     train_run(job, report=report, stopping=lambda: False, states=[])
 

@@ -490,7 +490,9 @@ def test_a_damaged_checkpoint_is_an_error_and_no_older_one_is_used(copied, files
     code, _, error = certify(copied, files)
 
     assert code == 1
-    assert error.startswith(f"{copied / 'state-3.pt'}: is damaged or not a checkpoint: ")
+    assert error.startswith(
+        f"{copied / 'state-3.pt'}: is damaged: it differs from state-3.pt.sha256"
+    )
     assert error.count("\n") == 1
 
 

@@ -63,17 +63,16 @@ def test_mlflow_has_each_run_with_every_epoch_once(finished):
 
     client = MlflowClient(f"sqlite:///{finished.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
-    runs = client.search_runs([experiment.experiment_id])
+    (report,) = client.search_runs([experiment.experiment_id], "tags.`aol.report` = 'demo'")
+    runs = client.search_runs([experiment.experiment_id], "tags.run_id != ''")
 
     assert sorted(run.data.tags["run_id"] for run in runs) == ["0", "11"]
     for run in runs:
         history = client.get_metric_history(run.info.run_id, "accuracy")
         assert sorted(item.step for item in history) == [1, 2, 3]
         assert run.info.status == "FINISHED"
-        assert [item.path for item in client.list_artifacts(run.info.run_id)] == [
-            "figures",
-            "tables",
-        ]
+    artifacts = client.list_artifacts(report.info.run_id)
+    assert [item.path for item in artifacts] == ["figures", "tables"]
 
 
 def test_a_second_run_has_nothing_to_do(finished):
@@ -232,7 +231,9 @@ def test_a_report_that_cannot_be_written_is_one_line(finished, options):
 
 def test_a_full_disk_is_one_line_of_every_command(tmp_path, monkeypatch, capsys):
     with small_disk(tmp_path / "full", "4k") as full:
-        monkeypatch.setattr(program, "app", lambda **_: (full / "x").write_bytes(bytes(10_000)))
+        monkeypatch.setattr(
+            "orchestrator.cli.app", lambda **_: (full / "x").write_bytes(bytes(10_000))
+        )
         with pytest.raises(SystemExit) as ended:
             program.main()
 
@@ -349,7 +350,9 @@ def test_a_report_after_changed_settings_explains_how_to_report_those(
     shell = Shell(tmp_path, data_root)
     shutil.copytree(finished.folder / "results", tmp_path / "results")
     database = sqlite3.connect(tmp_path / "results" / "store.db")
-    database.execute("UPDATE runs SET profile = 'custom', finished_at = '3000' WHERE run_id = 0")
+    database.execute(
+        "UPDATE runs SET profile = 'custom', finished_at = '3000-01-01T00:00Z' WHERE run_id = 0"
+    )
     database.commit()
     database.close()
     report = shell("report", "experiments.yaml")

@@ -62,9 +62,9 @@ def test_the_heart_goes_on_after_a_failure_of_the_database(store):
 
 def test_the_first_event_after_a_takeover_raises(store):
     with Heartbeat(store) as heartbeat:
-        heartbeat(Tick(()))
+        heartbeat(Tick())
         with closing(sqlite3.connect(store.url.database)) as database, database:
             database.execute("UPDATE drivers SET ended_at = 'now'")
         heartbeat._thread.join()
         with pytest.raises(StoreLostError, match="another driver took over"):
-            heartbeat(Tick(()))
+            heartbeat(Tick())

@@ -274,7 +274,7 @@ def test_after_another_driver_took_over_events_are_dropped_without_a_retry(run, 
     with pytest.raises(StoreLostError):
         recorder(Saved(run, Checkpoint(3, "/s/a/3")))
     recorder(EpochDone(run, 1, {"train_loss": 0.5}))
-    recorder(Tick((run,)))
+    recorder(Tick())
     with pytest.raises(StoreLostError, match="another driver took over"):
         recorder.close()
 

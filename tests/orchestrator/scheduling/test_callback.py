@@ -133,11 +133,11 @@ def test_a_recorder_that_lost_its_store_stops_training_and_a_failing_one_does_no
     events = TrialEvents(
         [], [fail], control=None, stop=StopSignals(), reasons={}, warn=warned.append
     )
-    events.emit(Tick(()))
+    events.emit(Tick())
     before = events.stopping
     events.recorders = [lose, received.append]
-    events.emit(Tick(()))
+    events.emit(Tick())
 
     assert (before, events.stopping) == (False, True)
     assert warned == ["function failed; see driver.log in the logs folder", LOST]
-    assert received == [Tick(())]
+    assert received == [Tick()]

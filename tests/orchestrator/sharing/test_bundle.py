@@ -765,7 +765,7 @@ def with_a_hidden_list_of_files(file):
 def test_a_long_list_of_files_is_rejected_before_it_is_read(tmp_path, make):
     make(tmp_path / "x.zip")
 
-    assert "x.zip: its list of files is larger than 4194304 bytes" in rejection(tmp_path / "x.zip")
+    assert "x.zip: its list of files is larger than 16777216 bytes" in rejection(tmp_path / "x.zip")
 
 
 def test_a_large_file_is_rejected_before_it_is_read(tmp_path):

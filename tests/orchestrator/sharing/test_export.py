@@ -28,6 +28,7 @@ from aol.export.formats import FILES, read_model
 from aol.export.trained_network import load_network_from_folder
 from aol.layers.modules import rescaled_once
 from aol.provenance import file_sha256
+from aol.training.checkpoints import save_checkpoint
 from orchestrator.analysis.report import make_report
 from orchestrator.driver.run import _delete_runs
 from orchestrator.errors import OutputError, RecordError, RequestError, SpecError
@@ -443,7 +444,7 @@ def test_a_card_that_cannot_be_replaced_is_an_error(tmp_path):
 def test_a_checkpoint_that_lacks_a_parameter_is_an_error(folder):
     state = torch.load(folder / "state-3.pt", weights_only=True)
     state["model"].pop(next(iter(state["model"])))
-    torch.save(state, folder / "state-3.pt")
+    save_checkpoint(state, folder / "state-3.pt")
 
     with pytest.raises(CheckpointError, match="is not a checkpoint of this network: Error"):
         from_folder(folder)

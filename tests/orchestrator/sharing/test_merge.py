@@ -314,7 +314,7 @@ def test_merge_lists_the_imported_runs_and_sends_them_to_mlflow(
     before = (tmp_path / "other" / "store.db").read_bytes()
     first, second = shell("merge", "../other/store.db"), shell("merge", "../other/store.db")
     with sqlite3.connect(tmp_path / "here" / "mlflow.db") as mlflow:
-        (count,) = mlflow.execute("SELECT count(*) FROM runs").fetchone()
+        (count,) = mlflow.execute("SELECT count(*) FROM tags WHERE key = 'run_id'").fetchone()
     mlflow.close()
     cells = shell("query", "SELECT count(*) AS n FROM v_cells WHERE seeds = 1", "--json")
 

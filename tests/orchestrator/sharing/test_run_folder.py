@@ -294,7 +294,7 @@ def test_the_command_fills_store_and_mlflow_and_lists_the_runs(
     first, second = shell("ingest", out), shell("ingest", out)
 
     database = sqlite3.connect(tmp_path / "here" / "mlflow.db")
-    (count,) = database.execute("SELECT count(*) FROM runs").fetchone()
+    (count,) = database.execute("SELECT count(*) FROM tags WHERE key = 'run_id'").fetchone()
     database.close()
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "run 0 AOL-Small, seed 0: done, 3 epochs" in first.stdout

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from orchestrator.errors import QueryError, StoreError
+from orchestrator.signals import Stopped
 from orchestrator.store import Store, snapshot
 from orchestrator.store import engine as database
 from orchestrator.store.engine import REVISION
@@ -26,16 +27,19 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)]
 )
 def test_a_signal_ends_an_endless_query(store, number, raised):
-    before = signal.signal(signal.SIGTERM, lambda *_: exit(143))
+    def stop(number, _):
+        raise raised(number)
+
+    before = signal.signal(number, stop)
     timer = threading.Timer(0.3, os.kill, [os.getpid(), number])
     timer.start()
 
     with pytest.raises(raised):
         store.query(f"SELECT count(*) FROM ({ENDLESS})")
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(number, before)
 
 
 def test_a_query_has_limited_time(store, monkeypatch):
