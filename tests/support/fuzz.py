@@ -112,20 +112,19 @@ VALUES = [
 
 
 @st.composite
-def changed_store(draw, content, folder):
+def changed_store(draw, content):
     """
     Return the content of a SQLite file with values, rows or tables changed, or just its bytes.
     """
     if draw(st.booleans()):
         return draw(changed_bytes(content))
-    file = folder / "changed.db"
-    file.write_bytes(content)
-    with closing(sqlite3.connect(file)) as connection:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(content)
         connection.execute("PRAGMA ignore_check_constraints = ON")
         for _ in range(draw(CHANGES)):
             _change_table(draw, connection, draw(st.sampled_from(TABLES)))
         connection.commit()
-    return file.read_bytes()
+        return connection.serialize()
 
 
 def _change_table(draw, connection, table):

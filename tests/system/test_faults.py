@@ -31,6 +31,7 @@ def shown_in_mlflow(folder):
     database = sqlite3.connect(folder / "mlflow.db")
     rows = database.execute(
         "SELECT status, count(DISTINCT step) FROM runs LEFT JOIN metrics USING (run_uuid) "
+        "WHERE run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'run_id') "
         "GROUP BY run_uuid ORDER BY status"
     ).fetchall()
     database.close()

@@ -10,7 +10,6 @@ import os
 import shutil
 import zipfile
 from contextlib import closing
-from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,7 +26,7 @@ from orchestrator.sharing.merge import ingest_folders, merge_stores
 from orchestrator.sharing.run_folder import find_run_folders
 from orchestrator.sharing.verify import verify_bundle
 from orchestrator.spec.loader import SpecFile
-from orchestrator.store import Store
+from orchestrator.store import Store, close_as_single_file
 from tests.support.fuzz import changed_bytes, changed_json, changed_store, changed_tree
 from tests.support.shell import PROJECT
 from tests.support.specs import GOOD
@@ -84,7 +83,7 @@ def read_everything(store, experiment):
     for run in store.runs():
         run.alive  # noqa: B018
         store.metrics(run.key), store.recorded_at(run.key), store.attempts(run.key)
-        store.margins(run.key), store.git_diff(run.key)
+        store.margins(run.key)
     store.frame(), store.newest_profile(), store.keys_by_priority(9)
     store.query("SELECT * FROM v_final"), store.query("SELECT * FROM v_cells")
     run_statuses(store, None)
@@ -142,7 +141,7 @@ def stored(folder):
     Return a store of the newest schema in a single file.
     """
     file = shutil.copy(EARLIER / "store.db", folder / "stored.db")
-    Store(file).close()
+    close_as_single_file(Store(file))
     return file.read_bytes()
 
 
@@ -151,7 +150,7 @@ def stored(folder):
 def test_a_changed_store_is_read_or_refused(folder, experiment, stored, data):
     file = folder / "theirs.db"
     remove_database(file)
-    file.write_bytes(data.draw(changed_store(stored, folder)))
+    file.write_bytes(data.draw(changed_store(stored)))
 
     def read():
         with closing(Store(file)) as store:
@@ -165,7 +164,7 @@ def test_a_changed_store_is_read_or_refused(folder, experiment, stored, data):
 def test_a_changed_store_is_merged_or_refused(folder, ours, experiment, stored, data):
     file = folder / "theirs.db"
     remove_database(file)
-    file.write_bytes(data.draw(changed_store(stored, folder)))
+    file.write_bytes(data.draw(changed_store(stored)))
 
     def merge():
         with open_results(str(file)) as theirs:
@@ -214,7 +213,7 @@ def test_a_changed_bundle_is_verified_or_refused(folder, members, data):
     if data.draw(st.integers(0, 3)) == 0:
         file.write_bytes(data.draw(changed_bytes((EARLIER / "bundle.zip").read_bytes())))
     else:
-        write_changed_bundle(file, members, folder, data.draw)
+        write_changed_bundle(file, members, data.draw)
 
     accept(lambda: verify_bundle(file))
 
@@ -225,12 +224,12 @@ def members():
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def write_changed_bundle(file, members, folder, draw):
+def write_changed_bundle(file, members, draw):
     """
     Write the bundle with a changed file and a manifest that fits, or with a changed manifest.
     """
     name = draw(st.sampled_from([one for one in members if not one.endswith((".svg", ".lock"))]))
-    strategies = {"json": changed_json, "db": partial(changed_store, folder=folder)}
+    strategies = {"json": changed_json, "db": changed_store}
     change = strategies.get(name.rpartition(".")[2], changed_bytes)
     content = draw(change(members[name]))
     files = members | {name: content}

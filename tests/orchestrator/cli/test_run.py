@@ -395,7 +395,7 @@ def test_sync_rebuilds_a_lost_mlflow_database(finished, tmp_path, data_root):
     done = other("sync", "experiments.yaml", "--store", finished.folder / "results/store.db")
 
     database = sqlite3.connect(tmp_path / "mlflow.db")
-    count = database.execute("SELECT count(*) FROM runs").fetchone()
+    count = database.execute("SELECT count(*) FROM tags WHERE key = 'run_id'").fetchone()
     database.close()
     assert done.returncode == 0
     assert count == (2,)
