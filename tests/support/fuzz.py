@@ -98,7 +98,7 @@ def changed_json(content):
 
 
 ENDLESS = "WITH RECURSIVE x(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM x) SELECT * FROM x"
-TABLES = ("runs", "attempts", "epochs", "metrics", "margins", "cells", "alembic_version")
+TABLES = ("runs", "drivers", "attempts", "epochs", "metrics", "margins", "cells", "alembic_version")
 VALUES = [
     None,
     -1,
@@ -118,25 +118,32 @@ def changed_store(draw, content):
     """
     if draw(st.booleans()):
         return draw(changed_bytes(content))
+    changes = draw(st.lists(TABLE_CHANGES, min_size=1, max_size=3))
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.deserialize(content)
         connection.execute("PRAGMA ignore_check_constraints = ON")
-        for _ in range(draw(CHANGES)):
-            _change_table(draw, connection, draw(st.sampled_from(TABLES)))
+        for change in changes:
+            _change_table(connection, *change)
         connection.commit()
         return connection.serialize()
 
 
-def _change_table(draw, connection, table):
+TABLE_CHANGES = st.tuples(
+    st.sampled_from(TABLES),
+    st.integers(0, 30),  # the place of a column, of more than there are
+    st.sampled_from(["value", "value", "value", "delete", "drop", "view", "column"]),
+    st.sampled_from(VALUES) | st.sampled_from(ODD).map(json.dumps),
+)
+
+
+def _change_table(connection, table, place, kind, value):
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
     if not columns:
         return
-    column = draw(st.sampled_from(columns))
-    kind = draw(st.sampled_from(["value", "value", "value", "delete", "drop", "view", "column"]))
+    column = columns[place % len(columns)]
     try:
         match kind:
             case "value":
-                value = draw(st.sampled_from(VALUES) | st.sampled_from(ODD).map(json.dumps))
                 connection.execute(f'UPDATE OR REPLACE {table} SET "{column}" = ?', [value])
             case "delete":
                 connection.execute(f"DELETE FROM {table}")
