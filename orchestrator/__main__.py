@@ -17,14 +17,18 @@ def main() -> None:
     Others keep their traceback.
     """
     terminal = os.dup(STDERR)  # while Ray starts, the standard error is redirected
-    with stop_signals(end_process=lambda: os._exit(_stopped(stop, terminal))) as stop:
+    code: int | str | None = None
+    with (
+        suppress(Stopped),
+        stop_signals(end_process=lambda: os._exit(_stopped(stop, terminal))) as stop,
+    ):
         try:
             code = _call_app()
-        except (Exception, Stopped):
+        except Exception:
             if stop.number is None:
                 raise
-        if stop.number is not None:
-            code = _stopped(stop, terminal)
+    if stop.number is not None:
+        code = _stopped(stop, terminal)
     os.close(terminal)
     sys.exit(code)
 

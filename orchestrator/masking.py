@@ -9,11 +9,11 @@ MASK = "***"
 COLON = "(?::|%3A)"
 SLASHES = "/{1,2}(?!/)"  # one where a URL was taken for a path
 # A password may have any character but a space, so it ends at the last @
-PASSWORD = re.compile(rf"(:{SLASHES}[^\s/:@%]*{COLON})\S*(?=@)", re.IGNORECASE)
+PASSWORD = re.compile(rf"(:{SLASHES}(?:[^\s/:%]|%(?!3A))*{COLON})\S*(?=@)", re.IGNORECASE)
 # On the web a user name can be a token
 WEB_USER = re.compile(rf"(https?:{SLASHES})(?:[^\s/:@]*{COLON}\S*|[^\s/@]+)(?=@)", re.IGNORECASE)
 NAMES = "pass|pwd|token|secret|key|sig|credential"
-PARAMETER = re.compile(rf"([?&;#][\w.-]*(?:{NAMES})[\w.-]*=)[^\s&;#\"']+", re.IGNORECASE)
+PARAMETER = re.compile(rf"([?&;#][\w.-]*(?:{NAMES})[\w.-]*=)[^\s&;#]+", re.IGNORECASE)
 
 
 def mask_secrets(text: str) -> str:

@@ -118,6 +118,9 @@ class StopSignals:
 
     def _watch(self, reader: socket.socket, announce: Callable[[str], None]) -> None:
         """Announce signals until the other end of the socket is closed."""
+        if self.number is not None:  # it arrived before this thread could receive it
+            self._announce(self.number, announce)
+            reader.settimeout(LIMIT_S)
         try:
             while received := reader.recv(1):
                 if received[0] in STOP_SIGNALS:

@@ -62,16 +62,24 @@ def _load(trainer: "Trainer", saved: SavedState) -> str | None:
     """Load a checkpoint into a trainer; return why it cannot be read, None if it was."""
     try:
         with saved as file:
-            state = load_checkpoint(file, trainer.device)
+            state = load_checkpoint(file)  # on the CPU: a GPU may be full or sick
             try:
                 trainer.load_state_dict(state)
             except Exception as error:
+                if isinstance(error, MemoryError) or "CUDA" in str(error):
+                    raise _MachineFaultError from error
                 raise CheckpointError(f"{file}: {_describe(error)}") from error
+    except _MachineFaultError as fault:  # an older checkpoint would fare no better
+        raise fault.__cause__ or fault from None
     except Exception as error:  # storages raise anything
         if is_unwritable(error):
             raise
         return str(error) if isinstance(error, CheckpointError) else _describe(error)
     return None
+
+
+class _MachineFaultError(Exception):
+    """Raised when the machine, not the checkpoint, keeps a state from being loaded."""
 
 
 def _describe(error: Exception) -> str:

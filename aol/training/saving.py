@@ -1,4 +1,4 @@
-"""Saving the states of a run beside its training."""
+"""Saving the states of a run while it trains."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aol.errors import SavingError, first_line
 
-LARGEST_SHARE = 0.02  # of the time may go into saving
+LARGEST_SHARE = 0.02  # of the time, for saving at most
 PATIENCE_S = 30.0  # for the state of a run that ends or stops
 LONGEST_FAILURE_S = 900.0  # a run trains on for so long without a state that can be saved
 RETRY_S = 2.0
@@ -22,9 +22,9 @@ class StateSaver(Generic[Saved]):
     """Writes the states of a trainer in a thread, one at a time.
 
     `write(state)` writes a state; `saved` receives what it returns, in the thread that trains. A
-    state is saved every `every_s` seconds, or more seldom if saving would take more than
-    `LARGEST_SHARE` of the time: the time for which training waits, and the processor's time of the
-    thread.
+    state is saved every `every_s` seconds, or less often if saving would take more than
+    `LARGEST_SHARE` of the time. Saving costs the time for which training waits and the processor
+    time of the thread.
 
     If a state cannot be written (OSError), that is logged and training continues, because the next
     one may succeed. After `LONGEST_FAILURE_S` without success, SavingError is raised.
@@ -41,15 +41,16 @@ class StateSaver(Generic[Saved]):
         self.seconds = 0.0  # from the start of the latest save to its end
         self._write, self._saved, self._every_s, self._log = write, saved, every_s, log
         self._cost_s = 0.0  # of the latest save
-        self._started_at = self._succeeded_at = time.monotonic()
+        self._started_at = time.monotonic()
+        self._failing_since: float | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
         self._writing: Future[tuple[Saved, float]] | None = None
 
     def step(self, state: Callable[[], State]) -> None:
-        """After an epoch: pass on what has been written, and start to save if it is time to."""
+        """Handle the end of an epoch: pass on a state that was written, save one if it is due."""
         if self._writing and self._writing.done():
-            error = self._finish_writing()
-            if error and time.monotonic() - self._succeeded_at > LONGEST_FAILURE_S:
+            error, first = self._finish_writing(), self._failing_since
+            if error and first and time.monotonic() - first > LONGEST_FAILURE_S:
                 raise _saving_error(error) from error
         if not self._writing and self._due():
             self._start_writing(state)
@@ -82,6 +83,7 @@ class StateSaver(Generic[Saved]):
         try:
             saved, cpu_s = writing.result()
         except OSError as error:
+            self._failing_since = self._failing_since or time.monotonic()
             self._log(str(_saving_error(error)))
             return error
         finally:
@@ -89,7 +91,7 @@ class StateSaver(Generic[Saved]):
             self.seconds = now - self._started_at
             self._cost_s += now - waits_since
         self._cost_s += cpu_s
-        self._succeeded_at = now
+        self._failing_since = None
         self._saved(saved)
         return None
 

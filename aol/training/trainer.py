@@ -234,7 +234,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`, also on another kind of device; `moved_from` is its kind then.
+        """Continue from `state`. If another kind of device saved it, `moved_from` names that kind.
 
         Raises: CheckpointError if the state belongs to other settings.
         """
@@ -251,12 +251,12 @@ class Trainer:
     def _load_noise(self, state: Mapping[str, Any]) -> None:
         """Restore the augmentation's random numbers; another kind of device has other ones."""
         noise = state["noise"].cpu()
-        same = len(noise) == len(self.noise.get_state())
-        self.moved_from = None if same else "cpu" if self.device.type == "cuda" else "cuda"
-        if same:
+        if len(noise) == len(self.noise.get_state()):
+            self.moved_from = None
             self.noise.set_state(noise)
-        else:
-            self.noise.manual_seed(self.config.seed + AUGMENT_STREAM + state["epoch"])
+            return
+        self.moved_from = "cpu" if self.device.type == "cuda" else "cuda"
+        self.noise.manual_seed(self.config.seed + AUGMENT_STREAM + state["epoch"])
 
     def _training_step(self) -> TrainingStep:
         return TrainingStep(

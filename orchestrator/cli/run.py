@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -184,5 +185,5 @@ def _mlflow_command(session: "Session") -> str:
 
     folder = tracking_folder(session.options.spec, session.results).absolute()
     usual = folder == Path.cwd() or "MLFLOW_TRACKING_URI" in os.environ
-    option = "" if usual else f" --backend-store-uri {tracking_uri(folder)}"
+    option = "" if usual else f" --backend-store-uri {shlex.quote(tracking_uri(folder))}"
     return f"{format_program('mlflow')} ui{option}"

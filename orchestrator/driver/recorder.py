@@ -118,8 +118,13 @@ class StoreRecorder:
                     margins=margins,
                     certificate=certificate,
                 )
-                if status in (Status.DONE, Status.UNSOUND):
+                if status in (Status.DONE, Status.UNSOUND) and self._is_complete(run.key):
                     self._discard_checkpoints(run.key, self.store.keep_checkpoints(run.key, 1))
+
+    def _is_complete(self, key: str) -> bool:
+        """Return whether no epoch is missing, so that earlier checkpoints are not needed."""
+        (run,) = self.store.runs([key])
+        return run.recorded == run.epoch
 
     def _discard_checkpoints(self, key: str, checkpoints: list[Checkpoint]) -> None:
         """Discard checkpoints, and the folder of an earlier invocation with its last checkpoint.

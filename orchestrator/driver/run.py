@@ -186,10 +186,10 @@ def _delete_runs(session: Session, store: Store, todo: Sequence[PlannedRun]) -> 
     """Delete the records and checkpoints of the runs to train from the start."""
     storage, ids = CheckpointStorage(session.storage), session.rerun()
     for stored in store.runs({item.run.key for item in todo if item.run.id in ids}):
+        store.delete_run(stored.key)  # first: a record must not outlive its checkpoints
         paths = [checkpoint.path for checkpoint in stored.checkpoints if checkpoint.managed]
         for folder in {parent_location(path) for path in paths}:
             storage.discard(folder)
-        store.delete_run(stored.key)
 
 
 def _train(

@@ -1,6 +1,7 @@
 """The work that would resolve the undecided cells: runs, seeds and GPU-hours."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
@@ -16,6 +17,7 @@ from orchestrator.planning.resources import cost
 from orchestrator.spec.experiment import RunSpec
 from orchestrator.spec.schema import Prices
 from orchestrator.store import Status, Store, StoredRun
+from orchestrator.store.records import DAMAGED
 
 UNRESOLVED = (Verdict.UNDERPOWERED, Verdict.PARTIAL, Verdict.MISSING)
 
@@ -175,8 +177,12 @@ def epoch_seconds(store: Store, *, on_gpu: bool) -> dict[tuple[object, ...], flo
 
     Of runs with equal settings, it is the mean over the latest epochs of the most recent one.
     """
-    runs = {run.key: run for run in store.runs() if run.device and _trained_on_gpu(run) == on_gpu}
-    configs = {run.digest: from_dict(dict(run.config)) for run in runs.values()}
+    runs, configs = {}, {}
+    for run in store.runs():
+        if run.device and _trained_on_gpu(run) == on_gpu:
+            with suppress(*DAMAGED):
+                configs[run.digest] = from_dict(dict(run.config))
+                runs[run.key] = run
     recorded_at = store.last_recorded_at(runs)
     newest = {
         _timing_key(configs[runs[key].digest]): runs[key]

@@ -109,7 +109,8 @@ class TrialEvents(tune.Callback):
             case "saved":
                 self.control.add_checkpoint(run.key, result["path"])
                 self.emit(Saved(run, Checkpoint(result["epoch"], result["path"])))
-                trial.run_metadata.num_failures = 0  # retries are counted from here
+                if run.key not in self.reasons:  # a run that filled the memory has one retry
+                    trial.run_metadata.num_failures = 0  # others count theirs from here
             case "done" | "failed" | "diverged" | "unsound" | "interrupted" as kind:
                 self._finish(finished_event(run, kind, result["error"], result.get("path")))
                 failed = kind in ("failed", "diverged", "unsound")

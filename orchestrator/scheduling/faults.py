@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aol.errors import first_line
+from aol.errors import first_line, is_unwritable
 from orchestrator.formatting import pluralize
 
 SMOKE_TEST = """
@@ -34,6 +34,7 @@ class FaultKind(StrEnum):
 
     GPU = "gpu"
     MEMORY = "memory"
+    DISK = "disk"  # full or read-only
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class MachineError(Exception):
 def find_fault(error: Exception) -> Fault | None:
     """Return the fault of this machine that an error shows, None if it is an error of the run."""
     text = str(error)
+    if is_unwritable(error):
+        return Fault(FaultKind.DISK, f"{socket.gethostname()}: {first_line(error)}")
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         return Fault(FaultKind.MEMORY, _describe_memory(text))
     if GPU_FAILURE.search(text) and not ERROR_OF_THE_RUN.search(text):

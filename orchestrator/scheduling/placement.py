@@ -22,13 +22,14 @@ logger = logging.getLogger(__name__)
 
 NODE_LABEL = "ray.io/node-id"
 KILLED = re.compile(r"Memory on the node \(IP: ([^,]+), .*?\) was (\S+ used / \S+) limit")
-FAULTS_TOLERATED = 1  # of the GPUs of a machine, before it gets no more runs
+FAULTS_TOLERATED = 1  # of a machine's GPUs or disk, before it gets no more runs
 
 
 class Placement(FIFOScheduler):
     """Tries a run elsewhere after a fault of its machine, and alone if its memory was too small.
 
-    A machine whose GPUs failed repeatedly gets no more runs, unless no other can train them.
+    A machine whose GPUs or disk failed repeatedly gets no more runs, unless no other can train
+    them.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
@@ -61,7 +62,10 @@ class Placement(FIFOScheduler):
         if kind == "placed":
             self._training.add(key)
         if kind == "fault":
-            self._reported[key] = result["node"], self._fault(trial, result)
+            fault = self._fault(trial, result)
+            self._reported[key] = result["node"], fault
+            if fault.kind is FaultKind.MEMORY and key in self._alone:
+                trial.max_failures = 0  # Tune decides on another attempt before `on_trial_error`
         return str(self.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
@@ -77,14 +81,17 @@ class Placement(FIFOScheduler):
 
     def _fault(self, trial: Trial, result: Mapping[str, Any]) -> Fault:
         """Return a reported fault; a GPU that is full before training starts is one that fails."""
+        kind = FaultKind(result["fault"])
         starting = trial.config["job"]["gpus"] and trial_key(trial) not in self._training
-        return Fault(FaultKind.GPU if starting else FaultKind(result["fault"]), result["error"])
+        if kind is FaultKind.MEMORY and starting:
+            kind = FaultKind.GPU
+        return Fault(kind, result["error"])
 
     def _record(self, trial: Trial, node: str, fault: Fault) -> None:
         key = trial_key(trial)
         self.reasons[key] = fault.text
         logger.warning("run %s: %s", key, fault.text)
-        if fault.kind is FaultKind.GPU:
+        if fault.kind is not FaultKind.MEMORY:
             self._avoided[key].add(node)
             self._faults[node] += 1
             if self._faults[node] > FAULTS_TOLERATED:
@@ -112,27 +119,40 @@ class Placement(FIFOScheduler):
         """Return the resources of a trial, on machines that did not fail it if there are any."""
         key, bundle = trial_key(trial), bundle_of(trial.config["job"])
         avoided = self._excluded | self._avoided[key]
+        if not self._candidates(trial, avoided, free=True):
+            avoided = set(self._excluded)  # a trial that waits keeps all others from starting
         candidates = self._candidates(trial, avoided)
         if not candidates:
             avoided = set()
             candidates = self._candidates(trial, avoided)
         if key in self._alone and candidates:
-            largest = max(candidates, key=lambda node: node.get("memory", 0.0))
+            startable = self._candidates(trial, avoided, free=True)
+            idle = [one for one in startable if one in candidates]
+            largest = max(idle or candidates, key=lambda node: node.get("memory", 0.0))
             bundle = {name: largest[name] for name in bundle}
         if not avoided:
             return tune.PlacementGroupFactory([bundle])
         selector = {NODE_LABEL: f"!in({','.join(sorted(avoided))})"}
         return tune.PlacementGroupFactory([bundle], bundle_label_selector=[selector])
 
-    def _candidates(self, trial: Trial, avoided: set[str]) -> list[Mapping[str, float]]:
-        """Return the resources of the other machines that can train a trial."""
+    def _candidates(
+        self, trial: Trial, avoided: set[str], *, free: bool = False
+    ) -> list[Mapping[str, float]]:
+        """Return the resources of the machines outside `avoided` that can train a trial.
+
+        With `free`, return the unused resources of those that can start it now.
+        """
         bundle = bundle_of(trial.config["job"])
-        return [
-            node["Resources"]
+        unused = ray._private.state.available_resources_per_node() if free else {}
+        found = [
+            unused.get(node["NodeID"], {}) if free else node["Resources"]
             for node in ray.nodes()
-            if node["Alive"]
-            and node["NodeID"] not in avoided
-            and all(node["Resources"].get(name, 0) >= amount for name, amount in bundle.items())
+            if node["Alive"] and node["NodeID"] not in avoided
+        ]
+        return [
+            one
+            for one in found
+            if all(one.get(name, 0) >= amount for name, amount in bundle.items())
         ]
 
 

@@ -103,7 +103,7 @@ class RunStorage:
         self.location = location
 
     def save_state(self, state: Mapping[str, Any]) -> Checkpoint:
-        """Write a trainer's state and its checksum to a new folder. Raises: OSError, ValueError."""
+        """Write a trainer's state and its checksum to a new folder. Raises: OSError."""
         epoch = int(state["epoch"])
         name = f"checkpoint_{epoch:06d}-{uuid4().hex[:8]}"  # an epoch may be trained twice
         system, root = open_location(join_location(self.location, name))
@@ -113,10 +113,10 @@ class RunStorage:
                 checksum = write_state(state, stream)
             with system.open_output_stream(f"{root}/{checksum_file(Path(STATE_FILE))}") as stream:
                 stream.write(checksum_line(checksum, STATE_FILE).encode())
-        except OSError:
-            with suppress(OSError):
+        except (OSError, ValueError) as error:
+            with suppress(OSError, ValueError):
                 system.delete_dir(root)  # a full disk needs the room
-            raise
+            raise OSError(str(error)) from error
         return Checkpoint(epoch, join_location(self.location, name))
 
     def saved_states(self) -> list[str]:

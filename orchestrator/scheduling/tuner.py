@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -156,10 +156,14 @@ def train_trial(config: dict[str, Any]) -> None:
     """Train one run in a Ray worker."""
     job = config["job"]
     control = ControlReader(job["control"])
-    saved = control.checkpoints(job["key"])
-    if saved is None:  # the control actor is gone
-        saved = [*RunStorage(job["folder"]).saved_states(), *job["checkpoints"]]
-    states = [partial(open_checkpoint, location) for location in saved]
+    known = control.checkpoints(job["key"])
+    if known is None:  # the control actor is gone
+        known = job["checkpoints"]
+    written = []  # perhaps one that a lost worker could not report
+    with suppress(OSError, ValueError):
+        written = RunStorage(job["folder"]).saved_states()
+    locations = dict.fromkeys([*written, *known])
+    states = [partial(open_checkpoint, location) for location in locations]
     train_run(job, report=_report, stopping=control.stop_requested, states=states)
 
 

@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from aol.errors import CheckpointError, SavingError, is_unwritable
+from aol.errors import CheckpointError, SavingError
 from aol.provenance import UNKNOWN, UNKNOWN_COMMIT, Checkout, checkout, environment
 from aol.training.resume import resume_trainer, train_epochs
 from orchestrator.formatting import pluralize
@@ -50,8 +50,8 @@ def train_run(
     """Train one run from the first of `states` that can be read; its output goes to its log.
 
     Errors of the run are reported and end it. A run whose state cannot be saved at its end is
-    interrupted. Raises: ReportError (also for a full or read-only disk) and MachineError, which the
-    scheduler treats as a lost worker, so that the run is tried again.
+    interrupted. Raises: ReportError and MachineError, which the scheduler treats as a lost worker,
+    so that the run is tried again.
     """
     with redirect_output(Path(job["log"])):
         _log(f"run {job['key']} on {socket.gethostname()}, process {os.getpid()}")
@@ -68,17 +68,13 @@ def train_run(
         except SavingError as error:
             _log(str(error))
             report({"kind": "interrupted", "error": str(error)})
-        except CheckpointError as error:
-            _log(str(error))
-            report({"kind": "failed", "error": str(error)})
         except Exception as error:
-            _log(traceback.format_exc())
-            if is_unwritable(error):
-                raise ReportError(f"{socket.gethostname()}: {error}") from error
+            text = str(error) if isinstance(error, CheckpointError) else traceback.format_exc()
+            _log(text)
             if fault := find_fault(error):
                 report({"kind": "fault", "fault": fault.kind, "error": fault.text})
                 raise MachineError(fault.text) from error
-            report({"kind": "failed", "error": traceback.format_exc()})
+            report({"kind": "failed", "error": text})
     gc.collect()  # a captured step and its network refer to each other, and hold GPU memory
 
 

@@ -132,5 +132,5 @@ def _seconds(start: str, end: str) -> float:
 def _process_exists(process: int) -> bool:
     try:
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ValueError):  # ValueError: it is no number of a process
         return False

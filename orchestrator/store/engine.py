@@ -15,11 +15,11 @@ from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, CursorResult, Engine, make_url
 from sqlalchemy.exc import (
     ArgumentError,
-    DatabaseError,
     DBAPIError,
     IntegrityError,
     NoSuchModuleError,
 )
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
 
 from aol.errors import first_line
@@ -309,7 +309,7 @@ def translate_errors(url: URL) -> Iterator[None]:
     except DamagedValueError as error:
         name = describe_url(url)
         raise StoreError(f"the store {name} is damaged: {error}; {DEFAULT_ADVICE}") from error
-    except (DatabaseError, OSError) as error:
+    except (DBAPIError, PoolTimeoutError, OSError) as error:
         raise StoreError(describe_failure(url, error)) from error
 
 

@@ -30,6 +30,7 @@ class StoreLock:
         file = sqlite_file(url)
         self._file = FileLock(f"{file}.lock", timeout=0) if file else None
         self._connection: Connection | None = None
+        self._released = False
 
     def __enter__(self) -> Self:
         """Take the lock without waiting for it.
@@ -51,6 +52,7 @@ class StoreLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._released = True
         if self._file:
             self._file.release()
         self._disconnect()
@@ -61,7 +63,7 @@ class StoreLock:
         If it cannot be taken, the next call tries again. Until then nobody else can write: see
         `Store.renew`.
         """
-        if self._engine.dialect.name != "postgresql" or self._is_held():
+        if self._engine.dialect.name != "postgresql" or self._released or self._is_held():
             return
         self._disconnect()
         outcome = "taken again" if self._try_advisory_lock() else "not free"

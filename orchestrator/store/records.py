@@ -20,6 +20,7 @@ class Status(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+DAMAGED = (AttributeError, LookupError, TypeError, ValueError)  # raised by damaged settings
 OPEN = (Status.PENDING, Status.RUNNING)  # a driver trains or queued the run, unless it was lost
 ENDED = (Status.DONE, Status.DIVERGED, Status.UNSOUND)  # no epoch will be trained again
 
@@ -113,7 +114,10 @@ class StoredRun:
 
 def describe_changes(before: Mapping[str, object], now: TrainConfig) -> str:
     """Return the settings that differ, such as `epochs 10 → 20`."""
-    old, new = flatten(from_dict(dict(before))), flatten(now)
+    try:
+        old, new = flatten(from_dict(dict(before))), flatten(now)
+    except DAMAGED:
+        return "damaged settings in the store"
     return ", ".join(
         f"{name} {old.get(name)} → {new[name]}" for name in new if old.get(name) != new[name]
     )
@@ -126,7 +130,7 @@ def settings_conflict(stored: StoredRun, train: TrainConfig) -> str | None:
     """
     try:
         known = from_dict(dict(stored.config))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         return f"run {stored.key} has damaged settings in the store: {error!r}"
     known = replace(known, seed=train.seed, attack=train.attack)  # no part of the digest
     if known == train:

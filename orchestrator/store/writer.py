@@ -312,9 +312,9 @@ def _new_row(run: RunSpec) -> RunRow:
 def _set_origin(run: RunRow, attempt: AttemptRow, provenance: Provenance) -> None:
     """Set the origin of an attempt; a run has that of its last one."""
     run.data_fingerprint = provenance.data_fingerprint
-    attempt.gpu_driver = provenance.gpu_driver
+    attempt.gpu_driver, attempt.git_diff = provenance.gpu_driver, provenance.git_diff
     for row in (run, attempt):
-        row.git_commit, row.git_diff = provenance.git_commit, provenance.git_diff
+        row.git_commit = provenance.git_commit
         row.packages = dict(provenance.packages)
 
 

@@ -32,7 +32,7 @@ def final_epochs(store: Store, run: StoredRun) -> dict[int, int]:
     """Return the epochs that will not be trained again, each with its time in milliseconds."""
     last = run.epoch
     if run.status not in ENDED:
-        saved = (item.epoch for item in run.checkpoints if item.epoch <= run.epoch)
+        saved = (item.epoch for item in run.checkpoints if item.epoch <= run.recorded)
         last = max(saved, default=0)
     stamps = store.recorded_at(run.key)
     return {epoch: to_milliseconds(stamp) for epoch, stamp in stamps.items() if epoch <= last}

@@ -103,8 +103,8 @@ def test_no_signal_is_lost_where_deferring_starts_and_ends():
     for _ in range(100):
         with earlier_handler() as received, stop_signals() as stop:
             sender = threading.Timer(0.001, os.kill, (os.getpid(), signal.SIGTERM))
-            sender.start()
             with pytest.raises(Stopped):
+                sender.start()
                 defer_until_stopped(stop)
             sender.join()
         assert (stop.number, received) == (signal.SIGTERM, [])

@@ -33,33 +33,37 @@ def places(tree):
 
 
 @st.composite
-def changed_tree(draw, tree):
+def changed_tree(draw, tree):  # noqa: C901 - a list of cases
     """
     Return the tree with values replaced by odd ones, moved, nested, doubled or left out.
     """
     tree = copy.deepcopy(tree)
+
+    def one_of(values):
+        return values[draw(st.integers(0, len(values) - 1))]
+
     for _ in range(draw(CHANGES)):
         found = places(tree)
         if not found:
             break
-        parent, key = draw(st.sampled_from(range(len(found))).map(found.__getitem__))
-        match draw(st.sampled_from(["odd", "other", "delete", "nest", "double", "rename"])):
+        parent, key = one_of(found)
+        match one_of(["odd", "other", "delete", "nest", "double", "rename"]):
             case "odd":
-                parent[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
+                parent[key] = copy.deepcopy(one_of(ODD))
             case "other":
-                other, place = draw(st.sampled_from(range(len(found))).map(found.__getitem__))
+                other, place = one_of(found)
                 parent[key] = copy.deepcopy(other[place])
             case "delete":
                 del parent[key]
             case "nest":
                 value = parent[key]
-                for _ in range(draw(st.sampled_from([1, 2, 60]))):
-                    value = draw(st.sampled_from([[value], {"a": value}]))
+                for _ in range(one_of([1, 2, 60])):
+                    value = one_of([[value], {"a": value}])
                 parent[key] = value
             case "double" if isinstance(parent, list):
                 parent.insert(key, copy.deepcopy(parent[key]))
             case _ if isinstance(parent, dict):
-                parent[draw(st.sampled_from([*TEXTS, *parent]))] = parent.pop(key)
+                parent[one_of([*TEXTS, *parent])] = parent.pop(key)
     return tree
 
 

@@ -105,6 +105,17 @@ def test_an_unreadable_checkpoint_is_skipped_and_the_next_loaded_in_a_new_traine
     assert logged[1].startswith(f"cannot continue from a checkpoint: {files[0]}: ")
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), MemoryError()])
+def test_a_fault_of_the_machine_is_raised_and_no_older_checkpoint_used(saved, error):
+    class Sick(FakeTrainer):
+        def load_state_dict(self, state):
+            raise error
+
+    states = map(nullcontext, saved({"epoch": 7}, {"epoch": 6}))
+    with pytest.raises(type(error)):
+        resume_trainer(lambda: Sick(1.0), states, log=print, hint="")
+
+
 def test_the_error_lists_every_reason_if_no_checkpoint_can_be_read(saved):
     (file,) = saved(b"torn")
     with pytest.raises(CheckpointError) as caught:

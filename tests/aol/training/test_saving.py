@@ -154,6 +154,19 @@ def test_a_run_ends_if_no_state_can_be_written_for_long(clock, make_saver):
     assert saving.LONGEST_FAILURE_S < clock[0] < saving.LONGEST_FAILURE_S + 50
 
 
+def test_one_failure_between_distant_saves_does_not_end_a_run(clock, make_saver):
+    """
+    An epoch takes twice as long as a run may go on without a state that can be saved.
+    """
+    disk = Disk(2)
+    saver = make_saver(disk)
+    for epoch in range(1, 5):
+        clock[0] += 2 * saving.LONGEST_FAILURE_S
+        step(saver, epoch)
+
+    assert disk.written == [1, 3, 4]
+
+
 def test_the_last_state_is_tried_again_until_there_is_room(clock, make_saver):
     disk = Disk(7)
     saver = make_saver(disk)

@@ -435,22 +435,24 @@ def test_a_full_temporary_folder_is_a_lost_worker_and_no_damaged_checkpoint(work
     reports = Reports()
     with (
         small_disk(tmp_path / "full", "64k") as full,
-        pytest.raises(ReportError, match="No space left on device"),
+        pytest.raises(MachineError, match="No space left on device"),
     ):
         work(report=reports, opening=[lambda: fetched_to(full)])
 
-    assert reports.kinds == []
+    assert reports.kinds == [("fault", None)]
+    assert reports.results[0]["fault"] == "disk"
 
 
 def test_a_full_disk_for_the_images_is_a_lost_worker(work, tmp_path):
     reports = Reports()
     with (
         small_disk(tmp_path / "full", "64k") as full,
-        pytest.raises(ReportError, match=r"cannot store digits in .*No space left on device"),
+        pytest.raises(MachineError, match=r"cannot store digits in .*No space left on device"),
     ):
         work(report=reports, root=full)
 
-    assert reports.kinds == []
+    assert reports.kinds == [("fault", None)]
+    assert reports.results[0]["fault"] == "disk"
 
 
 def test_a_log_on_a_full_disk_does_not_end_the_training(work, tmp_path):

@@ -193,8 +193,8 @@ def first_version(path):
             """
             INSERT INTO runs (key, run_id, name, profile, seed, digest, config, epochs, status,
                 created_at, started_at, checkpoints)
-            VALUES ('7-a', 7, 'AOL-Small', 'demo', 7, 'a', '{}', 3, 'running',
-                '2026-01-01T00:00:00.000+00:00', '2026-01-01T01:00:00.000+00:00', '[]');
+            VALUES ('7-a', 7, 'AOL-Small', 'demo', 7, 'a', '{"data": {"name": "digits"}}', 3,
+                'running', '2026-01-01T00:00:00.000+00:00', '2026-01-01T01:00:00.000+00:00', '[]');
             INSERT INTO attempts (key, from_epoch, driver, started_at, heartbeat_at)
             VALUES ('7-a', 0, 'old:1', '-', '-'),
                 ('7-a', 0, 'new:2', '-', '2026-01-01T02:00:00.000+00:00');
