@@ -94,7 +94,8 @@ def test_no_signal_is_lost_where_deferring_starts_and_ends():
     Blocks follow each other without a pause while another thread sends the signal.
     """
 
-    def defer_until_stopped(stop):
+    def defer_until_stopped(stop, sender):
+        sender.start()
         while True:
             with stop.deferred(lambda text: None):
                 pass
@@ -104,8 +105,7 @@ def test_no_signal_is_lost_where_deferring_starts_and_ends():
         with earlier_handler() as received, stop_signals() as stop:
             sender = threading.Timer(0.001, os.kill, (os.getpid(), signal.SIGTERM))
             with pytest.raises(Stopped):
-                sender.start()
-                defer_until_stopped(stop)
+                defer_until_stopped(stop, sender)
             sender.join()
         assert (stop.number, received) == (signal.SIGTERM, [])
 
