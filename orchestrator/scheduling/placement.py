@@ -119,6 +119,8 @@ class Placement(FIFOScheduler):
         """Return the resources of a trial, on machines that did not fail it if there are any."""
         key, bundle = trial_key(trial), bundle_of(trial.config["job"])
         avoided = self._excluded | self._avoided[key]
+        if not avoided and key not in self._alone:
+            return tune.PlacementGroupFactory([bundle])
         if not self._candidates(trial, avoided, free=True):
             avoided = set(self._excluded)  # a trial that waits keeps all others from starting
         candidates = self._candidates(trial, avoided)
