@@ -15,9 +15,9 @@ class ExitCode(IntEnum):
     """Exit codes of `python -m orchestrator`; a signal adds its number to 128."""
 
     OK = 0
-    FAILURE = 1  # a runtime failure: disk, network, cluster, damaged data
+    FAILURE = 1  # a runtime failure (disk, network, cluster, MLflow), or conflicting results
     USAGE = 2  # a mistake in the input, or a request that cannot be met
-    UNFINISHED = 3  # some runs failed, diverged or are unsound
+    UNFINISHED = 3  # some runs failed, diverged, are unsound or not finished
     VIOLATION = 4  # a result breaks an invariant, or a bundle contradicts itself
 
 

@@ -1,4 +1,6 @@
-"""The result store: a database with the record of every run. Only the driver writes to it.
+"""The result store: a database with the record of every run.
+
+Only one process at a time writes results to it: the driver.
 
 SQLite in WAL mode by default, PostgreSQL on request. Only this package imports SQLAlchemy.
 

@@ -97,7 +97,7 @@ class StoreLock:
 def in_use(url: URL) -> StoreError:
     """Return the error for a store that another driver uses."""
     return StoreError(
-        f"another `run` is writing to {describe_url(url)}; wait for it (`status` shows it), or "
+        f"another driver is writing to {describe_url(url)}; wait for it (`status` shows it), or "
         "choose another --store"
     )
 

@@ -64,7 +64,7 @@ def test_a_run_is_complete_after_a_restart_of_the_server(restarted, schema):
 
 def test_no_second_driver_is_let_in_after_a_restart_of_the_server(restarted):
     assert restarted.second.returncode == 1
-    assert "another `run` is writing to" in restarted.second.stderr
+    assert "another driver is writing to" in restarted.second.stderr
     assert restarted.second.stderr.count("\n") == 1
 
 

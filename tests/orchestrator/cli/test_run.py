@@ -494,7 +494,7 @@ def test_a_second_driver_is_rejected(finished):
         done = finished("run", "experiments.yaml", "--profile", "demo")
 
     assert done.returncode == 1
-    assert "another `run` is writing" in done.stderr
+    assert "another driver is writing" in done.stderr
 
 
 def test_help_lists_every_command_without_heavy_imports():

@@ -381,7 +381,7 @@ def test_merge_does_not_wait_for_a_driver(tmp_path, other):
     ours.close()
 
     assert done.returncode == 1
-    assert "another `run` is writing to" in done.stderr
+    assert "another driver is writing to" in done.stderr
 
 
 MERGE = """

@@ -252,7 +252,7 @@ def test_a_live_driver_without_its_lock_keeps_others_out(train, location):
     train(host="elsewhere")
     with closing(Store(location)) as store:
         break_lock(store)
-    with pytest.raises(StoreError, match="another `run` is writing to"):
+    with pytest.raises(StoreError, match="another driver is writing to"):
         Store(location, exclusive=True)
 
     assert read_run(location).status is Status.RUNNING
@@ -301,7 +301,7 @@ def test_after_a_restart_of_the_server_no_second_driver_is_let_in(schema, postgr
     store = Store(schema, exclusive=True)
     postgresql.restart()
     store.heartbeat()
-    with pytest.raises(StoreError, match="another `run` is writing to"):
+    with pytest.raises(StoreError, match="another driver is writing to"):
         Store(schema, exclusive=True)
     store.close()
     Store(schema, exclusive=True).close()

@@ -28,7 +28,7 @@ def driver(location):
 
 
 def rejected(location):
-    with pytest.raises(StoreError, match="another `run` is writing to ") as caught:
+    with pytest.raises(StoreError, match="another driver is writing to ") as caught:
         Store(location, exclusive=True)
     message = str(caught.value)
     assert "\n" not in message
