@@ -51,7 +51,8 @@ def checkout() -> Checkout:
         return Checkout(**json.loads(PACKED.read_text(encoding="utf-8")))
     here = Path(__file__)
     try:
-        if not _git(here.parent, "ls-files", here.name):  # a repository around the program
+        # Without this file, git found the repository of an enclosing folder
+        if not _git(here.parent, "ls-files", here.name):
             return Checkout()
         commit = _git(here.parent, "rev-parse", "HEAD").strip()
         diff = _git(here.parent, "diff", "--binary", "HEAD", "--", *CODE) + _new_files(here.parent)
@@ -99,7 +100,7 @@ def environment(
 ) -> dict[str, Any]:
     """Return machine, versions, commit (with `diff`, a patch) and the images' fingerprints.
 
-    `source` is the checkout if that is known.
+    Pass `source` if the checkout is known already.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Reading files that others may have written: the size is limited, the mistakes are ValueErrors."""
+"""Reading files that others may have written. Sizes are limited; mistakes raise ValueError."""
 
 import json
 import os

@@ -156,7 +156,10 @@ WRITERS: dict[Format, Callable[[ExportedModel, Path], None]] = {
 
 
 def _enlarges(layer: nn.Module) -> bool:
-    """Return whether a layer makes images larger: without a limit, beyond any memory."""
+    """Return whether a convolution enlarges its images.
+
+    A chain of such layers could exhaust any memory.
+    """
     if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
         return False
     return any(

@@ -59,6 +59,6 @@ def _joined(parts: list[Part]) -> list[Part]:
 
 
 def _origin(attempt: Attempt) -> tuple[object, ...]:
-    """Return what of an attempt can change its numbers, apart from the settings."""
+    """Return the facts about an attempt, apart from the settings, that can change its numbers."""
     code = (attempt.git_commit, attempt.git_diff, attempt.packages)
     return (*code, attempt.device, attempt.gpu_driver)

@@ -100,7 +100,7 @@ def write_text(path: Path, text: str) -> Path:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Raise OutputError with the path if a disk fails in the block."""
+    """Raise OutputError with the path if a file cannot be written in the block."""
     try:
         yield
     except OSError as error:

@@ -113,7 +113,7 @@ def _existing_cluster(address: str) -> Iterator[None]:
 
 @contextmanager
 def _packed_source() -> Iterator[list[str]]:
-    """Yield copies of the packages to ship, which know the commit that they were copied from."""
+    """Yield copies of the packages to ship, each with the commit that it was copied from."""
     with tempfile.TemporaryDirectory() as folder:
         copies = [Path(folder) / package for package in SHIPPED_PACKAGES]
         for copy in copies:
@@ -162,7 +162,7 @@ def _ray_start() -> Iterator[None]:
     to save. Ray's handler of SIGTERM in Python raises SystemExit wherever the program is. Its
     handler in C++ calls ours, but prints a trace, and aborts the process some seconds later.
     """
-    services, utils = ray._private.services, ray._private.utils  # alike from Ray 2.50 to 2.60
+    services, utils = ray._private.services, ray._private.utils  # alike from Ray 2.52 to 2.60
     in_session = partial(services.ConsolePopen, start_new_session=True)
     handler = signal.getsignal(signal.SIGTERM)
     with (

@@ -1,4 +1,4 @@
-"""The machines of a cluster: whether each can train, and what it lacks."""
+"""Checking and preparing every machine of a cluster before a run starts."""
 
 import platform
 from collections.abc import Mapping, Sequence

@@ -149,7 +149,7 @@ def _merge(
         return MergedRun(incoming, MergeResult.REJECTED, line)
     try:
         record = read_record(incoming, other)
-        other.attempts(incoming.key)  # are copied as they are, too
+        other.attempts(incoming.key)  # copied unchecked, so damage must be found here
         other.recorded_at(incoming.key)
     except StoreError as error:
         return MergedRun(incoming, MergeResult.REJECTED, str(error))

@@ -106,7 +106,10 @@ class SpecFile:
         )
 
     def _mistakes_in_runs(self) -> list[Mistake]:
-        """Return the mistakes in the runs of all profiles, or the first hundreds of them."""
+        """Return the mistakes in the runs of all profiles.
+
+        It stops after the profile that exceeds `MAX_MISTAKES`.
+        """
         found: list[RunMistake] = []
         for name in self.profiles:
             if len(found) <= MAX_MISTAKES:

@@ -149,7 +149,10 @@ def _explain(model: type[BaseModel], detail: ErrorDetails) -> list[FieldError]:
 
 
 def _place_errors(error: ValidationError, data: Any) -> list[ErrorDetails]:
-    """Return pydantic's errors with paths in the data, without the names of a union's types."""
+    """Return pydantic's errors with paths that exist in the data.
+
+    Pydantic's own paths also have the types of a union.
+    """
     details = error.errors()
     for detail in details:
         value, loc = data, detail["loc"]

@@ -22,7 +22,7 @@ class Checked(TypeDecorator[Any]):
     """Base of the types, which reject stored values of other Python types."""
 
     impl: type[TypeEngine[Any]] = String
-    cache_ok = True  # SQLAlchemy wants it in every class
+    cache_ok = True  # SQLAlchemy does not inherit it
     kinds: ClassVar[tuple[type, ...]]
 
     def process_result_value(self, value: Any, dialect: Any) -> Any:

@@ -55,8 +55,8 @@ class StoreReader:
     ) -> None:
         """Open the database at a path or URL; create or upgrade it if necessary.
 
-        `exclusive` keeps other drivers out until `close`. A connection to a SQLite file can be
-        used for `seconds`.
+        `exclusive` keeps other drivers out until `close`. On a SQLite file, statements are
+        interrupted `seconds` after the connection opened.
 
         Raises: StoreError, also if another driver uses the store.
         """
@@ -75,7 +75,7 @@ class StoreReader:
                 migrate(self.engine)
             self._held = stack.pop_all() if exclusive else ExitStack()
         self._identity = identity(self.url)
-        self._driver: str | None = None  # the ID of this process if it queued or started runs
+        self._driver: str | None = None  # the ID of this process once it is a driver
         self._watch = DriverWatch(self._other_drivers)
 
     def __enter__(self) -> Self:
