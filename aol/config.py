@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from reprlib import repr as shown
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from aol.catalog import DATASETS, DatasetName
@@ -15,6 +17,12 @@ Shuffle = Literal["full", "authors"]
 AttackName = Literal["pgd_l2"]
 Section = TypeVar("Section")
 NOT_IN_DIGEST = ("seed", "attack")
+DESCRIPTIONS = {
+    float: "a number",
+    int: "a whole number below 2**63",
+    bool: "true or false",
+    NoneType: "null",
+}
 
 
 def _check_positive(**values: float | None) -> list[str]:
@@ -236,20 +244,22 @@ def from_dict(settings: dict[str, Any]) -> TrainConfig:
         loss=_section(LossConfig, parts.pop("loss")),
         optimizer=_section(OptimizerConfig, optimizer),
         attack=_section(AttackConfig, attack) if attack else None,
-        **_checked(TrainConfig, {name: parts[name] for name in parts if name != "optimizer"}),
+        **_with_checked_types(
+            TrainConfig, {name: parts[name] for name in parts if name != "optimizer"}
+        ),
     )
 
 
 def _section(kind: type[Section], values: dict[str, Any]) -> Section:
-    return kind(**_checked(kind, dict(values)))
+    return kind(**_with_checked_types(kind, dict(values)))
 
 
-def _checked(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+def _with_checked_types(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of fields. Raises: TypeError if one is not of its field's type."""
     types = get_type_hints(kind)
     for name, value in values.items():
         if name in types and not _is_of(types[name], value):
-            raise TypeError(f"{name}: got {value!r}")
+            raise TypeError(f"{name}: must be {_describe(types[name])}, got {shown(value)}")
     return values
 
 
@@ -267,3 +277,13 @@ def _is_of(wanted: Any, value: object) -> bool:
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, wanted)
+
+
+def _describe(wanted: Any) -> str:
+    """Return in words what `_is_of` accepts for a type."""
+    arguments = get_args(wanted)
+    if get_origin(wanted) is Literal:
+        return " or ".join(map(repr, arguments))
+    if get_origin(wanted) is tuple:
+        return f"a list, each item {_describe(arguments[0])}"
+    return " or ".join(map(_describe, arguments)) or DESCRIPTIONS.get(wanted, wanted.__name__)

@@ -16,6 +16,11 @@ def is_one_line(text: str) -> bool:
     return all(map(is_printable, text))
 
 
+def joined_lines(text: str) -> str:
+    """Return text as one line with single spaces."""
+    return " ".join(text.split())
+
+
 def printable(text: str) -> str:
     """Return the text in one line, with escapes for what is not printable."""
     if text.isprintable():

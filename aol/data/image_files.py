@@ -14,8 +14,8 @@ Pixels = npt.NDArray[np.uint8]
 
 SHAPE = (32, 32, 3)
 FORMATS = ("PNG", "WEBP", "JPEG")  # Pillow guesses by the content, not by the name
-IMAGE_BYTES = 2**20  # of 32 x 32 pixels
-ARRAY_BYTES = 2**30
+MAX_IMAGE_BYTES = 2**20  # of 32 x 32 pixels
+MAX_UNPACKED_BYTES = 2**30  # of an .npz file
 MAX_ARRAYS = 1000  # in an .npz file
 MAX_IMAGES = 100_000
 IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
@@ -86,7 +86,7 @@ def _images(file: Path) -> dict[str, Pixels]:
 def _read_image(file: Path) -> dict[str, Pixels]:
     from PIL import Image
 
-    _require_size(file, IMAGE_BYTES)
+    _require_size(file, MAX_IMAGE_BYTES)
     with Image.open(file, formats=FORMATS) as image:
         if image.size != SHAPE[:2]:
             raise ImageFileError("{} x {} pixels, allowed: 32 x 32".format(*image.size))
@@ -96,7 +96,8 @@ def _read_image(file: Path) -> dict[str, Pixels]:
 
 
 def _read_npy(file: Path) -> dict[str, Pixels]:
-    array = np.load(file, mmap_mode="r", allow_pickle=False)  # believes no size in the header
+    # Mapped, so a false size in the header takes no memory
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
     return {str(file): _checked("", array)}
 
 
@@ -104,7 +105,7 @@ def _read_npz(file: Path) -> dict[str, Pixels]:
     """Read every array of more than two dimensions; the others are labels and the like."""
     with ZipFile(file) as archive:
         infos = archive.infolist()
-    if len(infos) > MAX_ARRAYS or sum(info.file_size for info in infos) > ARRAY_BYTES:
+    if len(infos) > MAX_ARRAYS or sum(info.file_size for info in infos) > MAX_UNPACKED_BYTES:
         raise ImageFileError(f"has more than {MAX_ARRAYS} arrays or unpacks to over 1 GiB")
     with np.load(file, allow_pickle=False) as arrays:
         found = {
@@ -118,14 +119,14 @@ def _read_npz(file: Path) -> dict[str, Pixels]:
 
 
 def _require_size(file: Path, limit: int) -> None:
-    """Raise ImageFileError for a file of more bytes."""
+    """Raise ImageFileError if a file has more than `limit` bytes."""
     if (size := file.stat().st_size) > limit:
         raise ImageFileError(f"has {size} bytes, allowed: {limit}")
 
 
 def _checked(where: str, array: npt.NDArray[np.generic]) -> Pixels:
-    if array.shape[0:1] > (MAX_IMAGES,):
-        raise ImageFileError(f"{where}{array.shape[0]} images, allowed: {MAX_IMAGES}")
+    if array.ndim and len(array) > MAX_IMAGES:
+        raise ImageFileError(f"{where}{len(array)} images, allowed: {MAX_IMAGES}")
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != SHAPE:
         raise ImageFileError(f"{where}{array.dtype} {array.shape}, allowed: {ARRAY}")
     return np.array(array, np.uint8)

@@ -42,7 +42,7 @@ SPEC = Path("experiments.yaml")  # in the current folder
 SPEC_HELP = "The YAML file of experiments."
 
 
-def _require_text(value: str | None) -> str | None:
+def _require_nonempty(value: str | None) -> str | None:
     if value == "":
         raise typer.BadParameter(f"is empty; set {VARIABLES['--store']} to the store's URL")
     return value
@@ -66,7 +66,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         envvar=VARIABLES["--store"],
-        callback=_require_text,
+        callback=_require_nonempty,
         help="Path or SQLAlchemy URL.  [default: store.db in the results]",
     ),
 ]

@@ -3,11 +3,12 @@ r"""The tables in LaTeX, for \input in a document that uses booktabs."""
 import re
 from collections.abc import Sequence
 
+from aol.text import joined_lines
 from orchestrator.analysis.claims import describe_evidence
 from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import Cell, FilledTable
 from orchestrator.formatting import MISSING, format_percent
-from orchestrator.reporting.markdown import EXCLUDED_SYMBOL
+from orchestrator.reporting.markdown import EXCLUDED_MEANING, EXCLUDED_SYMBOL
 
 MATH_COMMANDS = {"±": "pm", "×": "times", "·": "cdot", "≤": "leq", "≥": "geq", "≈": "approx"}
 MATH_COMMANDS |= {"→": "to", "∞": "infty", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"}
@@ -47,7 +48,7 @@ def render_latex(report: Report) -> str:
 
 def escape(text: str) -> str:
     """Return text with LaTeX's special characters escaped; √2 becomes a square root."""
-    line = " ".join(text.split())
+    line = joined_lines(text)
     result = "".join(ESCAPES.get(character, character) for character in line)
     if line[:1] in ("[", "*"):  # after the end of a row they would be an option of its command
         result = f"{{}}{result}"
@@ -55,7 +56,7 @@ def escape(text: str) -> str:
 
 
 def _comment(line: str) -> str:
-    return f"% {' '.join(line.split())}"
+    return f"% {joined_lines(line)}"
 
 
 def _claims(report: Report) -> str:
@@ -86,7 +87,7 @@ def _table(report: Report, filled: FilledTable) -> str:
     if with_sd:
         caption += " ±: standard deviation between seeds."
     if filled.excluded:
-        caption += " †: without seeds that diverged or are unsound."
+        caption += f" {EXCLUDED_SYMBOL}: {EXCLUDED_MEANING}."
     columns = f"l{'r' * (len(titles) - 1)}"
     return _environment(caption, filled.table.id, columns, titles, rows, notes=filled.excluded)
 
@@ -116,7 +117,7 @@ def _environment(
             *lines,
             r"\bottomrule",
             r"\end{tabular}",
-            *(rf"\par {escape(' '.join(note.split()))}" for note in notes),
+            *(rf"\par {escape(note)}" for note in notes),
             r"\end{table}",
         ]
     )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from aol.text import joined_lines
 from orchestrator.analysis.claims import ClaimVerdict, describe_evidence, summarize_claims
 from orchestrator.analysis.report import Report, summarize
 from orchestrator.analysis.tables import Cell, FilledTable
@@ -32,6 +33,7 @@ Evidence: differences in percentage points with 95 % intervals, each claimed to 
 p-values are corrected by Holm's method over all claims. See `docs/claims.md`."""
 PRIOR_SYMBOL = "°"  # marks intervals whose standard deviation is the prior alone
 EXCLUDED_SYMBOL = "†"  # marks cells with a seed that diverged or is unsound
+EXCLUDED_MEANING = "without seeds that diverged or are unsound"
 COMPARISON_LEGEND = """\
 measured / published (difference; of several seeds also their number and standard deviation, sd)"""
 VERDICT_LEGEND = """\
@@ -39,14 +41,14 @@ Difference in percentage points with its 95 % interval. ✓ reproduced: within t
 beyond it; ?: not decided, +n: so many further seeds would do, +∞: none would; …: in training;
 –: no finished and sound run has a value. °: one seed, whose spread is taken from the prior.
 See `docs/verdicts.md`."""
-EXCLUDED_LEGEND = """\
-†: without seeds that diverged or are unsound, which are named below the table. Such a cell does not
+EXCLUDED_LEGEND = f"""\
+{EXCLUDED_SYMBOL}: {EXCLUDED_MEANING}, which are named below the table. Such a cell does not
 count as reproduced."""
 
 
 def escape(text: str) -> str:
     """Return text as one line of Markdown that shows it as it is."""
-    return SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+    return SPECIAL.sub(r"\\\g<0>", joined_lines(text))
 
 
 def pipe_table(

@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from aol.provenance import file_sha256
 from aol.reading import parse_json
-from aol.text import printable
+from aol.text import is_one_line, printable
 from orchestrator.errors import BundleError, OutputError
 from orchestrator.formatting import pluralize
 
@@ -46,7 +46,7 @@ CORRUPT_ZIP_ERRORS = (BadZipFile, zlib.error, EOFError, NotImplementedError, Run
 
 
 def _require_printable(text: str) -> str:
-    if not text.isprintable():
+    if not is_one_line(text):
         raise PydanticCustomError("printable", "must have only printable characters")
     return text
 
@@ -151,15 +151,15 @@ def unpack_bundle(file: Path) -> Iterator[UnpackedBundle]:
 def _open(file: Path) -> ZipFile:
     try:
         if file.is_file():
-            _require_short_directory(file)
+            _check_size_and_directory(file)
             return ZipFile(file)
     except OSError as error:
         raise _unreadable(file, error) from error
     raise BundleError(f"{file}: no such file")
 
 
-def _require_short_directory(file: Path) -> None:
-    """Raise BundleError for a zip with a long list of files, all of which `ZipFile` reads."""
+def _check_size_and_directory(file: Path) -> None:
+    """Raise BundleError if a zip or its list of files, which `ZipFile` reads, is too large."""
     length = ZIP64_LOCATOR.size + ZIP_END.size
     with file.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)

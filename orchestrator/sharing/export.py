@@ -87,7 +87,7 @@ def _load_stored(run: RunSpec, checkpoint: Checkpoint, storage: str | None) -> T
             return _load_final(run, Path(folder) / STATE_FILE)
     except CheckpointError:
         raise
-    except Exception as error:  # Ray and file systems raise anything
+    except Exception as error:  # file systems raise anything
         raise CheckpointError(f"{location}: cannot be opened: {error}") from error
 
 
@@ -105,7 +105,13 @@ def from_folder(folder: Path) -> FinishedRun:
         raise RequestError(f"{folder}: no state-{len(found.epochs)}.pt there, the finished network")
     last = found.attempts[-1]
     attempts = [
-        Attempt(one.from_epoch, one.host, one.time, git_commit=one.commit) for one in found.attempts
+        Attempt(
+            from_epoch=one.from_epoch,
+            driver=one.host,
+            started_at=one.time,
+            git_commit=one.commit,
+        )
+        for one in found.attempts
     ]
     return FinishedRun(
         run=found.run,

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from aol.reading import parse_json, read_limited
+from aol.text import joined_lines
 from orchestrator.analysis.claims import Basis, claim_record
 from orchestrator.analysis.margins import ROUNDING, certified_share, read_margins, tied_share
 from orchestrator.analysis.report import Report, as_records, make_report
@@ -265,7 +266,7 @@ def _claim_differences(written: Mapping[str, Any], report: Report) -> Iterator[s
 
 def _table_lines(markdown: str) -> list[str]:
     """Return the rows of all tables, however wide their columns are."""
-    return [" ".join(line.split()) for line in markdown.splitlines() if line.startswith("|")]
+    return [joined_lines(line) for line in markdown.splitlines() if line.startswith("|")]
 
 
 def _names(records: list[Any]) -> list[tuple[Any, ...]]:

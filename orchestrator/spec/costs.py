@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
+from aol.reading import read_limited
 from orchestrator.errors import RecordError
 
 SIZE_LIMIT = 2**20  # bytes
@@ -29,15 +30,12 @@ class CostRecord(BaseModel):
 def read_costs(file: Path) -> CostRecord:
     """Return the record in a file. Raises: RecordError if it cannot be read or is not valid."""
     try:
-        with file.open("rb") as stream:
-            content = stream.read(SIZE_LIMIT + 1)
+        return CostRecord.model_validate_json(read_limited(file, SIZE_LIMIT))
     except OSError as error:
         raise RecordError(f"{file}: cannot be read: {error.strerror or error}") from error
-    if len(content) > SIZE_LIMIT:
-        raise RecordError(f"{file}: is larger than {SIZE_LIMIT} bytes")
-    try:
-        return CostRecord.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise RecordError(f"{file}: {place}: {first['msg']}") from error
+    except ValueError as error:
+        raise RecordError(f"{file}: {str(error).removeprefix(f'{file.name} ')}") from error

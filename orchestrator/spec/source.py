@@ -16,6 +16,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from aol.reading import read_limited
+from aol.text import joined_lines
 from orchestrator.errors import SpecError
 
 Loc = tuple[str | int, ...]  # a path through nested mappings and lists, as in pydantic's errors
@@ -29,7 +30,7 @@ TOO_MANY = f"there are more than {MAX_VALUES} values; each alias counts as a cop
 MAX_MISTAKES = 100  # that are printed
 MAX_LINE = 2_000  # characters of a mistake
 MAX_INT = 2**63 - 1  # the largest in a database
-HALF_PAIR = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class LimitedComposer(Composer):
-    """Stops at the first value that is too deep or one too many, before the rest is read."""
+    """Stops at the first value beyond a limit of depth or number, before the rest is read."""
 
     def __init__(self, loader: Any = None) -> None:
         super().__init__(loader=loader)
@@ -154,7 +155,7 @@ class Document:
             self.complete = True
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            problem = " ".join(str(error.problem or error.context).split())
+            problem = joined_lines(str(error.problem or error.context))
             if r"'\t'" in problem:
                 problem = "there is a tab; indent with spaces"
             self._note(mark.line + 1 if mark else None, problem)
@@ -215,7 +216,7 @@ class Document:
             value = self._yaml.constructor.construct_object(node)
             if isinstance(value, int) and abs(value) > MAX_INT:
                 problem = f"whole numbers must be below 2**63, got {shown}"
-            elif isinstance(value, str) and HALF_PAIR.search(value):
+            elif isinstance(value, str) and SURROGATE.search(value):
                 problem = f"half of a surrogate pair is not a character, got {shown!a}"
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             # no such day, more digits than Python reads, !!int x

@@ -1,4 +1,7 @@
-"""Connections to the database of the result store, its schema version and its lock."""
+"""The database of the result store.
+
+Its location, connections, schema version and errors, and the queries of users.
+"""
 
 import math
 import os
@@ -23,6 +26,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
 
 from aol.errors import first_line
+from aol.text import joined_lines
 from orchestrator.errors import QueryError, StoreError
 from orchestrator.masking import mask_secrets
 from orchestrator.store.columns import DamagedValueError, load_json
@@ -33,7 +37,7 @@ URL_FORM = "postgresql://USER@HOST:PORT/DATABASE"
 REVISION = "0008"  # the newest migration
 REVISION_NAME = re.compile(r"\d{4}")
 BUSY_TIMEOUT_S = 30
-DRIVERS = {"postgresql": "postgresql+psycopg"}  # the driver that the optional dependency installs
+DIALECTS = {"postgresql": "postgresql+psycopg"}  # with the client library that the extra installs
 
 QUERY_SECONDS = 60
 QUERY_ROWS = 1_000_000
@@ -84,7 +88,7 @@ def store_url(location: str | Path | URL) -> URL:
         raise StoreError(f"--store {backend}://...: is not supported; use sqlite or postgresql")
     if backend == "postgresql" and ("@" in (url.host or "") or re.search(r"\s", location)):
         raise _invalid_url(location)
-    return url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
+    return url.set(drivername=DIALECTS.get(url.drivername, url.drivername))
 
 
 def _invalid_url(location: str) -> StoreError:
@@ -140,7 +144,9 @@ def exists(location: str | Path) -> bool:
 def open_engine(url: URL, seconds: float = math.inf) -> Engine:
     """Return an engine for the database; a SQLite file is in WAL mode.
 
-    A connection to a SQLite file can be used for `seconds`. Raises: StoreError.
+    On a SQLite file, statements are interrupted `seconds` after the connection opened.
+
+    Raises: StoreError.
     """
     file = sqlite_file(url)
     create = partial(create_engine, url, json_deserializer=load_json)
@@ -266,7 +272,7 @@ def run_query(engine: Engine, sql: str) -> tuple[list[str], list[tuple[Any, ...]
                 raise QueryError("the query returns no rows; only reading is allowed")
             return list(found.keys()), list(_limited_rows(found))
         except DBAPIError as error:
-            message = " ".join(str(error.orig).split())
+            message = joined_lines(str(error.orig))
             advice = "; only reading is allowed" if message in DENIED else ""
             if message in TIMED_OUT:
                 message = f"the query takes longer than {QUERY_SECONDS} s"
@@ -315,6 +321,6 @@ def translate_errors(url: URL) -> Iterator[None]:
 
 def describe_failure(url: URL, error: Exception) -> str:
     """Return one line with the cause of an error and advice, but without a password."""
-    cause = " ".join(str(getattr(error, "orig", None) or error).split())
+    cause = joined_lines(str(getattr(error, "orig", None) or error))
     advice = next((advice for part, advice in ADVICE.items() if part in cause), DEFAULT_ADVICE)
     return f"the store {describe_url(url)} cannot be used: {cause}; {advice}"

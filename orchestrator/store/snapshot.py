@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy import table as lightweight
 from sqlalchemy.engine import URL, Engine
 
+from aol.text import joined_lines
 from orchestrator.errors import NewerStoreError, StoreError
 from orchestrator.store.engine import (
     REVISION,
@@ -147,7 +148,10 @@ def _copy_rows(source: Store, target: Connection, key: str) -> None:
 
 
 def _copy_driver(source: Store, target: Connection, key: str) -> None:
-    """Copy the driver of a run unless it is there. It has ended, as far as the target can know."""
+    """Copy the driver of a run unless it is there.
+
+    In the target it has ended, because no process there renews its heartbeat.
+    """
     query = select(DriverRow.__table__).join(RunRow, RunRow.driver == DriverRow.id)
     with source.engine.connect() as connection:
         found = connection.execute(query.where(RunRow.key == key)).mappings().one_or_none()
@@ -233,7 +237,7 @@ def _check_copy(copy: Path, name: str) -> None:
             require_tables(engine)
             damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if damage != "ok":
-                raise StoreError(f"{name}: is damaged: {' '.join(str(damage).split())}")
+                raise StoreError(f"{name}: is damaged: {joined_lines(str(damage))}")
             _check_revision(engine, name)
     finally:
         engine.dispose()

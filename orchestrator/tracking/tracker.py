@@ -167,7 +167,7 @@ class Tracker:
                     (own.as_uri(), len(location) + 1, location, len(location) + 1, f"{location}/"),
                 )
 
-    def _send_run(self, client: "MlflowClient", store: Store, run: StoredRun) -> "Run":
+    def _send_run(self, client: "MlflowClient", store: Store, run: StoredRun) -> None:
         mlflow_run = self._find(client, run) or self._create(client, run)
         final = final_epochs(store, run)
         logged = logged_epochs(client, mlflow_run)
@@ -186,7 +186,6 @@ class Tracker:
                 client.log_batch(run_id, metrics=metrics)
         log_status(client, mlflow_run, run)
         store.set_mlflow_status(run.key, run.status)
-        return mlflow_run
 
     def _find(self, client: "MlflowClient", run: StoredRun) -> "Run | None":
         """Find the MLflow run of a stored run, by its ID in the store or else by its tags."""

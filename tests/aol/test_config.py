@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, fields, is_dataclass, replace
 
 import pytest
@@ -354,6 +355,31 @@ def test_settings_of_other_types_are_refused(name, value):
     settings[name] = settings[name] | value if isinstance(settings[name], dict) else value
 
     with pytest.raises(TypeError):
+        from_dict(settings)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "problem"),
+    [
+        (None, "epochs", [1], "epochs: must be a whole number below 2**63, got [1]"),
+        (None, "precision", 1, "must be 'float32' or 'tf32' or 'bf16', got 1"),
+        ("model", "width", "1", "width: must be a number, got '1'"),
+        ("data", "augment", 1, "augment: must be true or false, got 1"),
+        ("data", "test_limit", "", "must be a whole number below 2**63 or null, got ''"),
+        ("optimizer", "drops", ["x"], "drops: must be a list, each item a number, got ('x',)"),
+        (
+            "loss",
+            "offset",
+            "x" * 1000,
+            "offset: must be a number, got 'xxxxxxxxxxxx...xxxxxxxxxxxxx'",
+        ),
+    ],
+)
+def test_the_message_about_another_type_says_what_is_allowed(section, name, value, problem):
+    settings = asdict(CONFIG)
+    (settings[section] if section else settings)[name] = value
+
+    with pytest.raises(TypeError, match=f"{re.escape(problem)}$"):
         from_dict(settings)
 
 

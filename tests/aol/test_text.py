@@ -1,6 +1,6 @@
 import pytest
 
-from aol.text import printable, printable_lines
+from aol.text import joined_lines, printable, printable_lines
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,10 @@ from aol.text import printable, printable_lines
 )
 def test_what_is_not_printable_is_escaped_in_one_line(text, shown):
     assert printable(text) == shown
+
+
+def test_joined_lines_have_single_spaces():
+    assert joined_lines(" a\tb\n\n  c\u2028d\n") == "a b c d"
 
 
 def test_text_of_several_lines_keeps_them():

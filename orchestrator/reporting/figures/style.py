@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aol.text import joined_lines
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -45,7 +47,7 @@ RC_PARAMS: Any = {
 
 def plain_text(text: str) -> str:
     """Return text as one line that matplotlib shows as it is: no formula, no hidden label."""
-    line = " ".join(text.split()).replace("$", r"\$")
+    line = joined_lines(text).replace("$", r"\$")
     return f" {line}" if line.startswith("_") else line
 
 

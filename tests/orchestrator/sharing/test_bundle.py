@@ -692,6 +692,13 @@ def test_an_unprintable_experiment_name_cannot_be_bundled(experiment, store, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_with_a_no_break_space_can_be_bundled(experiment, store, tmp_path):
+    write_bundle(replace(experiment, name="a\u00a0b"), store, tmp_path / "x.zip", at=AT)
+
+    with archive.unpack_bundle(tmp_path / "x.zip") as found:
+        assert found.manifest.experiment == "a\u00a0b"
+
+
 def test_a_missing_bundle_is_rejected(tmp_path):
     assert rejection(tmp_path / "x.zip") == f"{tmp_path / 'x.zip'}: no such file"
 
