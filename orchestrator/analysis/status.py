@@ -31,7 +31,7 @@ class RunStatus:
             "key": self.run.key,
             "run_id": self.run.run_id,
             "name": self.run.name,
-            "dataset": self.run.config["data"]["name"],
+            "dataset": self.run.dataset,
             "profile": self.run.profile,
             "seed": self.run.seed,
             "state": self.state,
@@ -55,7 +55,7 @@ def run_statuses(store: Store, profile: str | None, *, limit: int | None = None)
         runs = store.runs(store.keys_by_priority(limit, profile))
     keys = [run.key for run in runs if run.epoch]
     values = store.latest_metrics(keys)
-    latest = epochs_to_read(_cycle(run) for run in runs)
+    latest = epochs_to_read(run.eval_every for run in runs)
     speeds = store.latest_metrics(keys, epochs=latest, names=SPEED_METRICS)
     return [
         _status(run, values.get(run.key, {}).get(run.epoch, {}), speeds.get(run.key, {}))
@@ -75,10 +75,5 @@ def _status(
     trains = run.alive and run.status is Status.RUNNING
     eta = None
     if trains and seconds:
-        eta = mean_seconds(seconds, _cycle(run), run.epochs) * (run.epochs - run.epoch)
+        eta = mean_seconds(seconds, run.eval_every, run.epochs) * (run.epochs - run.epoch)
     return RunStatus(run, state, values, fmean(rates) if rates else None, eta)
-
-
-def _cycle(run: StoredRun) -> int:
-    """Return the number of epochs from one evaluation to the next."""
-    return int(run.config.get("eval_every", 1))  # older stores lack it

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -91,13 +91,13 @@ def cra_table(experiment: Experiment, store: Store, radius: float, *, as_json: b
 
     Raises: RecordError.
     """
-    records = [
+    records: list[dict[str, Any]] = [
         {
             "profile": experiment.profile,
             "note": experiment.note,
             "run_id": run.run_id,
             "name": run.name,
-            "dataset": run.config["data"]["name"],
+            "dataset": run.dataset,
             "seed": run.seed,
             "radius": radius,
             "cra": certified_share(margins, radius),

@@ -113,7 +113,7 @@ def _row(status: RunStatus) -> list[str]:
     return [
         str(run.run_id),
         run.name,
-        run.config["data"]["name"],
+        run.dataset,
         run.profile,
         str(run.seed),
         f"{run.epoch}/{run.epochs}",

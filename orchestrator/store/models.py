@@ -201,8 +201,7 @@ def to_stored_run(row: Row[*tuple[Any, ...]], live_drivers: Container[str | None
         values["status"] = Status(row.status)
         values["checkpoints"] = tuple(map(_checkpoint, row.checkpoints))
         _require_texts(row.packages or {})
-        _require_readable(row.config)
-    except (LookupError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise DamagedValueError(f"the record of the run {row.key}: {error}") from error
     for name in SHOWN:
         values[name] = row._mapping[name] and printable(row._mapping[name])
@@ -215,14 +214,6 @@ def _checkpoint(item: Any) -> Checkpoint:
     if not (isinstance(found.epoch, int) and isinstance(found.path, str)):
         raise ValueError(f"{item!r} is not a checkpoint")
     return found
-
-
-def _require_readable(config: dict[str, Any]) -> None:
-    """Raise an error if what is read from every run's settings is missing or has another type."""
-    if not isinstance(config["data"]["name"], str):
-        raise TypeError(f"the dataset is {config['data']['name']!r}")
-    if (cycle := config.get("eval_every", 1)) < 1:  # older stores lack it
-        raise ValueError(f"`eval_every` is {cycle!r}")
 
 
 def _require_texts(packages: dict[str, Any]) -> None:

@@ -111,6 +111,19 @@ class StoredRun:
     error: str | None
     certificate: Mapping[str, Any] | None  # of `aol.certification`, with its arithmetic
 
+    @property
+    def dataset(self) -> str:
+        """Return the name of the dataset, or "?" if the settings are damaged."""
+        data = self.config.get("data")
+        name = data.get("name") if isinstance(data, Mapping) else None
+        return name if isinstance(name, str) else "?"
+
+    @property
+    def eval_every(self) -> int:
+        """Return the number of epochs from one evaluation to the next; older stores lack it."""
+        value = self.config.get("eval_every")
+        return value if isinstance(value, int) and value > 0 else 1
+
 
 def describe_changes(before: Mapping[str, object], now: TrainConfig) -> str:
     """Return the settings that differ, such as `epochs 10 → 20`."""

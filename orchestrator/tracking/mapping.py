@@ -121,7 +121,7 @@ def run_tags(run: StoredRun) -> dict[str, str]:
         CREATED_TAG: run.created_at,
         "run_id": str(run.run_id),
         "model": run.name,
-        "dataset": run.config["data"]["name"],
+        "dataset": run.dataset,
         "profile": run.profile,
         "seed": str(run.seed),
         "digest": run.digest,
