@@ -17,6 +17,7 @@ from aol.data.datasets import prepare
 from aol.provenance import Checkout
 from orchestrator.sharing.run_folder import find_run_folders, read_run_folder
 from orchestrator.store import Status
+from tests.support.mounts import read_only
 from tests.support.shell import PROJECT, TINY, Shell
 
 pytestmark = pytest.mark.slow
@@ -465,10 +466,10 @@ def test_images_of_a_read_only_root_are_packed_from_the_cache(tmp_path, monkeypa
     monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
     from pack import copy_images
 
-    monkeypatch.setattr(data, "_is_read_only", lambda root: True)
     monkeypatch.setattr(data, "_cache_folder", lambda: tmp_path / "cache")
     (tmp_path / "root").mkdir()
-    copy_images(tmp_path / "stage", tmp_path / "root", "digits")
+    with read_only(tmp_path / "root") as root:
+        copy_images(tmp_path / "stage", root, "digits")
 
     assert (tmp_path / "stage" / "verified" / "digits.npy").exists()
     assert not (tmp_path / "root" / "verified").exists()

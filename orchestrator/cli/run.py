@@ -165,9 +165,9 @@ def report_outcome(outcome: "RunOutcome", session: "Session") -> int:
     if not outcome.done:
         message(f"Not all runs are finished. The same command continues: {repeat_command()}")
         return ExitCode.UNFINISHED
+    message(f"Print them: {_report_command(session)}")
     if outcome.problem:
         return ExitCode.FAILURE
-    message(f"Print them: {_report_command(session)}")
     message(f"Every run with its curves: {_mlflow_command(session)}")
     return ExitCode.OK
 

@@ -8,8 +8,11 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from contextlib import closing
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -135,22 +138,26 @@ def experiment():
     return SpecFile(EARLIER / "experiments.yaml").experiment("demo")
 
 
-@pytest.fixture(scope="module")
-def stored(folder):
+@cache
+def stored():
     """
     Return a store of the newest schema in a single file.
     """
-    file = shutil.copy(EARLIER / "store.db", folder / "stored.db")
-    close_as_single_file(Store(file))
-    return file.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(shutil.copy(EARLIER / "store.db", folder))
+        close_as_single_file(Store(file))
+        return file.read_bytes()
+
+
+changed_stores = st.deferred(lambda: changed_store(stored()))
 
 
 @FUZZ
-@given(data=st.data())
-def test_a_changed_store_is_read_or_refused(folder, experiment, stored, data):
+@given(content=changed_stores)
+def test_a_changed_store_is_read_or_refused(folder, experiment, content):
     file = folder / "theirs.db"
     remove_database(file)
-    file.write_bytes(data.draw(changed_store(stored)))
+    file.write_bytes(content)
 
     def read():
         with closing(Store(file)) as store:
@@ -160,11 +167,11 @@ def test_a_changed_store_is_read_or_refused(folder, experiment, stored, data):
 
 
 @FUZZ
-@given(data=st.data())
-def test_a_changed_store_is_merged_or_refused(folder, ours, experiment, stored, data):
+@given(content=changed_stores)
+def test_a_changed_store_is_merged_or_refused(folder, ours, experiment, content):
     file = folder / "theirs.db"
     remove_database(file)
-    file.write_bytes(data.draw(changed_store(stored)))
+    file.write_bytes(content)
 
     def merge():
         with open_results(str(file)) as theirs:

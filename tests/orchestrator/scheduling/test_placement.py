@@ -77,13 +77,13 @@ def of(kind, events):
     ],
 )
 def test_runs_leave_a_machine_whose_gpu_fails_and_it_gets_no_more_of_them(train, worker, reason):
-    events, messages = train(worker, ResourceRequest(1.0, 1.0), count=6)
+    events, messages = train(worker, ResourceRequest(1.0, 1.0), count=20)
 
-    assert [event.status for event in of(Finished, events)] == [Status.DONE] * 6
+    assert [event.status for event in of(Finished, events)] == [Status.DONE] * 20
     (message,) = messages
     assert f"gets no more runs after 2 faults; {reason}" in message
-    assert len(of(Placed, events)) == 6
-    assert len(of(Started, events)) in (8, 9)  # one may have been on its way to the machine
+    assert len(of(Placed, events)) == 20
+    assert len(of(Started, events)) in (22, 23)  # one may have been on its way to the machine
 
 
 @pytest.mark.slow
