@@ -15,7 +15,7 @@ PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run laptop test test-slow test-faults test-all test-lowest check docs bench lock clean
+.PHONY: help run laptop test test-slow test-all test-lowest check docs bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,9 +32,6 @@ test: $(READY) ## run the tests, in about five minutes on two cores
 
 test-slow: $(READY) ## run the tests that `make test` leaves out: they take minutes each
 	@$(BIN)/python -m pytest -q $(PARALLEL) -m slow
-
-test-faults: $(READY) ## kill processes of the demo 40 times at random, in about 20 minutes
-	@$(BIN)/python -m tests.support.storm --kills 40 $$(mktemp -d)
 
 test-all: test test-slow ## run all tests, also the slow ones
 

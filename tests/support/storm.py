@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import psutil
 from tests.support.shell import PROJECT
 
 POLL_S = 0.005
-WAIT_S = 30.0  # for a moment, before the kill happens at any other
+WAIT_S = 10.0  # for a moment, before the kill happens at any other
 EXIT_S = 180.0  # for a driver without its cluster, and for the workers of a killed driver
 DEADLINE_S = 900.0  # for an invocation that nothing disturbs
 MOMENTS = ("queued", "starting", "epoch", "saving", "saved", "certifying", "ended")
@@ -55,6 +55,7 @@ class Storm:
     arguments: tuple[str, ...]
     environment: dict[str, str]
     random: random.Random
+    victims: dict[str, int] = field(default_factory=VICTIMS.copy)
     kills: list[Kill] = field(default_factory=list)
     struck: float = 0.0  # when the latest kill happened
     before: int = 0  # the number of epochs recorded then
@@ -94,10 +95,12 @@ class Storm:
         """Wait for a random moment and kill a random victim; wait until the survivors cope."""
         wanted = self.random.choice(MOMENTS)
         moment = self.wait_for(wanted, driver)
-        (victim,) = self.random.choices([*VICTIMS], [*VICTIMS.values()])
+        if driver.poll() is not None:  # every run has ended
+            return
+        (victim,) = self.random.choices([*self.victims], [*self.victims.values()])
         processes = find_victims(driver, victim, self.random)
         if not processes:  # it has not started yet
-            victim, processes = "the driver", [psutil.Process(driver.pid)]
+            victim, processes = "the driver", find_victims(driver, "the driver", self.random)
         children = family(driver)
         self.kills.append(Kill(victim, moment, self.unsaved_epochs()))
         self.struck, self.before = time.monotonic(), self.recorded()
@@ -256,10 +259,8 @@ def command_of(process: psutil.Process) -> str:
 
 
 def end(process: psutil.Process) -> None:
-    try:
+    with suppress(psutil.NoSuchProcess):
         process.kill()
-    except psutil.NoSuchProcess:
-        return
 
 
 def end_all(driver: subprocess.Popen) -> None:
