@@ -2,7 +2,6 @@
 
 import logging
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -46,12 +45,7 @@ class StoreLock:
             raise in_use(self._url) from None
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._released = True
         if self._file:
             self._file.release()
